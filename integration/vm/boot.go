@@ -1,0 +1,187 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Debian's user-mode-linux package.
+const (
+	umlKernel  = "linux.uml"
+	umlModules = "/usr/lib/uml/modules"
+)
+
+// diskSize is the size of a new scratch disk in bytes. The file is sparse.
+const diskSize = 8 << 30
+
+// machine is a kernel with CAN to run a command on.
+type machine struct {
+	alwaysBoot bool
+	disk       string // kept over boots; "" is a throwaway one
+	memMiB     int
+}
+
+// job is what the booted machine is to do, handed over as a file in the scratch directory.
+type job struct {
+	Args, Env []string
+	Dir       string
+}
+
+// Names in the scratch directory, which both sides see.
+const (
+	jobFile    = "job.json"
+	statusFile = "status"
+	logFile    = "kernel.log"
+)
+
+// run runs args and returns their exit status.
+func (m *machine) run(args []string) (int, error) {
+	if !m.alwaysBoot && m.disk == "" && hasCAN() {
+		return runHere(args)
+	}
+	return m.bootAndRun(args)
+}
+
+// bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.
+func (m *machine) bootAndRun(args []string) (status int, retErr error) {
+	kernel, err := exec.LookPath(umlKernel)
+	if err != nil {
+		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux", umlKernel)
+	}
+	scratch, err := os.MkdirTemp("", "vxcan-vm-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { retErr = errors.Join(retErr, os.RemoveAll(scratch)) }()
+
+	disk := m.disk
+	if disk == "" {
+		disk = filepath.Join(scratch, "disk")
+	}
+	if disk, err = filepath.Abs(disk); err != nil {
+		return 0, err
+	}
+	if err := makeDisk(disk); err != nil {
+		return 0, err
+	}
+	if err := writeJob(scratch, args); err != nil {
+		return 0, err
+	}
+	if status, err = boot(kernel, m.kernelArgs(scratch, disk), scratch); err != nil {
+		return 0, err
+	}
+	return status, nil
+}
+
+func writeJob(scratch string, args []string) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(job{Args: args, Env: os.Environ(), Dir: dir})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(scratch, jobFile), data, 0o600)
+}
+
+// makeDisk makes an empty ext4 file system in a file, unless the file is there already.
+func makeDisk(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
+		return err
+	}
+	mkfs, err := exec.LookPath("mkfs.ext4")
+	if err != nil {
+		mkfs = "/sbin/mkfs.ext4" // not in the PATH of a plain user
+	}
+	if out, err := exec.Command(mkfs, "-q", "-F", path).CombinedOutput(); err != nil {
+		return fmt.Errorf("make disk %s: %w: %s", path, err, out)
+	}
+	return nil
+}
+
+// kernelArgs is the command line of the kernel. What it does not know (scratchEnv) becomes init's environment.
+func (m *machine) kernelArgs(scratch, disk string) []string {
+	self, err := os.Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
+	return []string{
+		fmt.Sprintf("mem=%dM", m.memMiB),
+		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + disk,
+		"init=" + self, scratchEnv + "=" + scratch,
+		// The kernel's own words go to its stdout, the command's to our stdout and stderr, unmixed.
+		"con=null", "con0=null,fd:1", "con1=fd:3,fd:4", "con2=null,fd:5",
+	}
+}
+
+// boot runs the kernel to its end and returns the exit status its command left in scratch.
+func boot(kernel string, args []string, scratch string) (int, error) {
+	log, err := os.Create(filepath.Join(scratch, logFile))
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	cmd := exec.Command(kernel, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdout, os.Stderr} // fd 3, 4 and 5
+	cmd.Env = append(os.Environ(), "TMPDIR="+memoryDir(scratch))
+	// A process group of its own, so that one kill reaches the kernel and the processes it traces. Pdeathsig is sent
+	// when the *thread* ends that started the child: it must be the main one's own.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(interrupted)
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start %s: %w", kernel, err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case sig := <-interrupted:
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-done
+		return 0, errors.Join(fmt.Errorf("interrupted: %v", sig), err)
+	case err = <-done:
+	}
+	var status int
+	data, statusErr := os.ReadFile(filepath.Join(scratch, statusFile))
+	if _, scanErr := fmt.Sscan(string(data), &status); statusErr != nil || scanErr != nil {
+		words, _ := os.ReadFile(log.Name())
+		return 0, fmt.Errorf("the kernel went down before the command ended (%v); its last words:\n%s", err, tail(words, 30))
+	}
+	return status, nil
+}
+
+// memoryDir picks where the kernel keeps its memory file: its own choice (/dev/shm) when the memory fits there, which
+// it does not in a container with Docker's default of 64 MiB.
+func memoryDir(scratch string) string {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/dev/shm", &fs); err == nil && fs.Bavail*uint64(fs.Bsize) > 1<<31 && fs.Flags&unix.ST_NOEXEC == 0 {
+		return "/dev/shm"
+	}
+	return scratch
+}
+
+func tail(text []byte, lines int) string {
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// scratchEnv names the scratch directory to init, through the kernel's command line.
+const scratchEnv = "VXCAN_VM_SCRATCH"
+
+// scratchMount is where the booted machine sees the scratch directory.
+const scratchMount = "/run/vm"
+
+// initMain is process 1 of the booted machine: it makes a machine out of a kernel, runs the job, and powers off.
+func initMain() {
+	if err := setUp(); err != nil {
+		fmt.Println("vm: set up the machine:", err) // to the kernel's log: no status file follows, so it will be shown
+		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
+	status, err := runJob()
+	if err != nil {
+		fmt.Println("vm: run the command:", err)
+	} else if err := os.WriteFile(filepath.Join(scratchMount, statusFile), []byte(strconv.Itoa(status)), 0o600); err != nil {
+		fmt.Println("vm:", err)
+	}
+	unix.Kill(-1, unix.SIGKILL)
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+type mount struct {
+	source, target, fsType string
+	flags                  uintptr
+	data                   string
+}
+
+func (m mount) do() error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(m.source, m.target, m.fsType, m.flags, m.data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.source, m.target, err)
+	}
+	return nil
+}
+
+// setUp turns the bare kernel into a machine. Its root is the host's, read-only through hostfs, under an overlay on
+// the scratch disk; container storage lies on the disk itself, because an overlay cannot be the upper layer of one.
+func setUp() error {
+	release, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	const disk, root = "/mnt", "/mnt/root"
+	if err := (mount{"/dev/ubda", disk, "ext4", 0, ""}).do(); err != nil {
+		return err
+	}
+	for _, dir := range []string{"upper", "work"} {
+		if err := os.MkdirAll(filepath.Join(disk, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := loadOverlay(release); err != nil {
+		return err
+	}
+	if err := (mount{"overlay", root, "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work"}).do(); err != nil {
+		return err
+	}
+	mounts := []mount{
+		{"proc", root + "/proc", "proc", 0, ""},
+		{"sysfs", root + "/sys", "sysfs", 0, ""},
+		{"cgroup2", root + "/sys/fs/cgroup", "cgroup2", 0, ""},
+		{"devtmpfs", root + "/dev", "devtmpfs", 0, ""},
+		{"devpts", root + "/dev/pts", "devpts", 0, "ptmxmode=0666"},
+		{"tmpfs", root + "/dev/shm", "tmpfs", 0, ""},
+		{"tmpfs", root + "/run", "tmpfs", 0, "mode=0755"},
+		{"none", root + scratchMount, "hostfs", 0, os.Getenv(scratchEnv)},
+	}
+	for _, dir := range machineDirs {
+		if filepath.Dir(dir) == "/run" {
+			continue // a tmpfs already, and gone after a reboot as it should be
+		}
+		kept := filepath.Join(disk, "machine", dir)
+		if err := os.MkdirAll(kept, 0o755); err != nil {
+			return err
+		}
+		mounts = append(mounts, mount{kept, root + dir, "", unix.MS_BIND, ""})
+	}
+	for _, m := range mounts {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(os.Chdir(root), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/")); err != nil {
+		return fmt.Errorf("enter %s: %w", root, err)
+	}
+	if err := linkModules(release); err != nil {
+		return err
+	}
+	return unix.Sethostname([]byte("vm"))
+}
+
+func kernelRelease() (string, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return "", err
+	}
+	return unix.ByteSliceToString(uts.Release[:]), nil
+}
+
+// loadOverlay loads the one module that is needed before modprobe can work.
+func loadOverlay(release string) error {
+	f, err := os.Open(filepath.Join(umlModules, release, "kernel/fs/overlayfs/overlay.ko"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("load overlay: %w", err)
+	}
+	return nil
+}
+
+// linkModules puts the kernel's modules where modprobe looks for them.
+func linkModules(release string) error {
+	if err := os.MkdirAll("/lib/modules", 0o755); err != nil {
+		return err
+	}
+	err := os.Symlink(filepath.Join(umlModules, release), filepath.Join("/lib/modules", release))
+	if errors.Is(err, os.ErrExist) { // from an earlier boot
+		return nil
+	}
+	return err
+}
+
+// runJob runs the job on the consoles, and as process 1 must, reaps whatever else ends meanwhile.
+func runJob() (int, error) {
+	data, err := os.ReadFile(filepath.Join(scratchMount, jobFile))
+	if err != nil {
+		return 0, err
+	}
+	var j job
+	if err := json.Unmarshal(data, &j); err != nil {
+		return 0, err
+	}
+	out, err := openRaw("/dev/tty1")
+	if err != nil {
+		return 0, err
+	}
+	errOut, err := openRaw("/dev/tty2")
+	if err != nil {
+		return 0, err
+	}
+	os.Clearenv()
+	for _, entry := range j.Env {
+		name, value, _ := strings.Cut(entry, "=")
+		os.Setenv(name, value)
+	}
+	path, err := exec.LookPath(j.Args[0])
+	if err != nil {
+		fmt.Fprintln(errOut, "vm:", err)
+		return 127, nil
+	}
+	child, err := os.StartProcess(path, j.Args, &os.ProcAttr{
+		Dir: j.Dir, Env: j.Env, Files: []*os.File{out, out, errOut},
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
+	})
+	if err != nil {
+		fmt.Fprintln(errOut, "vm:", err)
+		return 126, nil
+	}
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, err
+		case pid == child.Pid && ws.Signaled():
+			return 128 + int(ws.Signal()), nil
+		case pid == child.Pid:
+			return ws.ExitStatus(), nil
+		}
+	}
+}
+
+// openRaw opens a console that passes bytes through as they are.
+func openRaw(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	fd := int(f.Fd())
+	tio, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	tio.Oflag &^= unix.OPOST
+	tio.Lflag &^= unix.ECHO
+	return f, unix.IoctlSetTermios(fd, unix.TCSETS, tio)
+}

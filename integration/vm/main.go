@@ -1,0 +1,44 @@
+// Command vm runs a command as root on a kernel that has CAN, and passes on its output and exit status.
+//
+// Where this machine's kernel has CAN and the caller is root, the command runs here, in network and mount namespaces
+// of its own. Elsewhere vm boots User Mode Linux from Debian's package on this machine's own root file system, copy on
+// write: what the command writes goes to a scratch disk, never to this machine.
+//
+//	vm [-boot] [-disk FILE] [-mem MIB] command [argument ...]
+//
+// It fits `go test -exec`: the working directory, the environment and every path mean the same inside.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+)
+
+// exitTrouble is the exit status when vm itself fails, as with env(1) and chroot(1).
+const exitTrouble = 125
+
+func main() {
+	if os.Getpid() == 1 {
+		initMain()
+	}
+	var m machine
+	flag.BoolVar(&m.alwaysBoot, "boot", false, "boot a kernel even where this one has CAN")
+	flag.StringVar(&m.disk, "disk", "", "`file` to keep as the machine's disk; the next boot with it is a reboot")
+	flag.IntVar(&m.memMiB, "mem", 2048, "memory of the booted machine in `MiB`")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-boot] [-disk file] [-mem MiB] command [argument ...]")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() == 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	status, err := m.run(flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(exitTrouble)
+	}
+	os.Exit(status)
+}
