@@ -1,0 +1,149 @@
+package cangw
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Module is the kernel module of the gateway. Unlike vcan and vxcan the kernel does not load it by itself.
+const Module = "can-gw"
+
+// Errors that the gateway answers whatever the request.
+var (
+	ErrNoModule   = errors.New("the kernel module " + Module + " is not loaded")
+	ErrPermission = errors.New("changing gateway rules needs CAP_NET_ADMIN in the initial user namespace")
+)
+
+// Conn works on the gateway of one network namespace.
+type Conn struct{ conn *rtnl.Conn }
+
+// On works on the gateway of the namespace that conn was opened in. The caller closes conn.
+func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+
+// Add adds the rules, in one batch. The gateway makes a second job of a rule that is there already: the caller
+// must know that it is not. Where one fails the others are added all the same.
+func (c *Conn) Add(rules ...Rule) error {
+	return c.change(unix.RTM_NEWROUTE, "add", rules)
+}
+
+// Delete deletes the first job of each rule, in one batch. A rule without a job is no error.
+func (c *Conn) Delete(rules ...Rule) error {
+	for _, r := range rules {
+		if r.Src == 0 || r.Dst == 0 { // both 0 means every job of the netns, other people's too
+			return fmt.Errorf("delete rule %d -> %d: ifindex 0", r.Src, r.Dst)
+		}
+	}
+	return c.change(unix.RTM_DELROUTE, "delete", rules)
+}
+
+// maxBatch is how many rules go into one datagram: 18 KiB, well below any socket's send buffer.
+const maxBatch = 512
+
+func (c *Conn) change(kind int, verb string, rules []Rule) error {
+	var errs []error
+	for batch := range slices.Chunk(rules, maxBatch) {
+		errs = append(errs, c.changeBatch(kind, verb, batch))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Conn) changeBatch(kind int, verb string, rules []Rule) error {
+	requests := make([]*nl.NetlinkRequest, len(rules))
+	for i, r := range rules {
+		requests[i] = nl.NewNetlinkRequest(kind, 0)
+		requests[i].AddRawData(r.marshal())
+	}
+	replies, err := c.conn.Batch(requests...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, r := range replies {
+		if kind == unix.RTM_DELROUTE && errors.Is(r.Err, unix.EINVAL) { // how the gateway says that there is none
+			continue
+		}
+		if r.Err != nil {
+			errs = append(errs, fmt.Errorf("%s rule %d -> %d: %w", verb, rules[i].Src, rules[i].Dst, explain(r.Err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// List returns every job of the netns, the youngest first. Where the answer takes more than one datagram, a job that is
+// added or deleted meanwhile shifts the rest; List asks again until two answers agree.
+func (c *Conn) List() ([]Job, error) {
+	const tries = 10
+	var before []Job
+	for range tries {
+		var jobs []Job
+		datagrams, err := c.conn.Dump(listRequest(), collect(&jobs))
+		if err != nil {
+			return nil, fmt.Errorf("list gateway jobs: %w", err)
+		}
+		if datagrams <= 1 || sameRules(jobs, before) {
+			return jobs, nil
+		}
+		before = jobs
+	}
+	return nil, fmt.Errorf("list gateway jobs: they changed %d times while being listed; try again", tries)
+}
+
+// Peek returns the youngest jobs, some two hundred of them, and whether these are all. It costs the same however many there
+// are, and takes a socket of its own: conn cannot be used for anything else after it.
+func Peek(conn *rtnl.Conn) (jobs []Job, complete bool, err error) {
+	complete, err = conn.Peek(listRequest(), collect(&jobs))
+	if err != nil {
+		return nil, false, fmt.Errorf("look at gateway jobs: %w", err)
+	}
+	return jobs, complete, nil
+}
+
+// Probe tells whether rules can be changed: nil, ErrNoModule or ErrPermission. It changes none: its request is too
+// short to be a rule, which the gateway looks at only after the right to ask.
+func (c *Conn) Probe() error {
+	r := nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
+	r.AddRawData([]byte{unix.AF_CAN})
+	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.EINVAL) {
+		return explain(err)
+	}
+	return nil
+}
+
+func listRequest() *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	r.AddRawData([]byte{unix.AF_CAN, cgwTypeCANCAN, 0, 0})
+	return r
+}
+
+func collect(jobs *[]Job) func([]byte) error {
+	return func(data []byte) error {
+		job, err := unmarshalJob(data)
+		if errors.Is(err, errNotCAN) {
+			return nil
+		}
+		if err == nil {
+			*jobs = append(*jobs, job)
+		}
+		return err
+	}
+}
+
+func sameRules(a, b []Job) bool {
+	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Plain == y.Plain })
+}
+
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return ErrNoModule
+	case errors.Is(err, unix.EPERM):
+		return ErrPermission
+	}
+	return err
+}

@@ -1,0 +1,169 @@
+// Package cangw adds, deletes and lists the rules of the kernel's CAN gateway (module can-gw), which copies frames from
+// one CAN device to another. A rule is what we want; a job is the kernel's instance of it, with its counters.
+//
+// It encodes plain rules: source, destination, flags and a filter. Jobs of other programs may do more (modifications,
+// checksums, hop limits); they are listed, marked as not plain, and never touched.
+//
+// Kernel: linux/can/gw.h, net/can/gw.c. The reference program is cangw of can-utils.
+package cangw
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Flags of a rule (struct rtcanmsg, linux/can/gw.h).
+type Flags uint16
+
+const (
+	Echo    Flags = 0x01 // CGW_FLAGS_CAN_ECHO: programs on the destination device hear the frame
+	SrcTS   Flags = 0x02 // CGW_FLAGS_CAN_SRC_TSTAMP: keep the timestamp
+	IIFTxOK Flags = 0x04 // CGW_FLAGS_CAN_IIF_TX_OK: also send to the device that the frame came in by
+	FD      Flags = 0x08 // CGW_FLAGS_CAN_FD: CAN FD frames, and only these; without it classic frames only
+)
+
+// Filter picks frames by ID (struct can_filter, linux/can.h). The zero Filter takes all but error frames.
+type Filter struct{ ID, Mask uint32 }
+
+// Rule says: copy each frame that arrives on device Src to device Dst. Both are ifindexes of the socket's netns.
+type Rule struct {
+	Src, Dst uint32
+	Flags    Flags
+	Filter   Filter
+}
+
+// Job is a rule at work in the kernel.
+type Job struct {
+	Rule
+	Plain                     bool   // nothing but what Rule holds; false for rules with modifications, limits or uid
+	Handled, Dropped, Deleted uint32 // frames: passed on, refused by the destination, stopped by hop or origin check
+}
+
+// Numbers from linux/can/gw.h.
+const (
+	cgwTypeCANCAN = 1 // CGW_TYPE_CAN_CAN
+
+	cgwHandled = 6  // CGW_HANDLED
+	cgwDropped = 7  // CGW_DROPPED
+	cgwSrcIF   = 9  // CGW_SRC_IF
+	cgwDstIF   = 10 // CGW_DST_IF
+	cgwFilter  = 11 // CGW_FILTER
+	cgwDeleted = 12 // CGW_DELETED
+	cgwMax     = 18 // CGW_FDMOD_SET, the last one that is known here
+)
+
+// Attributes of this package, which a plain rule may have.
+const plainAttrs = 1<<cgwHandled | 1<<cgwDropped | 1<<cgwDeleted | 1<<cgwSrcIF | 1<<cgwDstIF | 1<<cgwFilter
+
+const (
+	rtcanmsgSize  = 4 // struct rtcanmsg
+	canFilterSize = 8 // struct can_filter
+)
+
+// errNotCAN is returned by unmarshalJob for a route of another protocol family.
+var errNotCAN = errors.New("not a CAN gateway job")
+
+// marshal is the payload of RTM_NEWROUTE and RTM_DELROUTE: struct rtcanmsg and attributes, in the order of cangw.
+func (r Rule) marshal() []byte {
+	b := make([]byte, rtcanmsgSize, 36)
+	b[0], b[1] = unix.AF_CAN, cgwTypeCANCAN
+	binary.NativeEndian.PutUint16(b[2:4], uint16(r.Flags))
+	b = appendAttr(b, cgwSrcIF, nl.Uint32Attr(r.Src))
+	b = appendAttr(b, cgwDstIF, nl.Uint32Attr(r.Dst))
+	if r.Filter != (Filter{}) {
+		b = appendAttr(b, cgwFilter, append(nl.Uint32Attr(r.Filter.ID), nl.Uint32Attr(r.Filter.Mask)...))
+	}
+	return b
+}
+
+// appendAttr appends an attribute (struct nlattr); the length of every value here is a multiple of four.
+func appendAttr(b []byte, kind uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	return append(b, value...)
+}
+
+// unmarshalJob reads one message of an RTM_GETROUTE dump. It fails with errNotCAN for routes of other families, which
+// the kernel lists when can-gw is not loaded.
+func unmarshalJob(b []byte) (Job, error) {
+	if len(b) == 0 || b[0] != unix.AF_CAN {
+		return Job{}, errNotCAN
+	}
+	if len(b) < rtcanmsgSize {
+		return Job{}, fmt.Errorf("rtcanmsg: %d bytes, want at least %d", len(b), rtcanmsgSize)
+	}
+	if b[1] != cgwTypeCANCAN {
+		return Job{}, errNotCAN
+	}
+	job := Job{Plain: true, Rule: Rule{Flags: Flags(binary.NativeEndian.Uint16(b[2:4]))}}
+	for b = b[rtcanmsgSize:]; len(b) > 0; {
+		if len(b) < unix.SizeofRtAttr {
+			return Job{}, fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofRtAttr)
+		}
+		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return Job{}, fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
+		}
+		if err := job.unmarshalAttr(kind, b[unix.SizeofRtAttr:size]); err != nil {
+			return Job{}, err
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	if job.Src == 0 || job.Dst == 0 {
+		return Job{}, errors.New("gateway job without a source or a destination")
+	}
+	return job, nil
+}
+
+func (j *Job) unmarshalAttr(kind uint16, value []byte) error {
+	if kind > cgwMax || plainAttrs&(1<<kind) == 0 {
+		j.Plain = false
+		return nil
+	}
+	want := 4
+	if kind == cgwFilter {
+		want = canFilterSize
+	}
+	if len(value) != want {
+		return fmt.Errorf("attribute %d: %d bytes, want %d", kind, len(value), want)
+	}
+	number := binary.NativeEndian.Uint32(value[0:4])
+	switch kind {
+	case cgwSrcIF:
+		j.Src = number
+	case cgwDstIF:
+		j.Dst = number
+	case cgwHandled:
+		j.Handled = number
+	case cgwDropped:
+		j.Dropped = number
+	case cgwDeleted:
+		j.Deleted = number
+	case cgwFilter:
+		j.Filter = Filter{ID: number, Mask: binary.NativeEndian.Uint32(value[4:8])}
+	}
+	return nil
+}
+
+// Format writes a rule as the arguments of cangw that would make it. name gives a device's name by its ifindex.
+func (r Rule) Format(name func(index uint32) string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "-s %s -d %s", name(r.Src), name(r.Dst))
+	for _, f := range []struct {
+		flag   Flags
+		option string
+	}{{FD, "-X"}, {Echo, "-e"}, {SrcTS, "-t"}, {IIFTxOK, "-i"}} {
+		if r.Flags&f.flag != 0 {
+			b.WriteString(" " + f.option)
+		}
+	}
+	if r.Filter != (Filter{}) {
+		fmt.Fprintf(&b, " -f %03X:%X", r.Filter.ID, r.Filter.Mask)
+	}
+	return b.String()
+}

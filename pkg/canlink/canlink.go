@@ -1,0 +1,252 @@
+// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices, vxcan pairs, and whatever
+// real controllers are there. It knows no bus and no gateway rule, starts no process and keeps nothing.
+//
+// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h.
+package canlink
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// MTUs of CAN devices in bytes: the size of one frame of linux/can.h.
+const (
+	ClassicMTU = 16 // CAN_MTU, struct can_frame
+	FDMTU      = 72 // CANFD_MTU, struct canfd_frame
+)
+
+// Kinds of devices (IFLA_INFO_KIND).
+const (
+	Vcan  = "vcan"
+	Vxcan = "vxcan"
+)
+
+// MaxAlias is the longest alias of a device in bytes (IFALIASZ less its zero byte).
+const MaxAlias = 255
+
+// ErrNotFound is returned, wrapped, for a device that is not there.
+var ErrNotFound = errors.New("no such device")
+
+// Link is a network device as the kernel shows it.
+type Link struct {
+	Name  string
+	Index int
+	Kind  string // "vcan", "vxcan", "can" for most real controllers, "" for devices without a kind
+	CAN   bool   // carries CAN frames (ARPHRD_CAN)
+	MTU   int
+	Up    bool
+	Alias string
+	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
+	PeerIndex int
+	// PeerElsewhere tells that the other end is in another netns than this one.
+	PeerElsewhere bool
+}
+
+// FD tells whether the device takes CAN FD frames.
+func (l Link) FD() bool { return l.MTU >= FDMTU }
+
+// Conn works on the devices of one network namespace.
+type Conn struct{ conn *rtnl.Conn }
+
+// On works on the devices of the namespace that conn was opened in. The caller closes conn.
+func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+
+// Get finds devices by name, all at once. The results are in the order of the names; for one that is not there it is
+// the zero Link.
+func (c *Conn) Get(names ...string) ([]Link, error) {
+	requests := make([]*nl.NetlinkRequest, len(names))
+	for i, name := range names {
+		requests[i] = getRequest(0)
+		requests[i].AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	replies, err := c.conn.Batch(requests...)
+	if err != nil {
+		return nil, err
+	}
+	links := make([]Link, len(names))
+	for i, r := range replies {
+		if errors.Is(r.Err, unix.ENODEV) {
+			continue
+		}
+		if links[i], err = parseReply(r); err != nil {
+			return nil, fmt.Errorf("look up device %s: %w", names[i], err)
+		}
+	}
+	return links, nil
+}
+
+// GetIndex finds a device by its ifindex. It fails with ErrNotFound if there is none.
+func (c *Conn) GetIndex(index int) (Link, error) {
+	replies, err := c.conn.Batch(getRequest(index))
+	if err != nil {
+		return Link{}, err
+	}
+	if errors.Is(replies[0].Err, unix.ENODEV) {
+		return Link{}, fmt.Errorf("device with index %d: %w", index, ErrNotFound)
+	}
+	return parseReply(replies[0])
+}
+
+// List returns every device of the namespace.
+func (c *Conn) List() ([]Link, error) {
+	var links []Link
+	_, err := c.conn.Dump(getRequest(0), func(data []byte) error {
+		link, err := parseLink(data)
+		links = append(links, link)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return links, nil
+}
+
+// AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU. The kernel answers EEXIST if the name is taken.
+func (c *Conn) AddVcan(name string, mtu int) error {
+	r := addRequest(0, true)
+	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vcan))
+	r.AddData(info)
+	if err := c.conn.Do(r); err != nil {
+		return fmt.Errorf("add vcan %s: %w", name, err)
+	}
+	return nil
+}
+
+// Pair is a vxcan pair to be made. Its first end is up from the start; the peer cannot be (ENOTCONN until the pair is
+// linked), see SetUp.
+type Pair struct {
+	Name, PeerName string // PeerName may hold one %d, for the first free number
+	MTU            int    // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
+	Index          int    // of both ends, if not 0; EBUSY if it is taken on either side
+	Alias          string // of the first end, if not "", at most MaxAlias bytes
+	PeerNetns      ns.NetNS
+}
+
+// AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken. PeerNetns nil is the same netns.
+func (c *Conn) AddPair(p Pair) error {
+	add := addRequest(p.Index, true)
+	add.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU))))
+	add.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vxcan))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
+	// The peer's own struct ifinfomsg.
+	peerMsg := nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peerMsg.Index = int32(p.Index)
+	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU)))
+	if p.PeerNetns != nil {
+		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(p.PeerNetns.Fd())))
+	}
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.PeerName))
+	add.AddData(info)
+
+	requests := []*nl.NetlinkRequest{add}
+	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between
+		r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+		r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
+		r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(p.Alias)))
+		requests = append(requests, r)
+	}
+	if err := c.conn.Do(requests...); err != nil {
+		return fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
+	}
+	return nil
+}
+
+// SetUp brings a device up.
+func (c *Conn) SetUp(index int) error {
+	r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
+	r.AddData(msg)
+	if err := c.conn.Do(r); err != nil {
+		return fmt.Errorf("set device with index %d up: %w", index, err)
+	}
+	return nil
+}
+
+// Delete deletes a device, and with it the other end of a pair and all gateway rules of both. One that is not there is
+// no error.
+func (c *Conn) Delete(name string) error {
+	r := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete device %s: %w", name, err)
+	}
+	return nil
+}
+
+// Probe asks the kernel whether it can make devices of a kind, and has it load the module if need be. It makes none:
+// the request is for more queues than any device may have. The kernel answers EOPNOTSUPP for an unknown kind.
+func (c *Conn) Probe(kind string) error {
+	const tooManyQueues = 4097
+	r := addRequest(0, false)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(kind))
+	r.AddData(info)
+	r.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(tooManyQueues)))
+	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("devices of kind %s: %w", kind, err)
+	}
+	return nil
+}
+
+func getRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	r.AddData(msg)
+	return r
+}
+
+func addRequest(index int, up bool) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	if up {
+		msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	r.AddData(msg)
+	return r
+}
+
+func parseReply(r rtnl.Reply) (Link, error) {
+	if r.Err != nil {
+		return Link{}, r.Err
+	}
+	return parseLink(r.Data)
+}
+
+// parseLink reads struct ifinfomsg and its attributes.
+func parseLink(data []byte) (Link, error) {
+	if len(data) < unix.SizeofIfInfomsg {
+		return Link{}, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)
+	}
+	link, err := netlink.LinkDeserialize(nil, data)
+	if err != nil {
+		return Link{}, err
+	}
+	attrs := link.Attrs()
+	kind := link.Type()
+	if _, plain := link.(*netlink.Device); plain {
+		kind = "" // the library's name for devices without a kind
+	}
+	return Link{
+		Name: attrs.Name, Index: attrs.Index, Kind: kind, CAN: binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN,
+		MTU: attrs.MTU, Up: attrs.RawFlags&unix.IFF_UP != 0, Alias: attrs.Alias,
+		PeerIndex: attrs.ParentIndex, PeerElsewhere: attrs.NetNsID >= 0,
+	}, nil
+}

@@ -1,0 +1,163 @@
+// Package store keeps small pieces of state that several processes share: one JSON file each, with a lock file beside
+// it. A file is replaced whole or not at all, and one that cannot be read is set aside, never overwritten.
+//
+// It does not know what it stores.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Version is the version of the format on disk.
+const Version = 1
+
+const (
+	fileSuffix  = ".json"
+	lockSuffix  = ".lock"
+	tempSuffix  = ".json.new"
+	asideSuffix = ".broken"
+)
+
+// lockRetry is how often a lock that another process holds is tried.
+const lockRetry = 5 * time.Millisecond
+
+// LockedError is returned by Open when the context ended before the lock was free.
+type LockedError struct {
+	Path  string // of the lock file
+	Cause error
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("lock %s is held by another process: %v", e.Path, e.Cause)
+}
+
+func (e *LockedError) Unwrap() error { return e.Cause }
+
+// BrokenError is returned by Load for a file that cannot be read. The file has been renamed; the state is lost.
+type BrokenError struct {
+	Path, Aside string
+	Cause       error
+}
+
+func (e *BrokenError) Error() string {
+	return fmt.Sprintf("state file %s is unusable (%v) and was set aside as %s", e.Path, e.Cause, e.Aside)
+}
+
+func (e *BrokenError) Unwrap() error { return e.Cause }
+
+// File is a state file, locked.
+type File struct {
+	base string // path without a suffix
+	lock *flock.Flock
+}
+
+// envelope is what is on disk.
+type envelope struct {
+	Version int `json:"version"`
+	Data    any `json:"data"`
+}
+
+// Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. name must be usable
+// as a file name. It fails with a LockedError when ctx ends first. The lock is the process's: when it dies, it is free.
+func Open(ctx context.Context, dir, name string) (*File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	base := filepath.Join(dir, name)
+	lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+		if ctx.Err() != nil {
+			return nil, &LockedError{Path: lock.Path(), Cause: ctx.Err()}
+		}
+		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
+	}
+	return &File{base: base, lock: lock}, nil
+}
+
+// Close frees the lock. The lock file stays: removing it would let two processes hold two locks of one name.
+func (f *File) Close() error { return f.lock.Unlock() }
+
+// Load reads the file into data, a pointer. found is false when there is no file. A BrokenError says that the file
+// could not be read and is out of the way now; data is of no use then.
+func (f *File) Load(data any) (found bool, err error) {
+	path := f.base + fileSuffix
+	content, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("read state: %w", err)
+	}
+	e := envelope{Data: data}
+	err = json.Unmarshal(content, &e)
+	if err == nil || e.Version > Version {
+		if e.Version == Version {
+			return true, nil
+		}
+		err = fmt.Errorf("format version %d, want %d", e.Version, Version)
+	}
+	broken := &BrokenError{Path: path, Aside: fmt.Sprintf("%s%s-%d", f.base, asideSuffix, time.Now().UnixNano()), Cause: err}
+	if err := os.Rename(path, broken.Aside); err != nil {
+		return false, fmt.Errorf("set aside broken state: %w", err)
+	}
+	return false, broken
+}
+
+// Save replaces the file. After a crash at any point the old or the new content is there, whole. That takes the fsync
+// of the content before the rename, but none of the directory: what is recorded here lives no longer than the kernel.
+func (f *File) Save(data any) (retErr error) {
+	content, err := json.Marshal(envelope{Version: Version, Data: data})
+	if err != nil {
+		return err
+	}
+	// One name is enough, because of the lock, and a crash leaves no litter but this.
+	temp := f.base + tempSuffix
+	defer func() {
+		if retErr != nil {
+			_ = os.Remove(temp)
+			retErr = fmt.Errorf("write state: %w", retErr)
+		}
+	}()
+	w, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = w.Write(append(content, '\n')); err == nil {
+		err = w.Sync()
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temp, f.base+fileSuffix)
+}
+
+// Remove removes the file, if there is one. The lock is still held.
+func (f *File) Remove() error {
+	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
+}
+
+// Names returns the names of all state files in dir. A directory that is not there has none.
+func Names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list state: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), fileSuffix); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
