@@ -30,6 +30,9 @@ const (
 // lockRetry is how often a lock that another process holds is tried.
 const lockRetry = 5 * time.Millisecond
 
+// ErrIO is returned, wrapped, when the disk fails: no space, no permission, no such directory.
+var ErrIO = errors.New("state on disk")
+
 // LockedError is returned by Open when the context ended before the lock was free.
 type LockedError struct {
 	Path  string // of the lock file
@@ -70,7 +73,7 @@ type envelope struct {
 // as a file name. It fails with a LockedError when ctx ends first. The lock is the process's: when it dies, it is free.
 func Open(ctx context.Context, dir, name string) (*File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	base := filepath.Join(dir, name)
 	lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
@@ -78,7 +81,7 @@ func Open(ctx context.Context, dir, name string) (*File, error) {
 		if ctx.Err() != nil {
 			return nil, &LockedError{Path: lock.Path(), Cause: ctx.Err()}
 		}
-		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
+		return nil, fmt.Errorf("%w: lock %s: %w", ErrIO, lock.Path(), err)
 	}
 	return &File{base: base, lock: lock}, nil
 }
@@ -94,7 +97,7 @@ func (f *File) Load(data any) (found bool, err error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	} else if err != nil {
-		return false, fmt.Errorf("read state: %w", err)
+		return false, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	e := envelope{Data: data}
 	err = json.Unmarshal(content, &e)
@@ -106,7 +109,7 @@ func (f *File) Load(data any) (found bool, err error) {
 	}
 	broken := &BrokenError{Path: path, Aside: fmt.Sprintf("%s%s-%d", f.base, asideSuffix, time.Now().UnixNano()), Cause: err}
 	if err := os.Rename(path, broken.Aside); err != nil {
-		return false, fmt.Errorf("set aside broken state: %w", err)
+		return false, fmt.Errorf("%w: %w", ErrIO, errors.Join(broken.Cause, err))
 	}
 	return false, broken
 }
@@ -123,7 +126,7 @@ func (f *File) Save(data any) (retErr error) {
 	defer func() {
 		if retErr != nil {
 			_ = os.Remove(temp)
-			retErr = fmt.Errorf("write state: %w", retErr)
+			retErr = fmt.Errorf("%w: %w", ErrIO, retErr)
 		}
 	}()
 	w, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -142,7 +145,7 @@ func (f *File) Save(data any) (retErr error) {
 // Remove removes the file, if there is one. The lock is still held.
 func (f *File) Remove() error {
 	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove state: %w", err)
+		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	return nil
 }
@@ -151,7 +154,7 @@ func (f *File) Remove() error {
 func Names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("list state: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	var names []string
 	for _, e := range entries {

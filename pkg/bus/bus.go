@@ -1,0 +1,253 @@
+// Package bus puts containers on CAN buses. It is the only place that knows the topology: a hub, a backplane, one vxcan
+// pair an endpoint, and the gateway rules between them. The plugins under plugins/ speak for the runtimes and call
+// nothing below this package; this package knows none of their protocols and does not log.
+//
+// The kernel is the truth and the state file a memory of it. Every call looks at the kernel, and what a reboot, a crash
+// or a clumsy hand took away is put back by the next Attach of anything on that bus.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// Defaults of Host.
+const (
+	DefaultStateDir    = "/var/lib/cni/vxcan"
+	DefaultLockTimeout = 10 * time.Second
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrInvalid is a wish that cannot be granted however often it is repeated: a wrong name or MTU.
+	ErrInvalid = errors.New("invalid")
+	// ErrInvalidNetns is a path that is no network namespace of a container.
+	ErrInvalidNetns = errors.New("invalid network namespace")
+	// ErrNotReady is a hub that is missing or down where only its owner can mend that.
+	ErrNotReady = errors.New("not ready")
+	// ErrNoKernelSupport is a kernel without vcan, vxcan or can-gw.
+	ErrNoKernelSupport = errors.New("no kernel support")
+	// ErrPermission is the lack of CAP_NET_ADMIN in the initial user namespace.
+	ErrPermission = errors.New("not permitted")
+)
+
+// Spec is what a network says of its bus.
+type Spec struct {
+	Hub      string // device name
+	Physical bool   // the hub is a real controller: used, never made
+	MTU      int    // 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
+}
+
+// Attachment is what a runtime names when it puts a container on a network.
+type Attachment struct {
+	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker"
+	Network     string `json:"network"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME
+	// Entry tells several attachments apart that the runtime names alike, as it does the plugins of one chain: what
+	// the network's configuration says of the interface's name, perhaps nothing.
+	Entry string `json:"entry,omitempty"`
+}
+
+func (a Attachment) String() string {
+	return fmt.Sprintf("%s %s/%s/%s", a.Runtime, a.Network, a.ContainerID, a.IfName)
+}
+
+// Target is where the container end is to be.
+type Target struct {
+	NetnsPath string
+	Interface string // its name in the container; "can%d" is the first free one
+}
+
+// Result is an attachment at work.
+type Result struct {
+	Hub           string
+	HostIf        string // host end
+	ContIf        string // container end
+	HubMTU, IfMTU int
+}
+
+// Host is the buses of this host. Its zero value is ready for use on the real kernel.
+type Host struct {
+	StateDir    string        // "" is DefaultStateDir
+	LockTimeout time.Duration // 0 is DefaultLockTimeout
+	// Recovered is called for everything that was put right on the way, in a few words. nil is allowed.
+	Recovered func(hub, what string)
+
+	dial func() (kernel, error) // nil is the real one
+}
+
+// bus is one bus with its lock held.
+type bus struct {
+	host  *Host
+	name  string // of the hub
+	k     kernel
+	file  *store.File
+	state state
+	found bool // the state is what an earlier call on this boot saved
+	dirty bool // the state has been corrected since
+
+	hub, tx, rx canlink.Link // zero if missing
+	jobs        []cangw.Job  // of this bus at least, see survey
+	down        []endpoint   // whose host ends are down
+}
+
+// state is what is remembered of a bus.
+type state struct {
+	BootID    string     `json:"bootID"`
+	HubMade   bool       `json:"hubMade"` // by us, so ours to delete
+	Endpoints []endpoint `json:"endpoints"`
+}
+
+// endpoint is an attachment and its devices.
+type endpoint struct {
+	Attachment
+	HostIf string `json:"hostIf"`
+	Index  int    `json:"index"` // ifindex of both ends
+	FD     bool   `json:"fd"`
+}
+
+func (h *Host) recovered(hub, format string, args ...any) {
+	if h.Recovered != nil {
+		h.Recovered(hub, fmt.Sprintf(format, args...))
+	}
+}
+
+func (h *Host) stateDir() string {
+	if h.StateDir == "" {
+		return DefaultStateDir
+	}
+	return h.StateDir
+}
+
+// open takes the bus's lock, reads its state and connects to the kernel.
+func (h *Host) open(ctx context.Context, hub string) (b *bus, retErr error) {
+	timeout := h.LockTimeout
+	if timeout == 0 {
+		timeout = DefaultLockTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	file, err := store.Open(ctx, h.stateDir(), hub)
+	if err != nil {
+		return nil, err
+	}
+	b = &bus{host: h, name: hub, file: file}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, b.close())
+		}
+	}()
+	if err := b.load(); err != nil {
+		return nil, err
+	}
+	b.k, err = h.connect()
+	return b, err
+}
+
+func (h *Host) connect() (kernel, error) {
+	if h.dial == nil {
+		return dialKernel()
+	}
+	return h.dial()
+}
+
+func (b *bus) close() error {
+	var errs []error
+	if b.k != nil {
+		errs = append(errs, b.k.Close())
+	}
+	return errors.Join(append(errs, b.file.Close())...)
+}
+
+// load reads the state. One that is lost, broken or of an earlier boot is an empty one.
+func (b *bus) load() error {
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read boot ID: %w", err)
+	}
+	current := strings.TrimSpace(string(bootID))
+	found, err := b.file.Load(&b.state)
+	var broken *store.BrokenError
+	if errors.As(err, &broken) {
+		b.host.recovered(b.name, "%v", err)
+	} else if err != nil {
+		return err
+	}
+	if b.found = found && b.state.BootID == current; !b.found {
+		b.state = state{BootID: current}
+	}
+	return nil
+}
+
+// look finds the devices of the bus and others, which are returned.
+func (b *bus) look(others ...string) ([]canlink.Link, error) {
+	tx, rx := backplaneNames(b.name)
+	links, err := b.k.Links(append([]string{b.name, tx, rx}, others...)...)
+	if err != nil {
+		return nil, err
+	}
+	b.hub, b.tx, b.rx = links[0], links[1], links[2]
+	return links[3:], nil
+}
+
+// fd tells whether the bus carries CAN FD frames.
+func (b *bus) fd() bool { return b.hub.FD() }
+
+// find returns the index in state.Endpoints of a's endpoint, or -1.
+func (b *bus) find(hostIf string) int {
+	for i, e := range b.state.Endpoints {
+		if e.HostIf == hostIf {
+			return i
+		}
+	}
+	return -1
+}
+
+// rules are the gateway rules that the bus must have.
+func (b *bus) rules() []cangw.Rule { return rules(b.backplane(), b.members()) }
+
+func (b *bus) hubMember() member { return member{dev: uint32(b.hub.Index), hub: true, fd: b.fd()} }
+
+func (b *bus) members() []member {
+	members := []member{b.hubMember()}
+	for _, e := range b.state.Endpoints {
+		members = append(members, member{dev: uint32(e.Index), fd: e.FD && b.fd()})
+	}
+	return members
+}
+
+// openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.
+func openNetns(path string) (netns ns.NetNS, retErr error) {
+	netns, err := ns.GetNS(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, netns.Close())
+		}
+	}()
+	host, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	container, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
+	}
+	if os.SameFile(host, container) {
+		return nil, fmt.Errorf("%w %s: it is the host's; the container needs one of its own", ErrInvalidNetns, path)
+	}
+	return netns, nil
+}

@@ -1,0 +1,125 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and
+// backplane stay. It blocks for the bus's lock.
+func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr error) {
+	if err := CheckName(hub); err != nil {
+		return err
+	}
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	// The name comes from the attachment alone. A record of it under another one dates from before its network's
+	// configuration was changed.
+	names := []string{hostIfName(a)}
+	for _, e := range b.state.Endpoints {
+		e.Entry = a.Entry
+		if e.Attachment == a && !slices.Contains(names, e.HostIf) {
+			names = append(names, e.HostIf)
+		}
+	}
+	return b.detach(names)
+}
+
+// detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be
+// removed, on a full disk say, is dropped by a later call, because its devices are gone.
+func (b *bus) detach(hostIfs []string) error {
+	var errs []error
+	recorded := false
+	for _, name := range hostIfs {
+		if err := b.k.Delete(name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		recorded = b.remove(name) || recorded
+	}
+	if recorded {
+		if err := b.saveOrForget(); err != nil {
+			b.host.recovered(b.name, "left a record behind, which does no harm: %v", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Collect detaches every attachment of a runtime's network that valid does not know, on whatever hub it is. Other
+// networks' and runtimes' are left alone. It goes on after errors and returns them all.
+func (h *Host) Collect(ctx context.Context, runtime, network string, valid func(Attachment) bool) error {
+	names, err := store.Names(h.stateDir())
+	if err != nil {
+		return err
+	}
+	hubs, err := h.hubsInKernel(runtime, network)
+	if err != nil {
+		return err
+	}
+	hubs = append(hubs, names...)
+	slices.Sort(hubs)
+	var errs []error
+	for _, hub := range slices.Compact(hubs) {
+		errs = append(errs, h.collect(ctx, hub, func(a Attachment) bool {
+			return a.Runtime == runtime && a.Network == network && !valid(a)
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// hubsInKernel names the hubs of a network's endpoints by what their host ends say.
+func (h *Host) hubsInKernel(runtime, network string) (hubs []string, err error) {
+	k, err := h.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	links, err := k.AllLinks()
+	for _, l := range links {
+		if hub, a, ok := parseAlias(l.Alias); ok && CheckName(hub) == nil && a.Runtime == runtime && a.Network == network {
+			hubs = append(hubs, hub)
+		}
+	}
+	return hubs, err
+}
+
+// collect detaches the attachments on one bus that are stale.
+func (h *Host) collect(ctx context.Context, hub string, stale func(Attachment) bool) (retErr error) {
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	links, err := b.k.AllLinks()
+	if err != nil {
+		return err
+	}
+	b.recall(links)
+	var hostIfs []string
+	for _, e := range b.state.Endpoints {
+		if stale(e.Attachment) {
+			hostIfs = append(hostIfs, e.HostIf)
+		}
+	}
+	err = b.detach(hostIfs)
+	if b.dirty && len(hostIfs) == 0 {
+		err = errors.Join(err, b.saveOrForget())
+	}
+	return err
+}
+
+// Ready tells whether an Attach could work on this kernel, without making anything: nil, ErrNoKernelSupport or
+// ErrPermission. It loads modules that the kernel has but has not loaded.
+func (h *Host) Ready() error {
+	k, err := h.connect()
+	if err != nil {
+		return err
+	}
+	return errors.Join(k.Probe(), k.Close())
+}

@@ -1,0 +1,165 @@
+package bus
+
+import (
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+)
+
+// survey finds out what the kernel has of this bus, and makes the state agree with it. It changes nothing in the kernel.
+//
+// The look at the youngest jobs costs the same on any bus, and sees every loss of devices or rules but that of single
+// old rules on a large bus. Only when it shows damage, everything is listed.
+func (b *bus) survey() error {
+	if b.found && b.intact() {
+		if ok, err := b.glance(); ok || err != nil {
+			return err
+		}
+	}
+	links, err := b.k.AllLinks()
+	if err != nil {
+		return err
+	}
+	b.recall(links)
+	b.jobs, err = b.k.Jobs()
+	return err
+}
+
+// intact tells whether hub and backplane are there and up.
+func (b *bus) intact() bool {
+	return b.hub.Index != 0 && b.hub.Up && b.isBackplane() && b.tx.Up && b.rx.Up
+}
+
+// glance looks at the youngest jobs and tells whether they show nothing wrong. Then b.jobs is all jobs of this bus: as
+// seen, or on a large bus, as they must be.
+func (b *bus) glance() (ok bool, err error) {
+	jobs, complete, err := b.k.PeekJobs()
+	if err != nil {
+		return false, err
+	}
+	b.jobs = jobs
+	want := b.rules()
+	missing, surplus := compare(want, jobs, b.backplane())
+	if complete || len(surplus) > 0 {
+		return len(missing)+len(surplus) == 0, nil
+	}
+	// The youngest endpoint's rules stand in front. If even they are out of sight, other buses' rules hide ours.
+	all := b.members()
+	youngest, _ := compare(rules(b.backplane(), all[len(all)-1:]), jobs, b.backplane())
+	b.jobs = nil
+	for _, r := range want {
+		b.jobs = append(b.jobs, cangw.Job{Rule: r, Plain: true})
+	}
+	return len(youngest) == 0, nil
+}
+
+func (b *bus) backplane() backplane { return backplane{uint32(b.tx.Index), uint32(b.rx.Index)} }
+
+// recall makes the recorded endpoints those whose devices are there: it drops the others, and takes in who is not
+// recorded by the alias of their host ends.
+func (b *bus) recall(links []canlink.Link) {
+	byName := make(map[string]canlink.Link, len(links))
+	for _, l := range links {
+		byName[l.Name] = l
+	}
+	recorded := b.state.Endpoints
+	b.state.Endpoints = nil
+	for _, e := range recorded {
+		if l := byName[e.HostIf]; l.Kind != canlink.Vxcan || l.Index != e.Index {
+			b.dirty = true
+			b.host.recovered(b.name, "dropped the record of %s: its devices are gone", e.Attachment)
+			continue
+		}
+		b.state.Endpoints = append(b.state.Endpoints, e)
+	}
+	for _, l := range links {
+		hub, a, ok := parseAlias(l.Alias)
+		if !ok || hub != b.name || l.Kind != canlink.Vxcan || l.Name != hostIfName(a) || b.find(l.Name) >= 0 {
+			continue
+		}
+		b.dirty = true
+		b.state.Endpoints = append(b.state.Endpoints, endpoint{Attachment: a, HostIf: l.Name, Index: l.Index, FD: l.FD()})
+		b.host.recovered(b.name, "found %s again by its device %s", a, l.Name)
+	}
+	b.down = nil
+	for _, e := range b.state.Endpoints {
+		if !byName[e.HostIf].Up {
+			b.down = append(b.down, e)
+		}
+	}
+}
+
+// repair sets up host ends that are down, adds the rules that have no job and deletes jobs that are too many. The rules
+// of the endpoint that is being attached are just some that are missing, but no recovery to report.
+func (b *bus) repair(attached endpoint) error {
+	for _, e := range b.down {
+		if e.HostIf == attached.HostIf { // new, or in place and up
+			continue
+		}
+		if err := b.k.SetUp(e.Index); err != nil {
+			return err
+		}
+		b.host.recovered(b.name, "set host end %s of %s up", e.HostIf, e.Attachment)
+	}
+	missing, surplus := compare(b.rules(), b.jobs, b.backplane())
+	if len(surplus) > 0 {
+		if err := b.k.DeleteRules(surplus...); err != nil {
+			return err
+		}
+		b.host.recovered(b.name, "deleted %d gateway rules that were too many", len(surplus))
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := b.k.AddRules(missing...); err != nil {
+		return err
+	}
+	lost := len(missing)
+	for _, r := range missing {
+		if dev := uint32(attached.Index); r.Src == dev || r.Dst == dev {
+			lost--
+		}
+	}
+	if lost > 0 && !b.isNew() {
+		b.host.recovered(b.name, "added %d gateway rules that were missing", lost)
+	}
+	return nil
+}
+
+// isNew tells whether this call starts the bus: nobody is recorded but the endpoint that is being attached.
+func (b *bus) isNew() bool { return !b.found && len(b.state.Endpoints) <= 1 }
+
+// put records an endpoint, as the youngest, and tells whether the state must be saved.
+func (b *bus) put(e endpoint) (changed bool) {
+	i := b.find(e.HostIf)
+	if i >= 0 && b.state.Endpoints[i] == e {
+		return b.dirty || !b.found || b.hub.Index == 0
+	}
+	b.remove(e.HostIf)
+	b.state.Endpoints = append(b.state.Endpoints, e)
+	return true
+}
+
+func (b *bus) remove(hostIf string) (removed bool) {
+	i := b.find(hostIf)
+	if i < 0 {
+		return false
+	}
+	b.state.Endpoints = append(b.state.Endpoints[:i], b.state.Endpoints[i+1:]...)
+	return true
+}
+
+// save writes the state. A hub that is missing at that time will be ours.
+func (b *bus) save() error {
+	if b.hub.Index == 0 {
+		b.state.HubMade = true
+	}
+	return b.file.Save(b.state)
+}
+
+// saveOrForget writes the state, or removes the file when there is nothing to remember.
+func (b *bus) saveOrForget() error {
+	if len(b.state.Endpoints) == 0 && !b.state.HubMade {
+		return b.file.Remove()
+	}
+	return b.file.Save(b.state)
+}

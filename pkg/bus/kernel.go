@@ -1,0 +1,192 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// kernel is what a bus needs of it, in the host netns.
+type kernel interface {
+	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
+	AllLinks() ([]canlink.Link, error)
+	AddVcan(name string, mtu int) error
+	AddPair(p canlink.Pair) error
+	SetUp(index int) error
+	Delete(name string) error
+
+	PeekJobs() (jobs []cangw.Job, complete bool, err error)
+	Jobs() ([]cangw.Job, error)
+	AddRules(rules ...cangw.Rule) error
+	DeleteRules(rules ...cangw.Rule) error
+
+	Probe() error
+	// In connects to a container's netns.
+	In(netns ns.NetNS) (container, error)
+	Close() error
+}
+
+// container is what a bus needs of the kernel in a container's netns.
+type container interface {
+	Link(name string) (canlink.Link, error) // the zero Link if it is not there
+	LinkAt(index int) (canlink.Link, error) // the same
+	SetUp(index int) error
+	Close() error
+}
+
+// realKernel is the kernel, by one socket.
+type realKernel struct {
+	conn  *rtnl.Conn
+	links *canlink.Conn
+	gw    *cangw.Conn
+}
+
+func dialKernel() (kernel, error) {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	return &realKernel{conn, canlink.On(conn), cangw.On(conn)}, nil
+}
+
+func (k *realKernel) Close() error { return k.conn.Close() }
+
+func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
+func (k *realKernel) AllLinks() ([]canlink.Link, error)             { return k.links.List() }
+func (k *realKernel) SetUp(index int) error                         { return k.links.SetUp(index) }
+func (k *realKernel) Delete(name string) error                      { return explain(k.links.Delete(name)) }
+
+func (k *realKernel) AddVcan(name string, mtu int) error {
+	return explainKind(canlink.Vcan, k.links.AddVcan(name, mtu))
+}
+
+func (k *realKernel) AddPair(p canlink.Pair) error {
+	return explainKind(canlink.Vxcan, k.links.AddPair(p))
+}
+
+func (k *realKernel) PeekJobs() ([]cangw.Job, bool, error) {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return nil, false, err
+	}
+	defer conn.Close()
+	return cangw.Peek(conn)
+}
+
+func (k *realKernel) Jobs() ([]cangw.Job, error)            { return k.gw.List() }
+func (k *realKernel) DeleteRules(rules ...cangw.Rule) error { return explain(k.gw.Delete(rules...)) }
+
+// AddRules loads can-gw when the kernel answers that it is missing: it does not do that by itself.
+func (k *realKernel) AddRules(rules ...cangw.Rule) error {
+	err := k.gw.Add(rules...)
+	if errors.Is(err, cangw.ErrNoModule) {
+		if err := loadGateway(); err != nil {
+			return err
+		}
+		err = k.gw.Add(rules...)
+	}
+	return explain(err)
+}
+
+// Probe tells whether the kernel can make what a bus is made of, without making it.
+func (k *realKernel) Probe() error {
+	var errs []error
+	for _, kind := range []string{canlink.Vcan, canlink.Vxcan} {
+		errs = append(errs, explainKind(kind, k.links.Probe(kind)))
+	}
+	err := k.gw.Probe()
+	if errors.Is(err, cangw.ErrNoModule) {
+		if err = loadGateway(); err == nil {
+			err = k.gw.Probe()
+		}
+	}
+	return errors.Join(append(errs, explain(err))...)
+}
+
+func (k *realKernel) In(netns ns.NetNS) (container, error) {
+	conn, err := rtnl.DialAt(netns)
+	if err != nil {
+		return nil, err
+	}
+	return &realContainer{conn, canlink.On(conn)}, nil
+}
+
+type realContainer struct {
+	conn  *rtnl.Conn
+	links *canlink.Conn
+}
+
+func (c *realContainer) Close() error          { return c.conn.Close() }
+func (c *realContainer) SetUp(index int) error { return c.links.SetUp(index) }
+
+func (c *realContainer) Link(name string) (canlink.Link, error) {
+	links, err := c.links.Get(name)
+	if err != nil {
+		return canlink.Link{}, err
+	}
+	return links[0], nil
+}
+
+func (c *realContainer) LinkAt(index int) (canlink.Link, error) {
+	link, err := c.links.GetIndex(index)
+	if errors.Is(err, canlink.ErrNotFound) {
+		return canlink.Link{}, nil
+	}
+	return link, err
+}
+
+// loadGateway is the one place where a process is started.
+func loadGateway() error {
+	modprobe, err := exec.LookPath("modprobe")
+	if err != nil {
+		modprobe = "/sbin/modprobe" // runtimes may start us with a PATH without it
+	}
+	out, err := exec.Command(modprobe, cangw.Module).CombinedOutput()
+	if err != nil {
+		words := strings.TrimSpace(string(out))
+		if words == "" {
+			words = err.Error()
+		}
+		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) cannot be loaded: %s", ErrNoKernelSupport, cangw.Module, words)
+	}
+	return nil
+}
+
+func explainKind(kind string, err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: module %s (CONFIG_CAN_%s) is missing: %v", ErrNoKernelSupport, kind, strings.ToUpper(kind), err)
+	}
+	return explain(err)
+}
+
+// explain names the reason of a refusal that is the caller's circumstances, not the request.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cangw.ErrNoModule):
+		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
+	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):
+		reason := "run it as root, or with CAP_NET_ADMIN"
+		if inUserNamespace() {
+			reason = "this is a user namespace (a rootless runtime?), where the kernel takes no gateway rules: use a rootful one"
+		}
+		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; %s", ErrPermission, reason)
+	}
+	return err
+}
+
+// inUserNamespace tells whether this process runs in any but the initial user namespace, whose map is all IDs.
+func inUserNamespace() bool {
+	idMap, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(idMap)), " ") != "0 0 4294967295"
+}

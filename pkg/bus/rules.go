@@ -1,0 +1,88 @@
+package bus
+
+import (
+	"slices"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+)
+
+// backplane is the ifindexes of a vxcan pair in the host netns: what is sent into tx comes out of rx, with the
+// gateway's hop counter back at 0, so that one more rule may pass it on.
+type backplane struct{ tx, rx uint32 }
+
+// member is who sends and receives on a bus: its hub, and the host end of every endpoint.
+type member struct {
+	dev uint32 // ifindex
+	fd  bool   // takes CAN FD frames
+	hub bool
+	// private is the member's own backplane, for an endpoint whose two ends could not get the same ifindex.
+	private backplane
+}
+
+// rules is which rules a bus must have: all of them, each exactly once. Everything else here follows from it.
+//
+// A member sends into the common backplane's tx and hears its rx. It does not hear itself, because a frame keeps its
+// origin's ifindex, also across netns, and the gateway does not send a frame to the ifindex it came from: for that, both
+// ends of an endpoint's pair carry the same one. Into tx that check must not stop anything: IIFTxOK.
+//
+// A member with a private backplane would hear itself on the common one. Its own rx feeds every member but itself, and
+// no check is wanted anywhere on its way.
+func rules(common backplane, members []member) []cangw.Rule {
+	var all []cangw.Rule
+	add := func(src, dst uint32, flags cangw.Flags, fd bool) {
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags})
+		if fd {
+			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.FD})
+		}
+	}
+	for _, m := range members {
+		if m.private == (backplane{}) {
+			add(m.dev, common.tx, cangw.IIFTxOK, m.fd)
+			add(common.rx, m.dev, m.echo(), m.fd)
+			continue
+		}
+		add(m.dev, m.private.tx, cangw.IIFTxOK, m.fd)
+		add(common.rx, m.dev, m.echo()|cangw.IIFTxOK, m.fd)
+		for _, other := range members {
+			if other.dev != m.dev {
+				add(m.private.rx, other.dev, other.echo()|cangw.IIFTxOK, m.fd && other.fd)
+			}
+		}
+	}
+	return all
+}
+
+// echo makes programs on the hub hear a frame. Elsewhere nobody listens, and the copy would loop back into the rules
+// that start there.
+func (m member) echo() cangw.Flags {
+	if m.hub {
+		return cangw.Echo
+	}
+	return 0
+}
+
+// compare tells which of the wanted rules have no job, and which jobs are too many: second ones of a wanted rule, and
+// plain ones from or to the backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
+func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane) (missing, surplus []cangw.Rule) {
+	open := make(map[cangw.Rule]bool, len(want))
+	for _, r := range want {
+		open[r] = true
+	}
+	seen := make(map[cangw.Rule]bool, len(want))
+	for _, j := range jobs {
+		wanted := open[j.Rule]
+		switch {
+		case !j.Plain:
+		case wanted && !seen[j.Rule]:
+			seen[j.Rule] = true
+		case wanted || touches(j.Rule, ours):
+			surplus = append(surplus, j.Rule)
+		}
+	}
+	missing = slices.DeleteFunc(slices.Clone(want), func(r cangw.Rule) bool { return seen[r] })
+	return missing, surplus
+}
+
+func touches(r cangw.Rule, b backplane) bool {
+	return r.Src == b.tx || r.Src == b.rx || r.Dst == b.tx || r.Dst == b.rx
+}

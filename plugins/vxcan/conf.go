@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// Defaults of configuration keys.
+const (
+	defaultHub       = "vcan0"
+	defaultInterface = "can0"
+)
+
+// runtimeName is who our attachments belong to.
+const runtimeName = "cni"
+
+// conf is the network configuration on stdin.
+type conf struct {
+	types.PluginConf
+
+	Hub       string `json:"hub"`
+	Physical  bool   `json:"physical"`
+	Interface string `json:"interface"`
+	MTU       int    `json:"mtu"`
+
+	// Attachments is the name that the CNI specification has for ValidAttachments.
+	Attachments []types.GCAttachment `json:"cni.dev/attachments"`
+	hasList     bool                 // a GC list was given, perhaps an empty one
+}
+
+// ownKeys are ours. Others are refused, unless CNI reserves them or a runtime injects them.
+var (
+	ownKeys      = []string{"hub", "interface", "mtu", "physical"}
+	reservedKeys = []string{
+		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult",
+		"ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
+	}
+)
+
+const reservedPrefix = "cni.dev/"
+
+// parseConf reads and validates the configuration. Its errors name the key and what is allowed. What could be read is
+// returned also with an error, unless that is none at all.
+func parseConf(stdin []byte) (*conf, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &keys); err != nil {
+		return nil, fmt.Errorf("configuration is not a JSON object: %w", err)
+	}
+	c := &conf{Hub: defaultHub}
+	err := json.Unmarshal(stdin, c)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return c, fmt.Errorf("%w key %q: a JSON %s, want a %s", bus.ErrInvalid, wrong.Field, wrong.Value, wrong.Type)
+	} else if err != nil {
+		return nil, err
+	}
+	_, valid := keys["cni.dev/valid-attachments"]
+	_, attachments := keys["cni.dev/attachments"]
+	c.hasList = valid || attachments
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.Contains(ownKeys, key) && !slices.Contains(reservedKeys, key) && !strings.HasPrefix(key, reservedPrefix) {
+			return c, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, key, strings.Join(ownKeys, ", "))
+		}
+	}
+	return c, c.validate(keys)
+}
+
+// validate checks the values that are there; the kernel's part of it, pkg/bus does.
+func (c *conf) validate(keys map[string]json.RawMessage) error {
+	if err := bus.CheckName(c.Hub); err != nil {
+		return fmt.Errorf(`key "hub": %w`, err)
+	}
+	if _, set := keys["interface"]; set {
+		if err := bus.CheckInterface(c.Interface); err != nil {
+			return fmt.Errorf(`key "interface": %w`, err)
+		}
+	}
+	if _, set := keys["mtu"]; set && c.MTU != 16 && c.MTU != 72 {
+		return fmt.Errorf(`%w key "mtu": %d; want 16 (classic CAN) or 72 (CAN FD)`, bus.ErrInvalid, c.MTU)
+	}
+	return nil
+}
+
+func (c *conf) spec() bus.Spec {
+	return bus.Spec{Hub: c.Hub, Physical: c.Physical, MTU: c.MTU}
+}
+
+// attachment is who we are asked about.
+func (c *conf) attachment(args *skel.CmdArgs) bus.Attachment {
+	return bus.Attachment{
+		Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: c.Interface,
+	}
+}
+
+// interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's
+// interface. Alone, it is ours, unless it is a runtime's default and another one is configured.
+func (c *conf) interfaceName(ifName string) string {
+	switch chained := c.RawPrevResult != nil; {
+	case chained && c.Interface == "":
+		return defaultInterface
+	case chained, c.Interface != "" && isDefaultIfName(ifName):
+		return c.Interface
+	}
+	return ifName
+}
+
+// isDefaultIfName tells whether a runtime made up the name: eth0, eth1 and so on.
+func isDefaultIfName(name string) bool {
+	number, ok := strings.CutPrefix(name, "eth")
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// prevResult is the result of the plugins before us, or of ADD, as the newest type; nil if there is none.
+func (c *conf) prevResult() (*types100.Result, error) {
+	if c.RawPrevResult == nil {
+		return nil, nil
+	}
+	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
+		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
+	}
+	result, err := types100.NewResultFromResult(c.PrevResult)
+	if err != nil {
+		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
+	}
+	return result, nil
+}

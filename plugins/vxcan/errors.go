@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// Codes of our own, which the CNI specification leaves to plugins from 100 on.
+const (
+	codeNoKernelSupport uint = 100
+	codePermission      uint = 101
+	codeDamage          uint = 102
+)
+
+// cniError gives an error the code that the CNI specification has for it. This is the only place that knows codes.
+func cniError(err error) error {
+	var (
+		locked *store.LockedError
+		syntax *json.SyntaxError
+		damage bus.Damage
+	)
+	code := types.ErrInternal
+	switch {
+	case errors.Is(err, bus.ErrInvalidNetns):
+		code = types.ErrInvalidEnvironmentVariables
+	case errors.Is(err, bus.ErrInvalid):
+		code = types.ErrInvalidNetworkConfig
+	case errors.As(err, &locked), errors.Is(err, bus.ErrNotReady):
+		code = types.ErrTryAgainLater
+	case errors.Is(err, bus.ErrNoKernelSupport):
+		code = codeNoKernelSupport
+	case errors.Is(err, bus.ErrPermission):
+		code = codePermission
+	case errors.As(err, &damage):
+		code = codeDamage
+	case errors.As(err, &syntax):
+		code = types.ErrDecodingFailure
+	case errors.Is(err, store.ErrIO):
+		code = types.ErrIOFailure
+	}
+	return types.NewError(code, oneLine(err), "")
+}
+
+// oneLine is the text of an error, of which errors.Join makes several lines.
+func oneLine(err error) string {
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+}
