@@ -1,0 +1,185 @@
+// Package cantest is what the tests share: network namespaces, and CAN frames on real sockets. Only tests and
+// benchmarks import it.
+package cantest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+)
+
+// Frame is a CAN frame (struct can_frame and struct canfd_frame, linux/can.h).
+type Frame struct {
+	ID   uint32 // with unix.CAN_EFF_FLAG for an extended one
+	FD   bool
+	Data string // up to 8 bytes, or 64 in an FD frame
+}
+
+func (f Frame) marshal() []byte {
+	b := make([]byte, 16)
+	if f.FD {
+		b = make([]byte, 72)
+	}
+	binary.NativeEndian.PutUint32(b[0:4], f.ID)
+	b[4] = byte(len(f.Data))
+	copy(b[8:], f.Data)
+	return b
+}
+
+func unmarshalFrame(b []byte) (Frame, error) {
+	if len(b) != 16 && len(b) != 72 {
+		return Frame{}, fmt.Errorf("frame of %d bytes", len(b))
+	}
+	f := Frame{ID: binary.NativeEndian.Uint32(b[0:4]), FD: len(b) == 72}
+	if size := int(b[4]); size <= len(b)-8 {
+		f.Data = string(b[8 : 8+size])
+	}
+	return f, nil
+}
+
+// openCAN opens a raw CAN socket on an interface of a netns; nil is the current one.
+func openCAN(netns ns.NetNS, ifName string) (fd int, err error) {
+	open := func() error {
+		fd, err = unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.CAN_RAW)
+		if err != nil {
+			return err
+		}
+		iface, err := net.InterfaceByName(ifName)
+		if err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		const canRawFDFrames = 5 // CAN_RAW_FD_FRAMES, linux/can/raw.h
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, canRawFDFrames, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20),
+			unix.Bind(fd, &unix.SockaddrCAN{Ifindex: iface.Index}),
+		)
+	}
+	if netns == nil {
+		err = open()
+	} else {
+		err = netns.Do(func(ns.NetNS) error { return open() })
+	}
+	if err != nil {
+		return 0, fmt.Errorf("CAN socket on %s: %w", ifName, err)
+	}
+	return fd, nil
+}
+
+// Sender sends frames from one interface.
+type Sender struct{ fd int }
+
+// NewSender opens a sender; nil is the current netns.
+func NewSender(t testing.TB, netns ns.NetNS, ifName string) *Sender {
+	t.Helper()
+	fd, err := openCAN(netns, ifName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return &Sender{fd}
+}
+
+// Send sends one frame.
+func (s *Sender) Send(f Frame) error {
+	_, err := unix.Write(s.fd, f.marshal())
+	return err
+}
+
+// Listener counts the frames that an interface hears.
+type Listener struct {
+	mu      sync.Mutex
+	foreign map[Frame]int // from other CAN interfaces
+	own     map[Frame]int // sent by a program on this one, heard by local echo
+	total   int
+}
+
+// Listen starts listening; nil is the current netns. It stops at the end of the test.
+func Listen(t testing.TB, netns ns.NetNS, ifName string) *Listener {
+	t.Helper()
+	fd, err := openCAN(netns, ifName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Reads must end for the test to end.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
+		t.Fatal(err)
+	}
+	l := &Listener{foreign: make(map[Frame]int), own: make(map[Frame]int)}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		l.run(t, fd, stop)
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-stopped
+		unix.Close(fd)
+	})
+	return l
+}
+
+func (l *Listener) run(t testing.TB, fd int, stop <-chan struct{}) {
+	buf := make([]byte, 128)
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		n, _, flags, _, err := unix.Recvmsg(fd, buf, nil, 0)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		} else if err != nil {
+			t.Errorf("listen: %v", err)
+			return
+		}
+		f, err := unmarshalFrame(buf[:n])
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		l.mu.Lock()
+		if flags&unix.MSG_DONTROUTE != 0 { // "created on the local host", net/can/raw.c
+			l.own[f]++
+		} else {
+			l.foreign[f]++
+		}
+		l.total++
+		l.mu.Unlock()
+	}
+}
+
+// WaitQuiet waits until nothing has been heard for a while.
+func (l *Listener) WaitQuiet() {
+	for last := -1; ; time.Sleep(300 * time.Millisecond) {
+		l.mu.Lock()
+		total := l.total
+		l.mu.Unlock()
+		if total == last {
+			return
+		}
+		last = total
+	}
+}
+
+// Heard returns how often each frame was heard from other interfaces, and by local echo.
+func (l *Listener) Heard() (foreign, own map[Frame]int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	copyOf := func(m map[Frame]int) map[Frame]int {
+		c := make(map[Frame]int, len(m))
+		for f, n := range m {
+			c[f] = n
+		}
+		return c
+	}
+	return copyOf(l.foreign), copyOf(l.own)
+}

@@ -1,0 +1,348 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
+)
+
+// stateDir is where the plugin keeps its state.
+const stateDir = "/var/lib/cni/vxcan"
+
+// binDir holds the binaries under test; make puts them there.
+func binDir(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "vxcan")); err != nil {
+		t.Fatalf("%v; run make build first", err)
+	}
+	return dir
+}
+
+// command runs a program and returns its stdout; it fails the test with the program's words if that fails.
+func command(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := try(name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// try is command for what may fail.
+func try(name string, args ...string) (string, error) {
+	var out, words bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &words
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, out.String(), words.String())
+	}
+	return out.String(), nil
+}
+
+// freshHost takes every CAN device, rule and record away, now and at the end of the test.
+func freshHost(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 || os.Getenv("VXCAN_TEST_CAN") == "" {
+		t.Skip("needs a kernel with CAN and root: make test provides both")
+	}
+	clean := func() {
+		for _, link := range links(t) {
+			if link.Kind == "vcan" || link.Kind == "vxcan" {
+				_, _ = try("ip", "link", "del", link.Name) // the other end of a pair goes along
+			}
+		}
+		if err := os.RemoveAll(stateDir); err != nil {
+			t.Error(err)
+		}
+	}
+	clean()
+	t.Cleanup(clean)
+}
+
+// link is a device as `ip` shows it.
+type link struct {
+	Name, Kind, Alias string
+	Index, MTU        int
+	Up                bool
+}
+
+// links lists the devices of the host, by `ip`.
+func links(t testing.TB) []link {
+	t.Helper()
+	return parseLinks(t, command(t, "ip", "-details", "-json", "link"))
+}
+
+func parseLinks(t testing.TB, text string) []link {
+	t.Helper()
+	var parsed []struct {
+		Name     string   `json:"ifname"`
+		Index    int      `json:"ifindex"`
+		MTU      int      `json:"mtu"`
+		Alias    string   `json:"ifalias"`
+		Flags    []string `json:"flags"`
+		LinkInfo struct {
+			Kind string `json:"info_kind"`
+		} `json:"linkinfo"`
+	}
+	if strings.TrimSpace(text) == "" {
+		text = "[]"
+	}
+	if err := json.Unmarshal([]byte(text), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	var all []link
+	for _, p := range parsed {
+		all = append(all, link{p.Name, p.LinkInfo.Kind, p.Alias, p.Index, p.MTU, slices.Contains(p.Flags, "UP")})
+	}
+	return all
+}
+
+// canLinks names the CAN devices of the host, sorted.
+func canLinks(t testing.TB) []string {
+	t.Helper()
+	var names []string
+	for _, l := range links(t) {
+		if l.Kind == "vcan" || l.Kind == "vxcan" {
+			names = append(names, l.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// rules lists the gateway rules of the host by `cangw -L`, without counters, sorted.
+func rules(t testing.TB) []string {
+	t.Helper()
+	out, _ := try("cangw", "-L") // its exit status means nothing
+	return sortedRules(out)
+}
+
+func sortedRules(listing string) []string {
+	var all []string
+	for line := range strings.Lines(listing) {
+		rule, _, _ := strings.Cut(line, " #")
+		all = append(all, strings.TrimSpace(rule))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// container is a network namespace with a name, as `ip netns` makes it.
+type container struct {
+	id    string
+	path  string
+	netns ns.NetNS
+}
+
+func newContainer(t testing.TB, id string) *container {
+	t.Helper()
+	command(t, "ip", "netns", "add", id)
+	c := &container{id: id, path: "/run/netns/" + id}
+	var err error
+	if c.netns, err = ns.GetNS(c.path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.netns.Close()
+		_, _ = try("ip", "netns", "del", id)
+	})
+	return c
+}
+
+// links lists the container's devices.
+func (c *container) links(t testing.TB) []link {
+	t.Helper()
+	return parseLinks(t, command(t, "ip", "-netns", c.id, "-details", "-json", "link"))
+}
+
+// call is one execution of the plugin.
+type call struct {
+	conf        string // JSON; "" is the plain one
+	containerID string
+	netns       string
+	ifName      string // "" is eth0
+	env         []string
+	wrap        []string // a program that runs the plugin, with its arguments
+}
+
+// plainConf is the configuration that most tests use.
+const plainConf = `{"cniVersion":"1.1.0","name":"canbus0","type":"vxcan","interface":"can0"}`
+
+// on is the call for a container with the plain configuration.
+func on(c *container) call { return call{containerID: c.id, netns: c.path} }
+
+// with returns the call with keys of the configuration replaced or added, given as JSON members.
+func (c call) with(members string) call {
+	conf := c.conf
+	if conf == "" {
+		conf = plainConf
+	}
+	var all, more map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal([]byte(conf), &all), json.Unmarshal([]byte("{"+members+"}"), &more)); err != nil {
+		panic(err)
+	}
+	for key, value := range more {
+		all[key] = value
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		panic(err)
+	}
+	c.conf = string(data)
+	return c
+}
+
+// exec runs the plugin as a runtime does. A failure of the plugin is a *types.Error.
+func (c call) exec(t testing.TB, verb string) (stdout, stderr string, err error) {
+	t.Helper()
+	cmd, out, words := c.start(t, verb)
+	err = cmd.Run()
+	if err == nil {
+		return out.String(), words.String(), nil
+	}
+	var cniErr types.Error
+	if json.Unmarshal(out.Bytes(), &cniErr) == nil && cniErr.Code != 0 {
+		return out.String(), words.String(), &cniErr
+	}
+	return out.String(), words.String(), fmt.Errorf("%s: %w\n%s%s", verb, err, out.String(), words.String())
+}
+
+// start prepares an execution of the plugin.
+func (c call) start(t testing.TB, verb string) (cmd *exec.Cmd, out, words *bytes.Buffer) {
+	t.Helper()
+	dir := binDir(t)
+	args := append(slices.Clone(c.wrap), filepath.Join(dir, "vxcan"))
+	cmd = exec.Command(args[0], args[1:]...)
+	ifName, conf := c.ifName, c.conf
+	if ifName == "" {
+		ifName = "eth0"
+	}
+	if conf == "" {
+		conf = plainConf
+	}
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+c.containerID, "CNI_NETNS="+c.netns,
+		"CNI_IFNAME="+ifName, "CNI_PATH="+dir)
+	cmd.Env = append(cmd.Env, c.env...)
+	cmd.Stdin = strings.NewReader(conf)
+	out, words = new(bytes.Buffer), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, words
+	return cmd, out, words
+}
+
+// add runs ADD, which must succeed, and returns its result and its log.
+func (c call) add(t testing.TB) (*types100.Result, string) {
+	t.Helper()
+	out, log, err := c.exec(t, "ADD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := types100.NewResult([]byte(out))
+	if err != nil {
+		t.Fatalf("result of ADD: %v\n%s", err, out)
+	}
+	return result.(*types100.Result), log
+}
+
+// ok runs a verb that must succeed, and returns its log.
+func (c call) ok(t testing.TB, verb string) string {
+	t.Helper()
+	_, log, err := c.exec(t, verb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// check runs CHECK with the result of ADD.
+func (c call) check(t testing.TB, result *types100.Result) error {
+	t.Helper()
+	data, err := json.Marshal(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = c.with(`"prevResult":`+string(data)).exec(t, "CHECK")
+	return err
+}
+
+// fails runs a verb that must fail with a code and words.
+func (c call) fails(t testing.TB, verb string, code uint, words ...string) {
+	t.Helper()
+	out, _, err := c.exec(t, verb)
+	var cniErr *types.Error
+	if !errors.As(err, &cniErr) {
+		t.Fatalf("%s: got %v (%s), want CNI error %d", verb, err, out, code)
+	}
+	if cniErr.Code != code {
+		t.Errorf("%s: code %d, want %d: %s", verb, cniErr.Code, code, cniErr.Msg)
+	}
+	for _, w := range words {
+		if !strings.Contains(cniErr.Msg, w) {
+			t.Errorf("%s: the message lacks %q: %s", verb, w, cniErr.Msg)
+		}
+	}
+	if strings.Contains(cniErr.Msg, "\n") {
+		t.Errorf("%s: the message has several lines: %s", verb, cniErr.Msg)
+	}
+}
+
+// expectNothing fails the test if a CAN device, a gateway rule or a state file is there.
+func expectNothing(t testing.TB) {
+	t.Helper()
+	if got := canLinks(t); len(got) > 0 {
+		t.Errorf("left behind: devices %v", got)
+	}
+	if got := rules(t); len(got) > 0 {
+		t.Errorf("left behind: rules %v", got)
+	}
+	if files, _ := filepath.Glob(stateDir + "/*.json*"); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
+	}
+}
+
+// expectRules fails the test unless the rules are those of a bus on hub, FD or classic, with these host ends, as the
+// table in the README has them.
+func expectRules(t testing.TB, fd bool, hub string, hostIfs ...string) {
+	t.Helper()
+	if got, want := rules(t), wantRules(fd, hub, hostIfs...); !slices.Equal(got, want) {
+		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// wantRules is what the topology says, written as cangw commands and independent of the code.
+func wantRules(fd bool, hub string, hostIfs ...string) []string {
+	modes := []string{""}
+	if fd {
+		modes = append(modes, " -X")
+	}
+	var all []string
+	for _, mode := range modes {
+		all = append(all,
+			fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i", hub, hub, mode),
+			fmt.Sprintf("cangw -A -s %s-rx -d %s%s -e", hub, hub, mode))
+		for _, hostIf := range hostIfs {
+			all = append(all,
+				fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i", hostIf, hub, mode),
+				fmt.Sprintf("cangw -A -s %s-rx -d %s%s", hub, hostIf, mode))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// hostIf is the host end of an ADD's result: the last but one interface.
+func hostIf(r *types100.Result) string { return r.Interfaces[len(r.Interfaces)-2].Name }
