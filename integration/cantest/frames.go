@@ -137,6 +137,8 @@ func (l *Listener) run(t testing.TB, fd int, stop <-chan struct{}) {
 		n, _, flags, _, err := unix.Recvmsg(fd, buf, nil, 0)
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 			continue
+		} else if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENODEV) {
+			return // the interface went
 		} else if err != nil {
 			t.Errorf("listen: %v", err)
 			return

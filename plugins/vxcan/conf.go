@@ -36,7 +36,9 @@ type conf struct {
 
 	// Attachments is the name that the CNI specification has for ValidAttachments.
 	Attachments []types.GCAttachment `json:"cni.dev/attachments"`
-	hasList     bool                 // a GC list was given, perhaps an empty one
+
+	hasList bool // a GC list was given, perhaps an empty one
+	chained bool // on ADD: behind another plugin
 }
 
 // ownKeys are ours. Others are refused, unless CNI reserves them or a runtime injects them.
@@ -68,6 +70,7 @@ func parseConf(stdin []byte) (*conf, error) {
 	_, valid := keys["cni.dev/valid-attachments"]
 	_, attachments := keys["cni.dev/attachments"]
 	c.hasList = valid || attachments
+	c.chained = c.RawPrevResult != nil
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if !slices.Contains(ownKeys, key) && !slices.Contains(reservedKeys, key) && !strings.HasPrefix(key, reservedPrefix) {
 			return c, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, key, strings.Join(ownKeys, ", "))
@@ -106,10 +109,10 @@ func (c *conf) attachment(args *skel.CmdArgs) bus.Attachment {
 // interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's
 // interface. Alone, it is ours, unless it is a runtime's default and another one is configured.
 func (c *conf) interfaceName(ifName string) string {
-	switch chained := c.RawPrevResult != nil; {
-	case chained && c.Interface == "":
+	switch {
+	case c.chained && c.Interface == "":
 		return defaultInterface
-	case chained, c.Interface != "" && isDefaultIfName(ifName):
+	case c.chained, c.Interface != "" && isDefaultIfName(ifName):
 		return c.Interface
 	}
 	return ifName
@@ -126,6 +129,7 @@ func (c *conf) prevResult() (*types100.Result, error) {
 	if c.RawPrevResult == nil {
 		return nil, nil
 	}
+	// Takes the raw one away.
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
 		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
 	}
