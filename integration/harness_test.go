@@ -346,3 +346,12 @@ func wantRules(fd bool, hub string, hostIfs ...string) []string {
 
 // hostIf is the host end of an ADD's result: the last but one interface.
 func hostIf(r *types100.Result) string { return r.Interfaces[len(r.Interfaces)-2].Name }
+
+// containerNames are n names with a prefix.
+func containerNames(prefix string, n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s%d", prefix, i)
+	}
+	return names
+}

@@ -79,10 +79,14 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 			retErr = errors.Join(retErr, b.saveOrForget())
 		}
 	}()
+	hubMissing := b.hub.Index == 0
 	made, err := b.ensureDevices(hubMTU)
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) <= 1 { // nobody's but ours
-			retErr = errors.Join(retErr, b.deleteDevices(made))
+			for _, name := range made {
+				retErr = errors.Join(retErr, b.k.Delete(name))
+			}
+			b.state.HubMade = b.state.HubMade && !hubMissing
 		}
 	}()
 	if err != nil {
@@ -257,18 +261,6 @@ func (b *bus) reportMade(made []string) {
 func (b *bus) isBackplane() bool {
 	return b.tx.Kind == canlink.Vxcan && b.rx.Kind == canlink.Vxcan && !b.tx.PeerElsewhere &&
 		b.tx.PeerIndex == b.rx.Index && b.rx.PeerIndex == b.tx.Index
-}
-
-// deleteDevices deletes hub and backplane, those of them that are named.
-func (b *bus) deleteDevices(names []string) error {
-	var errs []error
-	for _, name := range names {
-		errs = append(errs, b.k.Delete(name))
-		if name == b.name {
-			b.state.HubMade = false
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Indexes of pairs are drawn from a range that no kernel reaches by counting.

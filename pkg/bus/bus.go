@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -228,26 +229,18 @@ func (b *bus) members() []member {
 }
 
 // openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.
-func openNetns(path string) (netns ns.NetNS, retErr error) {
+func openNetns(path string) (ns.NetNS, error) {
 	netns, err := ns.GetNS(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
 	}
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, netns.Close())
-		}
-	}()
-	host, err := os.Stat("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
+	var host, container unix.Stat_t
+	err = errors.Join(unix.Stat("/proc/thread-self/ns/net", &host), unix.Fstat(int(netns.Fd()), &container))
+	if err == nil && host.Dev == container.Dev && host.Ino == container.Ino {
+		err = fmt.Errorf("%w %s: it is the host's; the container needs one of its own", ErrInvalidNetns, path)
 	}
-	container, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
-	}
-	if os.SameFile(host, container) {
-		return nil, fmt.Errorf("%w %s: it is the host's; the container needs one of its own", ErrInvalidNetns, path)
+		return nil, errors.Join(err, netns.Close())
 	}
 	return netns, nil
 }

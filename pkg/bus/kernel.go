@@ -99,11 +99,14 @@ func (k *realKernel) AddRules(rules ...cangw.Rule) error {
 
 // Probe tells whether the kernel can make what a bus is made of, without making it.
 func (k *realKernel) Probe() error {
+	err := k.gw.Probe()
+	if errors.Is(err, cangw.ErrPermission) { // all else would be refused for the same reason
+		return explain(err)
+	}
 	var errs []error
 	for _, kind := range []string{canlink.Vcan, canlink.Vxcan} {
 		errs = append(errs, explainKind(kind, k.links.Probe(kind)))
 	}
-	err := k.gw.Probe()
 	if errors.Is(err, cangw.ErrNoModule) {
 		if err = loadGateway(); err == nil {
 			err = k.gw.Probe()
@@ -115,7 +118,7 @@ func (k *realKernel) Probe() error {
 func (k *realKernel) In(netns ns.NetNS) (container, error) {
 	conn, err := rtnl.DialAt(netns)
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	return &realContainer{conn, canlink.On(conn)}, nil
 }

@@ -11,6 +11,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink/nl"
@@ -46,14 +48,29 @@ func Dial() (*Conn, error) {
 	return &Conn{fd: fd, buf: make([]byte, receiveSize)}, nil
 }
 
-// DialAt opens a socket in another network namespace.
-func DialAt(netns ns.NetNS) (conn *Conn, err error) {
-	err = netns.Do(func(ns.NetNS) error {
-		var dialErr error
-		conn, dialErr = Dial()
-		return dialErr
-	})
-	return conn, err
+// DialAt opens a socket in another network namespace. (ns.Do of containernetworking/plugins would do, but it starts a
+// thread for it and drops the error number.)
+func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	defer home.Close()
+	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Path(), err)
+	}
+	defer func() {
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			// The thread stays locked and dies with its goroutine: nothing else may ever run in the wrong netns.
+			retErr = errors.Join(retErr, fmt.Errorf("return from network namespace %s: %w", netns.Path(), err))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return Dial()
 }
 
 // Close closes the socket.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -63,7 +64,8 @@ func parseConf(stdin []byte) (*conf, error) {
 	err := json.Unmarshal(stdin, c)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		return c, fmt.Errorf("%w key %q: a JSON %s, want a %s", bus.ErrInvalid, wrong.Field, wrong.Value, wrong.Type)
+		key := strings.TrimPrefix(wrong.Field, "PluginConf.")
+		return c, fmt.Errorf("%w key %q: a JSON %s, want %s", bus.ErrInvalid, key, wrong.Value, jsonWord(wrong.Type.Kind()))
 	} else if err != nil {
 		return nil, err
 	}
@@ -77,6 +79,21 @@ func parseConf(stdin []byte) (*conf, error) {
 		}
 	}
 	return c, c.validate(keys)
+}
+
+// jsonWord is what JSON calls a type of Go.
+func jsonWord(kind reflect.Kind) string {
+	switch kind {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Int:
+		return "a whole number"
+	case reflect.Slice:
+		return "an array"
+	}
+	return "an object"
 }
 
 // validate checks the values that are there; the kernel's part of it, pkg/bus does.

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -120,7 +122,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	if err := host(logger("STATUS", c, args)).Ready(); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+		return types.NewError(types.ErrPluginNotAvailable, oneLine(err), "")
 	}
 	return nil
 }
@@ -133,6 +135,18 @@ func logger(cmd string, c *conf, args *skel.CmdArgs) *slog.Logger {
 	return log
 }
 
+// lockTimeoutEnv sets how long to wait for a bus's lock, for hosts where many containers start at once on few CPUs.
+const lockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
+
 func host(log *slog.Logger) *bus.Host {
-	return &bus.Host{Recovered: func(hub, what string) { log.Info(what, "hub", hub) }}
+	h := &bus.Host{Recovered: func(hub, what string) { log.Info(what, "hub", hub) }}
+	if text := os.Getenv(lockTimeoutEnv); text != "" {
+		timeout, err := time.ParseDuration(text)
+		if err != nil || timeout <= 0 {
+			log.Info("ignoring "+lockTimeoutEnv+": want a duration like 30s", "value", text)
+		} else {
+			h.LockTimeout = timeout
+		}
+	}
+	return h
 }

@@ -1,0 +1,88 @@
+package integration
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestBadInput: one clear line that names what is wrong and what is allowed, and nothing made.
+func TestBadInput(t *testing.T) {
+	file := t.TempDir() + "/file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		conf  string // members of the configuration
+		set   func(*call)
+		code  uint
+		words []string
+	}{
+		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, interface, mtu, physical"}},
+		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "number", "string"}},
+		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, "string", "true or false"}},
+		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, "string"}},
+		{"mtu 1500", `"mtu":1500`, nil, 7, []string{`"mtu"`, "1500", "16", "72"}},
+		{"mtu 0", `"mtu":0`, nil, 7, []string{`"mtu"`, "16", "72"}},
+		{"hub empty", `"hub":""`, nil, 7, []string{`"hub"`, "empty"}},
+		{"hub too long", `"hub":"vcan567890123456"`, nil, 7, []string{`"hub"`, "16 bytes", "15"}},
+		{"hub with a slash", `"hub":"../vcan0"`, nil, 7, []string{`"hub"`, `"/"`}},
+		{"hub dot dot", `"hub":".."`, nil, 7, []string{`"hub"`}},
+		{"hub with a blank", `"hub":"vcan 0"`, nil, 7, []string{`"hub"`}},
+		{"interface too long", `"interface":"can4567890123456"`, nil, 7, []string{`"interface"`, "15"}},
+		{"interface with a slash", `"interface":"a/b"`, nil, 7, []string{`"interface"`, `"/"`}},
+		{"interface with two patterns", `"interface":"can%d%d"`, nil, 7, []string{`"interface"`, `"%"`}},
+		{"no name", `"name":""`, nil, 7, []string{"name"}},
+		{"prevResult not an object", `"prevResult":7`, nil, 7, []string{`"prevResult"`}},
+		{"container ID empty", ``, func(c *call) { c.containerID = "" }, 4, []string{"CNI_CONTAINERID"}},
+		{"container ID hostile", ``, func(c *call) { c.containerID = "../../etc" }, 4, []string{"containerID"}},
+		{"CNI_IFNAME too long", ``, func(c *call) { c.ifName = "eth4567890123456" }, 4, []string{"interface name"}},
+		{"CNI_IFNAME with a slash", ``, func(c *call) { c.ifName = "a/b" }, 4, []string{"interface name"}},
+		{"netns missing", ``, func(c *call) { c.netns = "/run/netns/nobody" }, 4, []string{"/run/netns/nobody"}},
+		{"netns not a netns", ``, func(c *call) { c.netns = file }, 4, []string{file}},
+		{"netns the host's", ``, func(c *call) { c.netns = "/proc/self/ns/net" }, 4, []string{"host"}},
+		{"not JSON", ``, func(c *call) { c.conf = `{"cniVersion":` }, 6, nil},
+		{"version too new", `"cniVersion":"9.0.0"`, nil, 1, nil},
+		{"version too old", `"cniVersion":"0.2.0"`, nil, 1, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			freshHost(t)
+			this := on(newContainer(t, "c")).with(c.conf)
+			if c.set != nil {
+				c.set(&this)
+			}
+			this.fails(t, "ADD", c.code, c.words...)
+			expectNothing(t)
+		})
+	}
+}
+
+// TestNameTaken: the specification demands an error when the interface exists, and nothing may be left of the attempt.
+func TestNameTaken(t *testing.T) {
+	freshHost(t)
+	c := newContainer(t, "c")
+	command(t, "ip", "-netns", "c", "link", "add", "can0", "type", "dummy")
+	on(c).fails(t, "ADD", 7, "can0", "already")
+	expectNothing(t)
+	if got := c.links(t); len(got) != 2 {
+		t.Errorf("devices in the container: %v", got)
+	}
+	// Two entries of one network may not share a name either, and the first one stays as it is.
+	command(t, "ip", "-netns", "c", "link", "del", "can0")
+	result, _ := on(c).add(t)
+	on(c).with(`"hub":"vcan1"`).fails(t, "ADD", 7, "can0", "vcan0")
+	expectRules(t, true, "vcan0", hostIf(result))
+	for _, l := range canLinks(t) {
+		if strings.HasPrefix(l, "vcan1") {
+			t.Errorf("%s was left behind", l)
+		}
+	}
+}
+
+// TestReservedKeys: what CNI and its runtimes put into a configuration passes.
+func TestReservedKeys(t *testing.T) {
+	freshHost(t)
+	on(newContainer(t, "c")).with(`"cniVersions":["1.0.0"],"args":{"cni":{"x":1}},"capabilities":{"mac":true},` +
+		`"runtimeConfig":{"mac":"02:00:00:00:00:01"},"ipam":{},"dns":{},"cni.dev/anything":1,"disableCheck":true`).add(t)
+}
