@@ -19,16 +19,21 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	// The name comes from the attachment alone. A record of it under another one dates from before its network's
-	// configuration was changed.
+	// The name comes from the attachment alone. A record may still have it under another one.
 	names := []string{hostIfName(a)}
 	for _, e := range b.state.Endpoints {
-		e.Entry = a.Entry
-		if e.Attachment == a && !slices.Contains(names, e.HostIf) {
+		if e.sameAs(a) && !slices.Contains(names, e.HostIf) {
 			names = append(names, e.HostIf)
 		}
 	}
 	return b.detach(names)
+}
+
+// sameAs tells whether two attachments are one that is called differently: because its network's configuration has been
+// edited, or because `podman network reload` calls ADD by the container end's name and later DEL by the first one.
+func (a Attachment) sameAs(b Attachment) bool {
+	return a.Runtime == b.Runtime && a.Network == b.Network && a.ContainerID == b.ContainerID &&
+		(a.IfName == b.IfName || a.Entry == b.Entry && a.Entry != "")
 }
 
 // detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be

@@ -1,0 +1,177 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+)
+
+// podman is a Podman with our plugin and an image called busybox.
+type podman struct{ t testing.TB }
+
+// newPodman installs what a user would: the plugin, and conflist files under the names of their networks.
+func newPodman(t testing.TB, conflists ...string) podman {
+	t.Helper()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "containers.conf")
+	// There is no systemd in the test machine, which the defaults ask for.
+	err := os.WriteFile(conf, []byte("[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Setenv("CONTAINERS_CONF", conf); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Unsetenv("CONTAINERS_CONF") })
+	command(t, "install", "-D", "-t", "/opt/cni/bin", filepath.Join(binDir(t), "vxcan"))
+	for _, name := range conflists {
+		command(t, "install", "-D", "-m", "644", "-t", "/etc/cni/net.d", "../conflist/"+name+".conflist")
+	}
+	p := podman{t}
+	if _, err := try("podman", "image", "exists", "busybox"); err != nil {
+		command(t, "podman", "import", "--quiet", busyboxImage(t), "busybox")
+	}
+	return p
+}
+
+// busyboxImage makes the root file system of a container as a tar file: a static busybox.
+func busyboxImage(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	command(t, "install", "-D", "-t", dir+"/bin", "/bin/busybox")
+	for _, name := range []string{"sh", "sleep"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tar := filepath.Join(t.TempDir(), "busybox.tar")
+	command(t, "tar", "-C", dir, "-cf", tar, ".")
+	return tar
+}
+
+// do runs a podman command.
+func (p podman) do(args ...string) string {
+	p.t.Helper()
+	return strings.TrimSpace(command(p.t, "podman", args...))
+}
+
+// run starts a container that sleeps, with more options.
+func (p podman) run(name string, options ...string) {
+	p.t.Helper()
+	// Process 1 of a container ignores every signal that it does not handle, but this one.
+	sleep := []string{"--name", name, "--stop-signal", "KILL", "busybox", "/bin/sleep", "100000"}
+	p.do(append(append([]string{"run", "--detach"}, options...), sleep...)...)
+}
+
+// station is a running container's interface.
+func (p podman) station(name, ifName string) station {
+	p.t.Helper()
+	netns, err := ns.GetNS("/proc/" + p.do("inspect", "--format", "{{.State.Pid}}", name) + "/ns/net")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { netns.Close() })
+	return station{name, netns, ifName}
+}
+
+// TestPodman: Podman's CNI backend from a conflist file: run, restart, stop and remove, two buses, inspect.
+func TestPodman(t *testing.T) {
+	freshHost(t)
+	p := newPodman(t, "podman4", "canbus1")
+	if got := p.do("info", "--format", "{{.Host.NetworkBackend}}"); got != "cni" {
+		t.Fatalf("Podman's network backend is %s, want cni", got)
+	}
+	t.Logf("%s, %s", p.do("--version"), p.do("info", "--format", "{{.Host.OCIRuntime.Name}}"))
+	p.run("a", "--network", "canbus0")
+	p.run("b", "--network", "canbus0", "--restart", "always")
+	host := station{"host", nil, "vcan0"}
+	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 50, true)
+
+	var networks []struct{ Name, Driver string }
+	if err := json.Unmarshal([]byte(p.do("network", "inspect", "canbus0")), &networks); err != nil {
+		t.Fatal(err)
+	}
+	if len(networks) != 1 || networks[0].Name != "canbus0" || networks[0].Driver != "vxcan" {
+		t.Errorf("podman network inspect: %v", networks)
+	}
+
+	p.do("restart", "a")
+	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 50, true)
+	if got, want := len(rules(t)), 4*2+4; got != want {
+		t.Errorf("%d rules after a restart, want %d", got, want)
+	}
+
+	// One container on two buses, and a name that was asked for.
+	p.run("both", "--network", "canbus0:interface_name=can5", "--network", "canbus1")
+	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("both", "can5")}, 5, true)
+	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, p.station("both", "can1")}, 5, true)
+
+	p.do("network", "reload", "a")
+	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 5, true)
+
+	p.do("stop", "a", "b", "both")
+	if got := len(rules(t)); got != 8 {
+		t.Errorf("%d rules with all containers stopped, want the two hubs' 8: %v", got, rules(t))
+	}
+	p.do("rm", "a", "b", "both")
+	for _, name := range canLinks(t) {
+		if !strings.HasPrefix(name, "vcan") {
+			t.Errorf("left behind: %s", name)
+		}
+	}
+	for _, hub := range []string{"vcan0", "vcan1"} {
+		state, err := os.ReadFile(stateDir + "/" + hub + ".json")
+		if err != nil || strings.Contains(string(state), "hostIf") {
+			t.Errorf("record of %s: %s, %v", hub, state, err)
+		}
+	}
+}
+
+// TestRebootPodman: containers with and without a restart policy are back on the bus after a reboot, though nobody
+// called DEL before it.
+func TestRebootPodman(t *testing.T) {
+	boot := bootNumber(t)
+	p := newPodman(t, "podman4")
+	if boot == 1 {
+		p.run("always", "--network", "canbus0", "--restart", "always")
+		p.run("manual", "--network", "canbus0")
+	} else {
+		expectNoDevices(t)
+		p.do("start", "--all", "--filter", "restart-policy=always") // podman-restart.service
+		p.do("start", "manual")
+	}
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station("always", "can0"), p.station("manual", "can0")}, 50, true)
+	if got, want := len(rules(t)), 4*2+4; got != want {
+		t.Errorf("%d rules, want %d", got, want)
+	}
+	if boot == 2 {
+		p.do("rm", "--force", "always", "manual")
+		expectRules(t, true, "vcan0")
+	}
+}
+
+// bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot
+// runs them, twice on one disk.
+func bootNumber(t testing.TB) int {
+	t.Helper()
+	switch os.Getenv("VXCAN_BOOT") {
+	case "1":
+		return 1
+	case "2":
+		return 2
+	}
+	t.Skip("go test ./integration/reboot runs this")
+	return 0
+}
+
+// expectNoDevices fails the test unless the machine comes fresh out of a boot.
+func expectNoDevices(t testing.TB) {
+	t.Helper()
+	if got := canLinks(t); len(got) > 0 {
+		t.Fatalf("devices survived the reboot: %v", got)
+	}
+}

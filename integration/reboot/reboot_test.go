@@ -1,0 +1,36 @@
+// Package reboot runs on the host and boots one machine twice: what was in /var/lib at the end of the first boot is
+// there in the second, and nothing else is.
+package reboot
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestReboot runs the tests of package integration whose names begin with TestReboot, before and after a reboot.
+func TestReboot(t *testing.T) {
+	if os.Getenv("VXCAN_TEST_CAN") == "" {
+		t.Skip("boots a kernel with CAN: make test does it")
+	}
+	inside := filepath.Join(t.TempDir(), "integration.test")
+	if out, err := exec.Command("go", "test", "-c", "-o", inside, "..").CombinedOutput(); err != nil {
+		t.Fatalf("build the tests: %v\n%s", err, out)
+	}
+	vm, err := filepath.Abs("../../bin/vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	for _, boot := range []string{"1", "2"} {
+		cmd := exec.Command(vm, "-disk", disk, inside, "-test.run", "^TestReboot", "-test.v", "-test.failfast")
+		cmd.Dir = ".." // where these tests expect to be
+		cmd.Env = append(os.Environ(), "VXCAN_BOOT="+boot)
+		out, err := cmd.CombinedOutput()
+		t.Logf("boot %s:\n%s", boot, out)
+		if err != nil {
+			t.Fatalf("boot %s: %v", boot, err)
+		}
+	}
+}
