@@ -165,13 +165,16 @@ func runJob() (int, error) {
 		name, value, _ := strings.Cut(entry, "=")
 		os.Setenv(name, value)
 	}
+	if err := os.Chdir(j.Dir); err != nil {
+		return 0, err
+	}
 	path, err := exec.LookPath(j.Args[0])
 	if err != nil {
 		fmt.Fprintln(errOut, "vm:", err)
 		return 127, nil
 	}
 	child, err := os.StartProcess(path, j.Args, &os.ProcAttr{
-		Dir: j.Dir, Env: j.Env, Files: []*os.File{out, out, errOut},
+		Env: j.Env, Files: []*os.File{out, out, errOut},
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
 	})
 	if err != nil {

@@ -1,0 +1,126 @@
+#!/bin/sh
+# Two containers and the host on one CAN bus, and the bus back after a reboot. Run by `make demo`, as root on a kernel
+# with CAN. With Podman's CNI backend the containers are Podman's; else they are network namespaces, joined by cnitool.
+set -eu
+cd "$(dirname "$0")/../.."
+export CNI_PATH="$PWD/bin" NETCONFPATH="$PWD/conflist"
+
+tmp=$(mktemp -d)
+trap 'clean; rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM
+
+title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+die() { echo "demo: $*" >&2; exit 1; }
+
+# With Podman: containers of a busybox image.
+podman_setup() {
+	printf '[engine]\ncgroup_manager="cgroupfs"\nevents_logger="file"\n' >"$tmp/containers.conf" # there may be no systemd
+	export CONTAINERS_CONF="$tmp/containers.conf"
+	[ "$(podman info --format '{{.Host.NetworkBackend}}' 2>/dev/null)" = cni ] || return 1
+	install -D -t /opt/cni/bin bin/vxcan
+	install -D -m 644 -t /etc/cni/net.d conflist/canbus0.conflist
+	mkdir -p "$tmp/root/bin"
+	cp /bin/busybox "$tmp/root/bin/sleep"
+	tar -C "$tmp/root" -c . | podman import --quiet - demo >/dev/null
+}
+podman_start() {
+	podman start "$1" >/dev/null 2>&1 ||
+		podman run --detach --name "$1" --network canbus0 --stop-signal KILL demo sleep 1000 >/dev/null
+	podman inspect --format '{{.State.Pid}}' "$1" >"$tmp/$1.pid"
+}
+podman_power_off() { podman kill engine dashboard >/dev/null; podman wait engine dashboard >/dev/null; }
+podman_in() { pid=$(cat "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
+podman_clean() { podman rm --force --ignore engine dashboard >/dev/null 2>&1; }
+
+# Without: network namespaces.
+netns_setup() { :; }
+netns_start() {
+	ip netns add "$1"
+	bin/cnitool add canbus0 "/run/netns/$1" >/dev/null 2>"$tmp/log"
+	grep -v attached "$tmp/log" | sed 's/.*msg="*\([^"]*\)"* cmd=.*/    \1/' || true
+}
+netns_power_off() { ip netns del engine; ip netns del dashboard; }
+netns_in() { name=$1; shift; ip netns exec "$name" "$@"; }
+netns_clean() { netns_power_off 2>/dev/null || true; }
+
+clean() {
+	"${with}_clean" || true
+	for device in vcan0 vcan0-tx; do ip link del "$device" 2>/dev/null || true; done
+	rm -rf /var/lib/cni/vxcan
+}
+
+# start starts both containers and shows what they got.
+start() {
+	for name in engine dashboard; do
+		"${with}_start" "$name"
+		printf '    %-10s has %s\n' "$name" "$("${with}_in" "$name" ip -brief link | sed -n 's/^\(can[^@]*\)@.*/\1/p')"
+	done
+}
+
+# talk has everybody send, and shows who heard what: every frame once, in every column.
+talk() {
+	"${with}_in" engine candump -L can0 >"$tmp/engine" & a=$!
+	"${with}_in" dashboard candump -L can0 >"$tmp/dashboard" & b=$!
+	candump -L vcan0 >"$tmp/host" & c=$!
+	sleep 1
+	cat >"$tmp/plan" <<-PLAN
+		engine 0C9#0FA01770
+		engine 18FEF100##1CAFE0123456789AB
+		dashboard 3D0#01
+		dashboard 2A1##100112233445566778899AABB
+		host 7DF#02010C
+		host 00000123##0DECADE
+	PLAN
+	while read -r who frame; do
+		case $who in
+		host) cansend vcan0 "$frame" ;;
+		*) "${with}_in" "$who" cansend can0 "$frame" ;;
+		esac
+	done <"$tmp/plan"
+	sleep 1
+	pkill candump 2>/dev/null || kill $a $b $c 2>/dev/null || true
+	wait $a $b $c 2>/dev/null || true
+	printf '    %-10s  %-31s %-31s %s\n' from 'engine hears' 'dashboard hears' 'the host hears'
+	heard=0
+	while read -r who frame; do
+		printf '    %-10s' "$who"
+		for ear in engine dashboard host; do
+			# candump shows a flag of the kernel's in the digit after ##.
+			pattern=$(echo "$frame" | sed 's/##[0-9A-F]/##./')
+			case $(awk '{print $3}' "$tmp/$ear" | grep -cx "$pattern") in
+			0) words=lost ;;
+			1) words=$frame heard=$((heard + 1)) ;;
+			*) words="more than once" ;;
+			esac
+			printf '  %-30s' "$words"
+		done
+		echo
+	done <"$tmp/plan"
+	[ $heard = 18 ] || die "$heard of 18 frames arrived exactly once"
+}
+
+bus_devices() { ip -brief link show type vcan; ip -brief link show type vxcan; }
+
+if command -v podman >/dev/null && with=podman && podman_setup; then
+	what="Podman containers"
+else
+	with=netns what="network namespaces"
+fi
+netns_setup
+
+title "Two containers ($what) on the bus of conflist/canbus0.conflist"
+start
+title "Everybody sends, classic and FD. Everybody hears everything, once."
+talk
+
+title "The power fails: containers, bus and gateway rules are gone. Nobody cleaned up."
+"${with}_power_off"
+for device in vcan0 vcan0-tx; do ip link del "$device"; done
+echo "    CAN devices: $(bus_devices | wc -l), gateway rules: $(cangw -L | grep -c cangw || true)"
+
+title "The same containers start again. Nothing else is done."
+start
+talk
+title "$(cangw -L | grep -c cangw) gateway rules for 2 containers and the host. That was all."
+clean
+[ -z "$(bus_devices)" ] || die "left behind: $(bus_devices)"
