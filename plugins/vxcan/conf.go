@@ -35,6 +35,9 @@ type conf struct {
 	Interface string `json:"interface"`
 	MTU       int    `json:"mtu"`
 
+	RuntimeConfig struct {
+		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
+	} `json:"runtimeConfig"`
 	// Attachments is the name that the CNI specification has for ValidAttachments.
 	Attachments []types.GCAttachment `json:"cni.dev/attachments"`
 
@@ -116,10 +119,10 @@ func (c *conf) spec() bus.Spec {
 	return bus.Spec{Hub: c.Hub, Physical: c.Physical, MTU: c.MTU}
 }
 
-// attachment is who we are asked about.
-func (c *conf) attachment(args *skel.CmdArgs) bus.Attachment {
+// attachment is who we are asked about; entry is what is wanted of the interface's name, perhaps nothing.
+func (c *conf) attachment(args *skel.CmdArgs, entry string) bus.Attachment {
 	return bus.Attachment{
-		Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: c.Interface,
+		Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: entry,
 	}
 }
 

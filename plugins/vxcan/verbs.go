@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"time"
@@ -26,22 +27,28 @@ func cmdAdd(args *skel.CmdArgs) error {
 	if err != nil {
 		return cniError(err)
 	}
+	wishes, err := c.wishes(args)
+	if err != nil {
+		return cniError(err)
+	}
 	if result == nil {
 		result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	}
 	log := logger("ADD", c, args)
-	target := bus.Target{NetnsPath: args.Netns, Interface: c.interfaceName(args.IfName)}
-	made, err := host(log).Attach(context.Background(), c.spec(), c.attachment(args), target)
-	if err != nil {
-		return cniError(err)
+	h := host(log)
+	for i, w := range wishes {
+		made, err := h.Attach(context.Background(), w.spec, w.attachment, bus.Target{NetnsPath: args.Netns, Interface: w.ifName})
+		if err != nil {
+			return cniError(errors.Join(err, detachAll(h, wishes[:i])))
+		}
+		log.Info("attached", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
+		// At the end, because the IPs of a chain point to interfaces by their position.
+		result.Interfaces = append(result.Interfaces,
+			&types100.Interface{Name: made.Hub, Mtu: made.HubMTU},
+			&types100.Interface{Name: made.HostIf, Mtu: made.IfMTU},
+			&types100.Interface{Name: made.ContIf, Mtu: made.IfMTU, Mac: noMAC, Sandbox: args.Netns},
+		)
 	}
-	log.Info("attached", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
-	// At the end, because the IPs of a chain point to interfaces by their position.
-	result.Interfaces = append(result.Interfaces,
-		&types100.Interface{Name: made.Hub, Mtu: made.HubMTU},
-		&types100.Interface{Name: made.HostIf, Mtu: made.IfMTU},
-		&types100.Interface{Name: made.ContIf, Mtu: made.IfMTU, Mac: noMAC, Sandbox: args.Netns},
-	)
 	return types.PrintResult(result, c.CNIVersion)
 }
 
@@ -56,14 +63,26 @@ func cmdDel(args *skel.CmdArgs) error {
 	if err != nil {
 		log.Info("going on with the defaults", "err", err)
 	}
-	if bus.CheckName(c.Hub) != nil { // nothing was ever made on it
+	wishes, err := c.wishes(args)
+	if err != nil { // then ADD made nothing
+		log.Info("nothing to detach", "err", err)
 		return nil
 	}
-	if err := host(log).Detach(context.Background(), c.Hub, c.attachment(args)); err != nil {
+	if err := detachAll(host(log), wishes); err != nil {
 		return cniError(err)
 	}
-	log.Info("detached", "hub", c.Hub)
+	log.Info("detached", "interfaces", len(wishes))
 	return nil
+}
+
+func detachAll(h *bus.Host, wishes []wish) error {
+	var errs []error
+	for _, w := range wishes {
+		if bus.CheckName(w.spec.Hub) == nil { // else nothing was ever made on it
+			errs = append(errs, h.Detach(context.Background(), w.spec.Hub, w.attachment))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func cmdCheck(args *skel.CmdArgs) error {
@@ -78,6 +97,10 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if result == nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD: key \"prevResult\" is missing", "")
 	}
+	wishes, err := c.wishes(args)
+	if err != nil {
+		return cniError(err)
+	}
 	var contIfs []string
 	for _, i := range result.Interfaces {
 		if i.Sandbox != "" {
@@ -85,10 +108,12 @@ func cmdCheck(args *skel.CmdArgs) error {
 		}
 	}
 	log := logger("CHECK", c, args)
-	if err := host(log).Check(context.Background(), c.spec(), c.attachment(args), contIfs, args.Netns); err != nil {
-		return cniError(err)
+	for _, w := range wishes {
+		if err := host(log).Check(context.Background(), w.spec, w.attachment, contIfs, args.Netns); err != nil {
+			return cniError(err)
+		}
 	}
-	log.Info("checked", "hub", c.Hub)
+	log.Info("checked", "interfaces", len(wishes))
 	return nil
 }
 
