@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,17 +141,16 @@ func TestRebootPodman(t *testing.T) {
 		p.run("always", "--network", "canbus0", "--restart", "always")
 		p.run("manual", "--network", "canbus0")
 	} else {
-		expectNoDevices(t)
+		expectNoHub(t, "vcan0")
 		p.do("start", "--all", "--filter", "restart-policy=always") // podman-restart.service
 		p.do("start", "manual")
 	}
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station("always", "can0"), p.station("manual", "can0")}, 50, true)
-	if got, want := len(rules(t)), 4*2+4; got != want {
-		t.Errorf("%d rules, want %d", got, want)
-	}
 	if boot == 2 {
 		p.do("rm", "--force", "always", "manual")
-		expectRules(t, true, "vcan0")
+		if state, err := os.ReadFile(stateDir + "/vcan0.json"); err != nil || strings.Contains(string(state), "hostIf") {
+			t.Errorf("record: %s, %v", state, err)
+		}
 	}
 }
 
@@ -168,10 +168,10 @@ func bootNumber(t testing.TB) int {
 	return 0
 }
 
-// expectNoDevices fails the test unless the machine comes fresh out of a boot.
-func expectNoDevices(t testing.TB) {
+// expectNoHub fails the test if a hub survived the reboot, which would be none then. Each of these tests has its own.
+func expectNoHub(t testing.TB, hub string) {
 	t.Helper()
-	if got := canLinks(t); len(got) > 0 {
-		t.Fatalf("devices survived the reboot: %v", got)
+	if slices.Contains(canLinks(t), hub) {
+		t.Fatalf("%s survived the reboot", hub)
 	}
 }

@@ -47,6 +47,9 @@ func runHere(args []string) (int, error) {
 	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
 		return 0, fmt.Errorf("mount cgroup2: %w", err)
 	}
+	if err := loopbackUp(); err != nil {
+		return 0, err
+	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,7 +104,7 @@ func setUp() error {
 	if err := errors.Join(os.Chdir(root), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/")); err != nil {
 		return fmt.Errorf("enter %s: %w", root, err)
 	}
-	if err := linkModules(release); err != nil {
+	if err := errors.Join(linkModules(release), loopbackUp()); err != nil {
 		return err
 	}
 	return unix.Sethostname([]byte("vm"))
@@ -140,6 +141,15 @@ func linkModules(release string) error {
 		return nil
 	}
 	return err
+}
+
+// loopbackUp does what every machine does for its programs.
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
 }
 
 // runJob runs the job on the consoles, and as process 1 must, reaps whatever else ends meanwhile.

@@ -1,0 +1,258 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	podImage         = "docker.io/library/pod:test"
+)
+
+// containerd is the daemon and its CRI, as a kubelet sees it.
+type containerd struct {
+	t      testing.TB
+	dir    string
+	daemon *exec.Cmd
+	cri    cri.RuntimeServiceClient
+}
+
+// newContainerd starts containerd with a pod network that has vxcan behind bridge, on demand of the pod.
+func newContainerd(t testing.TB) *containerd {
+	t.Helper()
+	c := &containerd{t: t, dir: t.TempDir()}
+	bin, conf := c.dir+"/bin", c.dir+"/net.d"
+	command(t, "install", "-D", "-t", bin, filepath.Join(binDir(t), "vxcan"))
+	for _, plugin := range []string{"bridge", "host-local", "loopback", "portmap"} {
+		command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
+	}
+	command(t, "install", "-D", "-m", "644", "-t", conf, "../conflist/containerd/cni.conflist")
+	config := fmt.Sprintf(`version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %q
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = %q
+  conf_dir = %q
+`, podImage, bin, conf)
+	if err := os.WriteFile(c.dir+"/config.toml", []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	t.Cleanup(c.stop)
+	if out := command(t, "ctr", "--namespace", "k8s.io", "image", "list", "--quiet"); !strings.Contains(out, podImage) {
+		command(t, "ctr", "--namespace", "k8s.io", "image", "import", imageArchive(t, podImage))
+	}
+	return c
+}
+
+// start starts the daemon and waits until it answers.
+func (c *containerd) start() {
+	c.t.Helper()
+	log, err := os.OpenFile(c.dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer log.Close()
+	c.daemon = exec.Command("containerd", "--config", c.dir+"/config.toml")
+	c.daemon.Stdout, c.daemon.Stderr = log, log
+	if err := c.daemon.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { conn.Close() })
+	c.cri = cri.NewRuntimeServiceClient(conn)
+	for range 200 {
+		if _, err = c.cri.Version(c.t.Context(), &cri.VersionRequest{}); err == nil {
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	c.t.Fatalf("containerd does not answer: %v\n%s", err, c.lastWords())
+}
+
+// lastWords is the end of the daemon's log.
+func (c *containerd) lastWords() string {
+	out, _ := try("tail", "-n", "15", c.dir+"/log")
+	return out
+}
+
+// stop stops the daemon; its pods run on.
+func (c *containerd) stop() {
+	_ = c.daemon.Process.Signal(syscall.SIGTERM)
+	_ = c.daemon.Wait()
+}
+
+// runPod starts a pod, as a kubelet does, and returns its ID.
+func (c *containerd) runPod(name, annotation string) string {
+	c.t.Helper()
+	id, err := c.tryPod(name, annotation)
+	if err != nil {
+		c.t.Fatalf("run pod %s: %v\n%s", name, err, c.lastWords())
+	}
+	return id
+}
+
+func (c *containerd) tryPod(name, annotation string) (string, error) {
+	config := &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "default"},
+		LogDirectory: c.dir,
+		Linux:        &cri.LinuxPodSandboxConfig{},
+		Annotations:  map[string]string{"example.com/app": "robot"},
+	}
+	if annotation != "" {
+		config.Annotations["vxcan/networks"] = annotation
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
+	defer cancel()
+	pod, err := c.cri.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	return pod.GetPodSandboxId(), err
+}
+
+func (c *containerd) removePod(id string) {
+	c.t.Helper()
+	if _, err := c.cri.StopPodSandbox(c.t.Context(), &cri.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		c.t.Fatalf("stop pod: %v", err)
+	}
+	if _, err := c.cri.RemovePodSandbox(c.t.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		c.t.Fatalf("remove pod: %v", err)
+	}
+}
+
+// inspect returns a pod's IP and its netns.
+func (c *containerd) inspect(id string) (ip string, netns ns.NetNS) {
+	c.t.Helper()
+	status, err := c.cri.PodSandboxStatus(c.t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var info struct{ Pid int }
+	if err := json.Unmarshal([]byte(status.Info["info"]), &info); err != nil {
+		c.t.Fatal(err)
+	}
+	if netns, err = ns.GetNS(fmt.Sprintf("/proc/%d/ns/net", info.Pid)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { netns.Close() })
+	return status.Status.Network.GetIp(), netns
+}
+
+// station is a pod's CAN interface; the pod must have an IP beside it.
+func (c *containerd) station(id, ifName string) station {
+	c.t.Helper()
+	ip, netns := c.inspect(id)
+	if ip == "" {
+		c.t.Errorf("pod %s has no IP", id)
+	}
+	return station{"pod " + id[:6], netns, ifName}
+}
+
+// networkReady is what a kubelet reads of the node's network.
+func (c *containerd) networkReady() bool {
+	c.t.Helper()
+	status, err := c.cri.Status(c.t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, condition := range status.Status.Conditions {
+		if condition.Type == "NetworkReady" {
+			return condition.Status
+		}
+	}
+	return false
+}
+
+// TestContainerd: pods by the container runtime interface: IP and can0 for those that ask, on one bus; a restart of
+// containerd; and the same pod again in another sandbox.
+func TestContainerd(t *testing.T) {
+	freshHost(t)
+	c := newContainerd(t)
+	version, err := c.cri.Version(t.Context(), &cri.VersionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s %s", version.RuntimeName, version.RuntimeVersion)
+	if !c.networkReady() {
+		t.Error("the node's network is not ready")
+	}
+	host := station{"host", nil, "vcan0"}
+	engine, dashboard := c.runPod("engine", "can0"), c.runPod("dashboard", "vcan0:can3,vcan1:can1")
+	plain := c.runPod("plain", "")
+	stations := []station{host, c.station(engine, "can0"), c.station(dashboard, "can3")}
+	expectExactlyOnce(t, stations, 50, true)
+	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, c.station(dashboard, "can1")}, 5, true)
+	ip, netns := c.inspect(plain)
+	if ip == "" {
+		t.Error("the pod without annotation has no IP")
+	}
+	if err := netns.Do(func(ns.NetNS) error {
+		for _, l := range links(t) {
+			if l.Kind == "vxcan" {
+				t.Errorf("the pod without annotation has %s", l.Name)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+
+	c.stop()
+	expectExactlyOnce(t, stations, 5, true) // pods do not need it
+	c.start()
+	expectExactlyOnce(t, stations, 5, true)
+
+	c.removePod(engine)
+	engine = c.runPod("engine", "can0")
+	expectExactlyOnce(t, []station{host, c.station(engine, "can0"), c.station(dashboard, "can3")}, 5, true)
+
+	if _, err := c.tryPod("wrong", "vcan0:a/b"); err == nil || !strings.Contains(err.Error(), `annotation vxcan/networks is "vcan0:a/b"`) {
+		t.Errorf("a pod that asks for nonsense: %v", err)
+	} else {
+		t.Logf("a pod that asks for nonsense: %v", err)
+	}
+	for _, id := range []string{engine, dashboard, plain} {
+		c.removePod(id)
+	}
+	if got := len(rules(t)); got != 8 {
+		t.Errorf("%d rules with all pods gone, want the two hubs' 8", got)
+	}
+}
+
+// TestRebootContainerd: after a reboot a kubelet removes the dead pods, whose netns are gone, and runs new ones.
+func TestRebootContainerd(t *testing.T) {
+	boot := bootNumber(t)
+	c := newContainerd(t)
+	if boot == 2 {
+		expectNoHub(t, "vcan2")
+		dead, err := c.cri.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{})
+		if err != nil || len(dead.Items) != 2 {
+			t.Fatalf("pods of the first boot: %v, %v", dead, err)
+		}
+		for _, pod := range dead.Items {
+			c.removePod(pod.Id)
+		}
+	}
+	stations := []station{{"host", nil, "vcan2"}}
+	for _, name := range []string{"engine", "dashboard"} {
+		stations = append(stations, c.station(c.runPod(name, "vcan2:can0"), "can0"))
+	}
+	expectExactlyOnce(t, stations, 50, true)
+}

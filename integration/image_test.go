@@ -1,0 +1,72 @@
+package integration
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// imageArchive makes an image as every runtime loads it (the format of `docker save`): a static busybox that sleeps.
+func imageArchive(t testing.TB, name string) string {
+	t.Helper()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	add := func(w *tar.Writer, header tar.Header, content []byte) {
+		t.Helper()
+		header.Size = int64(len(content))
+		if err := w.WriteHeader(&header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(w, tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
+	add(w, tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox)
+	for _, applet := range []string{"sh", "sleep"} {
+		add(w, tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	sum := sha256.Sum256(layer.Bytes())
+	config := marshal(t, map[string]any{
+		"architecture": "amd64", "os": "linux",
+		"config": map[string]any{"Cmd": []string{"/bin/sleep", "100000"}, "StopSignal": "SIGKILL"},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
+	})
+	manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
+	path := filepath.Join(t.TempDir(), "image.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w = tar.NewWriter(f)
+	add(w, tar.Header{Name: "manifest.json", Mode: 0o644}, manifest)
+	add(w, tar.Header{Name: "config.json", Mode: 0o644}, config)
+	add(w, tar.Header{Name: "layer.tar", Mode: 0o644}, layer.Bytes())
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
