@@ -1,0 +1,94 @@
+// Package cantest is for tests that need a kernel with CAN. Only _test.go files import it.
+//
+// It uses nothing of pkg/, so that the tests of every package there can use it.
+package cantest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/containernetworking/plugins/pkg/testutils"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Promised is the environment variable that, when it is 1, says that this kernel has CAN: tests that need it then fail
+// where they would be skipped.
+const Promised = "VXCAN_TEST_CAN"
+
+// Require skips the test, or fails it where CAN was promised, unless we are root on a kernel that makes vxcan pairs and
+// gateway rules. It finds out by making one of each in a network namespace of its own.
+func Require(t testing.TB) {
+	t.Helper()
+	switch err := probe(); {
+	case err == nil:
+	case os.Getenv(Promised) == "1":
+		t.Fatalf("%s=1, but this kernel has no CAN for us: %v", Promised, err)
+	default:
+		t.Skipf("needs root and a kernel with CAN (bin/vm): %v", err)
+	}
+}
+
+// NewNetns makes a network namespace, with nothing in it but its lo, and deletes it when the test ends.
+func NewNetns(t testing.TB) ns.NetNS {
+	t.Helper()
+	netns, err := testutils.NewNS() // on a locked thread that ends with its goroutine
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(netns.Close(), testutils.UnmountNS(netns)); err != nil {
+			t.Error(err)
+		}
+	})
+	return netns
+}
+
+var probe = sync.OnceValue(func() error {
+	netns, err := testutils.NewNS()
+	if err != nil {
+		return err
+	}
+	err = netns.Do(func(ns.NetNS) error { return makePairAndRule() })
+	return errors.Join(err, netns.Close(), testutils.UnmountNS(netns))
+})
+
+func makePairAndRule() error {
+	pair := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	pair.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	pair.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("a")))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("vxcan"))
+	pair.AddData(info)
+	if _, err := pair.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("make vxcan pair: %w", err)
+	}
+	a, err := netlink.LinkByName("a")
+	if err != nil {
+		return err
+	}
+	add := func() error {
+		rule := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_ACK)
+		rule.AddRawData([]byte{unix.AF_CAN, 1, 0, 0}) // struct rtcanmsg, linux/can/gw.h
+		index := nl.Uint32Attr(uint32(a.Attrs().Index))
+		for _, attr := range []int{9, 10} { // CGW_SRC_IF, CGW_DST_IF
+			rule.AddRawData(nl.NewRtAttr(attr, index).Serialize())
+		}
+		_, err := rule.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	}
+	if err = add(); !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	if out, err := exec.Command("modprobe", "can-gw").CombinedOutput(); err != nil {
+		return fmt.Errorf("modprobe can-gw: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return add()
+}
