@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // Flags of a rule (struct rtcanmsg, linux/can/gw.h).
@@ -83,7 +85,7 @@ func (r Rule) marshal() []byte {
 
 // appendAttr appends an attribute (struct nlattr); the length of every value here is a multiple of four.
 func appendAttr(b []byte, kind uint16, value []byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofNlAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	return append(b, value...)
 }
@@ -101,18 +103,8 @@ func unmarshalJob(b []byte) (Job, error) {
 		return Job{}, errNotCAN
 	}
 	job := Job{Plain: true, Rule: Rule{Flags: Flags(binary.NativeEndian.Uint16(b[2:4]))}}
-	for b = b[rtcanmsgSize:]; len(b) > 0; {
-		if len(b) < unix.SizeofRtAttr {
-			return Job{}, fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofRtAttr)
-		}
-		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return Job{}, fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
-		}
-		if err := job.unmarshalAttr(kind, b[unix.SizeofRtAttr:size]); err != nil {
-			return Job{}, err
-		}
-		b = b[min((size+3)&^3, len(b)):]
+	if err := rtnl.Attrs(b[rtcanmsgSize:], job.unmarshalAttr); err != nil {
+		return Job{}, err
 	}
 	if job.Src == 0 || job.Dst == 0 {
 		return Job{}, errors.New("gateway job without a source or a destination")

@@ -267,15 +267,40 @@ func (m message) extAck() string {
 	if m.flags&unix.NLM_F_CAPPED == 0 { // the request is repeated whole
 		skip = 4 + align(int(binary.NativeEndian.Uint32(m.data[4:8])))
 	}
-	if skip > len(m.data) {
+	if skip < 0 || skip > len(m.data) {
 		return ""
 	}
-	attrs, err := nl.ParseRouteAttrAsMap(m.data[skip:])
+	words := ""
+	err := Attrs(m.data[skip:], func(kind uint16, value []byte) error {
+		if kind == unix.NLMSGERR_ATTR_MSG {
+			words = unix.ByteSliceToString(value)
+		}
+		return nil
+	})
 	if err != nil {
 		return ""
 	}
-	return unix.ByteSliceToString(attrs[unix.NLMSGERR_ATTR_MSG].Value)
+	return words
 }
 
-// align is NLMSG_ALIGN of linux/netlink.h.
+// Attrs calls each with every attribute (struct nlattr of linux/netlink.h, struct rtattr of linux/rtnetlink.h) of b. It
+// stops at the first error.
+func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofNlAttr {
+			return fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofNlAttr)
+		}
+		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
+		}
+		if err := each(kind, b[unix.SizeofNlAttr:size]); err != nil {
+			return err
+		}
+		b = b[min(align(size), len(b)):]
+	}
+	return nil
+}
+
+// align is NLMSG_ALIGN and NLA_ALIGN of linux/netlink.h.
 func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

@@ -1,0 +1,124 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/cantest"
+)
+
+// The kernel of any machine answers these, and to anyone.
+
+func dial(t *testing.T) *Conn {
+	t.Helper()
+	c, err := Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func getLink(name string) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	if name != "" {
+		r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	return r
+}
+
+// Replies are matched to requests, whichever of them fail.
+func TestBatch(t *testing.T) {
+	const ok, missing = "lo", "nosuchdevice"
+	for _, names := range [][]string{
+		{}, {ok}, {missing}, {ok, missing}, {missing, ok}, {ok, missing, ok}, {missing, ok, missing}, {ok, ok, ok},
+	} {
+		c := dial(t)
+		var requests []*nl.NetlinkRequest
+		for _, name := range names {
+			requests = append(requests, getLink(name))
+		}
+		for round := range 2 { // nothing of the first is left in the socket
+			replies, err := c.Batch(requests...)
+			if err != nil || len(replies) != len(names) {
+				t.Fatalf("%v, round %d: %d replies, %v", names, round, len(replies), err)
+			}
+			for i, r := range replies {
+				if name := names[i]; (name == ok) != (r.Err == nil) || (name == ok) != (len(r.Data) > unix.SizeofIfInfomsg) ||
+					name == missing && !errors.Is(r.Err, unix.ENODEV) {
+					t.Errorf("%v, round %d, reply %d: %d bytes, %v", names, round, i, len(r.Data), r.Err)
+				}
+			}
+		}
+	}
+}
+
+func TestDo(t *testing.T) {
+	c := dial(t)
+	if err := c.Do(getLink("lo"), getLink("lo")); err != nil {
+		t.Error(err)
+	}
+	if err := c.Do(getLink("lo"), getLink("nosuchdevice"), getLink("lo")); !errors.Is(err, unix.ENODEV) {
+		t.Error(err)
+	}
+}
+
+func TestDump(t *testing.T) {
+	c := dial(t)
+	messages := 0
+	datagrams, err := c.Dump(getLink(""), func([]byte) error { messages++; return nil })
+	if err != nil || messages < 1 || datagrams < 1 || datagrams > messages {
+		t.Fatalf("%d messages in %d datagrams, %v", messages, datagrams, err)
+	}
+	stop := errors.New("enough")
+	if _, err := c.Dump(getLink(""), func([]byte) error { return stop }); err != stop {
+		t.Errorf("%v, want the callback's error", err)
+	}
+	if replies, err := c.Batch(getLink("lo")); err != nil || replies[0].Err != nil || replies[0].Data == nil {
+		t.Errorf("after a dump that was given up: %+v, %v", replies, err)
+	}
+}
+
+func TestPeek(t *testing.T) {
+	messages := 0
+	if _, err := dial(t).Peek(getLink(""), func([]byte) error { messages++; return nil }); err != nil || messages < 1 {
+		t.Errorf("%d messages, %v", messages, err)
+	}
+}
+
+func TestDialAt(t *testing.T) {
+	cantest.Require(t)
+	c, err := DialAt(cantest.NewNetns(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	messages := 0
+	if _, err := c.Dump(getLink(""), func([]byte) error { messages++; return nil }); err != nil || messages != 1 {
+		t.Errorf("%d devices, %v; want lo alone", messages, err)
+	}
+}
+
+// A process that sends us what looks like an answer is not believed.
+func TestForgedReply(t *testing.T) {
+	cantest.Require(t)
+	c := dial(t)
+	address, err := unix.Getsockname(c.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := getLink("lo")
+	forged := unhex(t, errorDatagram)
+	binary.NativeEndian.PutUint32(forged[8:12], request.Seq)
+	if err := unix.Sendto(dial(t).fd, forged, 0, address); err != nil {
+		t.Fatal(err)
+	}
+	if replies, err := c.Batch(request); err != nil || replies[0].Err != nil || replies[0].Data == nil {
+		t.Errorf("%+v, %v", replies, err)
+	}
+}
