@@ -286,9 +286,14 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 		switch {
 		case err == nil:
 			return e, at.SetUp(e.Index)
-		case errors.Is(err, unix.EEXIST):
-			return e, nameTaken(at, err)
-		case !errors.Is(err, unix.EBUSY) || draw == draws:
+		case errors.Is(err, unix.EEXIST): // a name, or the index on the host
+			if err := checkNameFree(at); err != nil {
+				return e, err
+			}
+		case !errors.Is(err, unix.EBUSY): // the index in the container
+			return e, err
+		}
+		if draw == draws {
 			return e, err
 		}
 		e.Index = drawIndex()
@@ -299,14 +304,11 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 	}
 }
 
-// nameTaken says which of a pair's two names is taken.
-func nameTaken(at place, cause error) error {
+// checkNameFree tells whether a device of the container has the name that a container end is to get.
+func checkNameFree(at place) error {
 	taken, err := at.Link(at.ifName)
-	if err != nil {
-		return errors.Join(cause, err)
+	if err == nil && taken.Index != 0 {
+		err = fmt.Errorf("%w interface %s: the container (%s) has one of that name already; choose another name", ErrInvalid, at.ifName, at.netns.Path())
 	}
-	if taken.Index != 0 {
-		return fmt.Errorf("%w interface %s: the container (%s) has one of that name already; choose another name", ErrInvalid, at.ifName, at.netns.Path())
-	}
-	return cause
+	return err
 }
