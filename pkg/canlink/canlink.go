@@ -10,7 +10,6 @@ import (
 	"fmt"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -95,29 +94,30 @@ func (c *Conn) GetIndex(index int) (Link, error) {
 	return parseReply(replies[0])
 }
 
-// List returns every device of the namespace.
+// List returns every device of the namespace. Where devices come and go meanwhile, it asks again: of those that stay
+// none is ever missing.
 func (c *Conn) List() ([]Link, error) {
-	var links []Link
-	_, err := c.conn.Dump(getRequest(0), func(data []byte) error {
-		link, err := parseLink(data)
-		links = append(links, link)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+	const tries = 100
+	for range tries {
+		var links []Link
+		_, err := c.conn.Dump(getRequest(0), func(data []byte) error {
+			link, err := parseLink(data)
+			links = append(links, link)
+			return err
+		})
+		switch {
+		case err == nil:
+			return links, nil
+		case !errors.Is(err, rtnl.ErrInterrupted):
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
 	}
-	return links, nil
+	return nil, fmt.Errorf("list devices: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
 // AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU. The kernel answers EEXIST if the name is taken.
 func (c *Conn) AddVcan(name string, mtu int) error {
-	r := addRequest(0, true)
-	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vcan))
-	r.AddData(info)
-	if err := c.conn.Do(r); err != nil {
+	if err := c.conn.Do(vcanRequest(name, mtu)); err != nil {
 		return fmt.Errorf("add vcan %s: %w", name, err)
 	}
 	return nil
@@ -126,38 +126,19 @@ func (c *Conn) AddVcan(name string, mtu int) error {
 // Pair is a vxcan pair to be made. Its first end is up from the start; the peer cannot be (ENOTCONN until the pair is
 // linked), see SetUp.
 type Pair struct {
-	Name, PeerName string // PeerName may hold one %d, for the first free number
-	MTU            int    // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
-	Index          int    // of both ends, if not 0; EBUSY if it is taken on either side
-	Alias          string // of the first end, if not "", at most MaxAlias bytes
-	PeerNetns      ns.NetNS
+	Name, PeerName string   // PeerName may hold one %d, for the first free number
+	MTU            int      // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
+	Index          int      // of both ends, if not 0
+	Alias          string   // of the first end, if not "", at most MaxAlias bytes
+	PeerNetns      ns.NetNS // nil is the same netns
 }
 
-// AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken. PeerNetns nil is the same netns.
+// AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken, or the index on this side, and
+// EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the alias all the same.
 func (c *Conn) AddPair(p Pair) error {
-	add := addRequest(p.Index, true)
-	add.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU))))
-	add.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vxcan))
-	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
-	// The peer's own struct ifinfomsg.
-	peerMsg := nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
-	peerMsg.Index = int32(p.Index)
-	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU)))
-	if p.PeerNetns != nil {
-		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(p.PeerNetns.Fd())))
-	}
-	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.PeerName))
-	add.AddData(info)
-
-	requests := []*nl.NetlinkRequest{add}
+	requests := []*nl.NetlinkRequest{p.request()}
 	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between
-		r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
-		r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-		r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
-		r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(p.Alias)))
-		requests = append(requests, r)
+		requests = append(requests, aliasRequest(p.Name, p.Alias))
 	}
 	if err := c.conn.Do(requests...); err != nil {
 		return fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
@@ -204,25 +185,6 @@ func (c *Conn) Probe(kind string) error {
 	return nil
 }
 
-func getRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	r.AddData(msg)
-	return r
-}
-
-func addRequest(index int, up bool) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	if up {
-		msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
-	}
-	r.AddData(msg)
-	return r
-}
-
 func parseReply(r rtnl.Reply) (Link, error) {
 	if r.Err != nil {
 		return Link{}, r.Err
@@ -230,23 +192,47 @@ func parseReply(r rtnl.Reply) (Link, error) {
 	return parseLink(r.Data)
 }
 
-// parseLink reads struct ifinfomsg and its attributes.
+// parseLink reads struct ifinfomsg and its attributes (linux/rtnetlink.h, linux/if_link.h).
 func parseLink(data []byte) (Link, error) {
 	if len(data) < unix.SizeofIfInfomsg {
 		return Link{}, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)
 	}
-	link, err := netlink.LinkDeserialize(nil, data)
-	if err != nil {
+	link := Link{
+		CAN:   binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN,
+		Index: int(int32(binary.NativeEndian.Uint32(data[4:8]))),
+		Up:    binary.NativeEndian.Uint32(data[8:12])&unix.IFF_UP != 0,
+	}
+	if err := rtnl.Attrs(data[unix.SizeofIfInfomsg:], link.parseAttr); err != nil {
 		return Link{}, err
 	}
-	attrs := link.Attrs()
-	kind := link.Type()
-	if _, plain := link.(*netlink.Device); plain {
-		kind = "" // the library's name for devices without a kind
+	return link, nil
+}
+
+func (l *Link) parseAttr(kind uint16, value []byte) error {
+	switch kind {
+	case unix.IFLA_IFNAME:
+		l.Name = unix.ByteSliceToString(value)
+	case unix.IFLA_IFALIAS:
+		l.Alias = unix.ByteSliceToString(value)
+	case unix.IFLA_LINKINFO:
+		return rtnl.Attrs(value, func(kind uint16, value []byte) error {
+			if kind == nl.IFLA_INFO_KIND {
+				l.Kind = unix.ByteSliceToString(value)
+			}
+			return nil
+		})
+	case unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID:
+		if len(value) != 4 {
+			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))
+		}
+		switch number := int(int32(binary.NativeEndian.Uint32(value))); kind {
+		case unix.IFLA_MTU:
+			l.MTU = number
+		case unix.IFLA_LINK:
+			l.PeerIndex = number
+		case unix.IFLA_LINK_NETNSID:
+			l.PeerElsewhere = true
+		}
 	}
-	return Link{
-		Name: attrs.Name, Index: attrs.Index, Kind: kind, CAN: binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN,
-		MTU: attrs.MTU, Up: attrs.RawFlags&unix.IFF_UP != 0, Alias: attrs.Alias,
-		PeerIndex: attrs.ParentIndex, PeerElsewhere: attrs.NetNsID >= 0,
-	}, nil
+	return nil
 }

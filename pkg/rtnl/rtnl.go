@@ -22,6 +22,10 @@ import (
 // receiveSize is the receive buffer in bytes. The kernel makes no dump datagram larger than 32 KiB.
 const receiveSize = 32 << 10
 
+// ErrInterrupted is returned by Dump when the kernel says that what it dumps changed meanwhile: things that were there
+// all the time may be missing. The links of a busy host do change; dump again.
+var ErrInterrupted = errors.New("dump interrupted by a change")
+
 // Conn is a socket in one network namespace. It is not safe for concurrent use.
 type Conn struct {
 	fd  int
@@ -131,18 +135,26 @@ func (c *Conn) Do(requests ...*nl.NetlinkRequest) error {
 }
 
 // Dump sends a dump request and calls each with the payload of every message. It returns how many datagrams they came
-// in: what changes in the kernel between two of them can be missing or doubled.
+// in: what changes in the kernel between two of them can be missing or doubled. Parts of the kernel that watch for that
+// make it fail with ErrInterrupted, after the last message; can-gw does not.
 func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (datagrams int, err error) {
 	if err := c.startDump(request); err != nil {
 		return 0, err
 	}
+	interrupted := false
 	for {
-		n, done, err := c.dumpNext(c.buf, request.Seq, each)
-		if n > 0 {
+		d, err := c.dumpNext(c.buf, request.Seq, each)
+		if d.messages > 0 {
 			datagrams++
 		}
-		if err != nil || done {
+		interrupted = interrupted || d.interrupted
+		switch {
+		case err != nil:
 			return datagrams, err
+		case d.done && interrupted:
+			return datagrams, ErrInterrupted
+		case d.done:
+			return datagrams, nil
 		}
 	}
 }
@@ -157,8 +169,8 @@ func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error) (c
 	// one may be just the word that the first was all.
 	buf := c.buf[:8<<10]
 	for range 2 {
-		if _, complete, err = c.dumpNext(buf, request.Seq, each); complete || err != nil {
-			return complete, err
+		if d, err := c.dumpNext(buf, request.Seq, each); d.done || err != nil {
+			return d.done, err
 		}
 	}
 	return false, nil
@@ -169,27 +181,37 @@ func (c *Conn) startDump(request *nl.NetlinkRequest) error {
 	return c.send(request.Serialize())
 }
 
-// dumpNext reads one datagram of a dump, which holds n messages.
-func (c *Conn) dumpNext(buf []byte, seq uint32, each func(data []byte) error) (n int, done bool, err error) {
+// dumped is what one datagram of a dump told.
+type dumped struct {
+	messages          int
+	interrupted, done bool
+}
+
+// dumpNext reads one datagram of a dump.
+func (c *Conn) dumpNext(buf []byte, seq uint32, each func(data []byte) error) (d dumped, err error) {
 	messages, err := c.receive(buf)
 	if err != nil {
-		return 0, false, err
+		return d, err
 	}
 	for _, m := range messages {
-		switch {
-		case m.seq != seq:
-		case m.kind == unix.NLMSG_ERROR:
-			return n, true, m.err()
-		case m.kind == unix.NLMSG_DONE:
-			return n, true, nil
-		default:
-			n++
-			if err := each(m.data); err != nil {
-				return n, true, err
-			}
+		if m.seq != seq {
+			continue
+		}
+		d.interrupted = d.interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.kind {
+		case unix.NLMSG_ERROR:
+			d.done = true
+			return d, m.err()
+		case unix.NLMSG_DONE:
+			d.done = true
+			return d, nil
+		}
+		d.messages++
+		if err := each(m.data); err != nil {
+			return d, err
 		}
 	}
-	return n, false, nil
+	return d, nil
 }
 
 func (c *Conn) send(datagram []byte) error {
@@ -290,7 +312,7 @@ func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
 		if len(b) < unix.SizeofNlAttr {
 			return fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofNlAttr)
 		}
-		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])
+		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])&^unix.NLA_F_NESTED
 		if size < unix.SizeofNlAttr || size > len(b) {
 			return fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
 		}

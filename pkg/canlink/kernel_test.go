@@ -1,0 +1,267 @@
+package canlink
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+func dialAt(t *testing.T, netns ns.NetNS) *Conn {
+	t.Helper()
+	conn, err := rtnl.DialAt(netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return On(conn)
+}
+
+func get(t *testing.T, c *Conn, name string) Link {
+	t.Helper()
+	links, err := c.Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return links[0]
+}
+
+func TestAddVcan(t *testing.T) {
+	cantest.Require(t)
+	c := dialAt(t, cantest.NewNetns(t))
+	for name, mtu := range map[string]int{"vcan0": FDMTU, "vcan1": ClassicMTU} {
+		if err := c.AddVcan(name, mtu); err != nil {
+			t.Fatal(err)
+		}
+		got := get(t, c, name)
+		want := Link{Name: name, Index: got.Index, Kind: Vcan, CAN: true, MTU: mtu, Up: true}
+		if diff := cmp.Diff(want, got); diff != "" || got.Index == 0 || got.FD() != (mtu == FDMTU) {
+			t.Errorf("(- want, + got)\n%s", diff)
+		}
+	}
+	if err := c.AddVcan("vcan0", FDMTU); !errors.Is(err, unix.EEXIST) {
+		t.Errorf("a second time: %v, want EEXIST", err)
+	}
+	if got := get(t, c, "vcan0"); got.MTU != FDMTU {
+		t.Errorf("after the second time: %+v", got)
+	}
+}
+
+func TestAddPair(t *testing.T) {
+	cantest.Require(t)
+	for _, mtu := range []int{ClassicMTU, FDMTU} {
+		netns := cantest.NewNetns(t)
+		host, container := dialAt(t, cantest.NewNetns(t)), dialAt(t, netns)
+		alias := strings.Repeat("x", MaxAlias)
+		const index = 1<<30 - 1
+		p := Pair{Name: "vx0123456789abc", PeerName: "can%d", MTU: mtu, Index: index, Alias: alias, PeerNetns: netns}
+		if err := host.AddPair(p); err != nil {
+			t.Fatal(err)
+		}
+		want := Link{
+			Name: p.Name, Index: index, Kind: Vxcan, CAN: true, MTU: mtu, Up: true, Alias: alias, PeerIndex: index, PeerElsewhere: true,
+		}
+		if diff := cmp.Diff(want, get(t, host, p.Name)); diff != "" {
+			t.Errorf("host end (- want, + got)\n%s", diff)
+		}
+		want.Name, want.Up, want.Alias = "can0", false, ""
+		if diff := cmp.Diff(want, get(t, container, "can0")); diff != "" {
+			t.Errorf("container end (- want, + got)\n%s", diff)
+		}
+		if err := container.SetUp(index); err != nil {
+			t.Error(err)
+		}
+		end, err := container.GetIndex(index)
+		if err != nil || !end.Up {
+			t.Errorf("container end after SetUp: %+v, %v", end, err)
+		}
+		if err := host.Delete(p.Name); err != nil {
+			t.Error(err)
+		}
+		if _, err := container.GetIndex(index); !errors.Is(err, ErrNotFound) {
+			t.Errorf("container end after the host end was deleted: %v, want ErrNotFound", err)
+		}
+	}
+}
+
+// The backplane: both ends in one netns, indexes by the kernel.
+func TestAddPairHere(t *testing.T) {
+	cantest.Require(t)
+	c := dialAt(t, cantest.NewNetns(t))
+	if err := c.AddPair(Pair{Name: "tx", PeerName: "rx", MTU: FDMTU}); err != nil {
+		t.Fatal(err)
+	}
+	links, err := c.Get("rx", "nosuchdevice", "tx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rx, tx := links[0], links[2]
+	if links[1] != (Link{}) {
+		t.Errorf("no such device: %+v", links[1])
+	}
+	if rx.Name != "rx" || tx.Name != "tx" || rx.PeerIndex != tx.Index || tx.PeerIndex != rx.Index || rx.Index == tx.Index ||
+		rx.PeerElsewhere || tx.PeerElsewhere || rx.Up || !tx.Up {
+		t.Errorf("tx %+v, rx %+v", tx, rx)
+	}
+}
+
+// Whatever is refused leaves nothing in either netns.
+func TestAddPairRefused(t *testing.T) {
+	cantest.Require(t)
+	netns := cantest.NewNetns(t)
+	host, container := dialAt(t, cantest.NewNetns(t)), dialAt(t, netns)
+	taken := Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Index: 5000, Alias: "taken", PeerNetns: netns}
+	if err := host.AddPair(taken); err != nil {
+		t.Fatal(err)
+	}
+	if err := container.AddPair(Pair{Name: "here", PeerName: "there", MTU: FDMTU, Index: 0}); err != nil {
+		t.Fatal(err)
+	}
+	here := get(t, container, "here").Index
+	list := func() string { return fmt.Sprint(host.List()) + fmt.Sprint(container.List()) }
+	before := list()
+	for name, test := range map[string]struct {
+		change func(*Pair)
+		want   error
+	}{
+		"name taken":                   {func(p *Pair) { p.Name = "vx" }, unix.EEXIST},
+		"peer's name taken":            {func(p *Pair) { p.PeerName = "can0" }, unix.EEXIST},
+		"index taken on this side":     {func(p *Pair) { p.Index = 5000 }, unix.EEXIST}, // as of a device to be changed
+		"index taken in the container": {func(p *Pair) { p.Index = here }, unix.EBUSY},
+		"name of 16 bytes":             {func(p *Pair) { p.Name = "0123456789abcdef" }, unix.ERANGE},
+		"peer's name with two %d":      {func(p *Pair) { p.PeerName = "can%d%d" }, unix.EINVAL},
+	} {
+		p := Pair{Name: "vy", PeerName: "can1", MTU: FDMTU, Index: 6000, PeerNetns: netns}
+		test.change(&p)
+		if err := host.AddPair(p); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+		if diff := cmp.Diff(before, list()); diff != "" {
+			t.Fatalf("%s left something\n%s", name, diff)
+		}
+	}
+}
+
+func TestDelete(t *testing.T) {
+	cantest.Require(t)
+	c := dialAt(t, cantest.NewNetns(t))
+	if err := c.AddVcan("vcan0", FDMTU); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it is not there
+		if err := c.Delete("vcan0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := get(t, c, "vcan0"); got != (Link{}) {
+		t.Errorf("still there: %+v", got)
+	}
+	if err := c.Delete("lo"); err == nil {
+		t.Error("lo deleted")
+	}
+}
+
+func TestProbe(t *testing.T) {
+	cantest.Require(t)
+	c := dialAt(t, cantest.NewNetns(t))
+	for _, kind := range []string{Vcan, Vxcan} {
+		if err := c.Probe(kind); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.Probe("nosuchkind"); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("unknown kind: %v, want EOPNOTSUPP", err)
+	}
+	if links, err := c.List(); err != nil || len(links) != 1 {
+		t.Errorf("devices afterwards: %+v, %v; want lo alone", links, err)
+	}
+}
+
+func TestSetUpMissing(t *testing.T) {
+	cantest.Require(t)
+	if err := dialAt(t, cantest.NewNetns(t)).SetUp(4711); !errors.Is(err, unix.ENODEV) {
+		t.Error(err)
+	}
+}
+
+// Our devices are never missing in a list that is made while others come and go, as on a host that starts containers.
+func TestListWhileOthersChange(t *testing.T) {
+	cantest.Require(t)
+	netns := cantest.NewNetns(t)
+	c, other := dialAt(t, netns), dialAt(t, netns)
+	const stable, passing = 150, 30
+	for i := range stable + passing {
+		if err := c.AddPair(Pair{Name: fmt.Sprintf("a%d", i), PeerName: fmt.Sprintf("b%d", i), MTU: FDMTU, PeerNetns: netns}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, done := make(chan bool), make(chan error)
+	go func() {
+		var err error
+		for i := 0; err == nil; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			n := stable + i%passing
+			err = errors.Join(other.Delete(fmt.Sprintf("a%d", n)),
+				other.AddPair(Pair{Name: fmt.Sprintf("a%d", n), PeerName: fmt.Sprintf("b%d", n), MTU: FDMTU, PeerNetns: netns}))
+		}
+		done <- err
+	}()
+	for range 100 {
+		links, err := c.List()
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		seen := make(map[string]int)
+		for _, l := range links {
+			seen[l.Name]++
+		}
+		for i := range stable {
+			for _, end := range []string{"a", "b"} {
+				if name := fmt.Sprintf("%s%d", end, i); seen[name] != 1 {
+					t.Errorf("%s is %d times in the list", name, seen[name])
+				}
+			}
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// What ip says of our devices is what we say of them.
+func TestAgreesWithIP(t *testing.T) {
+	cantest.Require(t)
+	netns := cantest.NewNetns(t)
+	c := dialAt(t, netns)
+	if err := c.AddPair(Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Alias: "vxcan vcan0 cni", PeerNetns: netns}); err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	err := netns.Do(func(ns.NetNS) (err error) {
+		out, err = exec.Command("ip", "-d", "-o", "link", "show", "dev", "vx").CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err, string(out))
+	}
+	for _, words := range []string{": vx@can0: ", "mtu 72 ", "link/can", "vxcan numtxqueues", "alias vxcan vcan0 cni"} {
+		if !strings.Contains(string(out), words) {
+			t.Errorf("no %q in %s", words, out)
+		}
+	}
+}
