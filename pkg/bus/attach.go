@@ -15,7 +15,7 @@ import (
 // Attach puts the container of a network namespace on a bus, and puts right whatever of the bus is missing. The same
 // attachment again in the same netns changes nothing; in another one it is built anew. Whatever fails, what this call
 // made is taken away again, the hub too. It blocks for the bus's lock.
-func (h *Host) Attach(ctx context.Context, spec Spec, a Attachment, t Target) (res Result, retErr error) {
+func (h *Host) Attach(ctx context.Context, spec Spec, a Attachment, t Target) (Result, error) {
 	if err := errors.Join(spec.check(), CheckInterface(t.Interface)); err != nil {
 		return Result{}, err
 	}
@@ -24,18 +24,22 @@ func (h *Host) Attach(ctx context.Context, spec Spec, a Attachment, t Target) (r
 		return Result{}, err
 	}
 	defer netns.Close()
+	return h.attachAt(ctx, spec, a, place{netns: netns, ifName: t.Interface})
+}
+
+// attachAt is Attach for a place that is valid but not connected yet.
+func (h *Host) attachAt(ctx context.Context, spec Spec, a Attachment, at place) (res Result, retErr error) {
 	b, err := h.open(ctx, spec.Hub)
 	if err != nil {
 		return Result{}, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	c, err := b.k.In(netns)
-	if err != nil {
+	if at.container, err = b.k.In(at.netns); err != nil {
 		return Result{}, err
 	}
-	defer c.Close()
+	defer at.container.Close()
 
-	e := endpoint{Attachment: a, HostIf: hostIfName(a)}
+	e := endpoint{Attachment: a, HostIf: hostIfName(a), Private: at.here()}
 	others, err := b.look(e.HostIf)
 	if err != nil {
 		return Result{}, err
@@ -46,15 +50,24 @@ func (h *Host) Attach(ctx context.Context, spec Spec, a Attachment, t Target) (r
 	if err := b.survey(); err != nil {
 		return Result{}, err
 	}
-	return b.attach(spec, e, others[0], place{netns, t.Interface, c})
+	if swept, err := b.sweep(); err != nil {
+		return Result{}, err
+	} else if swept {
+		if others, err = b.look(e.HostIf); err != nil {
+			return Result{}, err
+		}
+	}
+	return b.attach(spec, e, others[0], at)
 }
 
 // place is where a container end is, or is to be.
 type place struct {
-	netns  ns.NetNS
-	ifName string // wanted, or with %d
+	netns  ns.NetNS // nil is the host's, see AttachHere
+	ifName string   // wanted, or with %d
 	container
 }
+
+func (p place) here() bool { return p.netns == nil }
 
 // attach makes the endpoint e, whose host end is old if it is there already, and mends the bus.
 func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Result, retErr error) {
@@ -83,10 +96,7 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	made, err := b.ensureDevices(hubMTU)
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) <= 1 { // nobody's but ours
-			for _, name := range made {
-				retErr = errors.Join(retErr, b.k.Delete(name))
-			}
-			b.state.HubMade = b.state.HubMade && !hubMissing
+			retErr = errors.Join(retErr, b.unmake(made, hubMissing))
 		}
 	}()
 	if err != nil {
@@ -95,7 +105,7 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if !stays {
 		defer func() {
 			if retErr != nil {
-				retErr = errors.Join(retErr, b.k.Delete(e.HostIf))
+				retErr = errors.Join(retErr, b.deleteEndpoint(e.HostIf))
 			}
 		}()
 		if e, err = b.addPair(e, old, mtu, at); err != nil {
@@ -105,8 +115,13 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if err := b.repair(e); err != nil {
 		return Result{}, err
 	}
+	res = Result{Hub: b.name, HostIf: e.HostIf, ContIf: at.ifName, HubMTU: hubMTU, IfMTU: mtu}
+	if at.here() {
+		return res, nil
+	}
 	end, err := at.LinkAt(e.Index)
-	return Result{Hub: b.name, HostIf: e.HostIf, ContIf: end.Name, HubMTU: hubMTU, IfMTU: mtu}, err
+	res.ContIf = end.Name
+	return res, err
 }
 
 // check validates what the network says, before anything is done.
@@ -177,10 +192,10 @@ func (b *bus) hubMTU(spec Spec) int {
 // inPlace tells whether host is the host end of a healthy pair whose other end is in the container, as it is
 // wanted now.
 func (b *bus) inPlace(host canlink.Link, at place, mtu int) (bool, error) {
-	if host.Kind != canlink.Vxcan || !host.PeerElsewhere {
+	if host.Kind != canlink.Vxcan || host.PeerElsewhere == at.here() {
 		return false, nil
 	}
-	end, err := at.LinkAt(host.Index)
+	end, err := at.LinkAt(host.PeerIndex)
 	if err != nil || !isPair(host, end) {
 		return false, err
 	}
@@ -188,12 +203,18 @@ func (b *bus) inPlace(host canlink.Link, at place, mtu int) (bool, error) {
 		return false, fmt.Errorf("%w interface %s: this network put %s on bus %s already; give each entry an interface name of its own",
 			ErrInvalid, at.ifName, end.Name, hub)
 	}
-	return host.Up && host.MTU == mtu && end.Up && end.MTU == mtu && matches(end.Name, at.ifName), nil
+	if !host.Up || host.MTU != mtu || end.MTU != mtu || !matches(end.Name, at.ifName) {
+		return false, nil
+	}
+	if at.here() {
+		return !host.Used, nil
+	}
+	return host.Index == end.Index && end.Up, nil
 }
 
-// isPair tells whether two devices, each seen from its own netns, are the ends of one pair that share an ifindex.
+// isPair tells whether two devices, each seen from its own netns, are the ends of one pair.
 func isPair(host, end canlink.Link) bool {
-	return end.Kind == canlink.Vxcan && host.Index == end.Index && host.PeerIndex == end.Index && end.PeerIndex == host.Index
+	return end.Kind == canlink.Vxcan && host.PeerIndex == end.Index && end.PeerIndex == host.Index
 }
 
 // ensureDevices makes hub and backplane if they are missing, and sets up what is down. It returns the names of those it
@@ -258,9 +279,21 @@ func (b *bus) reportMade(made []string) {
 	}
 }
 
-func (b *bus) isBackplane() bool {
-	return b.tx.Kind == canlink.Vxcan && b.rx.Kind == canlink.Vxcan && !b.tx.PeerElsewhere &&
-		b.tx.PeerIndex == b.rx.Index && b.rx.PeerIndex == b.tx.Index
+// unmake deletes devices that ensureDevices made.
+func (b *bus) unmake(made []string, hubWasMissing bool) error {
+	var errs []error
+	for _, name := range made {
+		errs = append(errs, b.k.Delete(name))
+	}
+	b.state.HubMade = b.state.HubMade && !hubWasMissing
+	return errors.Join(errs...)
+}
+
+func (b *bus) isBackplane() bool { return isBackplane(b.tx, b.rx) }
+
+// isBackplane tells whether two devices of the host netns are the ends of one pair.
+func isBackplane(tx, rx canlink.Link) bool {
+	return tx.Kind == canlink.Vxcan && !tx.PeerElsewhere && isPair(tx, rx)
 }
 
 // Indexes of pairs are drawn from a range that no kernel reaches by counting.
@@ -268,13 +301,14 @@ const minIndex, maxIndex = 1 << 20, 1 << 30
 
 func drawIndex() int { return minIndex + rand.IntN(maxIndex-minIndex) }
 
-// addPair makes an endpoint's pair in place of old, its peer in the container's netns, and sets both ends up. An index
-// that is taken on either side is drawn anew, and recorded before it is used; the endpoint returned has the final one.
+// addPair makes an endpoint's pair in place of old, its peer in the container's netns, and sets both ends up. A container
+// end that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew, and recorded before it is used; the endpoint returned has the final one.
 func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint, error) {
 	if old.Index != 0 {
-		if err := b.k.Delete(e.HostIf); err != nil {
+		if err := b.deleteEndpoint(e.HostIf); err != nil {
 			return e, err
 		}
+		delete(b.private, e.HostIf)
 		b.host.recovered(b.name, "deleted an earlier pair %s of %s", e.HostIf, e.Attachment)
 	}
 	const draws = 8
@@ -284,6 +318,8 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 			Alias: alias(b.name, e.Attachment), PeerNetns: at.netns,
 		})
 		switch {
+		case err == nil && at.here():
+			return e, nil
 		case err == nil:
 			return e, at.SetUp(e.Index)
 		case errors.Is(err, unix.EEXIST): // a name, or the index on the host

@@ -61,7 +61,7 @@ type Attachment struct {
 }
 
 func (a Attachment) String() string {
-	return fmt.Sprintf("%s %s/%s/%s", a.Runtime, a.Network, a.ContainerID, a.IfName)
+	return a.Runtime + " " + strings.TrimSuffix(strings.Join([]string{a.Network, a.ContainerID, a.IfName}, "/"), "/")
 }
 
 // Target is where the container end is to be.
@@ -96,11 +96,14 @@ type bus struct {
 	file  *store.File
 	state state
 	found bool // the state is what an earlier call on this boot saved
+	known bool // there is a state, perhaps of an earlier boot
 	dirty bool // the state has been corrected since
 
-	hub, tx, rx canlink.Link // zero if missing
-	jobs        []cangw.Job  // of this bus at least, see survey
-	down        []endpoint   // whose host ends are down
+	hub, tx, rx canlink.Link         // zero if missing
+	private     map[string]backplane // of private endpoints by their host ends, if whole and up
+	jobs        []cangw.Job          // of this bus at least, see survey
+	down        []endpoint           // whose host ends are down
+	orphans     []endpoint           // whose remaining devices serve nobody, see recall
 }
 
 // state is what is remembered of a bus.
@@ -114,8 +117,10 @@ type state struct {
 type endpoint struct {
 	Attachment
 	HostIf string `json:"hostIf"`
-	Index  int    `json:"index"` // ifindex of both ends
+	Index  int    `json:"index"` // ifindex of both ends, or if private, of the host end
 	FD     bool   `json:"fd"`
+	// Private tells that the two ends do not share an ifindex, so that the endpoint needs a backplane of its own.
+	Private bool `json:"private,omitempty"`
 }
 
 func (h *Host) recovered(hub, format string, args ...any) {
@@ -185,21 +190,31 @@ func (b *bus) load() error {
 	} else if err != nil {
 		return err
 	}
+	b.known = found
 	if b.found = found && b.state.BootID == current; !b.found {
 		b.state = state{BootID: current}
 	}
 	return nil
 }
 
-// look finds the devices of the bus and others, which are returned.
+// look finds the devices of the bus and others, which are returned. Of the endpoints it finds private backplanes only.
 func (b *bus) look(others ...string) ([]canlink.Link, error) {
 	tx, rx := backplaneNames(b.name)
-	links, err := b.k.Links(append([]string{b.name, tx, rx}, others...)...)
+	names := append([]string{b.name, tx, rx}, others...)
+	all := len(names)
+	for _, e := range b.state.Endpoints {
+		if e.Private {
+			tx, rx := privateNames(e.HostIf)
+			names = append(names, tx, rx)
+		}
+	}
+	links, err := b.k.Links(names...)
 	if err != nil {
 		return nil, err
 	}
 	b.hub, b.tx, b.rx = links[0], links[1], links[2]
-	return links[3:], nil
+	b.setPrivate(links[all:])
+	return links[3:all], nil
 }
 
 // fd tells whether the bus carries CAN FD frames.
@@ -223,7 +238,7 @@ func (b *bus) hubMember() member { return member{dev: uint32(b.hub.Index), hub: 
 func (b *bus) members() []member {
 	members := []member{b.hubMember()}
 	for _, e := range b.state.Endpoints {
-		members = append(members, member{dev: uint32(e.Index), fd: e.FD && b.fd()})
+		members = append(members, member{dev: uint32(e.Index), fd: e.FD && b.fd(), private: b.private[e.HostIf]})
 	}
 	return members
 }

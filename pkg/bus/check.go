@@ -60,7 +60,9 @@ func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []str
 	if err := b.checkPair(&d, spec, hostIfName(a), host, contIfs, place{netns: netns, container: c}); err != nil {
 		return err
 	}
-	b.checkRules(&d, host)
+	if err := b.checkRules(&d, host); err != nil {
+		return err
+	}
 	if len(d) > 0 {
 		return d
 	}
@@ -94,13 +96,16 @@ func (b *bus) checkPair(d *Damage, spec Spec, name string, host canlink.Link, co
 		d.add("host end %s is missing: %s", name, byThisAdd)
 		return nil
 	}
-	end, err := at.LinkAt(host.Index)
+	end, err := at.LinkAt(host.PeerIndex)
 	if err != nil {
 		return err
 	}
 	if !host.PeerElsewhere || !isPair(host, end) {
 		d.add("container end of %s is not in %s: %s", name, at.netns.Path(), byThisAdd)
 		return nil
+	}
+	if _, private := b.private[name]; host.Index != end.Index && !private {
+		d.add("backplane of host end %s is missing: %s", name, byAnyAdd)
 	}
 	if !host.Up {
 		d.add("host end %s is down: ip link set %s up", name, name)
@@ -118,17 +123,30 @@ func (b *bus) checkPair(d *Damage, spec Spec, name string, host canlink.Link, co
 }
 
 // checkRules looks for the rules of the hub and of this endpoint. Without hub or backplane none can be there.
-func (b *bus) checkRules(d *Damage, host canlink.Link) {
+func (b *bus) checkRules(d *Damage, host canlink.Link) error {
 	if b.hub.Index == 0 || !b.isBackplane() {
-		return
+		return nil
 	}
 	names := map[uint32]string{
 		uint32(b.hub.Index): b.hub.Name, uint32(b.tx.Index): b.tx.Name, uint32(b.rx.Index): b.rx.Name,
 	}
 	members := []member{b.hubMember()}
 	if host.Kind == canlink.Vxcan {
-		members = append(members, member{dev: uint32(host.Index), fd: host.FD() && b.fd()})
-		names[uint32(host.Index)] = host.Name
+		own := member{dev: uint32(host.Index), fd: host.FD() && b.fd(), private: b.private[host.Name]}
+		members = append(members, own)
+		names[own.dev] = host.Name
+		names[own.private.tx], names[own.private.rx] = privateNames(host.Name)
+	}
+	// Private endpoints send to each member by a rule of its own.
+	others, err := b.livePrivate()
+	if err != nil {
+		return err
+	}
+	for name, m := range others {
+		if name != host.Name {
+			members = append(members, m)
+			_, names[m.private.rx] = privateNames(name)
+		}
 	}
 	count := make(map[cangw.Rule]int)
 	for _, j := range b.jobs {
@@ -137,6 +155,9 @@ func (b *bus) checkRules(d *Damage, host canlink.Link) {
 		}
 	}
 	for _, r := range rules(b.backplane(), members) {
+		if names[r.Src] == "" || names[r.Dst] == "" { // another endpoint's
+			continue
+		}
 		words := r.Format(func(index uint32) string { return names[index] })
 		switch n := count[r]; {
 		case n == 0:
@@ -145,4 +166,5 @@ func (b *bus) checkRules(d *Damage, host canlink.Link) {
 			d.add("gateway rule (cangw -A %s) is there %d times, so frames arrive %d times: %s", words, n, n, byAnyAdd)
 		}
 	}
+	return nil
 }

@@ -40,9 +40,9 @@ func (a Attachment) sameAs(b Attachment) bool {
 // removed, on a full disk say, is dropped by a later call, because its devices are gone.
 func (b *bus) detach(hostIfs []string) error {
 	var errs []error
-	recorded := false
+	recorded := b.dirty
 	for _, name := range hostIfs {
-		if err := b.k.Delete(name); err != nil {
+		if err := b.deleteEndpoint(name); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -107,16 +107,12 @@ func (h *Host) collect(ctx context.Context, hub string, stale func(Attachment) b
 	}
 	b.recall(links)
 	var hostIfs []string
-	for _, e := range b.state.Endpoints {
+	for _, e := range slices.Concat(b.state.Endpoints, b.orphans) {
 		if stale(e.Attachment) {
 			hostIfs = append(hostIfs, e.HostIf)
 		}
 	}
-	err = b.detach(hostIfs)
-	if b.dirty && len(hostIfs) == 0 {
-		err = errors.Join(err, b.saveOrForget())
-	}
-	return err
+	return b.detach(hostIfs)
 }
 
 // Ready tells whether an Attach could work on this kernel, without making anything: nil, ErrNoKernelSupport or

@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"slices"
+
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 )
@@ -24,9 +26,12 @@ func (b *bus) survey() error {
 	return err
 }
 
-// intact tells whether hub and backplane are there and up.
+// intact tells whether hub and backplanes are there and up.
 func (b *bus) intact() bool {
-	return b.hub.Index != 0 && b.hub.Up && b.isBackplane() && b.tx.Up && b.rx.Up
+	if b.hub.Index == 0 || !b.hub.Up || !b.isBackplane() || !b.tx.Up || !b.rx.Up {
+		return false
+	}
+	return !slices.ContainsFunc(b.state.Endpoints, b.lacksPrivate)
 }
 
 // glance looks at the youngest jobs and tells whether they show nothing wrong. Then b.jobs is all jobs of this bus: as
@@ -38,13 +43,13 @@ func (b *bus) glance() (ok bool, err error) {
 	}
 	b.jobs = jobs
 	want := b.rules()
-	missing, surplus := compare(want, jobs, b.backplane())
+	missing, surplus := compare(want, jobs, b.backplanes()...)
 	if complete || len(surplus) > 0 {
 		return len(missing)+len(surplus) == 0, nil
 	}
 	// The youngest endpoint's rules stand in front. If even they are out of sight, other buses' rules hide ours.
 	all := b.members()
-	youngest, _ := compare(rules(b.backplane(), all[len(all)-1:]), jobs, b.backplane())
+	youngest, _ := compare(rules(b.backplane(), all[len(all)-1:]), jobs)
 	b.jobs = nil
 	for _, r := range want {
 		b.jobs = append(b.jobs, cangw.Job{Rule: r, Plain: true})
@@ -55,7 +60,7 @@ func (b *bus) glance() (ok bool, err error) {
 func (b *bus) backplane() backplane { return backplane{uint32(b.tx.Index), uint32(b.rx.Index)} }
 
 // recall makes the recorded endpoints those whose devices are there: it drops the others, and takes in who is not
-// recorded by the alias of their host ends.
+// recorded by the alias of their host ends. What is left of an endpoint that is none any more is an orphan.
 func (b *bus) recall(links []canlink.Link) {
 	byName := make(map[string]canlink.Link, len(links))
 	for _, l := range links {
@@ -71,15 +76,24 @@ func (b *bus) recall(links []canlink.Link) {
 		}
 		b.state.Endpoints = append(b.state.Endpoints, e)
 	}
+	var backplanes []endpoint
 	for _, l := range links {
 		hub, a, ok := parseAlias(l.Alias)
-		if !ok || hub != b.name || l.Kind != canlink.Vxcan || l.Name != hostIfName(a) || b.find(l.Name) >= 0 {
+		if !ok || hub != b.name || l.Kind != canlink.Vxcan {
+			continue
+		}
+		hostIf := hostIfName(a)
+		if tx, _ := privateNames(hostIf); l.Name == tx {
+			backplanes = append(backplanes, endpoint{Attachment: a, HostIf: hostIf})
+		}
+		if l.Name != hostIf || b.find(hostIf) >= 0 {
 			continue
 		}
 		b.dirty = true
 		b.state.Endpoints = append(b.state.Endpoints, endpoint{Attachment: a, HostIf: l.Name, Index: l.Index, FD: l.FD()})
 		b.host.recovered(b.name, "found %s again by its device %s", a, l.Name)
 	}
+	b.recallPrivate(byName, backplanes)
 	b.down = nil
 	for _, e := range b.state.Endpoints {
 		if !byName[e.HostIf].Up {
@@ -100,7 +114,10 @@ func (b *bus) repair(attached endpoint) error {
 		}
 		b.host.recovered(b.name, "set host end %s of %s up", e.HostIf, e.Attachment)
 	}
-	missing, surplus := compare(b.rules(), b.jobs, b.backplane())
+	if err := b.ensurePrivate(attached); err != nil {
+		return err
+	}
+	missing, surplus := compare(b.rules(), b.jobs, b.backplanes()...)
 	if len(surplus) > 0 {
 		if err := b.k.DeleteRules(surplus...); err != nil {
 			return err
@@ -115,7 +132,7 @@ func (b *bus) repair(attached endpoint) error {
 	}
 	lost := len(missing)
 	for _, r := range missing {
-		if dev := uint32(attached.Index); r.Src == dev || r.Dst == dev {
+		if dev := uint32(attached.Index); r.Src == dev || r.Dst == dev || attached.Private && touches(r, b.private[attached.HostIf]) {
 			lost--
 		}
 	}
@@ -125,8 +142,9 @@ func (b *bus) repair(attached endpoint) error {
 	return nil
 }
 
-// isNew tells whether this call starts the bus: nobody is recorded but the endpoint that is being attached.
-func (b *bus) isNew() bool { return !b.found && len(b.state.Endpoints) <= 1 }
+// isNew tells whether this call starts the bus: there is no memory of it, not even one from before a reboot, and nobody
+// on it but the endpoint that is being attached.
+func (b *bus) isNew() bool { return !b.known && len(b.state.Endpoints) <= 1 }
 
 // put records an endpoint, as the youngest, and tells whether the state must be saved.
 func (b *bus) put(e endpoint) (changed bool) {

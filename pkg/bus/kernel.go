@@ -30,7 +30,7 @@ type kernel interface {
 	DeleteRules(rules ...cangw.Rule) error
 
 	Probe() error
-	// In connects to a container's netns.
+	// In connects to a container's netns, or nil, to the host's.
 	In(netns ns.NetNS) (container, error)
 	Close() error
 }
@@ -116,7 +116,11 @@ func (k *realKernel) Probe() error {
 }
 
 func (k *realKernel) In(netns ns.NetNS) (container, error) {
-	conn, err := rtnl.DialAt(netns)
+	dial := rtnl.Dial
+	if netns != nil {
+		dial = func() (*rtnl.Conn, error) { return rtnl.DialAt(netns) }
+	}
+	conn, err := dial()
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -140,6 +144,9 @@ func (c *realContainer) Link(name string) (canlink.Link, error) {
 }
 
 func (c *realContainer) LinkAt(index int) (canlink.Link, error) {
+	if index == 0 { // a peer that is just going
+		return canlink.Link{}, nil
+	}
 	link, err := c.links.GetIndex(index)
 	if errors.Is(err, canlink.ErrNotFound) {
 		return canlink.Link{}, nil

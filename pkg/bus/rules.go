@@ -62,8 +62,8 @@ func (m member) echo() cangw.Flags {
 }
 
 // compare tells which of the wanted rules have no job, and which jobs are too many: second ones of a wanted rule, and
-// plain ones from or to the backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
-func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane) (missing, surplus []cangw.Rule) {
+// plain ones from or to our backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
+func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, surplus []cangw.Rule) {
 	open := make(map[cangw.Rule]bool, len(want))
 	for _, r := range want {
 		open[r] = true
@@ -75,7 +75,7 @@ func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane) (missing, surp
 		case !j.Plain:
 		case wanted && !seen[j.Rule]:
 			seen[j.Rule] = true
-		case wanted || touches(j.Rule, ours):
+		case wanted || slices.ContainsFunc(ours, func(b backplane) bool { return touches(j.Rule, b) }):
 			surplus = append(surplus, j.Rule)
 		}
 	}

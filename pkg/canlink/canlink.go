@@ -47,6 +47,8 @@ type Link struct {
 	PeerIndex int
 	// PeerElsewhere tells that the other end is in another netns than this one.
 	PeerElsewhere bool
+	// Used tells that the carrier has been up: both ends of a pair were, at the same time.
+	Used bool
 }
 
 // FD tells whether the device takes CAN FD frames.
@@ -126,11 +128,13 @@ func (c *Conn) AddVcan(name string, mtu int) error {
 // Pair is a vxcan pair to be made. Its first end is up from the start; the peer cannot be (ENOTCONN until the pair is
 // linked), see SetUp.
 type Pair struct {
-	Name, PeerName string   // PeerName may hold one %d, for the first free number
-	MTU            int      // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
-	Index          int      // of both ends, if not 0
-	Alias          string   // of the first end, if not "", at most MaxAlias bytes
-	PeerNetns      ns.NetNS // nil is the same netns
+	Name, PeerName string // PeerName may hold one %d, for the first free number
+	MTU            int    // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
+	Alias          string // of the first end, if not "", at most MaxAlias bytes
+	// Index is the ifindex of both ends, or of the first one only where both are in the same netns; 0 lets the kernel
+	// choose.
+	Index     int
+	PeerNetns ns.NetNS // nil is the same netns
 }
 
 // AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken, or the index on this side, and
@@ -221,7 +225,7 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 			}
 			return nil
 		})
-	case unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID:
+	case unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID, unix.IFLA_CARRIER_UP_COUNT:
 		if len(value) != 4 {
 			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))
 		}
@@ -232,6 +236,8 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 			l.PeerIndex = number
 		case unix.IFLA_LINK_NETNSID:
 			l.PeerElsewhere = true
+		case unix.IFLA_CARRIER_UP_COUNT: // absent from kernels before 4.16
+			l.Used = number > 0
 		}
 	}
 	return nil

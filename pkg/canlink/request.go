@@ -43,9 +43,9 @@ func (p Pair) request() *nl.NetlinkRequest {
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
 	// The peer's own struct ifinfomsg.
 	peerMsg := nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
-	peerMsg.Index = int32(p.Index)
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU)))
 	if p.PeerNetns != nil {
+		peerMsg.Index = int32(p.Index)
 		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(p.PeerNetns.Fd())))
 	}
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.PeerName))

@@ -115,7 +115,8 @@ func (f *File) Load(data any) (found bool, err error) {
 }
 
 // Save replaces the file. After a crash at any point the old or the new content is there, whole. That takes the fsync
-// of the content before the rename, but none of the directory: what is recorded here lives no longer than the kernel.
+// of the content before the rename, but none of the directory: most of what is recorded here lives no longer than the
+// kernel. For the rest, see Sync.
 func (f *File) Save(data any) (retErr error) {
 	content, err := json.Marshal(envelope{Version: Version, Data: data})
 	if err != nil {
@@ -145,6 +146,24 @@ func (f *File) Save(data any) (retErr error) {
 // Remove removes the file, if there is one. The lock is still held.
 func (f *File) Remove() error {
 	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	return nil
+}
+
+// Sync makes sure that what was saved or removed last is still so after a power cut.
+func (f *File) Sync() error {
+	dir := filepath.Dir(f.base)
+	var errs []error
+	for _, path := range []string{dir, filepath.Dir(dir)} { // Open may have made dir itself
+		d, err := os.Open(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, d.Sync(), d.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	return nil
