@@ -56,8 +56,8 @@ func (b *bus) detach(hostIfs []string) error {
 	return errors.Join(errs...)
 }
 
-// Collect detaches every attachment of a runtime's network that valid does not know, on whatever hub it is. Other
-// networks' and runtimes' are left alone. It goes on after errors and returns them all.
+// Collect detaches every attachment of a runtime's network that valid does not know, on whatever hub it is, and deletes
+// what is left of others of it (see AttachHere). Other networks' and runtimes' are left alone. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, runtime, network string, valid func(Attachment) bool) error {
 	names, err := store.Names(h.stateDir())
 	if err != nil {
@@ -71,9 +71,7 @@ func (h *Host) Collect(ctx context.Context, runtime, network string, valid func(
 	slices.Sort(hubs)
 	var errs []error
 	for _, hub := range slices.Compact(hubs) {
-		errs = append(errs, h.collect(ctx, hub, func(a Attachment) bool {
-			return a.Runtime == runtime && a.Network == network && !valid(a)
-		}))
+		errs = append(errs, h.collect(ctx, hub, runtime, network, valid))
 	}
 	return errors.Join(errs...)
 }
@@ -94,8 +92,8 @@ func (h *Host) hubsInKernel(runtime, network string) (hubs []string, err error) 
 	return hubs, err
 }
 
-// collect detaches the attachments on one bus that are stale.
-func (h *Host) collect(ctx context.Context, hub string, stale func(Attachment) bool) (retErr error) {
+// collect is Collect on one bus.
+func (h *Host) collect(ctx context.Context, hub, runtime, network string, valid func(Attachment) bool) (retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
 		return err
@@ -107,9 +105,16 @@ func (h *Host) collect(ctx context.Context, hub string, stale func(Attachment) b
 	}
 	b.recall(links)
 	var hostIfs []string
-	for _, e := range slices.Concat(b.state.Endpoints, b.orphans) {
-		if stale(e.Attachment) {
+	ours := func(e endpoint) bool { return e.Runtime == runtime && e.Network == network }
+	for _, e := range b.state.Endpoints {
+		if ours(e) && !valid(e.Attachment) {
 			hostIfs = append(hostIfs, e.HostIf)
+		}
+	}
+	for _, e := range b.orphans {
+		if ours(e) {
+			hostIfs = append(hostIfs, e.HostIf)
+			b.host.recovered(b.name, "deleted what %s left behind", e.Attachment)
 		}
 	}
 	return b.detach(hostIfs)

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// stateDir is where networks are kept. Docker tells of each one only once, so it must outlive reboots.
+const stateDir = "/var/lib/vxcan-docker"
+
+// stateName is the one file there.
+const stateName = "networks"
+
+// errUnknownNetwork is a network that is not on disk.
+var errUnknownNetwork = errors.New("not on record")
+
+// records is what is on disk.
+type records struct {
+	BootID   string              `json:"bootID"` // of the endpoints
+	Networks map[string]*network `json:"networks"`
+}
+
+// network is what CreateNetwork said.
+type network struct {
+	Hub       string              `json:"hub"`
+	Physical  bool                `json:"physical,omitempty"`
+	MTU       int                 `json:"mtu,omitempty"`
+	Prefix    string              `json:"prefix"` // of interface names in containers
+	Endpoints map[string]endpoint `json:"endpoints,omitempty"`
+}
+
+// endpoint is what CreateEndpoint said. Docker makes a new one on every start of a container.
+type endpoint struct {
+	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and a number
+}
+
+func (n *network) spec() bus.Spec { return bus.Spec{Hub: n.Hub, Physical: n.Physical, MTU: n.MTU} }
+
+// find returns a network.
+func (r *records) find(networkID string) (*network, error) {
+	n := r.Networks[networkID]
+	if n == nil {
+		return nil, fmt.Errorf("network %s is %w in %s: remove it and create it again", networkID, errUnknownNetwork, stateDir)
+	}
+	return n, nil
+}
+
+// disk keeps the records. Its lock is never held while a bus's lock is waited for.
+type disk struct{ dir string }
+
+const lockTimeout = 10 * time.Second
+
+// with calls use with what is on disk, locked.
+func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (retErr error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	file, err := store.Open(ctx, d.dir, stateName)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, file.Close()) }()
+	var r records
+	_, err = file.Load(&r)
+	var broken *store.BrokenError
+	if errors.As(err, &broken) {
+		slog.Error("all networks are forgotten", "err", err)
+		r = records{}
+	} else if err != nil {
+		return err
+	}
+	if r.Networks == nil {
+		r.Networks = make(map[string]*network)
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	if id := strings.TrimSpace(string(bootID)); r.BootID != id {
+		r.BootID = id
+		for _, n := range r.Networks { // Docker will not tell that they are gone
+			n.Endpoints = nil
+		}
+	}
+	return use(&r, file)
+}
+
+// read returns what is on disk.
+func (d disk) read(ctx context.Context) (r *records, err error) {
+	err = d.with(ctx, func(found *records, _ *store.File) error {
+		r = found
+		return nil
+	})
+	return r, err
+}
+
+// putNetwork records a network, so that a power cut does not lose it, and tells whether it is a new one.
+func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool, err error) {
+	err = d.with(ctx, func(r *records, file *store.File) error {
+		old := r.Networks[id]
+		if isNew = old == nil; !isNew {
+			n.Endpoints = old.Endpoints
+		}
+		r.Networks[id] = n
+		return errors.Join(file.Save(r), file.Sync())
+	})
+	return isNew, err
+}
+
+// removeNetwork removes a network, and the file with the last one.
+func (d disk) removeNetwork(ctx context.Context, id string) error {
+	return d.with(ctx, func(r *records, file *store.File) error {
+		delete(r.Networks, id)
+		if len(r.Networks) == 0 {
+			return errors.Join(file.Remove(), file.Sync())
+		}
+		return errors.Join(file.Save(r), file.Sync())
+	})
+}
+
+// putEndpoint records an endpoint in place of one that is known.
+func (d disk) putEndpoint(ctx context.Context, id endpointRequest, e endpoint) (n *network, err error) {
+	err = d.with(ctx, func(r *records, file *store.File) error {
+		if n, err = r.find(id.NetworkID); err != nil {
+			return err
+		}
+		if n.Endpoints == nil {
+			n.Endpoints = make(map[string]endpoint)
+		}
+		n.Endpoints[id.EndpointID] = e
+		return file.Save(r)
+	})
+	return n, err
+}
+
+// removeEndpoint removes an endpoint, if it is there.
+func (d disk) removeEndpoint(ctx context.Context, id endpointRequest) error {
+	return d.with(ctx, func(r *records, file *store.File) error {
+		n := r.Networks[id.NetworkID]
+		if n == nil {
+			return nil
+		}
+		if _, found := n.Endpoints[id.EndpointID]; !found {
+			return nil
+		}
+		delete(n.Endpoints, id.EndpointID)
+		return file.Save(r)
+	})
+}

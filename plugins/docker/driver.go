@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// runtimeName is who our attachments belong to.
+const runtimeName = "docker"
+
+// driver answers Docker's calls. It remembers nothing: every call reads the disk and the kernel.
+type driver struct{ disk disk }
+
+// createNetwork is all that Docker ever says of a network. It makes the hub already, so that programs on the host can
+// use it, and says at once why a bus cannot be.
+func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNetworkRequest) (_ any, retErr error) {
+	n, err := parseNetwork(r)
+	if err != nil {
+		return nil, err
+	}
+	log = log.With("network", r.NetworkID, "hub", n.Hub)
+	isNew, err := d.disk.putNetwork(ctx, r.NetworkID, n)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if retErr != nil && isNew {
+			retErr = errors.Join(retErr, d.disk.removeNetwork(ctx, r.NetworkID))
+		}
+	}()
+	if err := host(log).Heal(ctx, n.spec()); err != nil {
+		return nil, err
+	}
+	log.Info("created")
+	return object{}, nil
+}
+
+// deleteNetwork does all it can, because Docker forgets the network whatever we say. Backplane and hub go with the last
+// network that names the hub, unless they are in use or the hub is not ours.
+func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkRequest) (any, error) {
+	log = log.With("network", r.NetworkID)
+	all, err := d.disk.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := host(log)
+	errs := []error{h.Collect(ctx, runtimeName, r.NetworkID, func(bus.Attachment) bool { return false })}
+	if n := all.Networks[r.NetworkID]; n != nil && !all.othersUse(n.Hub, r.NetworkID) {
+		log = log.With("hub", n.Hub)
+		errs = append(errs, h.Remove(ctx, n.Hub))
+	}
+	errs = append(errs, d.disk.removeNetwork(ctx, r.NetworkID))
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	log.Info("deleted")
+	return object{}, nil
+}
+
+func (r *records) othersUse(hub, networkID string) bool {
+	for id, n := range r.Networks {
+		if n.Hub == hub && id != networkID {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *driver) createEndpoint(ctx context.Context, log *slog.Logger, r createEndpointRequest) (any, error) {
+	e, err := parseEndpoint(r)
+	if err != nil {
+		return nil, err
+	}
+	n, err := d.disk.putEndpoint(ctx, r.endpointRequest, e)
+	if err != nil {
+		return nil, err
+	}
+	r.log(log).Info("created endpoint", "hub", n.Hub)
+	return object{}, nil
+}
+
+// join puts the container on the bus. If its netns exists, the container end is made there, under the very name that is
+// wanted. Docker up to 27 makes the netns later, on every start of a container, and moves the container end itself.
+func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	log = r.log(log)
+	all, err := d.disk.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := all.find(r.NetworkID)
+	if err != nil {
+		return nil, err
+	}
+	e, known := n.Endpoints[r.EndpointID]
+	if !known {
+		if n, err = d.disk.putEndpoint(ctx, r.endpointRequest, e); err != nil {
+			return nil, err
+		}
+		log.Info("took in an endpoint that was not on record")
+	}
+	var made bus.Result
+	response := joinResponse{DisableGatewayService: true}
+	if ns.IsNSorErr(r.SandboxKey) == nil {
+		target := bus.Target{NetnsPath: r.SandboxKey, Interface: n.Prefix + "%d"}
+		if e.IfName != "" {
+			target.Interface = e.IfName
+		}
+		made, err = host(log).Attach(ctx, n.spec(), r.attachment(), target)
+	} else {
+		made, err = host(log).AttachHere(ctx, n.spec(), r.attachment())
+		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.Prefix}
+		if prefix := strings.TrimRight(e.IfName, "0123456789"); prefix != "" {
+			response.InterfaceName.DstPrefix = prefix
+			log.Info("this Docker numbers interfaces itself: no exact name", "ifName", e.IfName, "prefix", prefix)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	log.Info("joined", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
+	return response, nil
+}
+
+// leave takes the container off the bus while it goes on. The devices go now: Docker would move the container end back
+// to the host first.
+func (d *driver) leave(ctx context.Context, log *slog.Logger, r endpointRequest) (any, error) {
+	log = r.log(log)
+	if err := d.detach(ctx, log, r); err != nil {
+		return nil, err
+	}
+	log.Info("left")
+	return object{}, nil
+}
+
+func (d *driver) deleteEndpoint(ctx context.Context, log *slog.Logger, r endpointRequest) (any, error) {
+	log = r.log(log)
+	if err := errors.Join(d.detach(ctx, log, r), d.disk.removeEndpoint(ctx, r)); err != nil {
+		return nil, err
+	}
+	log.Info("deleted endpoint")
+	return object{}, nil
+}
+
+// detach needs no record: of a network that is not known, the devices know the hub.
+func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	all, err := d.disk.read(ctx)
+	if err != nil {
+		return err
+	}
+	if n := all.Networks[r.NetworkID]; n != nil {
+		return host(log).Detach(ctx, n.Hub, r.attachment())
+	}
+	return host(log).Collect(ctx, runtimeName, r.NetworkID, func(a bus.Attachment) bool { return a != r.attachment() })
+}
+
+// collect makes good for calls that were lost while no driver ran: Docker does not repeat them. What stays is whatever
+// belongs to an endpoint on record, unless Docker has moved its container end back to the host.
+func (d *driver) collect(ctx context.Context) {
+	log := slog.With("cmd", "start")
+	all, err := d.disk.read(ctx)
+	if err != nil {
+		log.Error("cannot look for what lost calls left behind", "err", err)
+		return
+	}
+	for id, n := range all.Networks {
+		err := host(log).Collect(ctx, runtimeName, id, func(a bus.Attachment) bool {
+			_, known := n.Endpoints[a.ContainerID]
+			return known
+		})
+		if err != nil {
+			log.Error("cannot collect what lost calls left behind", "network", id, "err", err)
+		}
+	}
+}
+
+func (r endpointRequest) attachment() bus.Attachment {
+	return bus.Attachment{Runtime: runtimeName, Network: r.NetworkID, ContainerID: r.EndpointID}
+}
+
+func (r endpointRequest) log(log *slog.Logger) *slog.Logger {
+	return log.With("network", r.NetworkID, "endpoint", r.EndpointID)
+}
+
+func host(log *slog.Logger) *bus.Host {
+	return &bus.Host{Recovered: func(hub, what string) { log.Info(what, "hub", hub) }}
+}

@@ -1,0 +1,39 @@
+// Command vxcan-docker is the Docker remote network driver that puts containers on CAN buses of their host. systemd
+// starts it by its socket, and it leaves when nobody has asked for a while; everything it knows is on disk.
+package main
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	socket := flag.String("socket", "", "stay in the foreground and listen on this `path`, e.g. "+defaultSocket)
+	idle := flag.Duration("idle", 30*time.Second, "without --socket: leave after this long without a request")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *socket, *idle); err != nil {
+		slog.Error("cannot serve", "err", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, socket string, idle time.Duration) error {
+	listener, err := listen(socket)
+	if err != nil {
+		return err
+	}
+	if socket != "" {
+		idle = 0
+	}
+	d := &driver{disk: disk{dir: stateDir}}
+	d.collect(ctx)
+	return serve(ctx, listener, d.handler(), idle)
+}
