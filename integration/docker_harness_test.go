@@ -1,0 +1,395 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+)
+
+const (
+	driverSocket   = "/run/docker/plugins/vxcan.sock" // where dockerd looks for it
+	driverStateDir = "/var/lib/vxcan-docker"
+	dockerImage    = "busybox"
+)
+
+// dockerHost is a Docker daemon and our driver.
+type dockerHost struct {
+	t      *testing.T
+	daemon *exec.Cmd
+	driver *exec.Cmd
+	args   []string // of dockerd, more than the usual
+	logs   string   // directory
+}
+
+// startDocker starts the real daemon and the driver, with nothing on the host.
+func startDocker(t *testing.T, args ...string) *dockerHost {
+	t.Helper()
+	freshHost(t)
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		t.Skip("needs dockerd: apt-get install docker.io")
+	}
+	for _, dir := range []string{driverStateDir, "/var/lib/docker", "/run/docker"} {
+		if err := errors.Join(removeContent(dir), os.MkdirAll(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := &dockerHost{t: t, args: args, logs: t.TempDir()}
+	t.Cleanup(func() {
+		d.stopDaemon(os.Interrupt)
+		d.stopDriver(os.Interrupt)
+		if t.Failed() {
+			for _, name := range []string{"driver", "dockerd"} {
+				text, _ := os.ReadFile(filepath.Join(d.logs, name))
+				lines := strings.Split(string(text), "\n")
+				t.Logf("%s:\n%s", name, strings.Join(lines[max(0, len(lines)-60):], "\n"))
+			}
+		}
+	})
+	d.startDriver()
+	d.startDaemon()
+	d.importImage()
+	return d
+}
+
+// removeContent empties a directory, which may be a mount point.
+func removeContent(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// start starts a program in the background, which logs to a file.
+func (d *dockerHost) start(log, name string, args ...string) *exec.Cmd {
+	d.t.Helper()
+	f, err := os.OpenFile(filepath.Join(d.logs, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = f, f
+	cmd.Env = append(os.Environ(), "DOCKER_RAMDISK=1") // the root of a booted machine cannot be pivoted
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	return cmd
+}
+
+// log is what the driver has logged so far.
+func (d *dockerHost) log() string {
+	d.t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.logs, "driver"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(text)
+}
+
+func (d *dockerHost) startDriver() { d.t.Helper(); d.startDriverAt(driverSocket) }
+
+func (d *dockerHost) startDriverAt(socket string) {
+	d.t.Helper()
+	d.driver = d.start("driver", filepath.Join(binDir(d.t), "vxcan-docker"), "--socket", socket)
+	d.waitFor("the driver", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+func (d *dockerHost) stopDriver(sig os.Signal) { stop(d.t, &d.driver, sig) }
+
+func (d *dockerHost) startDaemon() {
+	d.t.Helper()
+	d.daemon = d.start("dockerd", "dockerd", append([]string{"--bridge=none", "--iptables=false"}, d.args...)...)
+	d.waitFor("dockerd", func() bool { _, err := d.try("version"); return err == nil })
+}
+
+func (d *dockerHost) stopDaemon(sig os.Signal) { stop(d.t, &d.daemon, sig) }
+
+func stop(t testing.TB, cmd **exec.Cmd, sig os.Signal) {
+	t.Helper()
+	if *cmd == nil {
+		return
+	}
+	if err := (*cmd).Process.Signal(sig); err != nil {
+		t.Error(err)
+	}
+	_ = (*cmd).Wait() // the status says how it was stopped
+	*cmd = nil
+}
+
+func (d *dockerHost) waitFor(what string, ready func() bool) {
+	d.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !ready(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("%s: not there after 60 s", what)
+		}
+	}
+}
+
+// importImage makes an image of a static busybox.
+func (d *dockerHost) importImage() {
+	d.t.Helper()
+	root := d.t.TempDir()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err == nil {
+		err = errors.Join(os.Mkdir(root+"/bin", 0o755), os.WriteFile(root+"/bin/busybox", busybox, 0o755))
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	command(d.t, "tar", "-C", root, "-cf", root+".tar", ".")
+	d.docker("import", root+".tar", dockerImage)
+}
+
+// docker runs the client; it fails the test if that fails.
+func (d *dockerHost) docker(args ...string) string {
+	d.t.Helper()
+	out, err := d.try(args...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// try is docker for what may fail.
+func (d *dockerHost) try(args ...string) (string, error) {
+	client := "docker"
+	if _, err := os.Stat("/usr/bin/docker"); err == nil {
+		client = "/usr/bin/docker" // the daemon's own, should there be others
+	}
+	return try(client, args...)
+}
+
+// network makes a network on a hub named vcan and a number, with options.
+func (d *dockerHost) network(name, number string, options ...string) {
+	d.t.Helper()
+	args := []string{"network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "vxcan.dev=vcan", "-o", "vxcan.id=" + number}
+	for _, o := range options {
+		args = append(args, "-o", o)
+	}
+	d.docker(append(args, name)...)
+}
+
+// run starts a container that sleeps.
+func (d *dockerHost) run(name string, args ...string) *dockerContainer {
+	d.t.Helper()
+	args = append([]string{"run", "-d", "--name", name}, args...)
+	d.docker(append(args, dockerImage, "/bin/busybox", "sleep", "1000000")...)
+	return d.container(name)
+}
+
+// dockerContainer is a container that runs.
+type dockerContainer struct {
+	d     *dockerHost
+	name  string
+	netns ns.NetNS
+}
+
+// container finds a container that runs.
+func (d *dockerHost) container(name string) *dockerContainer {
+	d.t.Helper()
+	pid := d.docker("inspect", "-f", "{{.State.Pid}}", name)
+	netns, err := ns.GetNS("/proc/" + pid + "/ns/net")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { netns.Close() })
+	return &dockerContainer{d, name, netns}
+}
+
+// interfaces are the container's, but lo.
+func (c *dockerContainer) interfaces() []string {
+	c.d.t.Helper()
+	var names []string
+	err := c.netns.Do(func(ns.NetNS) error {
+		all, err := net.Interfaces()
+		for _, i := range all {
+			if i.Name != "lo" {
+				names = append(names, i.Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		c.d.t.Fatal(err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (c *dockerContainer) expectInterfaces(want ...string) {
+	c.d.t.Helper()
+	if got := c.interfaces(); !slices.Equal(got, want) {
+		c.d.t.Errorf("%s has the interfaces %v, want %v", c.name, got, want)
+	}
+}
+
+func (c *dockerContainer) on(ifName string) station { return station{c.name, c.netns, ifName} }
+
+// call asks the driver as dockerd does, and returns the HTTP status and the answer.
+func callDriver(t testing.TB, socket, call, body string) (int, map[string]any) {
+	t.Helper()
+	client := driverClient(socket)
+	defer client.CloseIdleConnections()
+	response, err := client.Post("http://plugin.moby.localhost/"+call, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer map[string]any
+	if err := json.Unmarshal(text, &answer); err != nil {
+		t.Fatalf("%s: %v: %s", call, err, text)
+	}
+	return response.StatusCode, answer
+}
+
+func driverClient(socket string) *http.Client {
+	return &http.Client{Transport: driverTransport(socket), Timeout: time.Minute}
+}
+
+func driverTransport(socket string) *http.Transport {
+	return &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+}
+
+// proxy stands between dockerd and a driver on another socket; before each call, it calls before. It returns the calls
+// so far, in order.
+func (d *dockerHost) proxy(socket string, before func(call string)) (calls func() []string, stop func()) {
+	d.t.Helper()
+	l, err := net.Listen("unix", driverSocket)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var seen []string
+	target := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "driver"})
+	target.Transport = driverTransport(socket)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		call := filepath.Ext(r.URL.Path)[1:]
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		mu.Lock()
+		seen = append(seen, call)
+		mu.Unlock()
+		before(call)
+		target.ServeHTTP(w, r)
+	})}
+	go server.Serve(l)
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen)
+	}, func() { server.Close() }
+}
+
+// expectClean fails the test if anything of a bus is there, or anything that Docker makes for other networks.
+func (d *dockerHost) expectClean() {
+	d.t.Helper()
+	expectNothing(d.t)
+	if files, _ := filepath.Glob(driverStateDir + "/*.json*"); len(files) > 0 {
+		d.t.Errorf("left behind: %v", files)
+	}
+	d.expectNoBridge()
+}
+
+func (d *dockerHost) expectNoBridge() {
+	d.t.Helper()
+	for _, l := range links(d.t) {
+		if strings.HasPrefix(l.Name, "docker") || strings.HasPrefix(l.Name, "veth") {
+			d.t.Errorf("Docker made %s: a container got an interface that nobody asked for", l.Name)
+		}
+	}
+}
+
+// hostEnds counts the host ends, and the private backplanes that are there.
+func hostEnds(t testing.TB) (ends, private int) {
+	t.Helper()
+	for _, l := range links(t) {
+		switch {
+		case l.Kind != "vxcan" || len(l.Name) != 15:
+		case strings.HasPrefix(l.Name, "vx"):
+			ends++
+		case strings.HasPrefix(l.Name, "tx"):
+			private++
+		}
+	}
+	return ends, private
+}
+
+// dockerRules are the rules that a bus must have whose host ends are these: those with a private backplane are told by
+// its tx being there.
+func dockerRules(t testing.TB, hub string, hostIfs ...string) []string {
+	t.Helper()
+	there := canLinks(t)
+	var shared, private []string
+	for _, name := range hostIfs {
+		if slices.Contains(there, "tx"+name[2:]) {
+			private = append(private, name)
+		} else {
+			shared = append(shared, name)
+		}
+	}
+	all := wantRules(true, hub, shared...)
+	for _, mode := range []string{"", " -X"} {
+		for _, p := range private {
+			tx, rx := "tx"+p[2:], "rx"+p[2:]
+			all = append(all,
+				fmt.Sprintf("cangw -A -s %s -d %s%s -i", p, tx, mode),
+				fmt.Sprintf("cangw -A -s %s-rx -d %s%s -i", hub, p, mode),
+				fmt.Sprintf("cangw -A -s %s -d %s%s -e -i", rx, hub, mode))
+			for _, other := range hostIfs {
+				if other != p {
+					all = append(all, fmt.Sprintf("cangw -A -s %s -d %s%s -i", rx, other, mode))
+				}
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
+func expectBus(t testing.TB, hub string, n int) {
+	t.Helper()
+	var hostIfs []string
+	for _, l := range links(t) {
+		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
+			hostIfs = append(hostIfs, l.Name)
+		}
+	}
+	if len(hostIfs) != n {
+		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
+	}
+	if got, want := rules(t), dockerRules(t, hub, hostIfs...); !slices.Equal(got, want) {
+		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -1,0 +1,263 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vxcan/vxcan/integration/cantest"
+)
+
+// TestDocker: the real daemon, the real driver, and what users do with them.
+func TestDocker(t *testing.T) {
+	d := startDocker(t)
+	t.Logf("Docker %s", d.docker("version", "-f", "{{.Server.Version}}"))
+	host := station{"host", nil, "vcan0"}
+
+	t.Run("refusals", d.sub((*dockerHost).testRefusals))
+
+	d.network("canbus", "0", "vxcan.peer=can")
+	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+		t.Errorf("after network create: %v, want %v", got, want)
+	}
+	c1, c2 := d.run("c1", "--network", "canbus"), d.run("c2", "--network", "canbus")
+	c1.expectInterfaces("can0")
+	c2.expectInterfaces("can0")
+	expectBus(t, "vcan0", 2)
+	expectExactlyOnce(t, []station{host, c1.on("can0"), c2.on("can0")}, 300, true)
+
+	t.Run("disconnect and connect", d.sub(func(d *dockerHost) {
+		d.docker("network", "disconnect", "canbus", "c1")
+		c1.expectInterfaces()
+		expectBus(d.t, "vcan0", 1)
+		d.docker("network", "connect", "canbus", "c1")
+		c1.expectInterfaces("can0")
+		expectBus(d.t, "vcan0", 2)
+		expectExactlyOnce(d.t, []station{host, c1.on("can0"), c2.on("can0")}, 300, true)
+		d.docker("network", "disconnect", "canbus", "c1")
+		d.docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=engine", "canbus", "c1")
+		c1.expectInterfaces("engine")
+		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
+	}))
+
+	t.Run("two networks in one container", d.sub(func(d *dockerHost) {
+		d.network("other", "1", "vxcan.peer=bus")
+		d.docker("create", "--name", "c3", "--network", "canbus", dockerImage, "/bin/busybox", "sleep", "1000000")
+		d.docker("network", "connect", "other", "c3")
+		d.docker("start", "c3")
+		c3 := d.container("c3")
+		c3.expectInterfaces("bus0", "can0")
+		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
+		expectExactlyOnce(d.t, []station{{"host", nil, "vcan1"}, c3.on("bus0")}, 100, true)
+		d.docker("rm", "-f", "c3")
+		d.docker("network", "rm", "other")
+	}))
+
+	t.Run("a CNI container on the same bus", d.sub(func(d *dockerHost) {
+		c := newContainer(d.t, "cni")
+		result, _ := on(c).add(d.t)
+		expectBus(d.t, "vcan0", 3)
+		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), {"cni", c.netns, "can0"}}, 100, true)
+		if err := on(c).check(d.t, result); err != nil {
+			d.t.Error(err)
+		}
+		on(c).ok(d.t, "DEL")
+		expectBus(d.t, "vcan0", 2)
+	}))
+
+	t.Run("driver killed between CreateEndpoint and Join", d.sub(func(d *dockerHost) {
+		d.stopDriver(os.Kill)
+		os.Remove(driverSocket)
+		const behind = "/run/vxcan-behind.sock"
+		d.startDriverAt(behind)
+		killed := false
+		calls, stop := d.proxy(behind, func(call string) {
+			if call == "Join" && !killed {
+				killed = true
+				d.stopDriver(os.Kill)
+				d.startDriverAt(behind)
+			}
+		})
+		c3 := d.run("c3", "--network", "canbus")
+		c3.expectInterfaces("can0")
+		expectExactlyOnce(d.t, []station{host, c2.on("can0"), c3.on("can0")}, 100, true)
+		d.docker("rm", "-f", "c3")
+		d.t.Logf("calls: %v", calls())
+		if !killed {
+			d.t.Error("no Join")
+		}
+		stop()
+		d.stopDriver(os.Interrupt)
+		d.startDriver()
+		expectBus(d.t, "vcan0", 2)
+	}))
+
+	t.Run("driver restarted while frames flow", d.sub(func(d *dockerHost) {
+		listener, onHost := cantest.Listen(d.t, c2.netns, "can0"), cantest.Listen(d.t, nil, "vcan0")
+		sender := cantest.NewSender(d.t, c1.netns, "engine")
+		const count = 3000
+		for i := range count {
+			if err := sender.Send(cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}); err != nil {
+				d.t.Fatal(err)
+			}
+			time.Sleep(500 * time.Microsecond)
+			switch i {
+			case 500:
+				d.stopDriver(os.Kill)
+			case 1000:
+				d.startDriver()
+			case 1500:
+				d.stopDriver(os.Interrupt)
+			case 2000:
+				d.startDriver()
+			}
+		}
+		for _, l := range []*cantest.Listener{listener, onHost} {
+			l.WaitQuiet()
+			heard, _ := l.Heard()
+			for i := range count {
+				if n := heard[cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}]; n != 1 {
+					d.t.Fatalf("frame %d heard %d times", i, n)
+				}
+			}
+		}
+		expectBus(d.t, "vcan0", 2)
+	}))
+
+	t.Run("a missing hub comes back", d.sub(func(d *dockerHost) {
+		command(d.t, "ip", "link", "del", "vcan0")
+		command(d.t, "ip", "link", "del", "vcan0-tx")
+		private := "tx" + hostEndOf(d.t, "engine")[2:]
+		if _, err := try("ip", "link", "show", private); err == nil {
+			d.t.Error("c1 was connected while it ran and should share an ifindex")
+		}
+		c3 := d.run("c3", "--network", "canbus")
+		expectBus(d.t, "vcan0", 3)
+		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
+		for _, words := range []string{"made vcan0, which was missing", "made vcan0-tx, which was missing", "gateway rules that were missing"} {
+			if !strings.Contains(d.log(), words) {
+				d.t.Errorf("the driver's log lacks %q", words)
+			}
+		}
+		d.docker("rm", "-f", "c3")
+	}))
+
+	t.Run("calls lost while the driver is down", d.sub(func(d *dockerHost) {
+		d.run("c3", "--network", "canbus")
+		d.stopDriver(os.Kill)
+		start := time.Now()
+		_, err := d.try("rm", "-f", "c3")
+		d.t.Logf("docker rm without a driver: %v after %v", err, time.Since(start))
+		d.t.Logf("left meanwhile: %v", canLinks(d.t))
+		d.startDriver()
+		expectBus(d.t, "vcan0", 2)
+		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
+	}))
+
+	d.docker("rm", "-f", "c1", "c2")
+	expectBus(t, "vcan0", 0)
+	d.docker("network", "rm", "canbus")
+	d.expectClean()
+}
+
+// hostEndOf finds the host end whose container end has a name.
+func hostEndOf(t testing.TB, contIf string) string {
+	t.Helper()
+	for _, l := range links(t) {
+		if l.Kind == "vxcan" && strings.HasPrefix(l.Name, "vx") && len(l.Name) == 15 {
+			if _, err := try("ip", "link", "show", "tx"+l.Name[2:]); err != nil {
+				return l.Name
+			}
+		}
+	}
+	t.Fatalf("no host end of %s", contIf)
+	return ""
+}
+
+// sub is d for a subtest.
+func (d *dockerHost) sub(test func(*dockerHost)) func(*testing.T) {
+	return func(t *testing.T) {
+		outer := d.t
+		defer func() { d.t = outer }()
+		d.t = t
+		test(d)
+	}
+}
+
+// testRefusals: what cannot work is refused with words that say what would.
+func (d *dockerHost) testRefusals() {
+	create := []string{"network", "create", "-d", "vxcan"}
+	null := append(slices.Clone(create), "--ipam-driver", "null")
+	with := func(base []string, args ...string) []string { return append(slices.Clone(base), args...) }
+	command(d.t, "ip", "link", "add", "real0", "type", "dummy")
+	defer try("ip", "link", "del", "real0")
+	for _, c := range []struct {
+		args  []string
+		words []string
+	}{
+		{with(create, "n"), []string{"no IP addresses", "--ipam-driver null"}},
+		{with(create, "--subnet", "10.1.0.0/16", "n"), []string{"10.1.0.0/16", "--ipam-driver null"}},
+		{with(null, "-o", "mut=16", "n"), []string{`"mut"`, "mtu", "vxcan.dev"}},
+		{with(null, "-o", "mtu=1500", "n"), []string{"1500", "16", "72"}},
+		{with(null, "-o", "vxcan.id=one", "n"), []string{"vxcan.id", "one", "number"}},
+		{with(null, "-o", "vxcan.dev=averyveryverylongname", "n"), []string{"hub", "15"}},
+		{with(null, "-o", "vxcan.peer=c/n", "n"), []string{"vxcan.peer", "/"}},
+		{with(null, "-o", "hub=vcan5", "-o", "vxcan.id=6", "n"), []string{"vcan5", "vcan6"}},
+		{with(null, "-o", "physical=maybe", "n"), []string{"physical", "true or false"}},
+		{with(null, "-o", "hub=can7", "-o", "physical=true", "n"), []string{"can7", "no such device"}},
+		{with(null, "-o", "hub=real0", "n"), []string{"real0", "not a CAN device"}},
+	} {
+		_, err := d.try(c.args...)
+		if err == nil {
+			d.t.Errorf("docker %s: no error", strings.Join(c.args, " "))
+			_, _ = d.try("network", "rm", "n")
+			continue
+		}
+		d.t.Log(lastLine(err))
+		for _, w := range c.words {
+			if !strings.Contains(err.Error(), w) {
+				d.t.Errorf("docker %s: the message lacks %q: %v", strings.Join(c.args, " "), w, err)
+			}
+		}
+	}
+	if got := canLinks(d.t); len(got) > 0 {
+		d.t.Errorf("refused networks left %v", got)
+	}
+
+	d.network("canbus", "0")
+	for _, c := range []struct {
+		args  []string
+		words []string
+	}{
+		{[]string{"--mac-address", "02:00:00:00:00:01"}, []string{"02:00:00:00:00:01", "--mac-address"}},
+		{[]string{"--ip", "10.1.2.3"}, []string{"IP"}},
+	} {
+		args := append([]string{"run", "--rm", "--network", "canbus"}, c.args...)
+		_, err := d.try(append(args, dockerImage, "/bin/busybox", "true")...)
+		if err == nil {
+			d.t.Errorf("docker %s: no error", strings.Join(args, " "))
+			continue
+		}
+		d.t.Log(lastLine(err))
+		for _, w := range c.words {
+			if !strings.Contains(err.Error(), w) {
+				d.t.Errorf("docker %s: the message lacks %q: %v", strings.Join(args, " "), w, err)
+			}
+		}
+	}
+	d.docker("network", "rm", "canbus")
+	d.expectClean()
+}
+
+func lastLine(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	for _, l := range lines {
+		if strings.Contains(l, "rror response") {
+			return l
+		}
+	}
+	return lines[len(lines)-1]
+}
