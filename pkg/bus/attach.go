@@ -129,8 +129,16 @@ func (s Spec) check() error {
 	if err := CheckName(s.Hub); err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
-	if s.MTU != 0 && s.MTU != canlink.ClassicMTU && s.MTU != canlink.FDMTU {
-		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, s.MTU, canlink.ClassicMTU, canlink.FDMTU)
+	if s.MTU == 0 {
+		return nil
+	}
+	return CheckMTU(s.MTU)
+}
+
+// CheckMTU tells what is wrong with an MTU that a network asks for.
+func CheckMTU(mtu int) error {
+	if mtu != canlink.ClassicMTU && mtu != canlink.FDMTU {
+		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, mtu, canlink.ClassicMTU, canlink.FDMTU)
 	}
 	return nil
 }
@@ -157,7 +165,7 @@ func (b *bus) checkHub(spec Spec) error {
 	case !hub.CAN:
 		return fmt.Errorf("%w hub %s: it is not a CAN device; name another one", ErrInvalid, b.name)
 	case hub.Kind != canlink.Vcan && !spec.Physical:
-		return fmt.Errorf(`%w hub %s: it is a %s device, not vcan; set "physical": true to use it`, ErrInvalid, b.name, kindWord(hub.Kind))
+		return fmt.Errorf(`%w hub %s: it is a %s device, not vcan; set "physical": true (option physical=true) to use it`, ErrInvalid, b.name, kindWord(hub.Kind))
 	case !hub.Up && !b.state.HubMade:
 		return fmt.Errorf("hub %s is %w: it is down; set it up (ip link set %s up)", b.name, ErrNotReady, b.name)
 	case spec.MTU == canlink.FDMTU && !hub.FD():
@@ -344,7 +352,7 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 func checkNameFree(at place) error {
 	taken, err := at.Link(at.ifName)
 	if err == nil && taken.Index != 0 {
-		err = fmt.Errorf("%w interface %s: the container (%s) has one of that name already; choose another name", ErrInvalid, at.ifName, at.netns.Path())
+		err = fmt.Errorf("%w %s: the container (%s) has one of that name already; choose another name", ErrNameTaken, at.ifName, at.netns.Path())
 	}
 	return err
 }

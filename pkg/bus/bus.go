@@ -28,6 +28,15 @@ const (
 	DefaultLockTimeout = 10 * time.Second
 )
 
+// Defaults of what a network's configuration says, the same for every runtime.
+const (
+	DefaultHub       = "vcan0"
+	DefaultInterface = "can0" // in a container
+)
+
+// LockTimeoutEnv sets Host.LockTimeout, for hosts where many containers start at once on few CPUs.
+const LockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
+
 // Errors that callers tell apart.
 var (
 	// ErrInvalid is a wish that cannot be granted however often it is repeated: a wrong name or MTU.
@@ -40,7 +49,14 @@ var (
 	ErrNoKernelSupport = errors.New("no kernel support")
 	// ErrPermission is the lack of CAP_NET_ADMIN in the initial user namespace.
 	ErrPermission = errors.New("not permitted")
+	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
+	ErrNameTaken = fmt.Errorf("%w interface", ErrInvalid)
 )
+
+// OneLine is the text of an error, of which errors.Join makes several lines.
+func OneLine(err error) string {
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+}
 
 // Spec is what a network says of its bus.
 type Spec struct {
@@ -123,6 +139,19 @@ type endpoint struct {
 	Private bool `json:"private,omitempty"`
 }
 
+// LockTimeoutFromEnv reads LockTimeoutEnv; 0 if it is not set.
+func LockTimeoutFromEnv() (time.Duration, error) {
+	text := os.Getenv(LockTimeoutEnv)
+	if text == "" {
+		return 0, nil
+	}
+	timeout, err := time.ParseDuration(text)
+	if err != nil || timeout <= 0 {
+		return 0, fmt.Errorf("%w %s %q: want a duration like 30s", ErrInvalid, LockTimeoutEnv, text)
+	}
+	return timeout, nil
+}
+
 func (h *Host) recovered(hub, format string, args ...any) {
 	if h.Recovered != nil {
 		h.Recovered(hub, fmt.Sprintf(format, args...))
@@ -136,29 +165,33 @@ func (h *Host) stateDir() string {
 	return h.StateDir
 }
 
-// open takes the bus's lock, reads its state and connects to the kernel.
-func (h *Host) open(ctx context.Context, hub string) (b *bus, retErr error) {
+// open connects to the kernel, takes the bus's lock and reads its state. Who may not change the kernel learns that, and
+// not that the state is out of reach.
+func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	timeout := h.LockTimeout
 	if timeout == 0 {
 		timeout = DefaultLockTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	k, err := h.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, k.Close())
+		}
+	}()
 	file, err := store.Open(ctx, h.stateDir(), hub)
 	if err != nil {
 		return nil, err
 	}
-	b = &bus{host: h, name: hub, file: file}
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, b.close())
-		}
-	}()
+	b := &bus{host: h, name: hub, k: k, file: file}
 	if err := b.load(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, file.Close())
 	}
-	b.k, err = h.connect()
-	return b, err
+	return b, nil
 }
 
 func (h *Host) connect() (kernel, error) {
@@ -168,13 +201,7 @@ func (h *Host) connect() (kernel, error) {
 	return h.dial()
 }
 
-func (b *bus) close() error {
-	var errs []error
-	if b.k != nil {
-		errs = append(errs, b.k.Close())
-	}
-	return errors.Join(append(errs, b.file.Close())...)
-}
+func (b *bus) close() error { return errors.Join(b.k.Close(), b.file.Close()) }
 
 // load reads the state. One that is lost, broken or of an earlier boot is an empty one.
 func (b *bus) load() error {

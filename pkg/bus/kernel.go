@@ -51,6 +51,9 @@ type realKernel struct {
 }
 
 func dialKernel() (kernel, error) {
+	if err := CheckRootful(); err != nil {
+		return nil, err
+	}
 	conn, err := rtnl.Dial()
 	if err != nil {
 		return nil, err
@@ -186,17 +189,18 @@ func explain(err error) error {
 	case errors.Is(err, cangw.ErrNoModule):
 		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
 	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):
-		reason := "run it as root, or with CAP_NET_ADMIN"
-		if inUserNamespace() {
-			reason = "this is a user namespace (a rootless runtime?), where the kernel takes no gateway rules: use a rootful one"
-		}
-		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; %s", ErrPermission, reason)
+		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	}
 	return err
 }
 
-// inUserNamespace tells whether this process runs in any but the initial user namespace, whose map is all IDs.
-func inUserNamespace() bool {
+// CheckRootful returns ErrPermission in any but the initial user namespace, whose map is all IDs: there the kernel takes
+// no gateway rules, and so nothing was ever made.
+func CheckRootful() error {
 	idMap, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(idMap)), " ") != "0 0 4294967295"
+	if err != nil || strings.Join(strings.Fields(string(idMap)), " ") == "0 0 4294967295" {
+		return nil
+	}
+	return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; this is a user namespace (a rootless runtime?), "+
+		"where the kernel takes no gateway rules: use a rootful one", ErrPermission)
 }

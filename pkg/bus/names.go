@@ -44,6 +44,18 @@ func CheckInterface(name string) error {
 	return CheckName(before + "0" + after)
 }
 
+// InterfaceName is the name for an interface in a container: the one the runtime gives, because its user asked for it,
+// or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
+func InterfaceName(given, configured string) string {
+	number, ok := strings.CutPrefix(given, "eth")
+	if ok && isNumber(number) && configured != "" {
+		return configured
+	}
+	return given
+}
+
+func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
+
 // matches tells whether an interface's name is one that CheckInterface's argument asked for.
 func matches(name, wanted string) bool {
 	before, after, pattern := strings.Cut(wanted, "%d")
@@ -55,7 +67,7 @@ func matches(name, wanted string) bool {
 		return false
 	}
 	number, ok = strings.CutSuffix(number, after)
-	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+	return ok && isNumber(number)
 }
 
 // hostIfName names the host end of an attachment, the same one every time, from nothing but what the runtime says.

@@ -17,12 +17,6 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// Defaults of configuration keys.
-const (
-	defaultHub       = "vcan0"
-	defaultInterface = "can0"
-)
-
 // runtimeName is who our attachments belong to.
 const runtimeName = "cni"
 
@@ -63,7 +57,7 @@ func parseConf(stdin []byte) (*conf, error) {
 	if err := json.Unmarshal(stdin, &keys); err != nil {
 		return nil, fmt.Errorf("configuration is not a JSON object: %w", err)
 	}
-	c := &conf{Hub: defaultHub}
+	c := &conf{Hub: bus.DefaultHub}
 	err := json.Unmarshal(stdin, c)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
@@ -109,8 +103,10 @@ func (c *conf) validate(keys map[string]json.RawMessage) error {
 			return fmt.Errorf(`key "interface": %w`, err)
 		}
 	}
-	if _, set := keys["mtu"]; set && c.MTU != 16 && c.MTU != 72 {
-		return fmt.Errorf(`%w key "mtu": %d; want 16 (classic CAN) or 72 (CAN FD)`, bus.ErrInvalid, c.MTU)
+	if _, set := keys["mtu"]; set {
+		if err := bus.CheckMTU(c.MTU); err != nil {
+			return fmt.Errorf(`key "mtu": %w`, err)
+		}
 	}
 	return nil
 }
@@ -127,21 +123,15 @@ func (c *conf) attachment(args *skel.CmdArgs, entry string) bus.Attachment {
 }
 
 // interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's
-// interface. Alone, it is ours, unless it is a runtime's default and another one is configured.
+// interface. Alone, it is ours.
 func (c *conf) interfaceName(ifName string) string {
 	switch {
 	case c.chained && c.Interface == "":
-		return defaultInterface
-	case c.chained, c.Interface != "" && isDefaultIfName(ifName):
+		return bus.DefaultInterface
+	case c.chained:
 		return c.Interface
 	}
-	return ifName
-}
-
-// isDefaultIfName tells whether a runtime made up the name: eth0, eth1 and so on.
-func isDefaultIfName(name string) bool {
-	number, ok := strings.CutPrefix(name, "eth")
-	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+	return bus.InterfaceName(ifName, c.Interface)
 }
 
 // prevResult is the result of the plugins before us, or of ADD, as the newest type; nil if there is none.

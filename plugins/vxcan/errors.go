@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -44,10 +43,5 @@ func cniError(err error) error {
 	case errors.Is(err, store.ErrIO):
 		code = types.ErrIOFailure
 	}
-	return types.NewError(code, oneLine(err), "")
-}
-
-// oneLine is the text of an error, of which errors.Join makes several lines.
-func oneLine(err error) string {
-	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	return types.NewError(code, bus.OneLine(err), "")
 }

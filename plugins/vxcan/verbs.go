@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -147,7 +145,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	if err := host(logger("STATUS", c, args)).Ready(); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, oneLine(err), "")
+		return types.NewError(types.ErrPluginNotAvailable, bus.OneLine(err), "")
 	}
 	return nil
 }
@@ -160,18 +158,13 @@ func logger(cmd string, c *conf, args *skel.CmdArgs) *slog.Logger {
 	return log
 }
 
-// lockTimeoutEnv sets how long to wait for a bus's lock, for hosts where many containers start at once on few CPUs.
-const lockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
-
 func host(log *slog.Logger) *bus.Host {
-	h := &bus.Host{Recovered: func(hub, what string) { log.Info(what, "hub", hub) }}
-	if text := os.Getenv(lockTimeoutEnv); text != "" {
-		timeout, err := time.ParseDuration(text)
-		if err != nil || timeout <= 0 {
-			log.Info("ignoring "+lockTimeoutEnv+": want a duration like 30s", "value", text)
-		} else {
-			h.LockTimeout = timeout
-		}
+	timeout, err := bus.LockTimeoutFromEnv()
+	if err != nil {
+		log.Info("going on with the default", "err", err)
 	}
-	return h
+	return &bus.Host{
+		LockTimeout: timeout,
+		Recovered:   func(hub, what string) { log.Info(what, "hub", hub) },
+	}
 }
