@@ -48,7 +48,8 @@ func CheckInterface(name string) error {
 // or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
 func InterfaceName(given, configured string) string {
 	number, ok := strings.CutPrefix(given, "eth")
-	if ok && isNumber(number) && configured != "" {
+	madeUp := given == "" || ok && isNumber(number)
+	if madeUp && configured != "" {
 		return configured
 	}
 	return given
