@@ -17,7 +17,7 @@ import (
 
 // Debian's user-mode-linux package.
 const (
-	umlKernel  = "linux.uml"
+	umlKernel  = "/usr/bin/linux.uml"
 	umlModules = "/usr/lib/uml/modules"
 )
 
@@ -26,6 +26,7 @@ const diskSize = 8 << 30
 
 // machine is a kernel with CAN to run a command on.
 type machine struct {
+	suite      string // Debian release; "" is this machine's own
 	alwaysBoot bool
 	disk       string // kept over boots; "" is a throwaway one
 	memMiB     int
@@ -35,6 +36,7 @@ type machine struct {
 type job struct {
 	Args, Env []string
 	Dir       string
+	Shared    []string // directories of this machine's that the root lacks
 }
 
 // Names in the scratch directory, which both sides see.
@@ -46,7 +48,7 @@ const (
 
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
-	if !m.alwaysBoot && m.disk == "" && hasCAN() {
+	if !m.alwaysBoot && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
 		return runHere(args)
 	}
 	return m.bootAndRun(args)
@@ -54,10 +56,11 @@ func (m *machine) run(args []string) (int, error) {
 
 // bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.
 func (m *machine) bootAndRun(args []string) (status int, retErr error) {
-	kernel, err := exec.LookPath(umlKernel)
+	root, err := openRoot(m.suite)
 	if err != nil {
-		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux", umlKernel)
+		return 0, err
 	}
+	defer func() { retErr = errors.Join(retErr, root.Close()) }()
 	scratch, err := os.MkdirTemp("", "vxcan-vm-")
 	if err != nil {
 		return 0, err
@@ -74,21 +77,21 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	if err := makeDisk(disk); err != nil {
 		return 0, err
 	}
-	if err := writeJob(scratch, args); err != nil {
+	if err := writeJob(scratch, root, args); err != nil {
 		return 0, err
 	}
-	if status, err = boot(kernel, m.kernelArgs(scratch, disk), scratch); err != nil {
+	if status, err = boot(root, m.kernelArgs(root, scratch, disk), scratch); err != nil {
 		return 0, err
 	}
 	return status, nil
 }
 
-func writeJob(scratch string, args []string) error {
+func writeJob(scratch string, root *rootFS, args []string) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(job{Args: args, Env: os.Environ(), Dir: dir})
+	data, err := json.Marshal(job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0])})
 	if err != nil {
 		return err
 	}
@@ -117,41 +120,52 @@ func makeDisk(path string) error {
 }
 
 // kernelArgs is the command line of the kernel. What it does not know (scratchEnv) becomes init's environment.
-func (m *machine) kernelArgs(scratch, disk string) []string {
+func (m *machine) kernelArgs(root *rootFS, scratch, disk string) []string {
 	self, err := os.Executable()
 	if err != nil {
 		self = os.Args[0]
 	}
 	return []string{
 		fmt.Sprintf("mem=%dM", m.memMiB),
-		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + disk,
-		"init=" + self, scratchEnv + "=" + scratch,
+		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + root.hostPath(disk),
+		"init=" + root.hostPath(self), scratchEnv + "=" + root.hostPath(scratch),
+		// From 6.16 on the kernel can run its processes under seccomp, which is much faster than under ptrace.
+		"seccomp=auto",
 		// The kernel's own words go to its stdout, the command's to our stdout and stderr, unmixed.
 		"con=null", "con0=null,fd:1", "con1=fd:3,fd:4", "con2=null,fd:5",
 	}
 }
 
-// boot runs the kernel to its end and returns the exit status its command left in scratch.
-func boot(kernel string, args []string, scratch string) (int, error) {
+// boot runs the root's kernel to its end and returns the exit status its command left in scratch.
+func boot(root *rootFS, args []string, scratch string) (int, error) {
 	log, err := os.Create(filepath.Join(scratch, logFile))
 	if err != nil {
 		return 0, err
 	}
 	defer log.Close()
-	cmd := exec.Command(kernel, args...)
+	cmd := exec.Command(umlKernel, args...)
+	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdout, os.Stderr} // fd 3, 4 and 5
-	cmd.Env = append(os.Environ(), "TMPDIR="+memoryDir(scratch))
+	cmd.Env = append(os.Environ(), "TMPDIR="+root.hostPath(memoryDir(scratch)))
 	// A process group of its own, so that one kill reaches the kernel and the processes it traces. Pdeathsig is sent
 	// when the *thread* ends that started the child: it must be the main one's own.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread()
+	if !root.own() {
+		if err := root.enter(); err != nil {
+			return 0, err
+		}
+		cmd.SysProcAttr.Chroot = root.dir // the kernel is linked with the libraries of its release
+	}
 
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("start %s: %w", kernel, err)
+	if err := cmd.Start(); errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux", umlKernel)
+	} else if err != nil {
+		return 0, fmt.Errorf("start %s: %w", umlKernel, err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,11 +24,15 @@ const scratchMount = "/run/vm"
 
 // initMain is process 1 of the booted machine: it makes a machine out of a kernel, runs the job, and powers off.
 func initMain() {
-	if err := setUp(); err != nil {
+	j, err := readJob(os.Getenv(scratchEnv))
+	if err == nil {
+		err = setUp(j.Shared)
+	}
+	if err != nil {
 		fmt.Println("vm: set up the machine:", err) // to the kernel's log: no status file follows, so it will be shown
 		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
-	status, err := runJob()
+	status, err := runJob(j)
 	if err != nil {
 		fmt.Println("vm: run the command:", err)
 	} else if err := os.WriteFile(filepath.Join(scratchMount, statusFile), []byte(strconv.Itoa(status)), 0o600); err != nil {
@@ -36,6 +41,15 @@ func initMain() {
 	unix.Kill(-1, unix.SIGKILL)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func readJob(scratch string) (job, error) {
+	var j job
+	data, err := os.ReadFile(filepath.Join(scratch, jobFile))
+	if err != nil {
+		return j, err
+	}
+	return j, json.Unmarshal(data, &j)
 }
 
 type mount struct {
@@ -54,27 +68,30 @@ func (m mount) do() error {
 	return nil
 }
 
+// disk is where the scratch disk is mounted first.
+const disk = "/mnt"
+
 // setUp turns the bare kernel into a machine. Its root is the host's, read-only through hostfs, under an overlay on
 // the scratch disk; container storage lies on the disk itself, because an overlay cannot be the upper layer of one.
-func setUp() error {
+func setUp(shared []string) error {
 	release, err := kernelRelease()
 	if err != nil {
 		return err
 	}
-	const disk, root = "/mnt", "/mnt/root"
+	const root = disk + "/root"
 	if err := (mount{"/dev/ubda", disk, "ext4", 0, ""}).do(); err != nil {
 		return err
-	}
-	for _, dir := range []string{"upper", "work"} {
-		if err := os.MkdirAll(filepath.Join(disk, dir), 0o755); err != nil {
-			return err
-		}
 	}
 	if err := loadOverlay(release); err != nil {
 		return err
 	}
-	if err := (mount{"overlay", root, "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work"}).do(); err != nil {
+	if err := mountCopy("/", root, "copy"); err != nil {
 		return err
+	}
+	for _, dir := range shared {
+		if err := mountCopy(hostDir+dir, root+dir, "copy-"+url.PathEscape(dir)); err != nil {
+			return err
+		}
 	}
 	mounts := []mount{
 		{"proc", root + "/proc", "proc", 0, ""},
@@ -108,6 +125,16 @@ func setUp() error {
 		return err
 	}
 	return unix.Sethostname([]byte("vm"))
+}
+
+// mountCopy mounts lower on target, copy on write: what is written goes to a directory of the disk.
+func mountCopy(lower, target, name string) error {
+	upper, work := filepath.Join(disk, name, "upper"), filepath.Join(disk, name, "work")
+	if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {
+		return err
+	}
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work
+	return mount{"overlay", target, "overlay", 0, options}.do()
 }
 
 func kernelRelease() (string, error) {
@@ -153,15 +180,7 @@ func loopbackUp() error {
 }
 
 // runJob runs the job on the consoles, and as process 1 must, reaps whatever else ends meanwhile.
-func runJob() (int, error) {
-	data, err := os.ReadFile(filepath.Join(scratchMount, jobFile))
-	if err != nil {
-		return 0, err
-	}
-	var j job
-	if err := json.Unmarshal(data, &j); err != nil {
-		return 0, err
-	}
+func runJob(j job) (int, error) {
 	out, err := openRaw("/dev/tty1")
 	if err != nil {
 		return 0, err
