@@ -18,7 +18,7 @@ var machineDirs = []string{
 
 // hasCAN tells whether this kernel makes vxcan pairs and gateway rules for us, by making them in a throwaway netns.
 func hasCAN() bool {
-	script := "ip link add a type vxcan peer name b && { cangw -A -s a -d b || { modprobe can-gw && cangw -A -s a -d b; }; }"
+	script := "ip link add dev a type vxcan peer name b && { cangw -A -s a -d b || { modprobe can-gw && cangw -A -s a -d b; }; }"
 	cmd := exec.Command("unshare", "--net", "sh", "-c", script)
 	return os.Geteuid() == 0 && cmd.Run() == nil
 }

@@ -121,7 +121,7 @@ func setUp(shared []string) error {
 	if err := errors.Join(os.Chdir(root), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/")); err != nil {
 		return fmt.Errorf("enter %s: %w", root, err)
 	}
-	if err := errors.Join(linkModules(release), loopbackUp()); err != nil {
+	if err := errors.Join(makeLinks(release), writeNoFirewall(), loopbackUp()); err != nil {
 		return err
 	}
 	return unix.Sethostname([]byte("vm"))
@@ -158,16 +158,39 @@ func loadOverlay(release string) error {
 	return nil
 }
 
-// linkModules puts the kernel's modules where modprobe looks for them.
-func linkModules(release string) error {
-	if err := os.MkdirAll("/lib/modules", 0o755); err != nil {
+// makeLinks makes the links that a distribution's own boot makes, or would make for this kernel.
+func makeLinks(release string) error {
+	links := []struct{ target, path string }{
+		{"/proc/self/fd", "/dev/fd"},
+		{"/proc/self/fd/0", "/dev/stdin"},
+		{"/proc/self/fd/1", "/dev/stdout"},
+		{"/proc/self/fd/2", "/dev/stderr"},
+		{filepath.Join(umlModules, release), filepath.Join("/lib/modules", release)}, // where modprobe looks
+		// This kernel's nf_tables know no IP, but up to 6.12 it has the older tables.
+		{"/usr/sbin/iptables-legacy", "/etc/alternatives/iptables"},
+		{"/usr/sbin/ip6tables-legacy", "/etc/alternatives/ip6tables"},
+	}
+	for _, l := range links {
+		if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+			return err
+		}
+		if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(l.target, l.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeNoFirewall tells Podman's netavark to do without nftables, where it has no choice of its own.
+func writeNoFirewall() error {
+	const dir = "/etc/containers/containers.conf.d"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	err := os.Symlink(filepath.Join(umlModules, release), filepath.Join("/lib/modules", release))
-	if errors.Is(err, os.ErrExist) { // from an earlier boot
-		return nil
-	}
-	return err
+	return os.WriteFile(filepath.Join(dir, "vm.conf"), []byte("[network]\nfirewall_driver = \"none\"\n"), 0o644)
 }
 
 // loopbackUp does what every machine does for its programs.
@@ -193,6 +216,9 @@ func runJob(j job) (int, error) {
 	for _, entry := range j.Env {
 		name, value, _ := strings.Cut(entry, "=")
 		os.Setenv(name, value)
+	}
+	if err := os.MkdirAll(os.TempDir(), 0o1777); err != nil { // $TMPDIR, which another root may lack
+		return 0, err
 	}
 	if err := os.Chdir(j.Dir); err != nil {
 		return 0, err
