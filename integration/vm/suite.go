@@ -154,9 +154,11 @@ func mmdebstrap(suite, target string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), makeTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
-	// As in boot: one signal reaches all of it, and it does not outlive us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	// In namespaces of its own: one kill ends all its processes, and its mounts go with them, which would otherwise
+	// stay, for the next os.RemoveAll to walk into. Pdeathsig is the thread's, as in boot.
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
