@@ -50,8 +50,8 @@ type Job struct {
 const (
 	cgwTypeCANCAN = 1 // CGW_TYPE_CAN_CAN
 
-	cgwHandled = 6  // CGW_HANDLED
-	cgwDropped = 7  // CGW_DROPPED
+	cgwHandled = 7  // CGW_HANDLED
+	cgwDropped = 8  // CGW_DROPPED
 	cgwSrcIF   = 9  // CGW_SRC_IF
 	cgwDstIF   = 10 // CGW_DST_IF
 	cgwFilter  = 11 // CGW_FILTER
