@@ -26,13 +26,13 @@ type Conn struct{ conn *rtnl.Conn }
 // On works on the gateway of the namespace that conn was opened in. The caller closes conn.
 func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Add adds the rules, in one batch. The gateway makes a second job of a rule that is there already: the caller
-// must know that it is not. Where one fails the others are added all the same.
+// Add adds the rules, in as few batches as can be. The gateway makes a second job of a rule that is there already: the
+// caller must know that it is not. Where one fails the others are added all the same.
 func (c *Conn) Add(rules ...Rule) error {
 	return c.change(unix.RTM_NEWROUTE, "add", rules)
 }
 
-// Delete deletes the first job of each rule, in one batch. A rule without a job is no error.
+// Delete deletes the first job of each rule, in as few batches as can be. A rule without a job is no error.
 func (c *Conn) Delete(rules ...Rule) error {
 	for _, r := range rules {
 		if r.Src == 0 || r.Dst == 0 { // both 0 means every job of the netns, other people's too
@@ -42,12 +42,9 @@ func (c *Conn) Delete(rules ...Rule) error {
 	return c.change(unix.RTM_DELROUTE, "delete", rules)
 }
 
-// maxBatch is how many rules go into one datagram: 18 KiB, well below any socket's send buffer.
-const maxBatch = 512
-
 func (c *Conn) change(kind int, verb string, rules []Rule) error {
 	var errs []error
-	for batch := range slices.Chunk(rules, maxBatch) {
+	for batch := range slices.Chunk(rules, rtnl.MaxBatch) {
 		errs = append(errs, c.changeBatch(kind, verb, batch))
 	}
 	return errors.Join(errs...)

@@ -58,6 +58,27 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// As many errors as there can be fit into the socket; more are refused.
+func TestBatchFull(t *testing.T) {
+	c := dial(t)
+	var requests []*nl.NetlinkRequest
+	for range MaxBatch {
+		requests = append(requests, getLink("nosuchdevice"))
+	}
+	replies, err := c.Batch(requests...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range replies {
+		if !errors.Is(r.Err, unix.ENODEV) {
+			t.Errorf("reply %d: %v", i, r.Err)
+		}
+	}
+	if _, err := c.Batch(append(requests, getLink("lo"))...); err == nil {
+		t.Errorf("%d requests: no error", len(requests)+1)
+	}
+}
+
 func TestDo(t *testing.T) {
 	c := dial(t)
 	if err := c.Do(getLink("lo"), getLink("lo")); err != nil {

@@ -22,14 +22,19 @@ import (
 // receiveSize is the receive buffer in bytes. The kernel makes no dump datagram larger than 32 KiB.
 const receiveSize = 32 << 10
 
+// MaxBatch is how many requests Batch takes. An error takes at least 768 bytes of the socket's receive buffer (208 KiB by
+// default), and all of them are in it before the first is read.
+const MaxBatch = 128
+
 // ErrInterrupted is returned by Dump when the kernel says that what it dumps changed meanwhile: things that were there
 // all the time may be missing. The links of a busy host do change; dump again.
 var ErrInterrupted = errors.New("dump interrupted by a change")
 
 // Conn is a socket in one network namespace. It is not safe for concurrent use.
 type Conn struct {
-	fd  int
-	buf []byte
+	fd     int
+	buf    []byte
+	broken error // what the first receive that failed said: after it, the answer to anything can be lost
 }
 
 // Reply is what the kernel answered to one request.
@@ -80,11 +85,14 @@ func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 // Close closes the socket.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
 
-// Batch sends the requests in one datagram and returns one reply for each. The kernel works through all of them, in
-// order, whatever becomes of the ones before. The error is the socket's own; what the kernel refused is in the replies.
+// Batch sends the requests, at most MaxBatch, in one datagram and returns one reply for each. The kernel works through
+// all of them, in order, whatever becomes of the ones before. The error is the socket's own; what the kernel refused is in the replies.
 func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	if len(requests) == 0 {
 		return nil, nil
+	}
+	if len(requests) > MaxBatch {
+		return nil, fmt.Errorf("send to netlink: %d requests at once, at most %d are allowed", len(requests), MaxBatch)
 	}
 	// Errors always come back; one acknowledgement at the end tells that the batch is through.
 	last := requests[len(requests)-1]
@@ -215,6 +223,9 @@ func (c *Conn) dumpNext(buf []byte, seq uint32, each func(data []byte) error) (d
 }
 
 func (c *Conn) send(datagram []byte) error {
+	if c.broken != nil {
+		return c.broken
+	}
 	if err := unix.Sendto(c.fd, datagram, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to netlink: %w", err)
 	}
@@ -229,7 +240,8 @@ func (c *Conn) receive(buf []byte) ([]message, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return nil, fmt.Errorf("receive from netlink: %w", err)
+			c.broken = fmt.Errorf("receive from netlink: %w", err)
+			return nil, c.broken
 		case ok && sender.Pid != 0: // any process may send us a datagram; only port 0 is the kernel
 			continue
 		case n > len(buf): // MSG_TRUNC makes n the datagram's size

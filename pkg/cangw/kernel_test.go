@@ -1,0 +1,355 @@
+package cangw
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// gateway is a network namespace with devices to put rules between.
+type gateway struct {
+	*Conn
+	netns ns.NetNS
+	index map[string]uint32
+}
+
+func newGateway(t *testing.T, devices ...string) gateway {
+	t.Helper()
+	cantest.Require(t)
+	g := gateway{netns: cantest.NewNetns(t), index: make(map[string]uint32)}
+	conn := g.dial(t)
+	g.Conn = On(conn)
+	links := canlink.On(conn)
+	for _, name := range devices {
+		if err := links.AddVcan(name, canlink.FDMTU); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := links.Get(devices...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range got {
+		g.index[l.Name] = uint32(l.Index)
+	}
+	return g
+}
+
+func (g gateway) dial(t *testing.T) *rtnl.Conn {
+	t.Helper()
+	conn, err := rtnl.DialAt(g.netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (g gateway) list(t *testing.T) []Job {
+	t.Helper()
+	jobs, err := g.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jobs
+}
+
+// cangw runs the reference program.
+func (g gateway) cangw(t *testing.T, args ...string) string {
+	t.Helper()
+	var out []byte
+	err := g.netns.Do(func(ns.NetNS) error {
+		out, _ = exec.Command("cangw", args...).CombinedOutput() // its status is that of a sendto
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func (g gateway) nameOf(index uint32) string {
+	for name, i := range g.index {
+		if i == index {
+			return name
+		}
+	}
+	return "?"
+}
+
+// What we add, cangw lists as the arguments that Format says.
+func TestAddAgreesWithCangw(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	rules := []Rule{
+		{Flags: 0}, {Flags: FD}, {Flags: Echo}, {Flags: IIFTxOK}, {Flags: SrcTS | FD}, {Flags: Echo | IIFTxOK | FD | SrcTS},
+		{Filter: Filter{ID: 0x123, Mask: 0x7ff}}, {Flags: FD, Filter: Filter{ID: 0x92345678, Mask: 0xdfffffff}},
+		{Filter: Filter{ID: 0, Mask: 0x7ff}}, {Filter: Filter{ID: 0x7ff, Mask: 0}},
+	}
+	for i := range rules {
+		rules[i].Src, rules[i].Dst = g.index["a"], g.index["b"]
+	}
+	if err := g.Add(rules...); err != nil {
+		t.Fatal(err)
+	}
+	var want, got, listed []string
+	for i := range rules { // the youngest is listed first
+		want = append(want, rules[len(rules)-1-i].Format(g.nameOf))
+	}
+	for _, j := range g.list(t) {
+		if !j.Plain {
+			t.Errorf("not plain: %+v", j)
+		}
+		got = append(got, j.Format(g.nameOf))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("List (- want, + got)\n%s", diff)
+	}
+	for line := range strings.Lines(g.cangw(t, "-L")) {
+		args, _, _ := strings.Cut(strings.TrimPrefix(line, "cangw -A "), " # ")
+		listed = append(listed, args)
+	}
+	if diff := cmp.Diff(listed, got); diff != "" {
+		t.Errorf("(- cangw -L, + List)\n%s", diff)
+	}
+}
+
+// What cangw adds, we list, and call plain only what we could have added.
+func TestListAgreesWithCangw(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	a, b := g.index["a"], g.index["b"]
+	for _, test := range []struct {
+		args string
+		want Job
+	}{
+		{"-X -i", Job{Rule: Rule{Src: a, Dst: b, Flags: FD | IIFTxOK}, Plain: true}},
+		{"-e -f 123:7FF", Job{Rule: Rule{Src: a, Dst: b, Flags: Echo, Filter: Filter{0x123, 0x7ff}}, Plain: true}},
+		{"-l 1", Job{Rule: Rule{Src: a, Dst: b}}},
+		{"-m SET:I:222.8.1122334455667788", Job{Rule: Rule{Src: a, Dst: b}}},
+	} {
+		if out := g.cangw(t, append([]string{"-A", "-s", "a", "-d", "b"}, strings.Fields(test.args)...)...); out != "" {
+			t.Fatal(out)
+		}
+		if diff := cmp.Diff(test.want, g.list(t)[0]); diff != "" {
+			t.Errorf("%s (- want, + got)\n%s", test.args, diff)
+		}
+	}
+}
+
+// Deleting takes one job of each rule, and leaves jobs alone that do more than the rule says.
+func TestDelete(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	r := Rule{Src: g.index["a"], Dst: g.index["b"], Flags: IIFTxOK}
+	other := Rule{Src: r.Dst, Dst: r.Src}
+	if err := g.Add(r, r, other); err != nil {
+		t.Fatal(err)
+	}
+	g.cangw(t, "-A", "-s", "a", "-d", "b", "-i", "-m", "SET:I:222.8.1122334455667788")
+	for _, left := range []int{3, 2, 2} {
+		if err := g.Delete(r); err != nil {
+			t.Error(err)
+		}
+		if jobs := g.list(t); len(jobs) != left {
+			t.Errorf("%d jobs left, want %d: %+v", len(jobs), left, jobs)
+		}
+	}
+	if jobs := g.list(t); jobs[0].Plain || jobs[1].Rule != other {
+		t.Errorf("left: %+v", jobs)
+	}
+}
+
+// Index 0 on both sides would be everything.
+func TestDeleteIndex0(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	r := Rule{Src: g.index["a"], Dst: g.index["b"]}
+	if err := g.Add(r); err != nil {
+		t.Fatal(err)
+	}
+	for _, wrong := range []Rule{{}, {Src: r.Src}, {Dst: r.Dst}} {
+		if err := g.Delete(r, wrong); err == nil {
+			t.Errorf("%+v: no error", wrong)
+		}
+	}
+	if jobs := g.list(t); len(jobs) != 1 {
+		t.Errorf("%d jobs left, want 1", len(jobs))
+	}
+}
+
+// One that fails does not stop the others, and is named.
+func TestAddPartly(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	r := Rule{Src: g.index["a"], Dst: g.index["b"]}
+	err := g.Add(r, Rule{Src: 4711, Dst: r.Dst}, Rule{Src: r.Src, Dst: 4712}, r)
+	if err == nil || !strings.Contains(err.Error(), "4711 -> ") || !strings.Contains(err.Error(), " -> 4712") {
+		t.Errorf("%v, want the two rules named", err)
+	}
+	if jobs := g.list(t); len(jobs) != 2 {
+		t.Errorf("%d jobs, want 2", len(jobs))
+	}
+}
+
+// Buses of any size: more rules than a batch, more jobs than a datagram, more errors than a socket holds.
+func TestMany(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	var rules []Rule
+	for i := range uint32(8*rtnl.MaxBatch + 7) {
+		rules = append(rules, Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: i, Mask: 0x7ff}})
+	}
+	if err := g.Delete(rules...); err != nil {
+		t.Errorf("delete what is not there: %v", err)
+	}
+	bad := make([]Rule, len(rules))
+	for i, r := range rules {
+		bad[i] = Rule{Src: 4711, Dst: r.Dst}
+	}
+	if err := g.Add(bad...); err == nil || strings.Count(err.Error(), "4711 -> ") != len(bad) {
+		t.Errorf("add what cannot be: %.300v", err)
+	}
+	if err := g.Add(rules...); err != nil {
+		t.Fatal(err)
+	}
+	jobs := g.list(t)
+	if len(jobs) != len(rules) {
+		t.Fatalf("%d jobs, want %d", len(jobs), len(rules))
+	}
+	for i, j := range jobs {
+		if j.Rule != rules[len(rules)-1-i] {
+			t.Fatalf("job %d: %+v", i, j)
+		}
+	}
+	peeked, complete, err := Peek(g.dial(t))
+	if err != nil || complete || len(peeked) < 100 || len(peeked) > 400 {
+		t.Fatalf("peek: %d jobs, complete %v, %v", len(peeked), complete, err)
+	}
+	if diff := cmp.Diff(jobs[:len(peeked)], peeked); diff != "" {
+		t.Errorf("peek (- List, + Peek)\n%s", diff)
+	}
+	if err := g.Delete(rules...); err != nil {
+		t.Error(err)
+	}
+	if jobs := g.list(t); len(jobs) != 0 {
+		t.Errorf("%d jobs left", len(jobs))
+	}
+}
+
+// Peek knows when it has seen all, for any number of jobs around a datagram's end.
+func TestPeekComplete(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	added := 0
+	for _, n := range []int{0, 1, 70, 100, 110, 120, 130, 150, 180, 200, 210, 220, 230, 300, 400} {
+		for ; added < n; added++ {
+			if err := g.Add(Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(added), Mask: 1}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		jobs, complete, err := Peek(g.dial(t))
+		if err != nil || complete && len(jobs) != n || !complete && len(jobs) < min(n, 150) || n <= 70 && !complete {
+			t.Errorf("%d jobs: saw %d, complete %v, %v", n, len(jobs), complete, err)
+		}
+	}
+}
+
+// While others change theirs, a list has every one of ours once.
+func TestListWhileOthersChange(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	other := On(g.dial(t))
+	rule := func(i int) Rule {
+		return Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(i), Mask: 1}}
+	}
+	const stable = 1500
+	for i := range stable {
+		if err := g.Add(rule(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, done := make(chan bool), make(chan error)
+	go func() {
+		var err error
+		for err == nil {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+				err = errors.Join(other.Add(rule(stable)), other.Delete(rule(stable)))
+			}
+		}
+		done <- err
+	}()
+	given := 0
+	for range 50 {
+		jobs, err := g.List()
+		if err != nil { // it says so, rather than something wrong
+			given++
+			continue
+		}
+		seen := make(map[Rule]int)
+		for _, j := range jobs {
+			seen[j.Rule]++
+		}
+		for i := range stable {
+			if n := seen[rule(i)]; n != 1 {
+				t.Fatalf("rule %d is %d times in the list", i, n)
+			}
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d of 50 lists given up", given)
+}
+
+func TestProbe(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	if err := g.Add(Rule{Src: g.index["a"], Dst: g.index["b"]}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Probe(); err != nil {
+		t.Error(err)
+	}
+	if jobs := g.list(t); len(jobs) != 1 {
+		t.Errorf("%d jobs after the probe, want 1", len(jobs))
+	}
+}
+
+// A kernel without can-gw, or before it is loaded, has routes of other kinds, and says what is missing.
+func TestNoModule(t *testing.T) {
+	cantest.Require(t)
+	if cpu, err := os.ReadFile("/proc/cpuinfo"); err != nil || !bytes.Contains(cpu, []byte("User Mode Linux")) {
+		t.Skip("unloading can-gw would take away the rules of this machine")
+	}
+	if out, err := exec.Command("rmmod", "can-gw").CombinedOutput(); err != nil {
+		t.Skipf("rmmod can-gw: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("modprobe", "can-gw").CombinedOutput(); err != nil {
+			t.Errorf("modprobe can-gw: %v: %s", err, out)
+		}
+	})
+	conn, err := rtnl.DialAt(cantest.NewNetns(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := On(conn)
+	for what, err := range map[string]error{
+		"probe": c.Probe(), "add": c.Add(Rule{Src: 1, Dst: 1}), "delete": c.Delete(Rule{Src: 1, Dst: 1}),
+	} {
+		if !errors.Is(err, ErrNoModule) {
+			t.Errorf("%s: %v, want ErrNoModule", what, err)
+		}
+	}
+	if jobs, err := c.List(); err != nil || len(jobs) != 0 {
+		t.Errorf("list: %v, %v", jobs, err)
+	}
+}
