@@ -3,11 +3,13 @@ CNI_BIN ?= /opt/cni/bin
 DOC      = $(PREFIX)/share/doc/vxcan
 
 # What is installed, what only tests and demo use, and the package each is built from.
-PRODUCT = bin/vxcan
+PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker
 TOOLS   = bin/vm bin/cnitool
-bin/vxcan:   package = ./plugins/vxcan
-bin/vm:      package = ./integration/vm
-bin/cnitool: package = github.com/containernetworking/cni/cnitool
+bin/vxcan:          package = ./plugins/vxcan
+bin/netavark/vxcan: package = ./plugins/netavark
+bin/vxcan-docker:   package = ./plugins/docker
+bin/vm:             package = ./integration/vm
+bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE $(shell find conflist -type f)
 SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
