@@ -16,6 +16,7 @@ import (
 // TestKilled: an ADD that is killed at any system call that matters, with SIGKILL. Whatever it left, the next ADD, DEL
 // or GC of it puts right. strace delivers the signal when the call has been made, or instead of it.
 func TestKilled(t *testing.T) {
+	freshHost(t)
 	next := []string{"ADD", "DEL", "GC"}
 	kills := 0
 	for _, name := range []string{"sendto", "fsync", "renameat", "openat", "recvfrom"} {
