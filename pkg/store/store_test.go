@@ -1,0 +1,353 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/cantest"
+)
+
+// record is something to store.
+type record struct {
+	Name  string   `json:"name"`
+	Items []string `json:"items"`
+}
+
+var sample = record{Name: "vcan0", Items: []string{"a", "ä\n\x00", `"}`}}
+
+func open(t testing.TB, dir, name string) *File {
+	t.Helper()
+	f, err := Open(context.Background(), dir, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// files lists what is in a directory, sorted.
+func files(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func TestSaveLoadRemove(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "not", "yet", "there")
+	f := open(t, dir, "vcan0")
+	var got record
+	if found, err := f.Load(&got); found || err != nil {
+		t.Fatalf("nothing saved: %v, %v", found, err)
+	}
+	for _, want := range []record{sample, {}, {Items: make([]string, 10000)}, {Name: "short"}} {
+		if err := f.Save(want); err != nil {
+			t.Fatal(err)
+		}
+		got = record{}
+		if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(want, got) {
+			t.Errorf("%v, %v %s", found, err, cmp.Diff(want, got))
+		}
+	}
+	if diff := cmp.Diff([]string{"vcan0.json", "vcan0.lock"}, files(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	for path, want := range map[string]os.FileMode{"": 0o700, "vcan0.json": 0o600, "vcan0.lock": 0o600} {
+		info, err := os.Stat(filepath.Join(dir, path))
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %v", path, info.Mode(), err, want)
+		}
+	}
+	for range 2 { // the second time there is none
+		if err := f.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	if found, err := f.Load(&got); found || err != nil {
+		t.Errorf("removed: %v, %v", found, err)
+	}
+}
+
+// loadBroken loads a file of that content, and checks that it is refused and kept.
+func loadBroken(t *testing.T, content string) *BrokenError {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "vcan0.json")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, dir, "vcan0")
+	var got record
+	found, err := f.Load(&got)
+	var broken *BrokenError
+	if found || !errors.As(err, &broken) {
+		t.Fatalf("%q: %v, %v; want a BrokenError", content, found, err)
+	}
+	if kept, err := os.ReadFile(broken.Aside); err != nil || string(kept) != content || broken.Path != path {
+		t.Errorf("%q: kept %q, %v", content, kept, err)
+	}
+	if !strings.Contains(err.Error(), broken.Path) || !strings.Contains(err.Error(), broken.Aside) {
+		t.Errorf("message does not name both files: %v", err)
+	}
+	// The state goes on, and the broken file stays.
+	if found, err := f.Load(&got); found || err != nil {
+		t.Errorf("%q, the second time: %v, %v", content, found, err)
+	}
+	if err := f.Save(sample); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(broken.Aside); err != nil {
+		t.Error(err)
+	}
+	if names, err := Names(dir); err != nil || !cmp.Equal(names, []string{"vcan0"}) {
+		t.Errorf("names beside a broken file: %q, %v", names, err)
+	}
+	return broken
+}
+
+func TestLoadCut(t *testing.T) {
+	dir := t.TempDir()
+	if err := open(t, dir, "vcan0").Save(sample); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, "vcan0.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) - 1 { // of the last line's end nothing depends
+		loadBroken(t, string(whole[:n]))
+	}
+}
+
+func TestLoadBroken(t *testing.T) {
+	for name, content := range map[string]string{
+		"no JSON":            "hello",
+		"zeros":              strings.Repeat("\x00", 512),
+		"another type":       `[1]`,
+		"null":               `null`,
+		"no version":         `{"data":{"name":"vcan0"}}`,
+		"version 0":          `{"version":0,"data":{}}`,
+		"negative version":   `{"version":-1,"data":{}}`,
+		"data of wrong type": `{"version":1,"data":{"name":5}}`,
+		"two documents":      `{"version":1,"data":{}}{"version":1,"data":{}}`,
+	} {
+		t.Run(name, func(t *testing.T) { loadBroken(t, content) })
+	}
+}
+
+// A newer version says so, also when its data is of another kind.
+func TestLoadNewer(t *testing.T) {
+	for _, content := range []string{`{"version":2,"data":{}}`, `{"version":2,"data":{"name":["not","a","string"]}}`, `{"version":2,"data":7}`} {
+		if err := loadBroken(t, content); !strings.Contains(err.Error(), "format version 2, want 1") {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
+
+// Keys that are not known are no harm: a later release of this version may write them.
+func TestLoadUnknownKeys(t *testing.T) {
+	dir := t.TempDir()
+	content := `{"version":1,"new":true,"data":{"name":"vcan0","newer":[]}}`
+	if err := os.WriteFile(filepath.Join(dir, "vcan0.json"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got record
+	if found, err := open(t, dir, "vcan0").Load(&got); !found || err != nil || got.Name != "vcan0" {
+		t.Errorf("%v, %v, %+v", found, err, got)
+	}
+}
+
+func TestSaveUnmarshalable(t *testing.T) {
+	f := open(t, t.TempDir(), "vcan0")
+	var wrong *json.UnsupportedTypeError
+	if err := f.Save(make(chan int)); !errors.As(err, &wrong) {
+		t.Error(err)
+	}
+}
+
+// What a crash left of a temporary file is no obstacle.
+func TestSaveOverLitter(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "vcan0.json.new"), make([]byte, 100000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, dir, "vcan0")
+	var got record
+	if found, err := f.Load(&got); found || err != nil {
+		t.Errorf("%v, %v", found, err)
+	}
+	if err := f.Save(sample); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(sample, got) {
+		t.Errorf("%v, %v", found, err)
+	}
+}
+
+func TestUnwritable(t *testing.T) {
+	t.Run("directory is a file", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(context.Background(), path, "vcan0"); !errors.Is(err, ErrIO) || !errors.Is(err, unix.ENOTDIR) {
+			t.Error(err)
+		}
+		if _, err := Names(path); !errors.Is(err, ErrIO) {
+			t.Error(err)
+		}
+	})
+	t.Run("files are directories", func(t *testing.T) {
+		dir := t.TempDir()
+		f := open(t, dir, "vcan0")
+		for _, name := range []string{"vcan0.json", "vcan0.json.new"} {
+			if err := os.MkdirAll(filepath.Join(dir, name, "full"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got record
+		_, loadErr := f.Load(&got)
+		for what, err := range map[string]error{"load": loadErr, "save": f.Save(sample), "remove": f.Remove()} {
+			if !errors.Is(err, ErrIO) {
+				t.Errorf("%s: %v, want ErrIO", what, err)
+			}
+		}
+	})
+	t.Run("no permission", func(t *testing.T) {
+		if os.Geteuid() == 0 {
+			t.Skip("root may write everywhere")
+		}
+		dir := t.TempDir()
+		f := open(t, dir, "vcan0")
+		if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(dir, 0o700) })
+		_, openErr := Open(context.Background(), dir, "vcan1")
+		for what, err := range map[string]error{"open": openErr, "save": f.Save(sample)} {
+			if !errors.Is(err, ErrIO) || !errors.Is(err, os.ErrPermission) {
+				t.Errorf("%s: %v, want ErrIO and ErrPermission", what, err)
+			}
+		}
+	})
+}
+
+// mountTmpfs mounts a file system of that size on a new directory.
+func mountTmpfs(t *testing.T, size string) string {
+	t.Helper()
+	cantest.Require(t) // root, and a machine made for tests
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func TestReadOnlyDisk(t *testing.T) {
+	dir := mountTmpfs(t, "1m")
+	f := open(t, dir, "vcan0")
+	if err := errors.Join(f.Save(sample), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, openErr := Open(context.Background(), dir, "vcan1")
+	f = open(t, dir, "vcan0") // to lock takes no writing
+	for what, err := range map[string]error{"open": openErr, "save": f.Save(sample), "remove": f.Remove()} {
+		if !errors.Is(err, ErrIO) || !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: %v, want ErrIO and EROFS", what, err)
+		}
+	}
+	var got record
+	if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(sample, got) {
+		t.Errorf("%v, %v, %+v", found, err, got)
+	}
+	if names, err := Names(dir); err != nil || !cmp.Equal(names, []string{"vcan0"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+}
+
+// On a full disk the old content stays, and the attempt leaves nothing behind.
+func TestFullDisk(t *testing.T) {
+	dir := mountTmpfs(t, "64k")
+	f := open(t, dir, "vcan0")
+	if err := f.Save(sample); err != nil {
+		t.Fatal(err)
+	}
+	big := record{Name: strings.Repeat("x", 1<<20)}
+	if err := f.Save(big); !errors.Is(err, ErrIO) || !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v, want ErrIO and ENOSPC", err)
+	}
+	var got record
+	if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(sample, got) {
+		t.Errorf("%v, %v, %+v", found, err, got)
+	}
+	if diff := cmp.Diff([]string{"vcan0.json", "vcan0.lock"}, files(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	if err := f.Save(record{Name: "small"}); err != nil {
+		t.Errorf("there is room again: %v", err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	if names, err := Names(filepath.Join(t.TempDir(), "none")); err != nil || names != nil {
+		t.Errorf("no directory: %q, %v", names, err)
+	}
+	dir := t.TempDir()
+	want := []string{".hub", "a.json", "b", "x.lock"}
+	for _, name := range append(want, "only-locked") {
+		f := open(t, dir, name)
+		if name == "only-locked" {
+			continue
+		}
+		if err := f.Save(sample); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names, err := Names(dir); err != nil || !cmp.Equal(names, want) {
+		t.Errorf("%q, %v; want %q", names, err, want)
+	}
+}
+
+func TestOpenAfterClose(t *testing.T) {
+	dir := t.TempDir()
+	for range 3 {
+		if err := open(t, dir, "vcan0").Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Two buses do not wait for each other; the same one does, also in one process.
+func TestLockInProcess(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, "vcan0")
+	open(t, dir, "vcan1")
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	var locked *LockedError
+	if _, err := Open(ctx, dir, "vcan0"); !errors.As(err, &locked) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want a LockedError", err)
+	}
+}
