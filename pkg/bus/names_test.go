@@ -1,0 +1,228 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+)
+
+const (
+	name15 = "abcdefghijklmno"
+	name16 = "abcdefghijklmnop"
+)
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a", "0", "can0", "vcan-0", "a.b", "...", "_", "vx@can0", "öüß", name15} {
+		if err := CheckName(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for name, words := range map[string]string{
+		"":           "empty; want 1 to 15 bytes",
+		name16:       `"abcdefghijklmnop": 16 bytes, at most 15 are allowed`,
+		"öüßöüßöü":   "16 bytes",
+		".":          `"."`,
+		"..":         `".."`,
+		"a/b":        `"/" is not allowed`,
+		"../etc":     `"/" is not allowed`,
+		"eth0:1":     `":" is not allowed`,
+		"can%d":      `"%" is not allowed`,
+		"can 0":      `" " is not allowed`,
+		" can0":      `" " is not allowed`,
+		"can0\n":     `"\n" is not allowed`,
+		"can\t0":     `"\t" is not allowed`,
+		"can\x000":   `"\x00" is not allowed`,
+		"can\x1b[0m": `"\x1b" is not allowed`,
+		"can\u00a00": "is not allowed",
+	} {
+		err := CheckName(name)
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(fmt.Sprint(err), words) {
+			t.Errorf("%q: %v, want ErrInvalid and %q", name, err, words)
+		}
+	}
+}
+
+func TestCheckInterface(t *testing.T) {
+	for _, name := range []string{"can0", "can%d", "%d", "a%db", ".%d", "abcdefghijklm%d", name15} {
+		if err := CheckInterface(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{
+		"", name16, "abcdefghijklmn%d", "can%", "can%s", "can%d%d", "can%%d", "can%dx%", "a/%d", "a:%d", "a %d", "%d/", ".", "..",
+	} {
+		if err := CheckInterface(name); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+func TestMatches(t *testing.T) {
+	for _, test := range []struct {
+		name, wanted string
+		want         bool
+	}{
+		{"can0", "can0", true},
+		{"can1", "can0", false},
+		{"can0", "can%d", true},
+		{"can17", "can%d", true},
+		{"can", "can%d", false},
+		{"canx", "can%d", false},
+		{"can0x", "can%d", false},
+		{"vcan0", "can%d", false},
+		{"c0n", "c%dn", true},
+		{"cn", "c%dn", false},
+		{"0", "%d", true},
+		{"can%d", "can%d", false},
+	} {
+		if got := matches(test.name, test.wanted); got != test.want {
+			t.Errorf("%q for %q: %v", test.name, test.wanted, got)
+		}
+	}
+}
+
+// hostName is what our host-side names look like: they tell DEL of any release what to delete, and never change.
+var hostName = regexp.MustCompile(`^(vx|tx|rx)[0-9a-v]{13}$`)
+
+func TestHostIfName(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	seen := make(map[string]Attachment)
+	for _, a := range []Attachment{
+		{},
+		{"cni", "canbus0", id, "eth0", ""},
+		{"cni", "canbus0", id, "eth0", "can0"},
+		{"cni", "canbus0", id, "eth1", ""},
+		{"cni", "canbus0", id[:63], "eth0", ""},
+		{"cni", "canbus0", id[:12], "eth0", ""}, // a runtime's short ID is another one
+		{"cni", "canbus1", id, "eth0", ""},
+		{"netavark", "canbus0", id, "eth0", ""},
+		{"docker", "canbus0", id, "eth0", ""},
+		// Where a part begins matters.
+		{"cni", "a", "b", "c", "d"}, {"cni", "ab", "", "c", "d"}, {"cni", "", "ab", "c", "d"}, {"cni", "a", "bc", "", "d"},
+		{"cni", "a", "", "bc", "d"}, {"cni", "a", "b", "", "cd"}, {"cni", "a", "b", "cd", ""}, {"cnia", "", "b", "c", "d"},
+		{"cni", "a b", "c", "d", ""}, {"cni", "a", "b c", "d", ""}, {"cni", "a-b", "c", "d", ""}, {"cni", "a", "b-c", "d", ""},
+		{"cni", "a/b", "c", "d", ""}, {"cni", "a", "b/c", "d", ""},
+	} {
+		name := hostIfName(a)
+		if !hostName.MatchString(name) || CheckName(name) != nil || name != hostIfName(a) {
+			t.Errorf("%v: %q", a, name)
+		}
+		if other, ok := seen[name]; ok {
+			t.Errorf("%q for %v and for %v", name, a, other)
+		}
+		seen[name] = a
+	}
+}
+
+// A changed name would leave behind what an earlier release made: by
+// printf 'cni\0canbus0\0id\0eth0\0can0' | sha256sum | cut -c 1-16 | xxd -r -p | base32 | tr A-Z2-7 0-9a-v | tr -d =
+func TestHostIfNameStays(t *testing.T) {
+	if got := hostIfName(Attachment{"cni", "canbus0", "id", "eth0", "can0"}); got != "vxt9nqtto1rveps" {
+		t.Error(got)
+	}
+}
+
+func TestBackplaneNames(t *testing.T) {
+	seen := make(map[string]string)
+	for _, hub := range []string{"c", "vcan0", "vcan1", "abcdefghijkl", "abcdefghijklm", "abcdefghijklmn", name15, "abcdefghijklmnp"} {
+		tx, rx := backplaneNames(hub)
+		for _, name := range []string{tx, rx} {
+			if CheckName(name) != nil {
+				t.Errorf("%s: %q", hub, name)
+			}
+			if other, ok := seen[name]; ok {
+				t.Errorf("%q for %s and for %s", name, hub, other)
+			}
+			seen[name] = hub
+		}
+		if short := len(hub) <= 12; short != (tx == hub+"-tx" && rx == hub+"-rx") || short == hostName.MatchString(tx) {
+			t.Errorf("%s: %q, %q", hub, tx, rx)
+		}
+	}
+}
+
+func TestAlias(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	for _, a := range []Attachment{
+		{"cni", "canbus0", id, "eth0", "can0"},
+		{"cni", "canbus0", id, "eth0", ""},
+		{"docker", id, id, "", ""},
+		{"cni", "", "", "", ""},
+	} {
+		text := alias("vcan0", a)
+		if hub, got, ok := parseAlias(text); !ok || hub != "vcan0" || got != a || !strings.HasPrefix(text, "vxcan vcan0 ") {
+			t.Errorf("%+v: %q, back as %q, %+v, %v", a, text, hub, got, ok)
+		}
+	}
+}
+
+// What does not fit, or would be read back as something else, is not written.
+func TestAliasLeftOut(t *testing.T) {
+	fits := Attachment{Runtime: "cni", ContainerID: "id", IfName: "eth0"}
+	fits.Network = strings.Repeat("n", canlink.MaxAlias-len("vxcan vcan0 cni  id eth0 "))
+	if text := alias("vcan0", fits); len(text) != canlink.MaxAlias {
+		t.Errorf("%d bytes, want %d", len(text), canlink.MaxAlias)
+	}
+	long := fits
+	long.Network += "n"
+	for _, a := range []Attachment{
+		long,
+		{"cni", "a b", "id", "eth0", ""},
+		{"cni", "net", "id", "eth0", "a b"},
+		{"cni", "net", "id", "eth0 ", ""},
+	} {
+		if text := alias("vcan0", a); text != "" {
+			t.Errorf("%+v: %q", a, text)
+		}
+	}
+	if text := alias("vcan 0", Attachment{}); text != "" {
+		t.Errorf("hub with a space: %q", text)
+	}
+}
+
+func TestParseAliasOfOthers(t *testing.T) {
+	for _, text := range []string{"", "vxcan", "my CAN bus", "vxcan vcan0 cni n id eth0", "vxcan vcan0 cni n id eth0 can0 ", "VXCAN vcan0 cni n id eth0 can0"} {
+		if hub, a, ok := parseAlias(text); ok {
+			t.Errorf("%q: %q, %+v", text, hub, a)
+		}
+	}
+}
+
+func FuzzAlias(f *testing.F) {
+	f.Add("vcan0", "cni", "canbus0", "id", "eth0", "")
+	f.Add("vcan0", "cni", "a b", "", " ", "can0")
+	f.Fuzz(func(t *testing.T, hub, runtime, network, id, ifName, entry string) {
+		a := Attachment{runtime, network, id, ifName, entry}
+		text := alias(hub, a)
+		if text == "" {
+			return
+		}
+		if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got != a || len(text) > canlink.MaxAlias {
+			t.Errorf("%q back as %q, %+v, %v", text, gotHub, got, ok)
+		}
+	})
+}
+
+// Any name that is accepted can be a device, part of a file's name, and a word of an alias.
+func FuzzCheckName(f *testing.F) {
+	for _, name := range []string{"can0", "can%d", "..", "a/b", name15, name16, "\xff", "a\x00b"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if CheckName(name) == nil {
+			if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\v\f\r\x00\u0085\u00a0") {
+				t.Errorf("%q accepted", name)
+			}
+			if CheckInterface(name) != nil {
+				t.Errorf("%q is a name of a device, but not of an interface", name)
+			}
+		}
+		if CheckInterface(name) == nil && strings.Contains(name, "%d") && !matches(strings.Replace(name, "%d", "12", 1), name) {
+			t.Errorf("%q does not match itself", name)
+		}
+	})
+}
