@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
 )
@@ -23,10 +24,11 @@ func CheckName(name string) error {
 	case name == "." || name == "..":
 		return fmt.Errorf("%w device name %q", ErrInvalid, name)
 	}
-	if i := strings.IndexFunc(name, func(r rune) bool {
-		return r == '/' || r == ':' || r == '%' || unicode.IsSpace(r) || !unicode.IsPrint(r)
-	}); i >= 0 {
-		return fmt.Errorf("%w device name %q: %q is not allowed", ErrInvalid, name, name[i:i+1])
+	for _, r := range name {
+		// What is not UTF-8 cannot be recorded in JSON.
+		if r == '/' || r == ':' || r == '%' || r == utf8.RuneError || unicode.IsSpace(r) || !unicode.IsPrint(r) {
+			return fmt.Errorf("%w device name %q: %q is not allowed", ErrInvalid, name, string(r))
+		}
 	}
 	return nil
 }

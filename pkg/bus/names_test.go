@@ -37,7 +37,8 @@ func TestCheckName(t *testing.T) {
 		"can\t0":     `"\t" is not allowed`,
 		"can\x000":   `"\x00" is not allowed`,
 		"can\x1b[0m": `"\x1b" is not allowed`,
-		"can\u00a00": "is not allowed",
+		"can\u00a00": `"\u00a0" is not allowed`,
+		"can\xff":    "\"\ufffd\" is not allowed", // not UTF-8
 	} {
 		err := CheckName(name)
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(fmt.Sprint(err), words) {
