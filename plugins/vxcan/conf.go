@@ -57,12 +57,15 @@ func parseConf(stdin []byte) (*conf, error) {
 	if err := json.Unmarshal(stdin, &keys); err != nil {
 		return nil, fmt.Errorf("configuration is not a JSON object: %w", err)
 	}
+	if keys == nil {
+		return nil, fmt.Errorf("%w configuration: JSON null, want an object", bus.ErrInvalid)
+	}
 	c := &conf{Hub: bus.DefaultHub}
 	err := json.Unmarshal(stdin, c)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		key := strings.TrimPrefix(wrong.Field, "PluginConf.")
-		return c, fmt.Errorf("%w key %q: a JSON %s, want %s", bus.ErrInvalid, key, wrong.Value, jsonWord(wrong.Type.Kind()))
+		return c, fmt.Errorf("%w key %q: JSON %s, want %s", bus.ErrInvalid, key, wrong.Value, jsonWord(wrong.Type.Kind()))
 	} else if err != nil {
 		return nil, err
 	}

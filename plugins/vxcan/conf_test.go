@@ -1,0 +1,269 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// with is a configuration with more keys than those that CNI demands.
+func with(keys string) string {
+	if keys != "" {
+		keys = ", " + keys
+	}
+	return `{"cniVersion": "1.1.0", "name": "canbus0", "type": "vxcan"` + keys + `}`
+}
+
+func TestParseConf(t *testing.T) {
+	for keys, want := range map[string]bus.Spec{
+		``:                  {Hub: "vcan0"},
+		`"hub": "can7"`:     {Hub: "can7"},
+		`"hub": null`:       {Hub: "vcan0"},
+		`"physical": true`:  {Hub: "vcan0", Physical: true},
+		`"physical": false`: {Hub: "vcan0"},
+		`"mtu": 16`:         {Hub: "vcan0", MTU: 16},
+		`"mtu": 72`:         {Hub: "vcan0", MTU: 72},
+		`"interface": "can0", "hub": "abcdefghijklmno", "mtu": 72, "physical": true`: {Hub: "abcdefghijklmno", MTU: 72, Physical: true},
+		`"interface": "can%d"`: {Hub: "vcan0"},
+		// What CNI reserves and what runtimes inject.
+		`"args": {"cni": {"labels": []}}, "capabilities": {"portMappings": true}, "runtimeConfig": {"x": 1}`:             {Hub: "vcan0"},
+		`"cniVersions": ["1.0.0"], "disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": false`:             {Hub: "vcan0"},
+		`"ipam": {}, "dns": {"nameservers": ["10.0.0.1"]}, "ipMasq": true`:                                               {Hub: "vcan0"},
+		`"deviceID": "0000:00:1f.6", "pciBusID": "0000:00:1f.6"`:                                                         {Hub: "vcan0"},
+		`"cni.dev/attachments": [], "cni.dev/valid-attachments": [], "cni.dev/anything": {"new": 1}, "prevResult": null`: {Hub: "vcan0"},
+	} {
+		c, err := parseConf([]byte(with(keys)))
+		if err != nil {
+			t.Errorf("%s: %v", keys, err)
+			continue
+		}
+		if diff := cmp.Diff(want, c.spec()); diff != "" || c.Name != "canbus0" || c.CNIVersion != "1.1.0" {
+			t.Errorf("%s (- want, + got)\n%s", keys, diff)
+		}
+	}
+}
+
+// An error names the key and what is allowed, and what could be read comes along for DEL.
+func TestParseConfInvalid(t *testing.T) {
+	const keys = "the keys of vxcan are hub, interface, mtu, physical"
+	const mtus = "want 16 (classic CAN) or 72 (CAN FD)"
+	for config, words := range map[string][]string{
+		`"huub": "vcan1"`:              {`key "huub"`, keys},
+		`"Hub": "vcan1"`:               {`key "Hub"`, keys}, // encoding/json would take it for hub
+		`"MTU": 72`:                    {`key "MTU"`, keys},
+		`"bitrate": 500000, "mtu": 72`: {`key "bitrate"`, keys},
+		`"": 1`:                        {`key ""`, keys},
+		`"cni.dev": 1`:                 {`key "cni.dev"`, keys},
+		`"hub": ""`:                    {`key "hub"`, "1 to 15 bytes"},
+		`"hub": "abcdefghijklmnop"`:    {`key "hub"`, "16 bytes, at most 15 are allowed"},
+		`"hub": "../vcan0"`:            {`key "hub"`, `"/" is not allowed`},
+		`"hub": "vcan%d"`:              {`key "hub"`, `"%" is not allowed`},
+		`"hub": "a b"`:                 {`key "hub"`, `" " is not allowed`},
+		`"hub": "a\u0000b"`:            {`key "hub"`, `"\x00" is not allowed`},
+		`"hub": 0`:                     {`key "hub"`, "JSON number, want a string"},
+		`"hub": ["vcan0"]`:             {`key "hub"`, "JSON array, want a string"},
+		`"interface": ""`:              {`key "interface"`, "1 to 15 bytes"},
+		`"interface": null`:            {`key "interface"`, "1 to 15 bytes"},
+		`"interface": "can%d%d"`:       {`key "interface"`, `"%" is not allowed`},
+		`"interface": "can/0"`:         {`key "interface"`, `"/" is not allowed`},
+		`"interface": {}`:              {`key "interface"`, "JSON object, want a string"},
+		`"mtu": 0`:                     {`key "mtu": 0;`, mtus},
+		`"mtu": null`:                  {`key "mtu": 0;`, mtus},
+		`"mtu": -16`:                   {`key "mtu": -16;`, mtus},
+		`"mtu": 17`:                    {`key "mtu": 17;`, mtus},
+		`"mtu": 1500`:                  {`key "mtu": 1500;`, mtus},
+		`"mtu": 2060`:                  {`key "mtu": 2060;`, mtus}, // CAN XL
+		`"mtu": 72.5`:                  {`key "mtu"`, "JSON number 72.5, want a whole number"},
+		`"mtu": 1e99`:                  {`key "mtu"`, "JSON number 1e99, want a whole number"},
+		`"mtu": "72"`:                  {`key "mtu"`, "JSON string, want a whole number"},
+		`"physical": "true"`:           {`key "physical"`, "JSON string, want true or false"},
+		`"physical": 1`:                {`key "physical"`, "JSON number, want true or false"},
+		`"cni.dev/attachments": {}`:    {`key "cni.dev/attachments"`, "JSON object, want an array"},
+	} {
+		c, err := parseConf([]byte(with(config)))
+		if !errors.Is(err, bus.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", config, err)
+			continue
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %q does not say %q", config, err, w)
+			}
+		}
+		if c == nil || c.Name != "canbus0" {
+			t.Errorf("%s: what could be read is lost", config)
+		}
+		if code := errorCode(t, err); code != types.ErrInvalidNetworkConfig {
+			t.Errorf("%s: code %d, want %d", config, code, types.ErrInvalidNetworkConfig)
+		}
+	}
+}
+
+func errorCode(t *testing.T, err error) uint {
+	t.Helper()
+	var e *types.Error
+	if !errors.As(cniError(err), &e) {
+		t.Fatalf("%v is no CNI error", err)
+	}
+	return e.Code
+}
+
+func TestParseConfNoObject(t *testing.T) {
+	for _, config := range []string{``, `{`, `null`, `[]`, `"vxcan"`, `7`, with(`"hub": `), with("") + "}"} {
+		if c, err := parseConf([]byte(config)); err == nil || c != nil {
+			t.Errorf("%q: %+v, %v", config, c, err)
+		}
+	}
+	_, err := parseConf([]byte(`{`))
+	if code := errorCode(t, err); code != types.ErrDecodingFailure {
+		t.Errorf("code %d, want %d", code, types.ErrDecodingFailure)
+	}
+}
+
+// DEL works with what is right in a configuration that is wrong elsewhere.
+func TestParseConfPartly(t *testing.T) {
+	for _, wrong := range []string{`"mtu": "72"`, `"mtu": 17`, `"huub": 1`, `"physical": 0`} {
+		for _, config := range []string{with(`"hub": "vcan7", "interface": "can3", ` + wrong), with(wrong + `, "interface": "can3", "hub": "vcan7"`)} {
+			if c, err := parseConf([]byte(config)); err == nil || c == nil || c.Hub != "vcan7" || c.Interface != "can3" {
+				t.Errorf("%s: %+v, %v", config, c, err)
+			}
+		}
+	}
+}
+
+// No list is not an empty list: libcni leaves the keys out where the runtime gave it none, and writes null for a
+// runtime's list that is nil, and so empty.
+func TestAttachmentLists(t *testing.T) {
+	one := `[{"containerID": "id", "ifname": "eth0"}]`
+	for keys, want := range map[string]struct {
+		hasList bool
+		valid   int
+	}{
+		``:                                  {false, 0},
+		`"cni.dev/other": []`:               {false, 0},
+		`"cni.dev/valid-attachments": []`:   {true, 0},
+		`"cni.dev/attachments": []`:         {true, 0},
+		`"cni.dev/valid-attachments": null`: {true, 0},
+		`"cni.dev/attachments": ` + one:     {true, 1},
+		`"cni.dev/valid-attachments": ` + one + `, "cni.dev/attachments": ` + one: {true, 2},
+	} {
+		c, err := parseConf([]byte(with(keys)))
+		if err != nil {
+			t.Errorf("%s: %v", keys, err)
+			continue
+		}
+		valid := append(c.ValidAttachments, c.Attachments...)
+		if c.hasList != want.hasList || len(valid) != want.valid {
+			t.Errorf("%s: list %v, %+v", keys, c.hasList, valid)
+		}
+		for _, a := range valid {
+			if a != (types.GCAttachment{ContainerID: "id", IfName: "eth0"}) {
+				t.Errorf("%s: %+v", keys, a)
+			}
+		}
+	}
+}
+
+func TestInterfaceName(t *testing.T) {
+	const chained = `"prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}]}`
+	for _, test := range []struct{ keys, ifName, want string }{
+		// Alone, without a wish in the configuration: the runtime's name.
+		{``, "eth0", "eth0"},
+		{``, "can5", "can5"},
+		{`"prevResult": null`, "eth0", "eth0"},
+		// With one: it takes the place of a name that the runtime made up.
+		{`"interface": "can0"`, "eth0", "can0"},
+		{`"interface": "can0"`, "eth17", "can0"},
+		{`"interface": "can%d"`, "eth1", "can%d"},
+		// Any other name was asked for.
+		{`"interface": "can0"`, "can5", "can5"},
+		{`"interface": "can0"`, "eth", "eth"},
+		{`"interface": "can0"`, "eth0x", "eth0x"},
+		{`"interface": "can0"`, "eth0.5", "eth0.5"},
+		{`"interface": "can0"`, "net1", "net1"},
+		// In a chain CNI_IFNAME is another plugin's.
+		{chained, "eth0", "can0"},
+		{chained, "can5", "can0"},
+		{`"interface": "can3", ` + chained, "eth0", "can3"},
+		{`"interface": "can3", ` + chained, "net1", "can3"},
+		{`"interface": "can%d", ` + chained, "eth0", "can%d"},
+	} {
+		c, err := parseConf([]byte(with(test.keys)))
+		if err != nil {
+			t.Errorf("%s: %v", test.keys, err)
+			continue
+		}
+		if got := c.interfaceName(test.ifName); got != test.want {
+			t.Errorf("%s, CNI_IFNAME %s: %q, want %q", test.keys, test.ifName, got, test.want)
+		}
+	}
+}
+
+func TestAttachment(t *testing.T) {
+	args := &skel.CmdArgs{ContainerID: "id", IfName: "eth0"}
+	for keys, entry := range map[string]string{``: "", `"interface": "can0"`: "can0", `"hub": "vcan7", "mtu": 16`: ""} {
+		c, err := parseConf([]byte(with(keys)))
+		want := bus.Attachment{Runtime: "cni", Network: "canbus0", ContainerID: "id", IfName: "eth0", Entry: entry}
+		if err != nil || c.attachment(args) != want {
+			t.Errorf("%s: %+v, %v; want %+v", keys, c.attachment(args), err, want)
+		}
+	}
+}
+
+func TestPrevResult(t *testing.T) {
+	c, err := parseConf([]byte(with(`"prevResult": {
+		"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/a"}],
+		"ips": [{"address": "10.0.0.5/24", "interface": 0}]}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := c.prevResult()
+	if err != nil || len(result.Interfaces) != 1 || result.Interfaces[0].Name != "eth0" || len(result.IPs) != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if c, err = parseConf([]byte(with(``))); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := c.prevResult(); result != nil || err != nil {
+		t.Errorf("none: %+v, %v", result, err)
+	}
+	for _, wrong := range []string{`{"cniVersion": "9.9.9"}`, `{"cniVersion": "1.0.0", "ips": 7}`, `{"cniVersion": 7}`} {
+		c, err := parseConf([]byte(with(`"prevResult": ` + wrong)))
+		if err != nil {
+			t.Errorf("%s: %v", wrong, err)
+			continue
+		}
+		if _, err := c.prevResult(); !errors.Is(err, bus.ErrInvalid) || !strings.Contains(fmt.Sprint(err), `key "prevResult"`) {
+			t.Errorf("%s: %v, want ErrInvalid", wrong, err)
+		}
+	}
+	if _, err := parseConf([]byte(with(`"prevResult": 7`))); !errors.Is(err, bus.ErrInvalid) {
+		t.Errorf("a number: %v, want ErrInvalid", err)
+	}
+}
+
+// Each reserved key passes, with a value of whatever type CNI has for it.
+func TestReservedKeysPass(t *testing.T) {
+	for _, key := range reservedKeys {
+		var c types.PluginConf
+		value := "null"
+		for _, try := range []string{"true", `"1.1.0"`, "{}", "[]"} {
+			if json.Unmarshal([]byte(`{"`+key+`": `+try+`}`), &c) == nil {
+				value = try
+				break
+			}
+		}
+		config := `{"` + key + `": ` + value + `}`
+		if _, err := parseConf([]byte(config)); err != nil {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}
