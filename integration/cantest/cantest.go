@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -51,13 +52,18 @@ func NewNetns(t testing.TB) ns.NetNS {
 	return netns
 }
 
+// probe leaves nothing: its netns is that of a thread which is never unlocked, and so ends with its goroutine.
 var probe = sync.OnceValue(func() error {
-	netns, err := testutils.NewNS()
-	if err != nil {
-		return err
-	}
-	err = netns.Do(func(ns.NetNS) error { return makePairAndRule() })
-	return errors.Join(err, netns.Close(), testutils.UnmountNS(netns))
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("unshare: %w", err)
+			return
+		}
+		done <- makePairAndRule()
+	}()
+	return <-done
 })
 
 func makePairAndRule() error {
