@@ -75,12 +75,12 @@ func TestParseConfInvalid(t *testing.T) {
 		`"interface": "can%d%d"`:       {`key "interface"`, `"%" is not allowed`},
 		`"interface": "can/0"`:         {`key "interface"`, `"/" is not allowed`},
 		`"interface": {}`:              {`key "interface"`, "JSON object, want a string"},
-		`"mtu": 0`:                     {`key "mtu": 0;`, mtus},
-		`"mtu": null`:                  {`key "mtu": 0;`, mtus},
-		`"mtu": -16`:                   {`key "mtu": -16;`, mtus},
-		`"mtu": 17`:                    {`key "mtu": 17;`, mtus},
-		`"mtu": 1500`:                  {`key "mtu": 1500;`, mtus},
-		`"mtu": 2060`:                  {`key "mtu": 2060;`, mtus}, // CAN XL
+		`"mtu": 0`:                     {`key "mtu": invalid mtu 0`, mtus},
+		`"mtu": null`:                  {`key "mtu": invalid mtu 0`, mtus},
+		`"mtu": -16`:                   {`key "mtu": invalid mtu -16`, mtus},
+		`"mtu": 17`:                    {`key "mtu": invalid mtu 17`, mtus},
+		`"mtu": 1500`:                  {`key "mtu": invalid mtu 1500`, mtus},
+		`"mtu": 2060`:                  {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
 		`"mtu": 72.5`:                  {`key "mtu"`, "JSON number 72.5, want a whole number"},
 		`"mtu": 1e99`:                  {`key "mtu"`, "JSON number 1e99, want a whole number"},
 		`"mtu": "72"`:                  {`key "mtu"`, "JSON string, want a whole number"},
@@ -212,8 +212,8 @@ func TestAttachment(t *testing.T) {
 	for keys, entry := range map[string]string{``: "", `"interface": "can0"`: "can0", `"hub": "vcan7", "mtu": 16`: ""} {
 		c, err := parseConf([]byte(with(keys)))
 		want := bus.Attachment{Runtime: "cni", Network: "canbus0", ContainerID: "id", IfName: "eth0", Entry: entry}
-		if err != nil || c.attachment(args) != want {
-			t.Errorf("%s: %+v, %v; want %+v", keys, c.attachment(args), err, want)
+		if err != nil || c.attachment(args, c.Interface) != want {
+			t.Errorf("%s: %+v, %v; want %+v", keys, c.attachment(args, c.Interface), err, want)
 		}
 	}
 }
@@ -253,7 +253,10 @@ func TestPrevResult(t *testing.T) {
 // Each reserved key passes, with a value of whatever type CNI has for it.
 func TestReservedKeysPass(t *testing.T) {
 	for _, key := range reservedKeys {
-		var c types.PluginConf
+		var c struct {
+			types.PluginConf
+			RuntimeConfig map[string]any `json:"runtimeConfig"`
+		}
 		value := "null"
 		for _, try := range []string{"true", `"1.1.0"`, "{}", "[]"} {
 			if json.Unmarshal([]byte(`{"`+key+`": `+try+`}`), &c) == nil {
