@@ -26,7 +26,7 @@ import (
 const (
 	driverSocket   = "/run/docker/plugins/vxcan.sock" // where dockerd looks for it
 	driverStateDir = "/var/lib/vxcan-docker"
-	dockerImage    = "busybox"
+	dockerImage    = "vxcan/busybox:latest"
 )
 
 // dockerHost is a Docker daemon and our driver.
@@ -42,18 +42,30 @@ type dockerHost struct {
 func startDocker(t *testing.T, args ...string) *dockerHost {
 	t.Helper()
 	freshHost(t)
-	if _, err := exec.LookPath("dockerd"); err != nil {
-		t.Skip("needs dockerd: apt-get install docker.io")
-	}
 	for _, dir := range []string{driverStateDir, "/var/lib/docker", "/run/docker"} {
 		if err := errors.Join(removeContent(dir), os.MkdirAll(dir, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d := &dockerHost{t: t, args: args, logs: t.TempDir()}
+	d := newDocker(t, args...)
 	t.Cleanup(func() {
 		d.stopDaemon(os.Interrupt)
 		d.stopDriver(os.Interrupt)
+	})
+	d.startDriver()
+	d.startDaemon()
+	d.docker("load", "-i", imageArchive(t, dockerImage))
+	return d
+}
+
+// newDocker is a Docker that is not running yet, with whatever it has on disk.
+func newDocker(t *testing.T, args ...string) *dockerHost {
+	t.Helper()
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		t.Skip("needs dockerd: apt-get install docker.io")
+	}
+	d := &dockerHost{t: t, args: args, logs: t.TempDir()}
+	t.Cleanup(func() {
 		if t.Failed() {
 			for _, name := range []string{"driver", "dockerd"} {
 				text, _ := os.ReadFile(filepath.Join(d.logs, name))
@@ -62,9 +74,6 @@ func startDocker(t *testing.T, args ...string) *dockerHost {
 			}
 		}
 	})
-	d.startDriver()
-	d.startDaemon()
-	d.importImage()
 	return d
 }
 
@@ -152,21 +161,6 @@ func (d *dockerHost) waitFor(what string, ready func() bool) {
 	}
 }
 
-// importImage makes an image of a static busybox.
-func (d *dockerHost) importImage() {
-	d.t.Helper()
-	root := d.t.TempDir()
-	busybox, err := os.ReadFile("/bin/busybox")
-	if err == nil {
-		err = errors.Join(os.Mkdir(root+"/bin", 0o755), os.WriteFile(root+"/bin/busybox", busybox, 0o755))
-	}
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	command(d.t, "tar", "-C", root, "-cf", root+".tar", ".")
-	d.docker("import", root+".tar", dockerImage)
-}
-
 // docker runs the client; it fails the test if that fails.
 func (d *dockerHost) docker(args ...string) string {
 	d.t.Helper()
@@ -200,7 +194,7 @@ func (d *dockerHost) network(name, number string, options ...string) {
 func (d *dockerHost) run(name string, args ...string) *dockerContainer {
 	d.t.Helper()
 	args = append([]string{"run", "-d", "--name", name}, args...)
-	d.docker(append(args, dockerImage, "/bin/busybox", "sleep", "1000000")...)
+	d.docker(append(args, dockerImage)...)
 	return d.container(name)
 }
 
@@ -211,10 +205,15 @@ type dockerContainer struct {
 	netns ns.NetNS
 }
 
-// container finds a container that runs.
+// container finds a container that runs, or is about to.
 func (d *dockerHost) container(name string) *dockerContainer {
 	d.t.Helper()
-	pid := d.docker("inspect", "-f", "{{.State.Pid}}", name)
+	var pid string
+	d.waitFor(name, func() bool {
+		var state string
+		state, pid, _ = strings.Cut(d.docker("inspect", "-f", "{{.State.Status}} {{.State.Pid}}", name), " ")
+		return state == "running"
+	})
 	netns, err := ns.GetNS("/proc/" + pid + "/ns/net")
 	if err != nil {
 		d.t.Fatal(err)

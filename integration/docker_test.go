@@ -45,7 +45,7 @@ func TestDocker(t *testing.T) {
 
 	t.Run("two networks in one container", d.sub(func(d *dockerHost) {
 		d.network("other", "1", "vxcan.peer=bus")
-		d.docker("create", "--name", "c3", "--network", "canbus", dockerImage, "/bin/busybox", "sleep", "1000000")
+		d.docker("create", "--name", "c3", "--network", "canbus", dockerImage)
 		d.docker("network", "connect", "other", "c3")
 		d.docker("start", "c3")
 		c3 := d.container("c3")
@@ -163,6 +163,104 @@ func TestDocker(t *testing.T) {
 	d.expectClean()
 }
 
+// TestDockerDaemonRestart: dockerd goes and comes back, as it should and as it should not. Docker then tells nothing of
+// its networks, and of its containers only those that it starts.
+func TestDockerDaemonRestart(t *testing.T) {
+	d := startDocker(t)
+	d.network("canbus", "0")
+	for _, name := range []string{"c1", "c2"} {
+		d.run(name, "--network", "canbus", "--restart", "always")
+	}
+	everybody := func() []station {
+		all := []station{{"host", nil, "vcan0"}}
+		for _, name := range []string{"c1", "c2"} {
+			c := d.container(name)
+			c.expectInterfaces("can0")
+			all = append(all, c.on("can0"))
+		}
+		return all
+	}
+	t.Run("in good order", d.sub(func(d *dockerHost) {
+		d.stopDaemon(os.Interrupt)
+		expectBus(d.t, "vcan0", 0)
+		d.startDaemon()
+		stations := everybody()
+		expectBus(d.t, "vcan0", 2)
+		expectExactlyOnce(d.t, stations, 100, true)
+	}))
+	t.Run("killed", d.sub(func(d *dockerHost) {
+		d.stopDaemon(os.Kill)
+		d.startDaemon()
+		stations := everybody()
+		expectBus(d.t, "vcan0", 2)
+		expectExactlyOnce(d.t, stations, 100, true)
+	}))
+	t.Run("live restore", d.sub(func(d *dockerHost) {
+		d.stopDaemon(os.Interrupt)
+		d.args = append(d.args, "--live-restore")
+		d.startDaemon()
+		stations := everybody()
+		d.stopDaemon(os.Interrupt)
+		expectExactlyOnce(d.t, stations, 100, true)
+		d.startDaemon()
+		expectExactlyOnce(d.t, stations, 100, true)
+		expectBus(d.t, "vcan0", 2)
+		d.docker("network", "disconnect", "canbus", "c1")
+		expectBus(d.t, "vcan0", 1)
+		d.docker("network", "connect", "canbus", "c1")
+		stations = everybody()
+		expectBus(d.t, "vcan0", 2)
+		expectExactlyOnce(d.t, stations, 100, true)
+		d.docker("restart", "c2")
+		expectExactlyOnce(d.t, everybody(), 100, true)
+	}))
+	d.docker("rm", "-f", "c1", "c2")
+	expectBus(t, "vcan0", 0)
+	d.docker("network", "rm", "canbus")
+	d.expectClean()
+}
+
+// TestRebootDocker: after a reboot Docker starts its containers and says nothing of their network; there is no hub, no
+// pair and no rule, and of the endpoints nobody has heard.
+func TestRebootDocker(t *testing.T) {
+	boot := bootNumber(t)
+	d := newDocker(t)
+	const hub = "vcan9"
+	if boot == 1 {
+		d.startDriver()
+		d.startDaemon()
+		d.docker("load", "-i", imageArchive(t, dockerImage))
+		d.network("canbus", "9")
+		d.run("c1", "--network", "canbus", "--restart", "always")
+		d.run("c2", "--network", "canbus", "--restart", "always")
+		d.run("c3", "--network", "canbus")
+	} else {
+		expectNoHub(t, hub)
+		d.startDriver()
+		d.startDaemon()
+	}
+	c1, c2 := d.container("c1"), d.container("c2")
+	expectExactlyOnce(t, []station{{"host", nil, hub}, c1.on("can0"), c2.on("can0")}, 100, true)
+	if boot == 1 {
+		return // and the power fails
+	}
+	expectBus(t, hub, 2)
+	d.docker("start", "c3") // not back yet until now
+	expectExactlyOnce(t, []station{{"host", nil, hub}, c1.on("can0"), c2.on("can0"), d.container("c3").on("can0")}, 100, true)
+	log := d.log()
+	for _, words := range []string{"made vcan9, which was missing", "made vcan9-tx, which was missing", "gateway rules that were missing"} {
+		if strings.Count(log, words) != 1 {
+			t.Errorf("the driver's log has %q %d times, want 1", words, strings.Count(log, words))
+		}
+	}
+	t.Log(log)
+	d.docker("rm", "-f", "c1", "c2", "c3")
+	d.docker("network", "rm", "canbus")
+	d.stopDaemon(os.Interrupt)
+	d.stopDriver(os.Interrupt)
+	d.expectClean()
+}
+
 // hostEndOf finds the host end whose container end has a name.
 func hostEndOf(t testing.TB, contIf string) string {
 	t.Helper()
@@ -236,7 +334,7 @@ func (d *dockerHost) testRefusals() {
 		{[]string{"--ip", "10.1.2.3"}, []string{"IP"}},
 	} {
 		args := append([]string{"run", "--rm", "--network", "canbus"}, c.args...)
-		_, err := d.try(append(args, dockerImage, "/bin/busybox", "true")...)
+		_, err := d.try(append(args, dockerImage, "/bin/sh", "-c", "exit")...)
 		if err == nil {
 			d.t.Errorf("docker %s: no error", strings.Join(args, " "))
 			continue

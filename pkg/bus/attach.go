@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
@@ -317,6 +319,9 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 			return e, err
 		}
 		delete(b.private, e.HostIf)
+		b.jobs = slices.DeleteFunc(b.jobs, func(j cangw.Job) bool { // went with it
+			return j.Src == uint32(old.Index) || j.Dst == uint32(old.Index)
+		})
 		b.host.recovered(b.name, "deleted an earlier pair %s of %s", e.HostIf, e.Attachment)
 	}
 	const draws = 8

@@ -101,7 +101,7 @@ func (b *bus) recallPrivate(byName map[string]canlink.Link, backplanes []endpoin
 	}
 }
 
-// sweep deletes the orphans, and tells whether there were any.
+// sweep deletes the orphans, with all their jobs, and tells whether there were any.
 func (b *bus) sweep() (swept bool, err error) {
 	for _, e := range b.orphans {
 		if err := b.deleteEndpoint(e.HostIf); err != nil {
@@ -109,9 +109,12 @@ func (b *bus) sweep() (swept bool, err error) {
 		}
 		b.host.recovered(b.name, "deleted what %s left behind", e.Attachment)
 	}
-	swept = len(b.orphans) > 0
+	if len(b.orphans) == 0 {
+		return false, nil
+	}
 	b.orphans = nil
-	return swept, nil
+	b.jobs, err = b.k.Jobs()
+	return true, err
 }
 
 // ensurePrivate makes the private backplanes that are missing or damaged.

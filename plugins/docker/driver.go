@@ -44,6 +44,9 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 // deleteNetwork does all it can, because Docker forgets the network whatever we say. Backplane and hub go with the last
 // network that names the hub, unless they are in use or the hub is not ours.
 func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkRequest) (any, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
 	log = log.With("network", r.NetworkID)
 	all, err := d.disk.read(ctx)
 	if err != nil {

@@ -31,8 +31,8 @@ const (
 
 // parseNetwork reads and validates what CreateNetwork says. Its errors name the option and what is allowed.
 func parseNetwork(r createNetworkRequest) (*network, error) {
-	if r.NetworkID == "" {
-		return nil, fmt.Errorf("%w request: no NetworkID", bus.ErrInvalid)
+	if err := (networkRequest{r.NetworkID}).check(); err != nil {
+		return nil, err
 	}
 	for _, d := range append(r.IPv4Data, r.IPv6Data...) {
 		if d.Pool != "" && d.Pool != "0.0.0.0/0" && d.Pool != "::/0" { // the null driver's
@@ -111,6 +111,13 @@ func parseEndpoint(r createEndpointRequest) (endpoint, error) {
 		}
 	}
 	return e, nil
+}
+
+func (r networkRequest) check() error {
+	if r.NetworkID == "" {
+		return fmt.Errorf("%w request: no NetworkID", bus.ErrInvalid)
+	}
+	return nil
 }
 
 func (r endpointRequest) check() error {

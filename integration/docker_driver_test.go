@@ -1,0 +1,409 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+)
+
+// driverTest is a driver without a Docker: what no daemon says in a test's time.
+func driverTest(t *testing.T) *dockerHost {
+	t.Helper()
+	freshHost(t)
+	if err := removeContent(driverStateDir); err != nil {
+		t.Fatal(err)
+	}
+	d := &dockerHost{t: t, logs: t.TempDir()}
+	t.Cleanup(func() {
+		d.stopDriver(os.Interrupt)
+		if t.Failed() {
+			t.Log(d.log())
+		}
+	})
+	return d
+}
+
+// ok calls the driver, which must not refuse.
+func (d *dockerHost) ok(call, body string) map[string]any {
+	d.t.Helper()
+	status, answer := callDriver(d.t, driverSocket, call, body)
+	if status != 200 || answer["Err"] != nil {
+		d.t.Fatalf("%s: %d %v", call, status, answer)
+	}
+	return answer
+}
+
+// refused calls the driver, which must refuse with these words.
+func (d *dockerHost) refused(call, body string, status int, words ...string) {
+	d.t.Helper()
+	got, answer := callDriver(d.t, driverSocket, call, body)
+	message, _ := answer["Err"].(string)
+	if got != status || message == "" {
+		d.t.Errorf("%s %s: %d %v, want %d and Err", call, body, got, answer, status)
+	}
+	for _, w := range words {
+		if !strings.Contains(message, w) {
+			d.t.Errorf("%s %s: the message lacks %q: %s", call, body, w, message)
+		}
+	}
+}
+
+const (
+	someNetwork  = `{"NetworkID":"n1","Options":{"com.docker.network.generic":{"vxcan.dev":"vcan","vxcan.id":"0"}},"IPv4Data":[{"AddressSpace":"null","Pool":"0.0.0.0/0"}],"IPv6Data":[]}`
+	someEndpoint = `{"NetworkID":"n1","EndpointID":"e1","Interface":{"Address":"","AddressIPv6":"","MacAddress":""},"Options":{"com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":[]}}`
+	someJoin     = `{"NetworkID":"n1","EndpointID":"e1","SandboxKey":"/var/run/docker/netns/0123456789ab","Options":{}}`
+	someIDs      = `{"NetworkID":"n1","EndpointID":"e1"}`
+)
+
+// TestDockerCalls: every call of the protocol, each as often as Docker may repeat it, and in the wrong order.
+func TestDockerCalls(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	if got := fmt.Sprint(d.ok("Plugin.Activate", "")); got != "map[Implements:[NetworkDriver]]" {
+		t.Errorf("Activate: %s", got)
+	}
+	if got := d.ok("NetworkDriver.GetCapabilities", ""); got["Scope"] != "local" {
+		t.Errorf("GetCapabilities: %v", got)
+	}
+	for _, call := range []string{
+		"GwAllocCheck", "AllocateNetwork", "FreeNetwork", "ProgramExternalConnectivity", "RevokeExternalConnectivity",
+		"DiscoverNew", "DiscoverDelete",
+	} {
+		d.ok("NetworkDriver."+call, someIDs)
+	}
+	d.refused("NetworkDriver.Nonsense", "{}", 404, "no such call")
+	for _, call := range []string{"CreateNetwork", "DeleteNetwork", "CreateEndpoint", "DeleteEndpoint", "Join", "Leave"} {
+		d.refused("NetworkDriver."+call, "", 400, "empty")
+		d.refused("NetworkDriver."+call, "{", 400)
+		d.refused("NetworkDriver."+call, "{}", 400, "NetworkID")
+	}
+	d.refused("NetworkDriver.CreateEndpoint", someEndpoint, 409, "n1", "not on record", "create it again")
+	d.refused("NetworkDriver.Join", someJoin, 409, "n1", "not on record")
+	expectNothing(t)
+	for range 2 {
+		d.ok("NetworkDriver.CreateNetwork", someNetwork)
+		expectBus(t, "vcan0", 0)
+	}
+	var names []string
+	for range 2 {
+		d.ok("NetworkDriver.CreateEndpoint", someEndpoint)
+	}
+	for range 2 {
+		answer := d.ok("NetworkDriver.Join", someJoin)
+		names = append(names, fmt.Sprint(answer["InterfaceName"]))
+		if answer["DisableGatewayService"] != true {
+			t.Errorf("Join: %v", answer)
+		}
+		expectBus(t, "vcan0", 1)
+	}
+	if names[0] != names[1] || !strings.Contains(names[0], "DstPrefix:can") {
+		t.Errorf("Join twice: %v", names)
+	}
+	if got := d.ok("NetworkDriver.EndpointOperInfo", someIDs); got["Value"] == nil {
+		t.Errorf("EndpointOperInfo: %v", got)
+	}
+	d.refused("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"Address":""`, `"Address":"10.0.0.2/24"`, 1), 400, "--ipam-driver null")
+	d.refused("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"MacAddress":""`, `"MacAddress":"02:00:00:00:00:01"`, 1), 400, "--mac-address")
+	d.refused("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"com.docker.network.portmap"`, `"mtu"`, 1), 400, `"mtu"`, "ifname")
+	for range 2 {
+		d.ok("NetworkDriver.Leave", someIDs)
+		expectBus(t, "vcan0", 0)
+	}
+	for range 2 {
+		d.ok("NetworkDriver.DeleteEndpoint", someIDs)
+	}
+	for range 2 {
+		d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	}
+	expectNothing(t)
+	for _, call := range []string{"Leave", "DeleteEndpoint"} { // of a network that is not known either
+		d.ok("NetworkDriver."+call, someIDs)
+	}
+	expectNothing(t)
+}
+
+// TestDockerForgetful: the driver has lost all memory, of its networks and of the bus, and still takes away what it is
+// told to.
+func TestDockerForgetful(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	d.ok("NetworkDriver.Join", someJoin) // of an endpoint that was never created
+	if !strings.Contains(d.log(), "was not on record") {
+		t.Error("taking in an unknown endpoint was not logged")
+	}
+	if err := errors.Join(removeContent(driverStateDir), removeContent(stateDir)); err != nil {
+		t.Fatal(err)
+	}
+	d.ok("NetworkDriver.DeleteEndpoint", someIDs)
+	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+		t.Errorf("left: %v, want %v", got, want)
+	}
+
+	if err := os.WriteFile(driverStateDir+"/networks.json", []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.refused("NetworkDriver.Join", someJoin, 409, "not on record")
+	if aside, _ := filepath.Glob(driverStateDir + "/networks.broken-*"); len(aside) != 1 {
+		t.Errorf("a broken file was set aside as %v", aside)
+	}
+}
+
+// TestDockerSharedHub: the hub stays while it is named by another network or in use by another runtime, and for ever if
+// it is not ours.
+func TestDockerSharedHub(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	d.ok("NetworkDriver.CreateNetwork", strings.Replace(someNetwork, "n1", "n2", 1))
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	expectBus(t, "vcan0", 0)
+	c := newContainer(t, "cni")
+	on(c).add(t)
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`)
+	expectBus(t, "vcan0", 1)
+	on(c).ok(t, "DEL")
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	expectNothing(t)
+
+	command(t, "ip", "link", "add", "vcan0", "type", "vcan")
+	command(t, "ip", "link", "set", "vcan0", "up")
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	if got, want := canLinks(t), []string{"vcan0"}; !slices.Equal(got, want) {
+		t.Errorf("left: %v, want %v", got, want)
+	}
+}
+
+// TestDockerOrphans: what Docker left behind while no driver ran goes with the next driver, or if it does harm, with the
+// next container on the bus. A container end that Docker has not moved yet is none of it.
+func TestDockerOrphans(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	source := func() string {
+		answer := d.ok("NetworkDriver.Join", someJoin)
+		return answer["InterfaceName"].(map[string]any)["SrcName"].(string)
+	}
+	restart := func() {
+		d.stopDriver(os.Kill)
+		d.startDriver()
+	}
+	contEnd := source()
+	restart()
+	expectBus(t, "vcan0", 1)
+	if !slices.Contains(canLinks(t), contEnd) {
+		t.Errorf("%s was deleted before Docker could move it", contEnd)
+	}
+
+	c := newContainer(t, "sandbox")
+	move := func() { // as libnetwork does
+		command(t, "ip", "link", "set", contEnd, "netns", c.id)
+		command(t, "ip", "-n", c.id, "link", "set", contEnd, "name", "can0")
+		command(t, "ip", "-n", c.id, "link", "set", "can0", "up")
+	}
+	moveBack := func() {
+		command(t, "ip", "-n", c.id, "link", "set", "can0", "down")
+		command(t, "ip", "-n", c.id, "link", "set", "can0", "name", contEnd)
+		command(t, "ip", "-n", c.id, "link", "set", contEnd, "netns", "1")
+	}
+	move()
+	restart()
+	expectBus(t, "vcan0", 1)
+	moveBack()
+	restart()
+	expectBus(t, "vcan0", 0)
+
+	contEnd = source()
+	move()
+	other := newContainer(t, "cni")
+	command(t, "ip", "-n", c.id, "link", "del", "can0") // as with a netns that went
+	on(other).add(t)
+	expectBus(t, "vcan0", 1)
+	if strings.Contains(d.log(), "too many") {
+		t.Error("rules that went with their devices were reported as too many")
+	}
+	on(other).ok(t, "DEL")
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	expectNothing(t)
+}
+
+// TestDockerDamage: what a clumsy hand takes from a Docker container's endpoint, the next container on the bus puts back.
+func TestDockerDamage(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	answer := d.ok("NetworkDriver.Join", someJoin)
+	contEnd := answer["InterfaceName"].(map[string]any)["SrcName"].(string)
+	c, other := newContainer(t, "sandbox"), newContainer(t, "cni")
+	command(t, "ip", "link", "set", contEnd, "netns", c.id)
+	command(t, "ip", "-n", c.id, "link", "set", contEnd, "name", "can0")
+	command(t, "ip", "-n", c.id, "link", "set", "can0", "up")
+	result, _ := on(other).add(t)
+	check := func() { t.Helper(); on(other).add(t); expectBus(t, "vcan0", 2) }
+	everybody := []station{{"host", nil, "vcan0"}, {"docker", c.netns, "can0"}, {"cni", other.netns, "can0"}}
+
+	tx := "tx" + contEnd[2:]
+	command(t, "ip", "link", "del", tx)
+	check()
+	command(t, "ip", "link", "set", tx, "down")
+	check()
+	command(t, "cangw", "-D", "-s", "rx"+contEnd[2:], "-d", hostIf(result), "-X", "-i")
+	if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), "rx"+contEnd[2:]) {
+		t.Errorf("CHECK of the CNI container, which lacks a rule from the Docker container: %v", err)
+	}
+	check()
+	command(t, "cangw", "-A", "-s", "rx"+contEnd[2:], "-d", "vcan0", "-e", "-i")
+	if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), "2 times") {
+		t.Errorf("CHECK with a doubled rule: %v", err)
+	}
+	check()
+	command(t, "cangw", "-A", "-s", "vcan0-rx", "-d", tx)
+	check()
+	if err := removeContent(stateDir); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if err := on(other).check(t, result); err != nil {
+		t.Error(err)
+	}
+	expectExactlyOnce(t, everybody, 200, true)
+}
+
+// TestDockerLock: a lock that is not freed is an error in time, because Docker itself waits for ever.
+func TestDockerLock(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	f, err := os.Open(stateDir + "/vcan0.lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	d.refused("NetworkDriver.Join", someJoin, 503, "vcan0.lock", "held by another process")
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestDockerActivation: systemd's part is played by the test: it listens, and starts the driver when somebody knocks.
+func TestDockerActivation(t *testing.T) {
+	d := driverTest(t)
+	if err := os.MkdirAll(filepath.Dir(driverSocket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(driverSocket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: driverSocket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	activate := func(args string) *exec.Cmd {
+		t.Helper()
+		cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec "+filepath.Join(binDir(t), "vxcan-docker")+" "+args)
+		cmd.ExtraFiles = []*os.File{socket}
+		log, err := os.OpenFile(filepath.Join(d.logs, "driver"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		cmd.Stderr = log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	// Callers knock all the time while drivers come and go: none is turned away, and none is left waiting.
+	stop, knocked := make(chan struct{}), make(chan int)
+	go func() {
+		calls := 0
+		for {
+			select {
+			case <-stop:
+				knocked <- calls
+				return
+			default:
+			}
+			if status, answer := callDriver(t, driverSocket, "NetworkDriver.CreateNetwork", someNetwork); status != 200 {
+				t.Errorf("call %d: %d %v", calls, status, answer)
+			}
+			calls++
+		}
+	}()
+	for range 8 {
+		cmd := activate("-idle 1h")
+		time.Sleep(300 * time.Millisecond)
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("stopped: %v", err)
+		}
+	}
+	last := activate("-idle 500ms")
+	close(stop)
+	t.Logf("%d calls answered by 9 drivers", <-knocked)
+	start := time.Now()
+	if err := last.Wait(); err != nil {
+		t.Errorf("left: %v", err)
+	}
+	if took := time.Since(start); took < 400*time.Millisecond || took > 5*time.Second {
+		t.Errorf("idle for %v when it left", took)
+	}
+	if _, err := os.Stat(driverSocket); err != nil {
+		t.Errorf("the driver took systemd's socket away: %v", err)
+	}
+	expectBus(t, "vcan0", 0)
+
+	second := exec.Command(filepath.Join(binDir(t), "vxcan-docker"), "--socket", driverSocket)
+	if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "another process serves it") {
+		t.Errorf("a second driver on the same socket: %v: %s", err, out)
+	}
+	if out, err := exec.Command(filepath.Join(binDir(t), "vxcan-docker")).CombinedOutput(); err == nil || !strings.Contains(string(out), "vxcan-docker.socket") {
+		t.Errorf("without a socket: %v: %s", err, out)
+	}
+}
+
+// TestDockerExactName: where the netns exists at Join, the interface is made in it with the very name that is wanted.
+func TestDockerExactName(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	c := newContainer(t, "sandbox")
+	d.ok("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"can7"`, 1))
+	for range 2 {
+		if answer := d.ok("NetworkDriver.Join", strings.Replace(someJoin, "/var/run/docker/netns/0123456789ab", c.path, 1)); answer["InterfaceName"] != nil {
+			t.Errorf("Join: %v", answer)
+		}
+		expectBus(t, "vcan0", 1)
+	}
+	err := c.netns.Do(func(ns.NetNS) error { _, err := net.InterfaceByName("can7"); return err })
+	if err != nil {
+		t.Error(err)
+	}
+	second := strings.NewReplacer("e1", "e2", "/var/run/docker/netns/0123456789ab", c.path)
+	d.ok("NetworkDriver.CreateEndpoint", second.Replace(strings.Replace(someEndpoint, `"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"can7"`, 1)))
+	d.refused("NetworkDriver.Join", second.Replace(someJoin), 400, "can7", "choose another name")
+	expectBus(t, "vcan0", 1)
+}
