@@ -18,5 +18,5 @@ func main() {
 		Check:  cmdCheck,
 		GC:     cmdGC,
 		Status: cmdStatus,
-	}, version.VersionsStartingFrom("0.3.1"), "vxcan: puts containers on a CAN bus")
+	}, version.VersionsStartingFrom("0.3.1"), "vxcan, the CNI plugin: puts containers on a CAN bus")
 }
