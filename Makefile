@@ -57,12 +57,15 @@ lint: setup-lint ## check format and code
 
 # Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcan || $(MAKE) build
+	@ls $(PRODUCT) >/dev/null 2>&1 || $(MAKE) build
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
+	install -D -t $(DESTDIR)$(PREFIX)/lib/netavark bin/netavark/vxcan
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/vxcan-docker
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 
 uninstall: ## remove what install installed
-	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DOCS:%=$(DESTDIR)$(DOC)/%)
+	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(PREFIX)/lib/netavark/vxcan $(DESTDIR)$(PREFIX)/bin/vxcan-docker
+	rm -f $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 
 clean: ## remove what was built
