@@ -1,0 +1,325 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// referenceDir holds the reference plugins of Debian's containernetworking-plugins.
+const referenceDir = "/usr/lib/cni"
+
+// many is the size of the large bus.
+const many = 100
+
+// plugin is a CNI plugin to be executed.
+type plugin struct {
+	path string
+	conf string // JSON
+}
+
+// vxcan is ours, on a hub of its own.
+func (b *bench) vxcan(hub string) plugin {
+	return plugin{filepath.Join(b.bin, "vxcan"), fmt.Sprintf(
+		`{"cniVersion":"1.0.0","name":"bench-%s","type":"vxcan","hub":%q,"interface":"can0"}`, hub, hub)}
+}
+
+var (
+	bridge = plugin{referenceDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
+	ptp    = plugin{referenceDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
+	lo     = plugin{referenceDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
+)
+
+// call executes a plugin and returns how long that took, and its peak memory in KiB.
+func (p plugin) call(verb, id string, prevResult []byte) (took time.Duration, stdout []byte, peak int64, err error) {
+	conf := p.conf
+	if prevResult != nil {
+		conf = strings.TrimSuffix(conf, "}") + `,"prevResult":` + string(prevResult) + "}"
+	}
+	cmd := exec.Command(p.path)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+id, "CNI_NETNS=/run/netns/"+id,
+		"CNI_IFNAME=eth0", "CNI_PATH="+filepath.Dir(p.path))
+	cmd.Stdin = strings.NewReader(conf)
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	start := time.Now()
+	err = cmd.Run()
+	took = time.Since(start)
+	if err != nil {
+		return 0, nil, 0, fmt.Errorf("%s %s: %w: %s%s", filepath.Base(p.path), verb, err, out.String(), words.String())
+	}
+	return took, out.Bytes(), maxRSS(cmd), nil
+}
+
+// pair measures ADD and DEL of one more container.
+func (b *bench) pair(name string, p plugin) error {
+	id, err := b.netns()
+	if err != nil {
+		return err
+	}
+	took, _, peak, err := p.call("ADD", id, nil)
+	if err != nil {
+		return err
+	}
+	b.note(name+" ADD", took)
+	if name == "warm" {
+		b.results.PeakKiB = max(b.results.PeakKiB, peak)
+	}
+	if took, _, _, err = p.call("DEL", id, nil); err != nil {
+		return err
+	}
+	b.note(name+" DEL", took)
+	return b.dropNetns(id)
+}
+
+// control measures what it takes to attach a container: one round of everything, one after the other, and the ratios
+// within it.
+func (b *bench) control() error {
+	few, large := b.vxcan("vcan0"), b.vxcan("vcan1")
+	version := func(name string) error {
+		took, _, _, err := few.call("VERSION", "x", nil)
+		b.note(name, took)
+		return err
+	}
+	steps := []func() error{
+		func() error { return version("VERSION") },
+		func() error { return b.pair("warm", b.vxcan("vcan3")) },
+		func() error { return b.pair("1 endpoint", few) },
+		b.floor,
+		func() error { return version("VERSION, later") },
+		func() error { return b.pair("100 endpoints", large) },
+		func() error { return b.check("CHECK, 1 endpoint", few, b.one) },
+		func() error { return b.check("CHECK, 100 endpoints", large, b.hundredth) },
+		b.cold,
+		b.warmProcess,
+		func() error { return b.pair("bridge", bridge) },
+		func() error { return b.pair("ptp", ptp) },
+		func() error { return b.pair("loopback", lo) },
+		func() error { return b.predecessor("predecessor, 1 endpoint", "pre0", 1) },
+		func() error { return b.predecessor("predecessor, 30 endpoints", "pre1", 30) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	last := func(name string) float64 { return float64(b.results.Samples[name][len(b.results.Samples[name])-1]) }
+	for name, value := range map[string]float64{
+		"ADD ÷ bridge ADD":        last("warm ADD") / last("bridge ADD"),
+		"ADD ÷ VERSION":           last("warm ADD") / last("VERSION"),
+		"ADD ÷ (VERSION + floor)": last("warm ADD") / (last("VERSION") + last("floor: netlink of an ADD")),
+		"ADD 100 ÷ 1":             (last("100 endpoints ADD") / last("VERSION, later")) / (last("1 endpoint ADD") / last("VERSION")),
+		"predecessor ÷ ADD, 1":    last("predecessor, 1 endpoint") / last("1 endpoint ADD"),
+		"predecessor ÷ ADD, 30":   last("predecessor, 30 endpoints") / last("1 endpoint ADD"),
+		"cold ÷ warm":             last("cold ADD") / last("warm ADD"),
+		"DEL ÷ bridge DEL":        last("warm DEL") / last("bridge DEL"),
+		"CHECK 100 ÷ 1":           last("CHECK, 100 endpoints") / last("CHECK, 1 endpoint"),
+	} {
+		b.results.Ratios[name] = append(b.results.Ratios[name], value)
+	}
+	return nil
+}
+
+// prepare makes what is there before anything is measured: a bus with one endpoint, one with a hundred, and the
+// predecessor's two.
+func (b *bench) prepare() error {
+	info, err := os.Stat(b.vxcan("").path)
+	if err != nil {
+		return err
+	}
+	b.results.BinaryBytes = info.Size()
+	// A hub that is warm, and has nobody on it.
+	first, err := b.stay(b.vxcan("vcan3"))
+	if err != nil {
+		return err
+	}
+	if _, _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
+		return err
+	}
+	if b.one, err = b.stay(b.vxcan("vcan0")); err != nil {
+		return err
+	}
+	for range many {
+		if b.hundredth, err = b.stay(b.vxcan("vcan1")); err != nil {
+			return err
+		}
+	}
+	b.results.Rules = countRules("vcan1")
+	if err := b.mesh("pre0", 1); err != nil {
+		return err
+	}
+	return b.mesh("pre1", 30)
+}
+
+// countRules counts a bus's gateway rules by cangw.
+func countRules(hub string) (n int) {
+	out, _ := exec.Command("cangw", "-L").Output() // its exit status means nothing
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, hub+"-") {
+			n++
+		}
+	}
+	return n
+}
+
+// attached is an endpoint that stays.
+type attached struct {
+	id     string
+	result []byte
+}
+
+func (b *bench) stay(p plugin) (attached, error) {
+	id, err := b.netns()
+	if err != nil {
+		return attached{}, err
+	}
+	_, result, _, err := p.call("ADD", id, nil)
+	return attached{id, result}, err
+}
+
+func (b *bench) check(name string, p plugin, a attached) error {
+	took, _, _, err := p.call("CHECK", a.id, a.result)
+	b.note(name, took)
+	return err
+}
+
+// cold measures an ADD that finds nothing: no hub, no backplane, no record.
+func (b *bench) cold() error {
+	p := b.vxcan("vcan2")
+	id, err := b.netns()
+	if err != nil {
+		return err
+	}
+	took, _, _, err := p.call("ADD", id, nil)
+	if err != nil {
+		return err
+	}
+	b.note("cold ADD", took)
+	if _, _, _, err := p.call("DEL", id, nil); err != nil {
+		return err
+	}
+	for _, device := range []string{"vcan2", "vcan2-tx"} {
+		if err := run("ip", "link", "del", device); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(bus.DefaultStateDir + "/vcan2.json"); err != nil {
+		return err
+	}
+	return b.dropNetns(id)
+}
+
+// floor measures the netlink messages of a warm ADD, from this process: what of it is the kernel's.
+func (b *bench) floor() error {
+	id, err := b.netns()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	err = netlinkOfADD("/run/netns/"+id, "floor0")
+	b.note("floor: netlink of an ADD", time.Since(start))
+	if err != nil {
+		return err
+	}
+	if err := run("ip", "link", "del", "floor0"); err != nil {
+		return err
+	}
+	return b.dropNetns(id)
+}
+
+func netlinkOfADD(netnsPath, hostIf string) error {
+	netns, err := ns.GetNS(netnsPath)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	home, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	container, err := rtnl.DialAt(netns)
+	if err != nil {
+		return err
+	}
+	defer container.Close()
+	links, err := canlink.On(home).Get("vcan0", "vcan0-tx", "vcan0-rx", hostIf)
+	if err != nil {
+		return err
+	}
+	peek, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	defer peek.Close()
+	if _, _, err := cangw.Peek(peek); err != nil {
+		return err
+	}
+	const index = 1 << 19
+	err = canlink.On(home).AddPair(canlink.Pair{Name: hostIf, PeerName: "can0", MTU: canlink.FDMTU, Index: index, Alias: "bench", PeerNetns: netns})
+	if err != nil {
+		return err
+	}
+	if err := canlink.On(container).SetUp(index); err != nil {
+		return err
+	}
+	tx, rx := uint32(links[1].Index), uint32(links[2].Index)
+	err = cangw.On(home).Add(
+		cangw.Rule{Src: index, Dst: tx, Flags: cangw.IIFTxOK}, cangw.Rule{Src: index, Dst: tx, Flags: cangw.IIFTxOK | cangw.FD},
+		cangw.Rule{Src: rx, Dst: index}, cangw.Rule{Src: rx, Dst: index, Flags: cangw.FD})
+	if err != nil {
+		return err
+	}
+	_, err = canlink.On(container).GetIndex(index)
+	return err
+}
+
+// warmProcess measures all of an ADD but the exec: the same code, called in this process.
+func (b *bench) warmProcess() error {
+	id, err := b.netns()
+	if err != nil {
+		return err
+	}
+	a := bus.Attachment{Runtime: "bench", Network: "bench", ContainerID: id, IfName: "eth0"}
+	var h bus.Host
+	start := time.Now()
+	_, err = h.Attach(context.Background(), bus.Spec{Hub: "vcan0"}, a, bus.Target{NetnsPath: "/run/netns/" + id, Interface: "can0"})
+	b.note("ADD without exec", time.Since(start))
+	if err != nil {
+		return err
+	}
+	if err := h.Detach(context.Background(), "vcan0", a); err != nil {
+		return err
+	}
+	return b.dropNetns(id)
+}
+
+// netns makes the network namespace of a container that is yet to come; that is not measured.
+func (b *bench) netns() (id string, err error) {
+	b.count++
+	id = "b" + strconv.Itoa(b.count)
+	return id, run("ip", "netns", "add", id)
+}
+
+func (b *bench) dropNetns(id string) error { return run("ip", "netns", "del", id) }
+
+// run runs a program and fails with its words.
+func run(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+// Command bench measures vxcan beside what people use instead, all in one run on one kernel with CAN, interleaved, and
+// says how the figures compare. Machines differ and have neighbours: only ratios of one run mean anything.
+//
+//	bench [-quick] [-out DIR] [-vm COMMAND]
+//
+// It runs itself by COMMAND (bin/vm), prints a table, and writes it to DIR as results.json and chart.svg.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// bench is the measuring side, on the kernel with CAN.
+type bench struct {
+	bin     string // directory of the binaries
+	quick   bool
+	results results
+
+	count  int                 // of network namespaces
+	meshes map[string][]string // the predecessor's host ends by hub
+
+	one, hundredth attached // endpoints to CHECK
+}
+
+// results is what is written as JSON.
+type results struct {
+	Machine string `json:"machine"`
+	// Samples are times in nanoseconds, by what was measured.
+	Samples map[string][]time.Duration `json:"samples"`
+	// Ratios are of times that were measured one after the other, by what was compared.
+	Ratios  map[string][]float64 `json:"ratios"`
+	Traffic map[string]traffic   `json:"traffic"`
+	// PeakKiB is the peak memory of an ADD.
+	PeakKiB int64 `json:"peakKiB"`
+	// BinaryBytes is the size of the stripped plugin.
+	BinaryBytes int64 `json:"binaryBytes"`
+	// Rules are the gateway rules on the bus with a hundred endpoints.
+	Rules int `json:"rules"`
+}
+
+func (b *bench) note(name string, took time.Duration) {
+	b.results.Samples[name] = append(b.results.Samples[name], took)
+}
+
+func main() {
+	quick := flag.Bool("quick", false, "a minute instead of ten")
+	measure := flag.Bool("measure", false, "measure here, and write JSON to stdout")
+	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
+	vm := flag.String("vm", "bin/vm", "`command` that runs a command on a kernel with CAN")
+	flag.Parse()
+	var err error
+	if *measure {
+		err = measureHere(*quick)
+	} else {
+		err = measureAndReport(*quick, strings.Fields(*vm), *out)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func measureAndReport(quick bool, vm []string, out string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := append(vm[1:], self, "-measure", fmt.Sprintf("-quick=%v", quick))
+	var stdout bytes.Buffer
+	cmd := exec.Command(vm[0], args...)
+	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	var r results
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return err
+	}
+	fmt.Print(r.table())
+	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
+}
+
+func measureHere(quick bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := &bench{bin: filepath.Dir(self), quick: quick, meshes: make(map[string][]string)}
+	b.results = results{
+		Machine: machineName(), Samples: make(map[string][]time.Duration),
+		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),
+	}
+	if err := b.prepare(); err != nil {
+		return err
+	}
+	rounds, warmUp := 30, 3
+	if quick {
+		rounds, warmUp = 5, 1
+	}
+	for round := range warmUp + rounds {
+		fmt.Fprintf(os.Stderr, "\rattaching: round %d of %d ", round+1, warmUp+rounds)
+		if err := b.control(); err != nil {
+			return err
+		}
+		if round+1 == warmUp {
+			clear(b.results.Samples)
+			clear(b.results.Ratios)
+		}
+	}
+	fmt.Fprintln(os.Stderr)
+	if err := b.dataPlane(); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(b.results)
+}
+
+// maxRSS is a process's peak memory in KiB.
+func maxRSS(cmd *exec.Cmd) int64 {
+	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+)
+
+// goal is a figure and how far it may go.
+type goal struct {
+	name  string
+	most  float64 // 0 is none; negative: at least so much
+	value func(r *results) (value, spread float64, unit string)
+}
+
+// ratio is the median of ratios within rounds, and their interquartile range.
+func ratio(name string) func(r *results) (float64, float64, string) {
+	return func(r *results) (float64, float64, string) {
+		all := slices.Sorted(slices.Values(r.Ratios[name]))
+		if len(all) == 0 {
+			return 0, 0, "not measured"
+		}
+		return all[len(all)/2], all[len(all)*3/4] - all[len(all)/4], ""
+	}
+}
+
+func lostOrDoubled(name string) func(r *results) (float64, float64, string) {
+	return func(r *results) (float64, float64, string) {
+		t, ok := r.Traffic[name]
+		if !ok {
+			return 0, 0, "not measured"
+		}
+		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d", t.Heard)
+	}
+}
+
+var goals = []goal{
+	{"ADD, 1st endpoint on a warm hub ÷ bridge ADD", 0.6, ratio("ADD ÷ bridge ADD")},
+	{"ADD ÷ own VERSION", 1.25, ratio("ADD ÷ VERSION")},
+	{"ADD ÷ (VERSION + floor)", 1.25, ratio("ADD ÷ (VERSION + floor)")},
+	{"ADD with 100 endpoints ÷ ADD with 1, each over VERSION", 1.1, ratio("ADD 100 ÷ 1")},
+	{"predecessor's attach ÷ ADD, 1 endpoint", -5, ratio("predecessor ÷ ADD, 1")},
+	{"predecessor's attach ÷ ADD, 30 endpoints", -40, ratio("predecessor ÷ ADD, 30")},
+	{"cold ADD ÷ warm ADD", 1.5, ratio("cold ÷ warm")},
+	{"DEL ÷ bridge DEL", 0.9, ratio("DEL ÷ bridge DEL")},
+	{"CHECK with 100 endpoints ÷ with 1", 2, ratio("CHECK 100 ÷ 1")},
+	{"gateway rules for 100 endpoints", 404, func(r *results) (float64, float64, string) { return float64(r.Rules), 0, "" }},
+	{"CPU time of a delivered frame ÷ predecessor's mesh, 30 receivers", 0.8, ratio("delivery ÷ mesh")},
+	{"one-way latency ÷ bare pair", 2.5, ratio("latency ÷ bare pair")},
+	{"lost or doubled at 6500 frames/s, 30 receivers", 0, lostOrDoubled("paced")},
+	{"lost or doubled in a flood, 2 senders, 10 receivers", 0, lostOrDoubled("flood, star")},
+	{"frames of one sender out of order", 0, func(r *results) (float64, float64, string) {
+		n := 0
+		for _, t := range r.Traffic {
+			n += t.OutOfOrder
+		}
+		return float64(n), 0, ""
+	}},
+	{"two senders' frames in different order at two receivers ÷ mesh", 1, func(r *results) (float64, float64, string) {
+		star, mesh := r.Traffic["flood, star"].Disagree, r.Traffic["flood, mesh"].Disagree
+		return float64(star) / max(1, float64(mesh)), 0, fmt.Sprintf("(%d and %d)", star, mesh)
+	}},
+	{"peak memory of an ADD", 15, func(r *results) (float64, float64, string) { return float64(r.PeakKiB) / 1024, 0, "MiB" }},
+	{"bin/vxcan, stripped", 4, func(r *results) (float64, float64, string) { return float64(r.BinaryBytes) / (1 << 20), 0, "MiB" }},
+}
+
+// table is the figures as a Markdown table, and the times they come from.
+func (r *results) table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n| figure | at most | measured | spread | |\n| --- | --- | --- | --- | --- |\n", r.Machine)
+	for _, g := range goals {
+		value, spread, unit := g.value(r)
+		limit, ok := fmt.Sprintf("%g", g.most), value <= g.most
+		if g.most < 0 {
+			limit, ok = fmt.Sprintf("at least %g", -g.most), value >= -g.most
+		}
+		verdict := "reached"
+		if unit == "not measured" {
+			verdict = unit
+		} else if !ok {
+			verdict = "missed"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %.3g %s | %.2g | %s |\n", g.name, limit, value, unit, spread, verdict)
+	}
+	b.WriteString("\n| time | median | first to third quartile |\n| --- | --- | --- |\n")
+	for _, name := range r.names() {
+		all := slices.Sorted(slices.Values(r.Samples[name]))
+		fmt.Fprintf(&b, "| %s | %v | %v to %v |\n", name, short(median(all)), short(all[len(all)/4]), short(all[len(all)*3/4]))
+	}
+	return b.String()
+}
+
+func short(d time.Duration) time.Duration {
+	switch {
+	case d > 10*time.Millisecond:
+		return d.Round(100 * time.Microsecond)
+	case d > 10*time.Microsecond:
+		return d.Round(100 * time.Nanosecond)
+	}
+	return d
+}
+
+// names are what was timed, fastest first.
+func (r *results) names() []string {
+	var names []string
+	for name := range r.Samples {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return int(median(r.Samples[a]) - median(r.Samples[b])) })
+	return names
+}
+
+func (r *results) writeJSON(path string) error {
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// writeChart draws how long an attach takes, by whom.
+func (r *results) writeChart(path string) error {
+	bars := []struct{ label, sample string }{
+		{"netlink\nfloor", "floor: netlink of an ADD"}, {"vxcan\nVERSION", "VERSION"},
+		{"vxcan\nADD", "warm ADD"}, {"vxcan ADD\n100 there", "100 endpoints ADD"}, {"vxcan ADD\ncold", "cold ADD"},
+		{"loopback", "loopback ADD"}, {"bridge", "bridge ADD"}, {"ptp", "ptp ADD"},
+		{"predecessor\n1 there", "predecessor, 1 endpoint"}, {"predecessor\n30 there", "predecessor, 30 endpoints"},
+	}
+	var values plotter.Values
+	var labels []string
+	for _, bar := range bars {
+		if all := r.Samples[bar.sample]; len(all) > 0 {
+			values = append(values, float64(median(all))/float64(time.Millisecond))
+			labels = append(labels, bar.label)
+		}
+	}
+	p := plot.New()
+	p.Title.Text = "Attaching a container, median in ms (log scale)\n" + r.Machine
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	chart, err := plotter.NewBarChart(values, vg.Points(36))
+	if err != nil {
+		return err
+	}
+	chart.LineStyle.Width = 0
+	chart.Color = plotter.DefaultGlyphStyle.Color
+	p.Add(plotter.NewGrid(), chart)
+	p.NominalX(labels...)
+	p.Y.Min = slices.Min(values) / 2
+	return p.Save(24*vg.Centimeter, 12*vg.Centimeter, path)
+}
