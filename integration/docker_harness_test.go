@@ -154,9 +154,9 @@ func stop(t testing.TB, cmd **exec.Cmd, sig os.Signal) {
 
 func (d *dockerHost) waitFor(what string, ready func() bool) {
 	d.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !ready(); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(150 * time.Second); !ready(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			d.t.Fatalf("%s: not there after 60 s", what)
+			d.t.Fatalf("%s: not there after 150 s", what)
 		}
 	}
 }
@@ -178,6 +178,17 @@ func (d *dockerHost) try(args ...string) (string, error) {
 		client = "/usr/bin/docker" // the daemon's own, should there be others
 	}
 	return try(client, args...)
+}
+
+func (d *dockerHost) version() string {
+	d.t.Helper()
+	return d.docker("version", "-f", "{{.Server.Version}}")
+}
+
+func (d *dockerHost) majorVersion() string {
+	d.t.Helper()
+	major, _, _ := strings.Cut(d.version(), ".")
+	return major
 }
 
 // network makes a network on a hub named vcan and a number, with options.
@@ -329,19 +340,15 @@ func (d *dockerHost) expectNoBridge() {
 	}
 }
 
-// hostEnds counts the host ends, and the private backplanes that are there.
-func hostEnds(t testing.TB) (ends, private int) {
+// privateBackplanes counts the backplanes that belong to one endpoint.
+func privateBackplanes(t testing.TB) (n int) {
 	t.Helper()
 	for _, l := range links(t) {
-		switch {
-		case l.Kind != "vxcan" || len(l.Name) != 15:
-		case strings.HasPrefix(l.Name, "vx"):
-			ends++
-		case strings.HasPrefix(l.Name, "tx"):
-			private++
+		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "tx") {
+			n++
 		}
 	}
-	return ends, private
+	return n
 }
 
 // dockerRules are the rules that a bus must have whose host ends are these: those with a private backplane are told by
@@ -376,15 +383,20 @@ func dockerRules(t testing.TB, hub string, hostIfs ...string) []string {
 	return all
 }
 
+func hostEnds(t testing.TB) (names []string) {
+	t.Helper()
+	for _, l := range links(t) {
+		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
+			names = append(names, l.Name)
+		}
+	}
+	return names
+}
+
 // expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
 func expectBus(t testing.TB, hub string, n int) {
 	t.Helper()
-	var hostIfs []string
-	for _, l := range links(t) {
-		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
-			hostIfs = append(hostIfs, l.Name)
-		}
-	}
+	hostIfs := hostEnds(t)
 	if len(hostIfs) != n {
 		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
 	}

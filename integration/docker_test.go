@@ -14,7 +14,7 @@ import (
 // TestDocker: the real daemon, the real driver, and what users do with them.
 func TestDocker(t *testing.T) {
 	d := startDocker(t)
-	t.Logf("Docker %s", d.docker("version", "-f", "{{.Server.Version}}"))
+	t.Logf("Docker %s", d.version())
 	host := station{"host", nil, "vcan0"}
 
 	t.Run("refusals", d.sub((*dockerHost).testRefusals))
@@ -27,6 +27,13 @@ func TestDocker(t *testing.T) {
 	c1.expectInterfaces("can0")
 	c2.expectInterfaces("can0")
 	expectBus(t, "vcan0", 2)
+	private := 0 // up to 27, Docker moves the container ends itself
+	if !slices.Contains([]string{"28", "29"}, d.majorVersion()) {
+		private = 2
+	}
+	if got := privateBackplanes(t); got != private {
+		t.Errorf("%d private backplanes, want %d", got, private)
+	}
 	expectExactlyOnce(t, []station{host, c1.on("can0"), c2.on("can0")}, 300, true)
 
 	t.Run("disconnect and connect", d.sub(func(d *dockerHost) {
@@ -130,10 +137,6 @@ func TestDocker(t *testing.T) {
 	t.Run("a missing hub comes back", d.sub(func(d *dockerHost) {
 		command(d.t, "ip", "link", "del", "vcan0")
 		command(d.t, "ip", "link", "del", "vcan0-tx")
-		private := "tx" + hostEndOf(d.t, "engine")[2:]
-		if _, err := try("ip", "link", "show", private); err == nil {
-			d.t.Error("c1 was connected while it ran and should share an ifindex")
-		}
 		c3 := d.run("c3", "--network", "canbus")
 		expectBus(d.t, "vcan0", 3)
 		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
@@ -146,13 +149,15 @@ func TestDocker(t *testing.T) {
 	}))
 
 	t.Run("calls lost while the driver is down", d.sub(func(d *dockerHost) {
-		d.run("c3", "--network", "canbus")
+		d.run("c3", "--network", "canbus").netns.Close()
 		d.stopDriver(os.Kill)
 		start := time.Now()
 		_, err := d.try("rm", "-f", "c3")
 		d.t.Logf("docker rm without a driver: %v after %v", err, time.Since(start))
 		d.t.Logf("left meanwhile: %v", canLinks(d.t))
 		d.startDriver()
+		// What Docker did not move back goes with the netns, which Docker keeps for up to two minutes.
+		d.waitFor("the end of c3", func() bool { return len(hostEnds(d.t)) == 2 })
 		expectBus(d.t, "vcan0", 2)
 		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
 	}))
@@ -205,14 +210,17 @@ func TestDockerDaemonRestart(t *testing.T) {
 		d.startDaemon()
 		expectExactlyOnce(d.t, stations, 100, true)
 		expectBus(d.t, "vcan0", 2)
+		d.docker("restart", "c2")
+		expectExactlyOnce(d.t, everybody(), 100, true)
 		d.docker("network", "disconnect", "canbus", "c1")
 		expectBus(d.t, "vcan0", 1)
+		if slices.Contains([]string{"28", "29"}, d.majorVersion()) {
+			return // connected again and stopped, it makes dockerd panic before 29.7: https://github.com/moby/moby/pull/53237
+		}
 		d.docker("network", "connect", "canbus", "c1")
 		stations = everybody()
 		expectBus(d.t, "vcan0", 2)
 		expectExactlyOnce(d.t, stations, 100, true)
-		d.docker("restart", "c2")
-		expectExactlyOnce(d.t, everybody(), 100, true)
 	}))
 	d.docker("rm", "-f", "c1", "c2")
 	expectBus(t, "vcan0", 0)
@@ -259,20 +267,6 @@ func TestRebootDocker(t *testing.T) {
 	d.stopDaemon(os.Interrupt)
 	d.stopDriver(os.Interrupt)
 	d.expectClean()
-}
-
-// hostEndOf finds the host end whose container end has a name.
-func hostEndOf(t testing.TB, contIf string) string {
-	t.Helper()
-	for _, l := range links(t) {
-		if l.Kind == "vxcan" && strings.HasPrefix(l.Name, "vx") && len(l.Name) == 15 {
-			if _, err := try("ip", "link", "show", "tx"+l.Name[2:]); err != nil {
-				return l.Name
-			}
-		}
-	}
-	t.Fatalf("no host end of %s", contIf)
-	return ""
 }
 
 // sub is d for a subtest.

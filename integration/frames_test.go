@@ -68,9 +68,11 @@ func expectExactlyOnce(t *testing.T, stations []station, count int, fd bool) {
 		})
 	}
 	senders.Wait()
+	for _, l := range listeners {
+		l.WaitQuiet()
+	}
 	heard := 0
 	for i, l := range listeners {
-		l.WaitQuiet()
 		foreign, own := l.Heard()
 		for j, from := range stations {
 			lost, doubled := 0, 0
