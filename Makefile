@@ -1,6 +1,10 @@
 PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
+LIBEXEC  = $(PREFIX)/libexec
+SYSTEMD  = $(PREFIX)/lib/systemd/system
+MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
+UNITS    = vxcan-docker.socket vxcan-docker.service
 
 # What is installed, what only tests and demo use, and the package each is built from.
 PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker
@@ -16,14 +20,14 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_VM_SUITE)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-unit demo lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build test test-matrix test-unit demo lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -39,9 +43,24 @@ $(PRODUCT) $(TOOLS): setup-build
 setup-%:
 	@$(SETUP) $*
 
+# Kernel and runtimes of the Debian release that this machine is, and of others, whose roots are made once and kept.
+OTHER_SUITES = trixie
+# On another release, what depends on its kernel and its runtimes.
+BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker|Containerd|AllRuntimes
+GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
+
 test: setup-test lint test-unit build ## test everything, as CI does: on a kernel with CAN, booted where this one has none
-	VXCAN_TEST_CAN=1 go test -count=1 -exec '$(VM)' ./pkg/... ./plugins/... ./integration
-	VXCAN_TEST_CAN=1 go test -count=1 ./integration/reboot
+	$(GO_TEST) -exec '$(VM)' ./pkg/... ./plugins/... ./integration
+	$(GO_TEST) ./integration/reboot
+	for suite in $(OTHER_SUITES); do \
+		export VXCAN_VM_SUITE=$$suite; \
+		$(GO_TEST) -exec '$(VM)' ./pkg/... && \
+		$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' ./integration && \
+		$(GO_TEST) ./integration/reboot || exit; \
+	done
+
+test-matrix: OTHER_SUITES = trixie forky
+test-matrix: test ## the same with one more Debian release, newer than the stable one
 
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
@@ -55,17 +74,20 @@ lint: setup-lint ## check format and code
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	shellcheck $(SCRIPTS)
 
-# Builds only when nothing is built: with sudo there may be no Go.
+# Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@ls $(PRODUCT) >/dev/null 2>&1 || $(MAKE) build
+	@test -x bin/vxcan-docker || $(MAKE) build
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
-	install -D -t $(DESTDIR)$(PREFIX)/lib/netavark bin/netavark/vxcan
-	install -D -t $(DESTDIR)$(PREFIX)/bin bin/vxcan-docker
+	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
+	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
+	for unit in $(UNITS); do sed 's|/usr/local/libexec|$(LIBEXEC)|' plugins/docker/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
+	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 
 uninstall: ## remove what install installed
-	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(PREFIX)/lib/netavark/vxcan $(DESTDIR)$(PREFIX)/bin/vxcan-docker
-	rm -f $(DOCS:%=$(DESTDIR)$(DOC)/%)
+	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker
+	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 
 clean: ## remove what was built
