@@ -34,13 +34,26 @@ type containerd struct {
 // newContainerd starts containerd with a pod network that has vxcan behind bridge, on demand of the pod.
 func newContainerd(t testing.TB) *containerd {
 	t.Helper()
+	content, err := os.ReadFile("../conflist/containerd/cni.conflist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newContainerdWith(t, content)
+}
+
+// newContainerdWith is newContainerd with a pod network of one's own.
+func newContainerdWith(t testing.TB, conflist []byte) *containerd {
+	t.Helper()
 	c := &containerd{t: t, dir: t.TempDir()}
 	bin, conf := c.dir+"/bin", c.dir+"/net.d"
 	command(t, "install", "-D", "-t", bin, filepath.Join(binDir(t), "vxcan"))
-	for _, plugin := range []string{"bridge", "host-local", "loopback", "portmap"} {
+	for _, plugin := range []string{"bridge", "host-local", "loopback", "portmap", "bandwidth"} {
 		command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
 	}
-	command(t, "install", "-D", "-m", "644", "-t", conf, "../conflist/containerd/cni.conflist")
+	if err := os.MkdirAll(conf, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, conf+"/10-pods.conflist", string(conflist))
 	config := fmt.Sprintf(`version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = %q
@@ -233,6 +246,60 @@ func TestContainerd(t *testing.T) {
 	}
 	if got := len(rules(t)); got != 8 {
 		t.Errorf("%d rules with all pods gone, want the two hubs' 8", got)
+	}
+}
+
+// TestContainerdK3s runs the files for k3s. Its flannel plugin is in no Debian package: bridge stands in its place, with
+// all that follows it as it is.
+func TestContainerdK3s(t *testing.T) {
+	freshHost(t)
+	var ours, theirs struct {
+		CNIVersion string            `json:"cniVersion"`
+		Name       string            `json:"name"`
+		Plugins    []json.RawMessage `json:"plugins"`
+	}
+	readJSON(t, "../conflist/k3s/cni.conflist", &ours)
+	readJSON(t, "../conflist/containerd/cni.conflist", &theirs)
+	if !strings.Contains(string(ours.Plugins[0]), `"flannel"`) || !strings.Contains(string(theirs.Plugins[0]), `"bridge"`) {
+		t.Fatalf("first plugins: %s, %s", ours.Plugins[0], theirs.Plugins[0])
+	}
+	ours.Plugins[0] = theirs.Plugins[0]
+	c := newContainerdWith(t, marshal(t, ours))
+	manifest, err := os.ReadFile("../conflist/k3s/pod.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, annotation, ok := strings.Cut(string(manifest), "vxcan/networks: ")
+	if !ok {
+		t.Fatalf("no annotation in pod.yaml:\n%s", manifest)
+	}
+	pod := c.station(c.runPod("engine", firstLine(annotation)), "can0")
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, pod}, 20, true)
+
+	// Multus takes the configuration out of its resource, and gives it the resource's name and the asked-for interface.
+	definition, err := os.ReadFile("../conflist/k3s/multus.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, conf, ok := strings.Cut(string(definition), "config: |")
+	if !ok {
+		t.Fatalf("no configuration in multus.yaml:\n%s", definition)
+	}
+	box := newContainer(t, "multus")
+	delegate := call{conf: conf, containerID: "multus", netns: box.path, ifName: "net1"}.with(`"name":"canbus0"`)
+	delegate.add(t)
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, pod, {"multus", box.netns, "net1"}}, 20, true)
+	delegate.ok(t, "DEL")
+}
+
+func readJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(content, v); err != nil {
+		t.Fatalf("%s: %v", path, err)
 	}
 }
 

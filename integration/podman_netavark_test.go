@@ -77,8 +77,8 @@ func TestPodmanNetwork(t *testing.T) {
 		t.Error("a network in use was removed")
 	}
 	p.do("network", "rm", "--force", "--time", "0", "plain", "full")
-	if ends, _ := hostEnds(t); ends > 0 {
-		t.Errorf("%d endpoints left behind", ends)
+	if ends := hostEnds(t); len(ends) > 0 {
+		t.Errorf("%v endpoints left behind", ends)
 	}
 	if got := p.do("network", "ls", "--quiet", "--filter", "driver=vxcan"); got != "" {
 		t.Errorf("networks left behind: %s", got)
@@ -106,13 +106,13 @@ func TestPodmanPod(t *testing.T) {
 	p.run("two", "--pod", "pod")
 	p.run("mapped", "--network", "canbus0", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station("one", "can0"), p.station("mapped", "can0")}, 50, true)
-	if ends, _ := hostEnds(t); ends != 2 {
-		t.Errorf("%d endpoints of a pod of two and a container, want 2", ends)
+	if ends := hostEnds(t); len(ends) != 2 {
+		t.Errorf("%v endpoints of a pod of two and a container, want 2", ends)
 	}
 	p.do("pod", "rm", "--force", "--time", "0", "pod")
 	p.do("rm", "--force", "mapped")
-	if ends, _ := hostEnds(t); ends > 0 {
-		t.Errorf("%d endpoints left behind", ends)
+	if ends := hostEnds(t); len(ends) > 0 {
+		t.Errorf("%v endpoints left behind", ends)
 	}
 }
 
