@@ -178,8 +178,8 @@ func (c *containerd) station(id, ifName string) station {
 	return station{"pod " + id[:6], netns, ifName}
 }
 
-// networkReady is what a kubelet reads of the node's network.
-func (c *containerd) networkReady() bool {
+// networkReady is what a kubelet reads of the node's network, and the reason why it is not ready.
+func (c *containerd) networkReady() (ready bool, reason string) {
 	c.t.Helper()
 	status, err := c.cri.Status(c.t.Context(), &cri.StatusRequest{})
 	if err != nil {
@@ -187,10 +187,20 @@ func (c *containerd) networkReady() bool {
 	}
 	for _, condition := range status.Status.Conditions {
 		if condition.Type == "NetworkReady" {
-			return condition.Status
+			return condition.Status, condition.Message
 		}
 	}
-	return false
+	return false, "no condition of that name"
+}
+
+// version is the daemon's.
+func (c *containerd) version() string {
+	c.t.Helper()
+	version, err := c.cri.Version(c.t.Context(), &cri.VersionRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return version.RuntimeVersion
 }
 
 // TestContainerd: pods by the container runtime interface: IP and can0 for those that ask, on one bus; a restart of
@@ -198,13 +208,9 @@ func (c *containerd) networkReady() bool {
 func TestContainerd(t *testing.T) {
 	freshHost(t)
 	c := newContainerd(t)
-	version, err := c.cri.Version(t.Context(), &cri.VersionRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s %s", version.RuntimeName, version.RuntimeVersion)
-	if !c.networkReady() {
-		t.Error("the node's network is not ready")
+	t.Logf("containerd %s", c.version())
+	if ready, reason := c.networkReady(); !ready {
+		t.Errorf("the node's network is not ready: %s", reason)
 	}
 	host := station{"host", nil, "vcan0"}
 	engine, dashboard := c.runPod("engine", "can0"), c.runPod("dashboard", "vcan0:can3,vcan1:can1")
@@ -290,6 +296,30 @@ func TestContainerdK3s(t *testing.T) {
 	delegate.add(t)
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, pod, {"multus", box.netns, "net1"}}, 20, true)
 	delegate.ok(t, "DEL")
+}
+
+// TestContainerdStatus: from containerd 2 on, a network of CNI 1.1.0 makes the node ready or not by STATUS, which fails
+// only where an ADD would.
+func TestContainerdStatus(t *testing.T) {
+	freshHost(t)
+	list := `{"cniVersion":"1.1.0","name":"pods","plugins":[{"type":"vxcan"}]}`
+	c := newContainerdWith(t, []byte(list))
+	if ready, reason := c.networkReady(); !ready {
+		t.Errorf("containerd %s: not ready: %s", c.version(), reason)
+	}
+	if c.version() < "2" { // asks no plugin
+		return
+	}
+	restore := withoutModules(t)
+	if ready, reason := c.networkReady(); ready || !strings.Contains(reason, "can-gw") {
+		t.Errorf("containerd %s: ready %v without modules: %s", c.version(), ready, reason)
+	} else {
+		t.Logf("containerd %s: %s", c.version(), reason)
+	}
+	restore()
+	if ready, reason := c.networkReady(); !ready {
+		t.Errorf("containerd %s: not ready again: %s", c.version(), reason)
+	}
 }
 
 func readJSON(t testing.TB, path string, v any) {

@@ -1,50 +1,44 @@
 package integration
 
 import (
-	"os"
-	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 )
 
 // TestKernelWithoutModules: ADD and STATUS name the module that the kernel lacks, and nothing is made.
 func TestKernelWithoutModules(t *testing.T) {
 	freshHost(t)
-	c := newContainer(t, "c")
-	if _, err := os.Stat("/sys/module/vxcan/initstate"); err != nil {
-		t.Log("vxcan is not a loaded module; it may be built in")
-	}
-	command(t, "modprobe", "--remove", "can-gw", "vxcan", "vcan")
-	// Neither the kernel nor we may find them again.
-	modprobe, err := os.ReadFile("/proc/sys/kernel/modprobe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	setModprobe := func(path string) {
-		if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte(path), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	setModprobe("/bin/false")
-	t.Cleanup(func() { setModprobe(string(modprobe)) })
-	hidden := t.TempDir()
-	stub := filepath.Join(hidden, "modprobe")
-	if err := os.WriteFile(stub, []byte("#!/bin/sh\necho modprobe: FATAL: Module $1 not found. >&2\nexit 1\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	this := on(c)
-	this.env = []string{"PATH=" + hidden + ":" + os.Getenv("PATH")}
+	this := on(newContainer(t, "c"))
+	restore := withoutModules(t)
 	this.fails(t, "STATUS", 50, "vcan", "vxcan", "can-gw", "CONFIG_CAN_GW")
 	this.fails(t, "ADD", 100, "vcan", "CONFIG_CAN_VCAN")
 	expectNothing(t)
+	restore()
 
-	setModprobe(string(modprobe))
+	command(t, "modprobe", "--all", "vcan", "vxcan")
+	restore = withoutModules(t, "vcan", "vxcan")
 	this.fails(t, "STATUS", 50, "can-gw", "not found")
 	this.fails(t, "ADD", 100, "can-gw", "not found")
 	expectNothing(t)
+	restore()
 
-	this.env = nil
 	this.ok(t, "STATUS")
 	this.add(t)
+}
+
+// withoutModules unloads the kernel's CAN modules but some, and hides them all from modprobe, who starts it ever.
+func withoutModules(t testing.TB, but ...string) (restore func()) {
+	t.Helper()
+	for _, module := range []string{"can-gw", "vxcan", "vcan"} {
+		if !slices.Contains(but, module) {
+			command(t, "modprobe", "--remove", module)
+		}
+	}
+	command(t, "mount", "--bind", t.TempDir(), "/lib/modules")
+	restore = sync.OnceFunc(func() { command(t, "umount", "/lib/modules") })
+	t.Cleanup(restore)
+	return restore
 }
 
 // TestNotPermitted: without CAP_NET_ADMIN, or with it in a user namespace only, the error says so.
