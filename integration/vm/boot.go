@@ -30,6 +30,8 @@ type machine struct {
 	alwaysBoot bool
 	disk       string // kept over boots; "" is a throwaway one
 	memMiB     int
+	qemu       bool // instead of User Mode Linux
+	cpus       int  // QEMU's; User Mode Linux has one
 }
 
 // job is what the booted machine is to do, handed over as a file in the scratch directory.
@@ -48,7 +50,7 @@ const (
 
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
-	if !m.alwaysBoot && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
+	if !m.alwaysBoot && !m.qemu && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
 		return runHere(args)
 	}
 	return m.bootAndRun(args)
@@ -56,7 +58,7 @@ func (m *machine) run(args []string) (int, error) {
 
 // bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.
 func (m *machine) bootAndRun(args []string) (status int, retErr error) {
-	root, err := openRoot(m.suite)
+	root, err := openRoot(m.suite, m.qemu)
 	if err != nil {
 		return 0, err
 	}
@@ -80,7 +82,13 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	if err := writeJob(scratch, root, args); err != nil {
 		return 0, err
 	}
-	if status, err = boot(root, m.kernelArgs(root, scratch, disk), scratch); err != nil {
+	command := m.umlCommand(root, scratch, disk)
+	if m.qemu {
+		if command, err = m.qemuCommand(root, scratch, disk); err != nil {
+			return 0, err
+		}
+	}
+	if status, err = boot(root, command, scratch); err != nil {
 		return 0, err
 	}
 	return status, nil
@@ -119,14 +127,15 @@ func makeDisk(path string) error {
 	return nil
 }
 
-// kernelArgs is the command line of the kernel. What it does not know (scratchEnv) becomes init's environment.
-func (m *machine) kernelArgs(root *rootFS, scratch, disk string) []string {
+// umlCommand is the command that boots User Mode Linux. What the kernel does not know (scratchEnv) becomes init's
+// environment.
+func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 	self, err := os.Executable()
 	if err != nil {
 		self = os.Args[0]
 	}
 	return []string{
-		fmt.Sprintf("mem=%dM", m.memMiB),
+		umlKernel, fmt.Sprintf("mem=%dM", m.memMiB),
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + root.hostPath(disk),
 		"init=" + root.hostPath(self), scratchEnv + "=" + root.hostPath(scratch),
 		// From 6.16 on the kernel can run its processes under seccomp, which is much faster than under ptrace.
@@ -136,17 +145,25 @@ func (m *machine) kernelArgs(root *rootFS, scratch, disk string) []string {
 	}
 }
 
-// boot runs the root's kernel to its end and returns the exit status its command left in scratch.
-func boot(root *rootFS, args []string, scratch string) (int, error) {
-	log, err := os.Create(filepath.Join(scratch, logFile))
+// boot runs a machine to its end and returns the exit status its command left in scratch.
+func boot(root *rootFS, command []string, scratch string) (int, error) {
+	log, err := os.OpenFile(filepath.Join(scratch, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
 	}
 	defer log.Close()
-	cmd := exec.Command(umlKernel, args...)
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdout, os.Stderr} // fd 3, 4 and 5
+	if command[0] == qemuPath {
+		copied, err := pipeOutput(cmd)
+		if err != nil {
+			return 0, err
+		}
+		defer copied()
+	} else {
+		cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdout, os.Stderr} // fd 3, 4 and 5
+	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+root.hostPath(memoryDir(scratch)))
 	// A process group of its own, so that one kill reaches the kernel and the processes it traces. Pdeathsig is sent
 	// when the *thread* ends that started the child: it must be the main one's own.
@@ -163,9 +180,9 @@ func boot(root *rootFS, args []string, scratch string) (int, error) {
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
 	if err := cmd.Start(); errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux", umlKernel)
+		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux, or for -qemu qemu-system-x86", command[0])
 	} else if err != nil {
-		return 0, fmt.Errorf("start %s: %w", umlKernel, err)
+		return 0, fmt.Errorf("start %s: %w", command[0], err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()

@@ -24,15 +24,12 @@ const scratchMount = "/run/vm"
 
 // initMain is process 1 of the booted machine: it makes a machine out of a kernel, runs the job, and powers off.
 func initMain() {
-	j, err := readJob(os.Getenv(scratchEnv))
-	if err == nil {
-		err = setUp(j.Shared)
-	}
+	p, j, err := setUp()
 	if err != nil {
 		fmt.Println("vm: set up the machine:", err) // to the kernel's log: no status file follows, so it will be shown
 		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
-	status, err := runJob(j)
+	status, err := runJob(p, j)
 	if err != nil {
 		fmt.Println("vm: run the command:", err)
 	} else if err := os.WriteFile(filepath.Join(scratchMount, statusFile), []byte(strconv.Itoa(status)), 0o600); err != nil {
@@ -68,40 +65,61 @@ func (m mount) do() error {
 	return nil
 }
 
-// disk is where the scratch disk is mounted first.
-const disk = "/mnt"
+// disk is where the scratch disk is mounted first, and newRoot where the machine's root is put together.
+const (
+	disk    = "/mnt"
+	newRoot = disk + "/root"
+)
 
-// setUp turns the bare kernel into a machine. Its root is the host's, read-only through hostfs, under an overlay on
-// the scratch disk; container storage lies on the disk itself, because an overlay cannot be the upper layer of one.
-func setUp(shared []string) error {
+// setUp turns the bare kernel into a machine, and tells what it is to do.
+func setUp() (p platform, j job, err error) {
 	release, err := kernelRelease()
 	if err != nil {
+		return p, j, err
+	}
+	if p, err = newPlatform(release); err != nil {
+		return p, j, err
+	}
+	if j, err = readJob(p.scratch.data); err != nil {
+		return p, j, err
+	}
+	if err = mountAll(p, j.Shared); err != nil {
+		return p, j, err
+	}
+	err = errors.Join(os.Chdir(newRoot), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/"))
+	if err != nil {
+		return p, j, fmt.Errorf("enter %s: %w", newRoot, err)
+	}
+	if err = makeLinks(devLinks); err == nil && p.uml {
+		err = errors.Join(makeLinks(umlLinks(release)), writeNoFirewall())
+	}
+	return p, j, errors.Join(err, loopbackUp(), unix.Sethostname([]byte("vm")))
+}
+
+// mountAll puts the machine's root together: a read-only one under an overlay on the scratch disk. Container storage
+// lies on the disk itself, because an overlay cannot be the upper layer of one.
+func mountAll(p platform, shared []string) error {
+	if err := (mount{p.disk, disk, "ext4", 0, ""}).do(); err != nil {
 		return err
 	}
-	const root = disk + "/root"
-	if err := (mount{"/dev/ubda", disk, "ext4", 0, ""}).do(); err != nil {
-		return err
-	}
-	if err := loadOverlay(release); err != nil {
-		return err
-	}
-	if err := mountCopy("/", root, "copy"); err != nil {
+	if err := mountCopy(p.root, newRoot, "copy"); err != nil {
 		return err
 	}
 	for _, dir := range shared {
-		if err := mountCopy(hostDir+dir, root+dir, "copy-"+url.PathEscape(dir)); err != nil {
+		if err := mountCopy(p.host+dir, newRoot+dir, "copy-"+url.PathEscape(dir)); err != nil {
 			return err
 		}
 	}
+	p.scratch.target = newRoot + scratchMount
 	mounts := []mount{
-		{"proc", root + "/proc", "proc", 0, ""},
-		{"sysfs", root + "/sys", "sysfs", 0, ""},
-		{"cgroup2", root + "/sys/fs/cgroup", "cgroup2", 0, ""},
-		{"devtmpfs", root + "/dev", "devtmpfs", 0, ""},
-		{"devpts", root + "/dev/pts", "devpts", 0, "ptmxmode=0666"},
-		{"tmpfs", root + "/dev/shm", "tmpfs", 0, ""},
-		{"tmpfs", root + "/run", "tmpfs", 0, "mode=0755"},
-		{"none", root + scratchMount, "hostfs", 0, os.Getenv(scratchEnv)},
+		{"proc", newRoot + "/proc", "proc", 0, ""},
+		{"sysfs", newRoot + "/sys", "sysfs", 0, ""},
+		{"cgroup2", newRoot + "/sys/fs/cgroup", "cgroup2", 0, ""},
+		{"devtmpfs", newRoot + "/dev", "devtmpfs", 0, ""},
+		{"devpts", newRoot + "/dev/pts", "devpts", 0, "ptmxmode=0666"},
+		{"tmpfs", newRoot + "/dev/shm", "tmpfs", 0, ""},
+		{"tmpfs", newRoot + "/run", "tmpfs", 0, "mode=0755"},
+		p.scratch,
 	}
 	for _, dir := range machineDirs {
 		if filepath.Dir(dir) == "/run" {
@@ -111,20 +129,14 @@ func setUp(shared []string) error {
 		if err := os.MkdirAll(kept, 0o755); err != nil {
 			return err
 		}
-		mounts = append(mounts, mount{kept, root + dir, "", unix.MS_BIND, ""})
+		mounts = append(mounts, mount{kept, newRoot + dir, "", unix.MS_BIND, ""})
 	}
 	for _, m := range mounts {
 		if err := m.do(); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(os.Chdir(root), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/")); err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
-	}
-	if err := errors.Join(makeLinks(release), writeNoFirewall(), loopbackUp()); err != nil {
-		return err
-	}
-	return unix.Sethostname([]byte("vm"))
+	return nil
 }
 
 // mountCopy mounts lower on target, copy on write: what is written goes to a directory of the disk.
@@ -145,31 +157,27 @@ func kernelRelease() (string, error) {
 	return unix.ByteSliceToString(uts.Release[:]), nil
 }
 
-// loadOverlay loads the one module that is needed before modprobe can work.
-func loadOverlay(release string) error {
-	f, err := os.Open(filepath.Join(umlModules, release, "kernel/fs/overlayfs/overlay.ko"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load overlay: %w", err)
-	}
-	return nil
+type link struct{ target, path string }
+
+// devLinks are what a distribution's own boot makes.
+var devLinks = []link{
+	{"/proc/self/fd", "/dev/fd"},
+	{"/proc/self/fd/0", "/dev/stdin"},
+	{"/proc/self/fd/1", "/dev/stdout"},
+	{"/proc/self/fd/2", "/dev/stderr"},
 }
 
-// makeLinks makes the links that a distribution's own boot makes, or would make for this kernel.
-func makeLinks(release string) error {
-	links := []struct{ target, path string }{
-		{"/proc/self/fd", "/dev/fd"},
-		{"/proc/self/fd/0", "/dev/stdin"},
-		{"/proc/self/fd/1", "/dev/stdout"},
-		{"/proc/self/fd/2", "/dev/stderr"},
+// umlLinks fit a root to User Mode Linux.
+func umlLinks(release string) []link {
+	return []link{
 		{filepath.Join(umlModules, release), filepath.Join("/lib/modules", release)}, // where modprobe looks
 		// This kernel's nf_tables know no IP, but up to 6.12 it has the older tables.
 		{"/usr/sbin/iptables-legacy", "/etc/alternatives/iptables"},
 		{"/usr/sbin/ip6tables-legacy", "/etc/alternatives/ip6tables"},
 	}
+}
+
+func makeLinks(links []link) error {
 	for _, l := range links {
 		if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 			return err
@@ -203,12 +211,12 @@ func loopbackUp() error {
 }
 
 // runJob runs the job on the consoles, and as process 1 must, reaps whatever else ends meanwhile.
-func runJob(j job) (int, error) {
-	out, err := openRaw("/dev/tty1")
+func runJob(p platform, j job) (int, error) {
+	out, err := openRaw(p.out)
 	if err != nil {
 		return 0, err
 	}
-	errOut, err := openRaw("/dev/tty2")
+	errOut, err := openRaw(p.errOut)
 	if err != nil {
 		return 0, err
 	}

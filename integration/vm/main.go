@@ -4,12 +4,15 @@
 // of its own. Elsewhere vm boots User Mode Linux from Debian's package on this machine's own root file system, copy on
 // write: what the command writes goes to a scratch disk, never to this machine.
 //
-//	vm [-suite NAME] [-boot] [-disk FILE] [-mem MIB] command [argument ...]
+//	vm [-suite NAME] [-boot] [-qemu [-cpus N]] [-disk FILE] [-mem MIB] command [argument ...]
 //
 // With -suite, or VXCAN_VM_SUITE in the environment, it boots another Debian release, with that release's kernel and
 // container runtimes. Its root is made on first use and kept in $XDG_CACHE_HOME/vxcan or /var/cache/vxcan; of this
 // machine the command sees the Go module (or directory) it starts in and the directory of its own file. Static
 // binaries run in all of them.
+//
+// With -qemu it emulates a PC instead, on any host, and boots Debian's own kernel there: several CPUs, and two CAN
+// controllers on one wire (modprobe kvaser_pci), but ten times as slow, and without stdin.
 //
 // It fits `go test -exec`: the working directory, the environment and every path mean the same inside.
 package main
@@ -31,9 +34,11 @@ func main() {
 	flag.StringVar(&m.suite, "suite", os.Getenv("VXCAN_VM_SUITE"), "Debian release to boot, by `name`, instead of this machine's own")
 	flag.BoolVar(&m.alwaysBoot, "boot", false, "boot a kernel even where this one has CAN")
 	flag.StringVar(&m.disk, "disk", "", "`file` to keep as the machine's disk; the next boot with it is a reboot")
+	flag.BoolVar(&m.qemu, "qemu", false, "emulate a PC instead of booting User Mode Linux")
+	flag.IntVar(&m.cpus, "cpus", 2, "`number` of CPUs of that PC")
 	flag.IntVar(&m.memMiB, "mem", 2048, "memory of the booted machine in `MiB`")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-disk file] [-mem MiB] command [argument ...]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-qemu [-cpus n]] [-disk file] [-mem MiB] command [argument ...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()

@@ -33,6 +33,9 @@ var makeArgs = []string{
 	"--customize-hook=mkdir $1" + hostDir,
 }
 
+// qemuArgs are for a root of a suite that also boots in QEMU.
+var qemuArgs = []string{"--include=qemu-system-x86,linux-image-amd64"}
+
 // rootFS is the file system a machine boots from.
 type rootFS struct {
 	dir  string   // "/" is this machine's own
@@ -58,7 +61,7 @@ func (r *rootFS) Close() error {
 }
 
 // openRoot finds the root of a Debian suite, and makes it if need be. It blocks while another vm makes it.
-func openRoot(suite string) (_ *rootFS, retErr error) {
+func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 	if isOwnSuite(suite) {
 		return &rootFS{dir: "/"}, nil
 	}
@@ -69,7 +72,11 @@ func openRoot(suite string) (_ *rootFS, retErr error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, suite+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	name, args := suite, makeArgs
+	if qemu {
+		name, args = suite+"+qemu", slices.Concat(makeArgs, qemuArgs)
+	}
+	lock, err := os.OpenFile(filepath.Join(cache, name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +86,8 @@ func openRoot(suite string) (_ *rootFS, retErr error) {
 		}
 	}()
 	hash := fnv.New32a()
-	fmt.Fprint(hash, makeArgs)
-	dir := filepath.Join(cache, fmt.Sprintf("%s-%08x", suite, hash.Sum32()))
+	fmt.Fprint(hash, args)
+	dir := filepath.Join(cache, fmt.Sprintf("%s-%08x", name, hash.Sum32()))
 	for {
 		if err := flock(lock, unix.LOCK_SH); err != nil {
 			return nil, err
@@ -95,7 +102,7 @@ func openRoot(suite string) (_ *rootFS, retErr error) {
 		if _, err := os.Stat(dir); err == nil {
 			continue
 		}
-		if err := makeRoot(suite, dir); err != nil {
+		if err := makeRoot(suite, dir, args); err != nil {
 			return nil, err
 		}
 	}
@@ -124,8 +131,9 @@ func flock(f *os.File, how int) error {
 
 // makeRoot makes the root of a suite under another name and renames it when complete, so that dir is never half made.
 // The caller holds the suite's lock alone: what else there is of the suite is outdated or was interrupted.
-func makeRoot(suite, dir string) (retErr error) {
-	old, err := filepath.Glob(filepath.Join(filepath.Dir(dir), suite+"-*"))
+func makeRoot(suite, dir string, args []string) (retErr error) {
+	name := dir[:strings.LastIndex(dir, "-")+1]
+	old, err := filepath.Glob(name + "*")
 	if err != nil {
 		return err
 	}
@@ -134,7 +142,7 @@ func makeRoot(suite, dir string) (retErr error) {
 			return err
 		}
 	}
-	part, err := os.MkdirTemp(filepath.Dir(dir), suite+"-part-")
+	part, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(name)+"part-")
 	if err != nil {
 		return err
 	}
@@ -142,15 +150,15 @@ func makeRoot(suite, dir string) (retErr error) {
 	if err := os.Chmod(part, 0o755); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "vm: making a root of %s in %s, once: some minutes, and 0.8 GB\n", suite, dir)
-	if err := mmdebstrap(suite, part); err != nil {
+	fmt.Fprintf(os.Stderr, "vm: making a root of %s in %s, once: some minutes, about 1 GB\n", suite, dir)
+	if err := mmdebstrap(suite, part, args); err != nil {
 		return fmt.Errorf("make a root of %s: %w", suite, err)
 	}
 	return os.Rename(part, dir)
 }
 
-func mmdebstrap(suite, target string) error {
-	args := slices.Concat(makeArgs, aptOptions(), []string{suite, target}, mirror())
+func mmdebstrap(suite, target string, args []string) error {
+	args = slices.Concat(args, aptOptions(), []string{suite, target}, mirror())
 	ctx, cancel := context.WithTimeout(context.Background(), makeTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
@@ -212,7 +220,8 @@ func aptOptions() []string {
 	return options
 }
 
-// enter prepares this thread, for good, to start a kernel in the root: it needs this machine's files, and a /proc.
+// enter prepares this thread, for good, to start a kernel in the root: it needs this machine's
+// files, /proc and /dev.
 func (r *rootFS) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
@@ -223,6 +232,7 @@ func (r *rootFS) enter() error {
 	binds := []mount{
 		{"/", r.dir + hostDir, "", unix.MS_BIND | unix.MS_REC, ""},
 		{"/proc", r.dir + "/proc", "", unix.MS_BIND, ""},
+		{"/dev", r.dir + "/dev", "", unix.MS_BIND, ""},
 	}
 	for _, m := range binds {
 		if err := m.do(); err != nil {
