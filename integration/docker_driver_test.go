@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -383,6 +384,44 @@ func TestDockerActivation(t *testing.T) {
 	if out, err := exec.Command(filepath.Join(binDir(t), "vxcan-docker")).CombinedOutput(); err == nil || !strings.Contains(string(out), "vxcan-docker.socket") {
 		t.Errorf("without a socket: %v: %s", err, out)
 	}
+}
+
+// TestDockerAtOnce: as `docker compose up` has it, endpoints come and go at the same time, of both kinds.
+func TestDockerAtOnce(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	const count = 12
+	joins := make([]string, count)
+	for i := range joins {
+		joins[i] = strings.Replace(someJoin, "e1", fmt.Sprint("e", i), 1)
+		if i%2 == 1 {
+			c := newContainer(t, fmt.Sprint("c", i))
+			joins[i] = strings.Replace(joins[i], "/var/run/docker/netns/0123456789ab", c.path, 1)
+		}
+	}
+	atOnce := func(calls ...string) {
+		t.Helper()
+		var all sync.WaitGroup
+		for _, join := range joins {
+			all.Go(func() {
+				for _, call := range calls {
+					if status, answer := callDriver(t, driverSocket, "NetworkDriver."+call, join); status != 200 {
+						t.Errorf("%s: %d %v", call, status, answer)
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+	atOnce("CreateEndpoint", "Join")
+	expectBus(t, "vcan0", count)
+	atOnce("Leave", "DeleteEndpoint", "CreateEndpoint", "Join")
+	expectBus(t, "vcan0", count)
+	atOnce("Leave", "DeleteEndpoint")
+	expectBus(t, "vcan0", 0)
+	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
+	expectNothing(t)
 }
 
 // TestDockerExactName: where the netns exists at Join, the interface is made in it with the very name that is wanted.

@@ -312,7 +312,8 @@ const minIndex, maxIndex = 1 << 20, 1 << 30
 func drawIndex() int { return minIndex + rand.IntN(maxIndex-minIndex) }
 
 // addPair makes an endpoint's pair in place of old, its peer in the container's netns, and sets both ends up. A container
-// end that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew, and recorded before it is used; the endpoint returned has the final one.
+// end that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew, and
+// recorded before it is used; the endpoint returned has the final one.
 func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint, error) {
 	if old.Index != 0 {
 		if err := b.deleteEndpoint(e.HostIf); err != nil {
@@ -353,10 +354,14 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 	}
 }
 
-// checkNameFree tells whether a device of the container has the name that a container end is to get.
+// checkNameFree tells whether a device has the name that a container end is to get.
 func checkNameFree(at place) error {
 	taken, err := at.Link(at.ifName)
-	if err == nil && taken.Index != 0 {
+	switch {
+	case err != nil || taken.Index == 0:
+	case at.here():
+		err = fmt.Errorf("%w %s: a device of someone else's has that name; rename or delete it", ErrNameTaken, at.ifName)
+	default:
 		err = fmt.Errorf("%w %s: the container (%s) has one of that name already; choose another name", ErrNameTaken, at.ifName, at.netns.Path())
 	}
 	return err

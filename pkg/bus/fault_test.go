@@ -113,20 +113,22 @@ func (c *faultyContainer) LinkAt(index int) (canlink.Link, error) {
 // use, all must be as before.
 func TestAttachFails(t *testing.T) {
 	cantest.Require(t)
-	for _, inUse := range []bool{false, true} {
-		for n, failed := 1, true; failed; n++ {
-			t.Run(fmt.Sprintf("in use %v, call %d", inUse, n), func(t *testing.T) {
-				failed = attachFailingAt(t, n, inUse)
-			})
-			if n > 40 {
-				t.Fatal("no end of calls")
+	for _, here := range []bool{false, true} {
+		for _, inUse := range []bool{false, true} {
+			for n, failed := 1, true; failed; n++ {
+				t.Run(fmt.Sprintf("here %v, in use %v, call %d", here, inUse, n), func(t *testing.T) {
+					failed = attachFailingAt(t, n, here, inUse)
+				})
+				if n > 40 {
+					t.Fatal("no end of calls")
+				}
 			}
 		}
 	}
 }
 
-// attachFailingAt tells whether Attach got as far as its nth call to the kernel, which failed then.
-func attachFailingAt(t *testing.T, n int, inUse bool) bool {
+// attachFailingAt tells whether Attach, or AttachHere, got as far as its nth call to the kernel, which failed then.
+func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
 	hostNS, neighbour, box := cantest.NewNetns(t), cantest.NewNetns(t), cantest.NewNetns(t)
 	dir := t.TempDir()
 	sound := &Host{StateDir: dir}
@@ -137,6 +139,10 @@ func attachFailingAt(t *testing.T, n int, inUse bool) bool {
 	}}
 	attach := func(h *Host, id string, netns ns.NetNS) error {
 		a := Attachment{Runtime: "test", Network: "net", ContainerID: id, IfName: "eth0"}
+		if here {
+			_, err := h.AttachHere(context.Background(), Spec{Hub: "vcan0"}, a)
+			return err
+		}
 		_, err := h.Attach(context.Background(), Spec{Hub: "vcan0"}, a, Target{NetnsPath: netns.Path(), Interface: "can0"})
 		return err
 	}

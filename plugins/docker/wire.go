@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -130,8 +129,7 @@ func status(err error) int {
 
 // refuse is how an error gets to the user: dockerd looks for Err.
 func refuse(w http.ResponseWriter, status int, err error) {
-	words := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ") // errors.Join makes lines
-	reply(w, status, object{"Err": words})
+	reply(w, status, object{"Err": bus.OneLine(err)})
 }
 
 func reply(w http.ResponseWriter, status int, response any) {

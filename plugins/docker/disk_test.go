@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDiskReboot: networks outlive a reboot, and endpoints do not.
+func TestDiskReboot(t *testing.T) {
+	ctx, d := context.Background(), disk{dir: filepath.Join(t.TempDir(), "made")}
+	id := endpointRequest{"n", "e"}
+	if _, err := d.putEndpoint(ctx, id, endpoint{}); !errors.Is(err, errUnknownNetwork) {
+		t.Errorf("endpoint of no network: %v", err)
+	}
+	for _, want := range []bool{true, false} {
+		isNew, err := d.putNetwork(ctx, "n", &network{Hub: "vcan0", Prefix: "can"})
+		if err != nil || isNew != want {
+			t.Fatalf("new: %v, %v", isNew, err)
+		}
+		if _, err := d.putEndpoint(ctx, id, endpoint{IfName: "can3"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() *network {
+		t.Helper()
+		r, err := d.read(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.find("n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := read(); n.Hub != "vcan0" || n.Endpoints["e"].IfName != "can3" {
+		t.Errorf("on disk: %+v", n)
+	}
+
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := d.dir + "/networks.json"
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier := strings.Replace(string(content), strings.TrimSpace(string(bootID)), "an-earlier-boot", 1)
+	if err := os.WriteFile(path, []byte(earlier), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := read(); n.Hub != "vcan0" || len(n.Endpoints) != 0 {
+		t.Errorf("on disk after a reboot: %+v", n)
+	}
+
+	for range 2 {
+		if err := errors.Join(d.removeEndpoint(ctx, id), d.removeNetwork(ctx, "n")); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file of no networks: %v", err)
+	}
+}
