@@ -39,7 +39,11 @@ netns_start() {
 	bin/cnitool add canbus0 "/run/netns/$1" >/dev/null 2>"$tmp/log"
 	grep -v attached "$tmp/log" | sed 's/.*msg="*\([^"]*\)"* cmd=.*/    \1/' || true
 }
-netns_power_off() { ip netns del engine; ip netns del dashboard; }
+netns_power_off() {
+	ip netns del engine
+	ip netns del dashboard
+	until [ -z "$(ip link show type vxcan | grep ': vx')" ]; do sleep 0.1; done # the kernel takes its time
+}
 netns_in() { name=$1; shift; ip netns exec "$name" "$@"; }
 netns_clean() { netns_power_off 2>/dev/null || true; }
 
