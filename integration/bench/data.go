@@ -100,7 +100,7 @@ func (b *bench) meshOf(n int) (topology, error) {
 	if err := b.mesh(hub, 0); err != nil {
 		return topology{}, err
 	}
-	return b.stations("mesh", n, func() (string, error) { return b.meshAttach(hub) })
+	return b.stations("mesh", n, func() (string, error) { return b.meshAttach(hub, addRulesAtOnce) })
 }
 
 func (b *bench) bare() (topology, error) {

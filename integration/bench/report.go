@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -144,14 +145,19 @@ func (r *results) writeChart(path string) error {
 	p := plot.New()
 	p.Title.Text = "Attaching a container, median in ms (log scale)\n" + r.Machine
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-	chart, err := plotter.NewBarChart(values, vg.Points(36))
-	if err != nil {
-		return err
-	}
-	chart.LineStyle.Width = 0
-	chart.Color = plotter.DefaultGlyphStyle.Color
-	p.Add(plotter.NewGrid(), chart)
+	p.Y.Min = math.Pow(10, math.Floor(math.Log10(slices.Min(values))))
+	p.Y.Max = math.Pow(10, math.Ceil(math.Log10(slices.Max(values))))
+	p.Add(plotter.NewGrid())
 	p.NominalX(labels...)
-	p.Y.Min = slices.Min(values) / 2
-	return p.Save(24*vg.Centimeter, 12*vg.Centimeter, path)
+	// plotter.BarChart draws from 0, which a log scale has not: a bar is a thick line from the axis up.
+	for i, value := range values {
+		bar, err := plotter.NewLine(plotter.XYs{{X: float64(i), Y: p.Y.Min}, {X: float64(i), Y: value}})
+		if err != nil {
+			return err
+		}
+		bar.Width = vg.Points(36)
+		p.Add(bar)
+	}
+	p.X.Min, p.X.Max = -0.5, float64(len(values))-0.5
+	return p.Save(28*vg.Centimeter, 12*vg.Centimeter, path)
 }

@@ -42,7 +42,7 @@ netns_start() {
 netns_power_off() {
 	ip netns del engine
 	ip netns del dashboard
-	until [ -z "$(ip link show type vxcan | grep ': vx')" ]; do sleep 0.1; done # the kernel takes its time
+	while ip link show type vxcan | grep -q ': vx'; do sleep 0.1; done # the kernel takes its time
 }
 netns_in() { name=$1; shift; ip netns exec "$name" "$@"; }
 netns_clean() { netns_power_off 2>/dev/null || true; }
