@@ -260,7 +260,7 @@ func netlinkOfADD(netnsPath, hostIf string) error {
 	if err != nil {
 		return err
 	}
-	peek, err := rtnl.Dial()
+	peek, err := rtnl.Dial() // where a hundred others are, the rest of the list would be in the way
 	if err != nil {
 		return err
 	}
@@ -268,12 +268,9 @@ func netlinkOfADD(netnsPath, hostIf string) error {
 	if _, _, err := cangw.Peek(peek); err != nil {
 		return err
 	}
-	const index = 1 << 19
+	const index = 1 << 19 // below those that an ADD draws
 	err = canlink.On(home).AddPair(canlink.Pair{Name: hostIf, PeerName: "can0", MTU: canlink.FDMTU, Index: index, Alias: "bench", PeerNetns: netns})
 	if err != nil {
-		return err
-	}
-	if err := canlink.On(container).SetUp(index); err != nil {
 		return err
 	}
 	tx, rx := uint32(links[1].Index), uint32(links[2].Index)
@@ -283,7 +280,7 @@ func netlinkOfADD(netnsPath, hostIf string) error {
 	if err != nil {
 		return err
 	}
-	_, err = canlink.On(container).GetIndex(index)
+	_, err = canlink.On(container).SetUp(index)
 	return err
 }
 

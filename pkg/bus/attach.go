@@ -121,7 +121,7 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if at.here() {
 		return res, nil
 	}
-	end, err := at.LinkAt(e.Index)
+	end, err := at.SetUp(e.Index) // last, so that what goes up is whole
 	res.ContIf = end.Name
 	return res, err
 }
@@ -332,10 +332,8 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 			Alias: alias(b.name, e.Attachment), PeerNetns: at.netns,
 		})
 		switch {
-		case err == nil && at.here():
-			return e, nil
 		case err == nil:
-			return e, at.SetUp(e.Index)
+			return e, nil
 		case errors.Is(err, unix.EEXIST): // a name, or the index on the host
 			if err := checkNameFree(at); err != nil {
 				return e, err

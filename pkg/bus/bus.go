@@ -172,8 +172,6 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	if timeout == 0 {
 		timeout = DefaultLockTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	k, err := h.connect()
 	if err != nil {
 		return nil, err
@@ -183,7 +181,7 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 			retErr = errors.Join(retErr, k.Close())
 		}
 	}()
-	file, err := store.Open(ctx, h.stateDir(), hub)
+	file, err := store.Open(ctx, h.stateDir(), hub, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -205,11 +203,10 @@ func (b *bus) close() error { return errors.Join(b.k.Close(), b.file.Close()) }
 
 // load reads the state. One that is lost, broken or of an earlier boot is an empty one.
 func (b *bus) load() error {
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	current, err := bootID()
 	if err != nil {
 		return fmt.Errorf("read boot ID: %w", err)
 	}
-	current := strings.TrimSpace(string(bootID))
 	found, err := b.file.Load(&b.state)
 	var broken *store.BrokenError
 	if errors.As(err, &broken) {
@@ -222,6 +219,18 @@ func (b *bus) load() error {
 		b.state = state{BootID: current}
 	}
 	return nil
+}
+
+// bootID is the kernel's random ID of this boot.
+func bootID() (string, error) {
+	fd, err := unix.Open("/proc/sys/kernel/random/boot_id", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var uuid [36]byte
+	n, err := unix.Read(fd, uuid[:])
+	return string(uuid[:max(n, 0)]), err
 }
 
 // look finds the devices of the bus and others, which are returned. Of the endpoints it finds private backplanes only.

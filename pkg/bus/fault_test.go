@@ -95,9 +95,9 @@ type faultyContainer struct {
 	f *faulty
 }
 
-func (c *faultyContainer) SetUp(index int) error {
+func (c *faultyContainer) SetUp(index int) (canlink.Link, error) {
 	if err := c.f.step("SetUp in the container"); err != nil {
-		return err
+		return canlink.Link{}, err
 	}
 	return c.container.SetUp(index)
 }

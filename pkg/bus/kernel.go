@@ -39,7 +39,7 @@ type kernel interface {
 type container interface {
 	Link(name string) (canlink.Link, error) // the zero Link if it is not there
 	LinkAt(index int) (canlink.Link, error) // the same
-	SetUp(index int) error
+	SetUp(index int) (canlink.Link, error)
 	Close() error
 }
 
@@ -65,7 +65,7 @@ func (k *realKernel) Close() error { return k.conn.Close() }
 
 func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
 func (k *realKernel) AllLinks() ([]canlink.Link, error)             { return k.links.List() }
-func (k *realKernel) SetUp(index int) error                         { return k.links.SetUp(index) }
+func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
 func (k *realKernel) Delete(name string) error                      { return explain(k.links.Delete(name)) }
 
 func (k *realKernel) AddVcan(name string, mtu int) error {
@@ -77,12 +77,18 @@ func (k *realKernel) AddPair(p canlink.Pair) error {
 }
 
 func (k *realKernel) PeekJobs() ([]cangw.Job, bool, error) {
+	jobs, complete, err := cangw.Peek(k.conn)
+	if complete || err != nil {
+		return jobs, complete, err
+	}
+	// The rest of the list is in the socket: go on with another one.
 	conn, err := rtnl.Dial()
 	if err != nil {
 		return nil, false, err
 	}
-	defer conn.Close()
-	return cangw.Peek(conn)
+	err = k.conn.Close()
+	k.conn, k.links, k.gw = conn, canlink.On(conn), cangw.On(conn)
+	return jobs, false, err
 }
 
 func (k *realKernel) Jobs() ([]cangw.Job, error)            { return k.gw.List() }
@@ -99,6 +105,8 @@ func (k *realKernel) AddRules(rules ...cangw.Rule) error {
 	}
 	return explain(err)
 }
+
+func onlyErr(_ canlink.Link, err error) error { return err }
 
 // Probe tells whether the kernel can make what a bus is made of, without making it.
 func (k *realKernel) Probe() error {
@@ -135,8 +143,9 @@ type realContainer struct {
 	links *canlink.Conn
 }
 
-func (c *realContainer) Close() error          { return c.conn.Close() }
-func (c *realContainer) SetUp(index int) error { return c.links.SetUp(index) }
+func (c *realContainer) Close() error { return c.conn.Close() }
+
+func (c *realContainer) SetUp(index int) (canlink.Link, error) { return c.links.SetUp(index) }
 
 func (c *realContainer) Link(name string) (canlink.Link, error) {
 	links, err := c.links.Get(name)

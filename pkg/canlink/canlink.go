@@ -150,16 +150,20 @@ func (c *Conn) AddPair(p Pair) error {
 	return nil
 }
 
-// SetUp brings a device up.
-func (c *Conn) SetUp(index int) error {
+// SetUp brings a device up, and returns it as it is then.
+func (c *Conn) SetUp(index int) (Link, error) {
 	r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
 	r.AddData(msg)
-	if err := c.conn.Do(r); err != nil {
-		return fmt.Errorf("set device with index %d up: %w", index, err)
+	replies, err := c.conn.Batch(r, getRequest(index))
+	if err == nil {
+		err = replies[0].Err
 	}
-	return nil
+	if err != nil {
+		return Link{}, fmt.Errorf("set device with index %d up: %w", index, err)
+	}
+	return parseReply(replies[1])
 }
 
 // Delete deletes a device, and with it the other end of a pair and all gateway rules of both. One that is not there is

@@ -76,7 +76,7 @@ func TestAddPair(t *testing.T) {
 		if diff := cmp.Diff(want, get(t, container, "can0")); diff != "" {
 			t.Errorf("container end (- want, + got)\n%s", diff)
 		}
-		if err := container.SetUp(index); err != nil {
+		if _, err := container.SetUp(index); err != nil {
 			t.Error(err)
 		}
 		end, err := container.GetIndex(index)
@@ -187,7 +187,7 @@ func TestProbe(t *testing.T) {
 
 func TestSetUpMissing(t *testing.T) {
 	cantest.Require(t)
-	if err := dialAt(t, cantest.NewNetns(t)).SetUp(4711); !errors.Is(err, unix.ENODEV) {
+	if _, err := dialAt(t, cantest.NewNetns(t)).SetUp(4711); !errors.Is(err, unix.ENODEV) {
 		t.Error(err)
 	}
 }

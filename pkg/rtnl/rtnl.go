@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -61,18 +60,18 @@ func Dial() (*Conn, error) {
 // thread for it and drops the error number.)
 func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		runtime.UnlockOSThread()
-		return nil, err
+		return nil, fmt.Errorf("open the thread's own network namespace: %w", err)
 	}
-	defer home.Close()
+	defer unix.Close(home)
 	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Path(), err)
 	}
 	defer func() {
-		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
 			// The thread stays locked and dies with its goroutine: nothing else may ever run in the wrong netns.
 			retErr = errors.Join(retErr, fmt.Errorf("return from network namespace %s: %w", netns.Path(), err))
 			return
@@ -94,9 +93,12 @@ func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	if len(requests) > MaxBatch {
 		return nil, fmt.Errorf("send to netlink: %d requests at once, at most %d are allowed", len(requests), MaxBatch)
 	}
-	// Errors always come back; one acknowledgement at the end tells that the batch is through.
+	// Errors always come back. What tells that the batch is through is the answer to the last request: an
+	// acknowledgement, or what a look-up asked for.
 	last := requests[len(requests)-1]
-	last.Flags |= unix.NLM_F_ACK
+	if !isGet(last) {
+		last.Flags |= unix.NLM_F_ACK
+	}
 	index := make(map[uint32]int, len(requests))
 	var datagram []byte
 	for i, r := range requests {
@@ -116,17 +118,22 @@ func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 			i, ours := index[m.seq]
 			switch {
 			case !ours: // left over from a request that was given up
+				continue
 			case m.kind == unix.NLMSG_ERROR:
 				replies[i].Err = m.err()
-				if m.seq == last.Seq {
-					return replies, nil
-				}
 			default:
 				replies[i].Data = append([]byte(nil), m.data...)
+			}
+			if m.seq == last.Seq {
+				return replies, nil
 			}
 		}
 	}
 }
+
+// isGet tells whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
+// linux/rtnetlink.h).
+func isGet(r *nl.NetlinkRequest) bool { return r.Type&3 == unix.RTM_GETLINK&3 }
 
 // Do sends the requests as Batch does and returns the first error.
 func (c *Conn) Do(requests ...*nl.NetlinkRequest) error {

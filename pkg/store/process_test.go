@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 var helpers = map[string]func(dir string) error{
 	"hold": func(dir string) error {
-		if _, err := Open(context.Background(), dir, "vcan0"); err != nil {
+		if _, err := Open(context.Background(), dir, "vcan0", time.Minute); err != nil {
 			return err
 		}
 		fmt.Println("held")
@@ -41,7 +41,7 @@ var helpers = map[string]func(dir string) error{
 	},
 	// Saves short and long records in turn, for ever.
 	"save": func(dir string) error {
-		f, err := Open(context.Background(), dir, "vcan0")
+		f, err := Open(context.Background(), dir, "vcan0", time.Minute)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ var helpers = map[string]func(dir string) error{
 const appends = 20
 
 func appendItem(dir, item string) (retErr error) {
-	f, err := Open(context.Background(), dir, "vcan0")
+	f, err := Open(context.Background(), dir, "vcan0", time.Minute)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func TestLockOfAnotherProcess(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := time.Now()
-	_, err := Open(ctx, dir, "vcan0")
+	_, err := Open(ctx, dir, "vcan0", time.Minute)
 	var locked *LockedError
 	if !errors.As(err, &locked) || !errors.Is(err, context.DeadlineExceeded) || locked.Path != filepath.Join(dir, "vcan0.lock") {
 		t.Fatalf("%v, want a LockedError", err)
@@ -137,7 +137,7 @@ func TestLockOfAnotherProcess(t *testing.T) {
 	}
 	opened := make(chan error)
 	go func() {
-		f, err := Open(context.Background(), dir, "vcan0")
+		f, err := Open(context.Background(), dir, "vcan0", time.Minute)
 		if err == nil {
 			err = f.Close()
 		}

@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 )
 
 // Version is the version of the format on disk.
@@ -70,14 +72,21 @@ type envelope struct {
 }
 
 // Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. name must be usable
-// as a file name. It fails with a LockedError when ctx ends first. The lock is the process's: when it dies, it is free.
-func Open(ctx context.Context, dir, name string) (*File, error) {
+// as a file name. It fails with a LockedError when ctx ends first, or after timeout. The lock is the process's: when it dies, it is free.
+func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	base := filepath.Join(dir, name)
 	lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+	locked, err := lock.TryLock()
+	if err == nil && !locked { // only then a timer is needed
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+		_, err = lock.TryLockContext(ctx, lockRetry)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil, &LockedError{Path: lock.Path(), Cause: ctx.Err()}
 		}
@@ -93,7 +102,7 @@ func (f *File) Close() error { return f.lock.Unlock() }
 // could not be read and is out of the way now; data is of no use then.
 func (f *File) Load(data any) (found bool, err error) {
 	path := f.base + fileSuffix
-	content, err := os.ReadFile(path)
+	content, err := readFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	} else if err != nil {
@@ -130,17 +139,51 @@ func (f *File) Save(data any) (retErr error) {
 			retErr = fmt.Errorf("%w: %w", ErrIO, retErr)
 		}
 	}()
-	w, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = w.Write(append(content, '\n')); err == nil {
-		err = w.Sync()
-	}
-	if err := errors.Join(err, w.Close()); err != nil {
+	if err := writeFile(temp, append(content, '\n')); err != nil {
 		return err
 	}
 	return os.Rename(temp, f.base+fileSuffix)
+}
+
+// readFile and writeFile are what package os has, without its try to wait for files by epoll: half as many system calls.
+
+func readFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	content := make([]byte, 0, 4<<10)
+	for {
+		n, err := unix.Read(fd, content[len(content):cap(content)])
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return content, nil
+		}
+		content = slices.Grow(content[:len(content)+n], 4<<10)
+	}
+}
+
+// writeFile makes or empties a file, writes it, and waits until it is on disk.
+func writeFile(path string, content []byte) error {
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	for len(content) > 0 && err == nil {
+		var n int
+		n, err = unix.Write(fd, content)
+		content = content[max(n, 0):]
+	}
+	if err == nil {
+		err = unix.Fsync(fd)
+	}
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }
 
 // Remove removes the file, if there is one. The lock is still held.

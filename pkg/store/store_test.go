@@ -26,7 +26,7 @@ var sample = record{Name: "vcan0", Items: []string{"a", "ä\n\x00", `"}`}}
 
 func open(t testing.TB, dir, name string) *File {
 	t.Helper()
-	f, err := Open(context.Background(), dir, name)
+	f, err := Open(context.Background(), dir, name, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestUnwritable(t *testing.T) {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(context.Background(), path, "vcan0"); !errors.Is(err, ErrIO) || !errors.Is(err, unix.ENOTDIR) {
+		if _, err := Open(context.Background(), path, "vcan0", time.Minute); !errors.Is(err, ErrIO) || !errors.Is(err, unix.ENOTDIR) {
 			t.Error(err)
 		}
 		if _, err := Names(path); !errors.Is(err, ErrIO) {
@@ -237,7 +237,7 @@ func TestUnwritable(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { os.Chmod(dir, 0o700) })
-		_, openErr := Open(context.Background(), dir, "vcan1")
+		_, openErr := Open(context.Background(), dir, "vcan1", time.Minute)
 		for what, err := range map[string]error{"open": openErr, "save": f.Save(sample)} {
 			if !errors.Is(err, ErrIO) || !errors.Is(err, os.ErrPermission) {
 				t.Errorf("%s: %v, want ErrIO and ErrPermission", what, err)
@@ -271,7 +271,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	_, openErr := Open(context.Background(), dir, "vcan1")
+	_, openErr := Open(context.Background(), dir, "vcan1", time.Minute)
 	f = open(t, dir, "vcan0") // to lock takes no writing
 	for what, err := range map[string]error{"open": openErr, "save": f.Save(sample), "remove": f.Remove()} {
 		if !errors.Is(err, ErrIO) || !errors.Is(err, unix.EROFS) {
@@ -347,7 +347,7 @@ func TestLockInProcess(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancel()
 	var locked *LockedError
-	if _, err := Open(ctx, dir, "vcan0"); !errors.As(err, &locked) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Open(ctx, dir, "vcan0", time.Minute); !errors.As(err, &locked) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want a LockedError", err)
 	}
 }

@@ -60,9 +60,7 @@ const lockTimeout = 10 * time.Second
 
 // with calls use with what is on disk, locked.
 func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (retErr error) {
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	file, err := store.Open(ctx, d.dir, stateName)
+	file, err := store.Open(ctx, d.dir, stateName, lockTimeout)
 	if err != nil {
 		return err
 	}

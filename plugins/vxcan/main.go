@@ -11,7 +11,9 @@ import (
 )
 
 func main() {
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: dropTime})))
+	// skel would look whether the container's netns is the host's when all is done; pkg/bus does so before.
+	os.Setenv("CNI_NETNS_OVERRIDE", "1")
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add:    cmdAdd,
 		Del:    cmdDel,
@@ -19,4 +21,12 @@ func main() {
 		GC:     cmdGC,
 		Status: cmdStatus,
 	}, version.VersionsStartingFrom("0.3.1"), "vxcan, the CNI plugin: puts containers on a CAN bus")
+}
+
+// dropTime leaves the time to whoever keeps our stderr; to print one costs a look at /etc/localtime.
+func dropTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
