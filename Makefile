@@ -13,6 +13,7 @@ bin/vxcan:          package = ./plugins/vxcan
 bin/netavark/vxcan: package = ./plugins/netavark
 bin/vxcan-docker:   package = ./plugins/docker
 bin/vm:             package = ./integration/vm
+bin/bench:          package = ./integration/bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE $(shell find conflist -type f)
@@ -27,7 +28,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-matrix test-unit demo lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build test test-matrix test-unit demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -37,7 +38,7 @@ help: ## list the targets
 build: $(PRODUCT) $(TOOLS) ## build everything into bin/
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
-$(PRODUCT) $(TOOLS): setup-build
+$(PRODUCT) $(TOOLS) bin/bench: setup-build
 	go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ $(package)
 
 setup-%:
@@ -65,8 +66,13 @@ test-matrix: test ## the same with one more Debian release, newer than the stabl
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
 
-demo: setup-demo build ## show containers talking on a bus
+demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
+
+bench: ## measure, beside what people use instead, in some ten minutes
+bench-quick: ## the same in one or two
+bench bench-quick: setup-test build bin/bench
+	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -vm '$(VM)' -smp '$(VM) -suite trixie -qemu'
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .

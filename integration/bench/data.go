@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dataPlane measures what it takes to carry frames, and whether they arrive.
-func (b *bench) dataPlane() error {
+// carrying measures the CPU time of a delivered frame, and a busy bus for as long as it takes to be sure of it.
+func (b *bench) carrying() error {
 	repeats, frames, seconds := 9, 3000, 60
 	if b.quick {
 		repeats, frames, seconds = 3, 1000, 5
@@ -32,37 +32,62 @@ func (b *bench) dataPlane() error {
 	if err != nil {
 		return err
 	}
+	for i := range repeats {
+		fmt.Fprintf(os.Stderr, "\rsending: round %d of %d ", i+1, repeats)
+		cost := make(map[string]time.Duration)
+		for _, t := range []topology{star, mesh} {
+			if cost[t.name], err = deliveryCost(t, frames); err != nil {
+				return err
+			}
+			b.note("delivery of a frame, "+t.name, cost[t.name])
+		}
+		b.ratio("delivery ÷ mesh", cost["star"], cost["mesh"])
+	}
+	fmt.Fprintf(os.Stderr, "\nsending for %d s at 6500 frames/s\n", seconds)
+	const rate = 6500 // 80 % of a bus of 1 Mbit/s, with 8 bytes of data
+	b.results.Traffic["paced"], err = send(star, 1, seconds*rate, rate)
+	return err
+}
+
+// ordering measures latency, and floods the bus from two stations at once, on several CPUs.
+func (b *bench) ordering() error {
+	repeats, frames, floods := 15, 300, 10_000
+	if b.quick {
+		repeats, frames, floods = 5, 100, 5000
+	}
+	star, err := b.star(12)
+	if err != nil {
+		return err
+	}
+	mesh, err := b.meshOf(12)
+	if err != nil {
+		return err
+	}
+	// The bus of the latency has nobody else on it, as the bare pair has not.
+	two, err := b.star(2)
+	if err != nil {
+		return err
+	}
 	bare, err := b.bare()
 	if err != nil {
 		return err
 	}
 	for i := range repeats {
-		fmt.Fprintf(os.Stderr, "\rsending: round %d of %d ", i+1, repeats)
-		cost := make(map[string]time.Duration)
+		fmt.Fprintf(os.Stderr, "\rlatency: round %d of %d ", i+1, repeats)
 		delay := make(map[string]time.Duration)
-		for _, t := range []topology{bare, star, mesh} {
-			if cost[t.name], err = deliveryCost(t, frames); err != nil {
-				return err
-			}
-			b.note("delivery of a frame, "+t.name, cost[t.name])
-			all, err := latency(t, frames/10)
+		for _, t := range []topology{bare, two} {
+			all, err := latency(t, frames)
 			if err != nil {
 				return err
 			}
 			delay[t.name] = median(all)
 			b.note("latency, "+t.name, delay[t.name])
 		}
-		b.ratio("delivery ÷ mesh", cost["star"], cost["mesh"])
 		b.ratio("latency ÷ bare pair", delay["star"], delay["bare pair"])
 	}
-	fmt.Fprintf(os.Stderr, "\nsending for %d s at 6500 frames/s, and without a gap\n", seconds)
-	const rate = 6500 // 80 % of a bus of 1 Mbit/s, with 8 bytes of data
-	if b.results.Traffic["paced"], err = send(star, 1, seconds*rate, rate); err != nil {
-		return err
-	}
-	flood := func(t topology) topology { return topology{t.name, t.stations[:12]} }
+	fmt.Fprintln(os.Stderr, "\nsending without a gap")
 	for _, t := range []topology{star, mesh} {
-		if b.results.Traffic["flood, "+t.name], err = send(flood(t), 2, 5000, 0); err != nil {
+		if b.results.Traffic["flood, "+t.name], err = send(t, 2, floods/2, 0); err != nil {
 			return err
 		}
 	}

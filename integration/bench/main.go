@@ -1,9 +1,10 @@
-// Command bench measures vxcan beside what people use instead, all in one run on one kernel with CAN, interleaved, and
-// says how the figures compare. Machines differ and have neighbours: only ratios of one run mean anything.
+// Command bench measures vxcan beside what people use instead, all in one run, interleaved, and says how the figures
+// compare. Machines differ and have neighbours: only ratios of one run mean anything.
 //
-//	bench [-quick] [-out DIR] [-vm COMMAND]
+//	bench [-quick] [-out DIR] [-vm COMMAND] [-smp COMMAND]
 //
-// It runs itself by COMMAND (bin/vm), prints a table, and writes it to DIR as results.json and chart.svg.
+// It runs itself on two kernels with CAN: by -vm for what takes CPU time, and by -smp, which should have several CPUs,
+// for latency and order. It prints a table, and writes it to DIR as results.json and chart.svg.
 package main
 
 import (
@@ -12,9 +13,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,16 +56,17 @@ func (b *bench) note(name string, took time.Duration) {
 }
 
 func main() {
-	quick := flag.Bool("quick", false, "a minute instead of ten")
-	measure := flag.Bool("measure", false, "measure here, and write JSON to stdout")
+	quick := flag.Bool("quick", false, "a minute or two instead of ten")
+	measure := flag.String("measure", "", "measure a `part` here, cost or order, and write JSON to stdout")
 	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
 	vm := flag.String("vm", "bin/vm", "`command` that runs a command on a kernel with CAN")
+	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "the same on several CPUs")
 	flag.Parse()
 	var err error
-	if *measure {
-		err = measureHere(*quick)
+	if *measure != "" {
+		err = measureHere(*measure, *quick)
 	} else {
-		err = measureAndReport(*quick, strings.Fields(*vm), *out)
+		err = measureAndReport(*quick, strings.Fields(*vm), strings.Fields(*smp), *out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -70,27 +74,39 @@ func main() {
 	}
 }
 
-func measureAndReport(quick bool, vm []string, out string) error {
+func measureAndReport(quick bool, vm, smp []string, out string) error {
+	var r, order results
+	if err := measureBy(vm, "cost", quick, &r); err != nil {
+		return err
+	}
+	if err := measureBy(smp, "order", quick, &order); err != nil {
+		return err
+	}
+	r.Machine += "; latency and order: " + order.Machine
+	maps.Copy(r.Samples, order.Samples)
+	maps.Copy(r.Ratios, order.Ratios)
+	maps.Copy(r.Traffic, order.Traffic)
+	fmt.Print(r.table())
+	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
+}
+
+// measureBy runs this program by vm for one part of the results.
+func measureBy(vm []string, part string, quick bool, r *results) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	args := append(vm[1:], self, "-measure", fmt.Sprintf("-quick=%v", quick))
+	args := append(slices.Clone(vm[1:]), self, "-measure", part, fmt.Sprintf("-quick=%v", quick))
 	var stdout bytes.Buffer
 	cmd := exec.Command(vm[0], args...)
 	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
 	}
-	var r results
-	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
-		return err
-	}
-	fmt.Print(r.table())
-	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
+	return json.Unmarshal(stdout.Bytes(), r)
 }
 
-func measureHere(quick bool) error {
+func measureHere(part string, quick bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -100,11 +116,27 @@ func measureHere(quick bool) error {
 		Machine: machineName(), Samples: make(map[string][]time.Duration),
 		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),
 	}
+	switch part {
+	case "cost":
+		err = errors.Join(b.attaching(), b.carrying())
+	case "order":
+		err = b.ordering()
+	default:
+		err = fmt.Errorf("no part %q: cost or order", part)
+	}
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(b.results)
+}
+
+// attaching measures what it takes to attach a container.
+func (b *bench) attaching() error {
 	if err := b.prepare(); err != nil {
 		return err
 	}
 	rounds, warmUp := 30, 3
-	if quick {
+	if b.quick {
 		rounds, warmUp = 5, 1
 	}
 	for round := range warmUp + rounds {
@@ -118,10 +150,7 @@ func measureHere(quick bool) error {
 		}
 	}
 	fmt.Fprintln(os.Stderr)
-	if err := b.dataPlane(); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(b.results)
+	return nil
 }
 
 // maxRSS is a process's peak memory in KiB.
