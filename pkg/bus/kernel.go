@@ -77,18 +77,12 @@ func (k *realKernel) AddPair(p canlink.Pair) error {
 }
 
 func (k *realKernel) PeekJobs() ([]cangw.Job, bool, error) {
-	jobs, complete, err := cangw.Peek(k.conn)
-	if complete || err != nil {
-		return jobs, complete, err
-	}
-	// The rest of the list is in the socket: go on with another one.
-	conn, err := rtnl.Dial()
+	conn, err := rtnl.Dial() // a fresh one: the kernel's datagrams grow to what a socket has received before
 	if err != nil {
 		return nil, false, err
 	}
-	err = k.conn.Close()
-	k.conn, k.links, k.gw = conn, canlink.On(conn), cangw.On(conn)
-	return jobs, false, err
+	defer conn.Close()
+	return cangw.Peek(conn)
 }
 
 func (k *realKernel) Jobs() ([]cangw.Job, error)            { return k.gw.List() }

@@ -92,7 +92,7 @@ func (c *Conn) List() ([]Job, error) {
 }
 
 // Peek returns the youngest jobs, some two hundred of them, and whether these are all. It costs the same however many there
-// are. When these are not all, conn cannot be used for anything else after it.
+// are. conn must be fresh, and cannot be used for anything else after it.
 func Peek(conn *rtnl.Conn) (jobs []Job, complete bool, err error) {
 	complete, err = conn.Peek(listRequest(), collect(&jobs))
 	if err != nil {

@@ -175,7 +175,7 @@ func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (d
 }
 
 // Peek is the beginning of a dump, some 12 KiB, and tells whether that was all of it. It costs the same however much
-// there is to dump. The rest of the dump is left in the socket: close it.
+// there is to dump. The socket must be a fresh one; the rest of the dump is left in it: close it.
 func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error) (complete bool, err error) {
 	if err := c.startDump(request); err != nil {
 		return false, err
