@@ -28,6 +28,7 @@ type containerd struct {
 	t      testing.TB
 	dir    string
 	daemon *exec.Cmd
+	conn   *grpc.ClientConn
 	cri    cri.RuntimeServiceClient
 }
 
@@ -67,7 +68,7 @@ func newContainerdWith(t testing.TB, conflist []byte) *containerd {
 		t.Fatal(err)
 	}
 	c.start()
-	t.Cleanup(c.stop)
+	t.Cleanup(c.end)
 	if out := command(t, "ctr", "--namespace", "k8s.io", "image", "list", "--quiet"); !strings.Contains(out, podImage) {
 		command(t, "ctr", "--namespace", "k8s.io", "image", "import", imageArchive(t, podImage))
 	}
@@ -91,7 +92,7 @@ func (c *containerd) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { conn.Close() })
+	c.conn = conn
 	c.cri = cri.NewRuntimeServiceClient(conn)
 	for range 200 {
 		if _, err = c.cri.Version(c.t.Context(), &cri.VersionRequest{}); err == nil {
@@ -108,8 +109,26 @@ func (c *containerd) lastWords() string {
 	return out
 }
 
+// end removes the pods, unless they are to live through a reboot, and their bridge, and stops the daemon.
+func (c *containerd) end() {
+	c.t.Helper()
+	if os.Getenv("VXCAN_BOOT") != "1" {
+		pods, err := c.cri.ListPodSandbox(context.Background(), &cri.ListPodSandboxRequest{})
+		if err != nil {
+			c.t.Error(err)
+		}
+		for _, pod := range pods.GetItems() {
+			_, _ = c.cri.StopPodSandbox(context.Background(), &cri.StopPodSandboxRequest{PodSandboxId: pod.Id})
+			_, _ = c.cri.RemovePodSandbox(context.Background(), &cri.RemovePodSandboxRequest{PodSandboxId: pod.Id})
+		}
+		_, _ = try("ip", "link", "del", "cni0")
+	}
+	c.stop()
+}
+
 // stop stops the daemon; its pods run on.
 func (c *containerd) stop() {
+	_ = c.conn.Close()
 	_ = c.daemon.Process.Signal(syscall.SIGTERM)
 	_ = c.daemon.Wait()
 }
