@@ -83,10 +83,9 @@ func makePairAndRule() error {
 	add := func() error {
 		rule := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_ACK)
 		rule.AddRawData([]byte{unix.AF_CAN, 1, 0, 0}) // struct rtcanmsg, linux/can/gw.h
-		index := nl.Uint32Attr(uint32(a.Attrs().Index))
-		for _, attr := range []int{9, 10} { // CGW_SRC_IF, CGW_DST_IF
-			rule.AddRawData(nl.NewRtAttr(attr, index).Serialize())
-		}
+		// CGW_SRC_IF and CGW_DST_IF, which newer kernels refuse to be the same.
+		rule.AddRawData(nl.NewRtAttr(9, nl.Uint32Attr(uint32(a.Attrs().Index))).Serialize())
+		rule.AddRawData(nl.NewRtAttr(10, nl.Uint32Attr(uint32(a.Attrs().ParentIndex))).Serialize())
 		_, err := rule.Execute(unix.NETLINK_ROUTE, 0)
 		return err
 	}
