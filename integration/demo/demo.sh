@@ -63,9 +63,9 @@ start() {
 
 # talk has everybody send, and shows who heard what: every frame once, in every column.
 talk() {
-	"${with}_in" engine candump -L can0 >"$tmp/engine" & a=$!
-	"${with}_in" dashboard candump -L can0 >"$tmp/dashboard" & b=$!
-	candump -L vcan0 >"$tmp/host" & c=$!
+	"${with}_in" engine timeout 4 candump -L can0 >"$tmp/engine" &
+	"${with}_in" dashboard timeout 4 candump -L can0 >"$tmp/dashboard" &
+	timeout 4 candump -L vcan0 >"$tmp/host" &
 	sleep 1
 	cat >"$tmp/plan" <<-PLAN
 		engine 0C9#0FA01770
@@ -81,9 +81,7 @@ talk() {
 		*) "${with}_in" "$who" cansend can0 "$frame" ;;
 		esac
 	done <"$tmp/plan"
-	sleep 1
-	pkill candump 2>/dev/null || kill $a $b $c 2>/dev/null || true
-	wait $a $b $c 2>/dev/null || true
+	wait
 	printf '    %-10s  %-31s %-31s %s\n' from 'engine hears' 'dashboard hears' 'the host hears'
 	heard=0
 	while read -r who frame; do
