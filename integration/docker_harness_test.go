@@ -62,7 +62,7 @@ func startDocker(t *testing.T, args ...string) *dockerHost {
 func newDocker(t *testing.T, args ...string) *dockerHost {
 	t.Helper()
 	if _, err := exec.LookPath("dockerd"); err != nil {
-		t.Skip("needs dockerd: apt-get install docker.io")
+		t.Fatal("needs dockerd: apt-get install docker.io")
 	}
 	d := &dockerHost{t: t, args: args, logs: t.TempDir()}
 	t.Cleanup(func() {
