@@ -192,6 +192,8 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 		<-done
 		return 0, errors.Join(fmt.Errorf("interrupted: %v", sig), err)
 	case err = <-done:
+		// User Mode Linux may leave a process behind that was just ending in the machine. Untraced, it would go on here.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	var status int
 	data, statusErr := os.ReadFile(filepath.Join(scratch, statusFile))

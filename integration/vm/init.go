@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,9 +36,24 @@ func initMain() {
 	} else if err := os.WriteFile(filepath.Join(scratchMount, statusFile), []byte(strconv.Itoa(status)), 0o600); err != nil {
 		fmt.Println("vm:", err)
 	}
-	unix.Kill(-1, unix.SIGKILL)
+	endAll()
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// endAll kills every other process and waits for their ends, which all become known to process 1: User Mode Linux
+// forgets a process that is still ending when the power goes, and it would go on outside. One that cannot die must not
+// keep the machine up.
+func endAll() {
+	_ = unix.Kill(-1, unix.SIGKILL)
+	for patience := time.Now().Add(5 * time.Second); time.Now().Before(patience); {
+		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
+		case errors.Is(err, unix.ECHILD):
+			return
+		case pid == 0:
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 }
 
 func readJob(scratch string) (job, error) {
