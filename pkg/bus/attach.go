@@ -94,11 +94,10 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 			retErr = errors.Join(retErr, b.saveOrForget())
 		}
 	}()
-	hubMissing := b.hub.Index == 0
 	made, err := b.ensureDevices(hubMTU)
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) <= 1 { // nobody's but ours
-			retErr = errors.Join(retErr, b.unmake(made, hubMissing))
+			retErr = errors.Join(retErr, b.unmake(made))
 		}
 	}()
 	if err != nil {
@@ -168,7 +167,7 @@ func (b *bus) checkHub(spec Spec) error {
 		return fmt.Errorf("%w hub %s: it is not a CAN device; name another one", ErrInvalid, b.name)
 	case hub.Kind != canlink.Vcan && !spec.Physical:
 		return fmt.Errorf(`%w hub %s: it is a %s device, not vcan; set "physical": true (option physical=true) to use it`, ErrInvalid, b.name, kindWord(hub.Kind))
-	case !hub.Up && !b.state.HubMade:
+	case !hub.Up && !b.ownHub():
 		return fmt.Errorf("hub %s is %w: it is down; set it up (ip link set %s up)", b.name, ErrNotReady, b.name)
 	case spec.MTU == canlink.FDMTU && !hub.FD():
 		return fmt.Errorf("%w mtu %d: hub %s has MTU %d (classic CAN); use 16, or give the hub MTU 72", ErrInvalid, spec.MTU, b.name, hub.MTU)
@@ -231,7 +230,7 @@ func isPair(host, end canlink.Link) bool {
 // made, also when it fails.
 func (b *bus) ensureDevices(hubMTU int) (made []string, err error) {
 	if b.hub.Index == 0 {
-		if err := b.k.AddVcan(b.name, hubMTU); err != nil {
+		if err := b.k.AddVcan(b.name, hubMTU, hubAlias); err != nil {
 			return nil, err
 		}
 		made = append(made, b.name)
@@ -290,12 +289,11 @@ func (b *bus) reportMade(made []string) {
 }
 
 // unmake deletes devices that ensureDevices made.
-func (b *bus) unmake(made []string, hubWasMissing bool) error {
+func (b *bus) unmake(made []string) error {
 	var errs []error
 	for _, name := range made {
 		errs = append(errs, b.k.Delete(name))
 	}
-	b.state.HubMade = b.state.HubMade && !hubWasMissing
 	return errors.Join(errs...)
 }
 

@@ -125,7 +125,6 @@ type bus struct {
 // state is what is remembered of a bus.
 type state struct {
 	BootID    string     `json:"bootID"`
-	HubMade   bool       `json:"hubMade"` // by us, so ours to delete
 	Endpoints []endpoint `json:"endpoints"`
 }
 
@@ -256,7 +255,10 @@ func (b *bus) look(others ...string) ([]canlink.Link, error) {
 // fd tells whether the bus carries CAN FD frames.
 func (b *bus) fd() bool { return b.hub.FD() }
 
-// find returns the index in state.Endpoints of a's endpoint, or -1.
+// ownHub tells whether the hub that is there was made by us, and so is ours to set up and to delete.
+func (b *bus) ownHub() bool { return b.hub.Kind == canlink.Vcan && b.hub.Alias == hubAlias }
+
+// find returns the index in state.Endpoints of the endpoint with a host end, or -1.
 func (b *bus) find(hostIf string) int {
 	for i, e := range b.state.Endpoints {
 		if e.HostIf == hostIf {

@@ -30,10 +30,11 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 }
 
 // sameAs tells whether two attachments are one that is called differently: because its network's configuration has been
-// edited, or because `podman network reload` calls ADD by the container end's name and later DEL by the first one.
+// edited, or because `podman network reload` calls ADD by the container end's name, which is one of Entry's, and later
+// DEL by the first one.
 func (a Attachment) sameAs(b Attachment) bool {
 	return a.Runtime == b.Runtime && a.Network == b.Network && a.ContainerID == b.ContainerID &&
-		(a.IfName == b.IfName || a.Entry == b.Entry && a.Entry != "")
+		(a.IfName == b.IfName || a.Entry == b.Entry && (matches(a.IfName, a.Entry) || matches(b.IfName, b.Entry)))
 }
 
 // detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be

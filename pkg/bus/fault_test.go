@@ -47,8 +47,8 @@ func (f *faulty) AllLinks() ([]canlink.Link, error) {
 	return f.kernel.AllLinks()
 }
 
-func (f *faulty) AddVcan(name string, mtu int) error {
-	return errors.Join(f.step("AddVcan"), f.unlessFailed(func() error { return f.kernel.AddVcan(name, mtu) }))
+func (f *faulty) AddVcan(name string, mtu int, alias string) error {
+	return errors.Join(f.step("AddVcan"), f.unlessFailed(func() error { return f.kernel.AddVcan(name, mtu, alias) }))
 }
 
 func (f *faulty) AddPair(p canlink.Pair) error {
@@ -179,6 +179,43 @@ func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
 		t.Fatal(err)
 	}
 	return true
+}
+
+// TestDeadAmongMany lets a container of a large bus die unnoticed, whose lost rules no look at the youngest jobs shows:
+// private endpoints send to each of the others, and one that is gone must not keep new ones away.
+func TestDeadAmongMany(t *testing.T) {
+	cantest.Require(t)
+	h := Host{StateDir: t.TempDir()}
+	err := cantest.NewNetns(t).Do(func(ns.NetNS) error {
+		k, err := dialKernel()
+		if err != nil {
+			return err
+		}
+		defer k.Close()
+		var made []Result
+		attach := func() error {
+			a := Attachment{Runtime: "test", Network: "net", ContainerID: fmt.Sprint(len(made))}
+			one, err := h.AttachHere(context.Background(), Spec{Hub: "vcan0"}, a)
+			made = append(made, one)
+			return err
+		}
+		for complete := true; complete; {
+			if err := attach(); err != nil {
+				return err
+			}
+			if _, complete, err = k.PeekJobs(); err != nil {
+				return err
+			}
+		}
+		if err := k.Delete(made[0].HostIf); err != nil {
+			return err
+		}
+		t.Logf("of %d, the first died", len(made))
+		return attach()
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 type inventory struct {

@@ -1,7 +1,11 @@
 package bus
 
 import (
+	"errors"
+	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -17,6 +21,11 @@ func (b *bus) survey() error {
 			return err
 		}
 	}
+	return b.listAll()
+}
+
+// listAll makes the state and b.jobs agree with all that the kernel has.
+func (b *bus) listAll() error {
 	links, err := b.k.AllLinks()
 	if err != nil {
 		return err
@@ -102,15 +111,31 @@ func (b *bus) recall(links []canlink.Link) {
 	}
 }
 
-// repair sets up host ends that are down, adds the rules that have no job and deletes jobs that are too many. The rules
-// of the endpoint that is being attached are just some that are missing, but no recovery to report.
+// repair makes the endpoints and rules of the bus what they must be. If a device turns out to be gone, because its
+// container has just died, or died without a DEL and the survey did not see it, it looks at everything and tries again.
 func (b *bus) repair(attached endpoint) error {
+	err := b.tryRepair(attached)
+	if !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	if err := b.listAll(); err != nil {
+		return err
+	}
+	if err := b.save(); err != nil {
+		return err
+	}
+	return b.tryRepair(attached)
+}
+
+// tryRepair sets up host ends that are down, adds the rules that have no job and deletes jobs that are too many. The
+// rules of the endpoint that is being attached are just some that are missing, but no recovery to report.
+func (b *bus) tryRepair(attached endpoint) error {
 	for _, e := range b.down {
 		if e.HostIf == attached.HostIf { // new, or in place and up
 			continue
 		}
 		if err := b.k.SetUp(e.Index); err != nil {
-			return err
+			return fmt.Errorf("host end %s of %s: %w", e.HostIf, e.Attachment, err)
 		}
 		b.host.recovered(b.name, "set host end %s of %s up", e.HostIf, e.Attachment)
 	}
@@ -120,7 +145,7 @@ func (b *bus) repair(attached endpoint) error {
 	missing, surplus := compare(b.rules(), b.jobs, b.backplanes()...)
 	if len(surplus) > 0 {
 		if err := b.k.DeleteRules(surplus...); err != nil {
-			return err
+			return fmt.Errorf("gateway of bus %s: %w", b.name, err)
 		}
 		b.host.recovered(b.name, "deleted %d gateway rules that were too many", len(surplus))
 	}
@@ -128,7 +153,7 @@ func (b *bus) repair(attached endpoint) error {
 		return nil
 	}
 	if err := b.k.AddRules(missing...); err != nil {
-		return err
+		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
 	}
 	lost := len(missing)
 	for _, r := range missing {
@@ -150,7 +175,7 @@ func (b *bus) isNew() bool { return !b.known && len(b.state.Endpoints) <= 1 }
 func (b *bus) put(e endpoint) (changed bool) {
 	i := b.find(e.HostIf)
 	if i >= 0 && b.state.Endpoints[i] == e {
-		return b.dirty || !b.found || b.hub.Index == 0
+		return b.dirty || !b.found
 	}
 	b.remove(e.HostIf)
 	b.state.Endpoints = append(b.state.Endpoints, e)
@@ -166,18 +191,13 @@ func (b *bus) remove(hostIf string) (removed bool) {
 	return true
 }
 
-// save writes the state. A hub that is missing at that time will be ours.
-func (b *bus) save() error {
-	if b.hub.Index == 0 {
-		b.state.HubMade = true
-	}
-	return b.file.Save(b.state)
-}
+func (b *bus) save() error { return b.file.Save(b.state) }
 
-// saveOrForget writes the state, or removes the file when there is nothing to remember.
+// saveOrForget writes the state, or removes the file of a bus that has come to nothing. Of one that was there before it
+// stays, with nobody on it: after a reboot its next endpoint is a recovery.
 func (b *bus) saveOrForget() error {
-	if len(b.state.Endpoints) == 0 && !b.state.HubMade {
+	if len(b.state.Endpoints) == 0 && !b.known {
 		return b.file.Remove()
 	}
-	return b.file.Save(b.state)
+	return b.save()
 }

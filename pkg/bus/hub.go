@@ -3,8 +3,6 @@ package bus
 import (
 	"context"
 	"errors"
-
-	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
 // Heal makes sure of a bus, hub and backplane, and puts right whatever of it is missing, without attaching anybody. It
@@ -30,8 +28,7 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 	if _, err := b.sweep(); err != nil {
 		return err
 	}
-	hubMissing := b.hub.Index == 0
-	if hubMissing || b.dirty {
+	if b.hub.Index == 0 || b.dirty {
 		if err := b.save(); err != nil {
 			return err
 		}
@@ -39,7 +36,7 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 	made, err := b.ensureDevices(b.hubMTU(spec))
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) == 0 {
-			retErr = errors.Join(retErr, b.unmake(made, hubMissing), b.saveOrForget())
+			retErr = errors.Join(retErr, b.unmake(made), b.saveOrForget())
 		}
 	}()
 	if err != nil {
@@ -70,15 +67,15 @@ func (h *Host) Remove(ctx context.Context, hub string) (retErr error) {
 	if _, err := b.sweep(); err != nil {
 		return err
 	}
-	if len(b.state.Endpoints) == 0 {
-		if b.isBackplane() {
-			tx, _ := backplaneNames(hub)
-			retErr = b.k.Delete(tx)
-		}
-		if b.state.HubMade && b.hub.Kind == canlink.Vcan {
-			retErr = errors.Join(retErr, b.k.Delete(hub))
-		}
-		b.state.HubMade = b.state.HubMade && retErr != nil
+	if len(b.state.Endpoints) > 0 {
+		return b.save()
 	}
-	return errors.Join(retErr, b.saveOrForget())
+	if b.isBackplane() {
+		tx, _ := backplaneNames(hub)
+		retErr = b.k.Delete(tx)
+	}
+	if b.ownHub() {
+		retErr = errors.Join(retErr, b.k.Delete(hub))
+	}
+	return errors.Join(retErr, b.file.Remove())
 }

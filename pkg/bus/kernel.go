@@ -19,7 +19,7 @@ import (
 type kernel interface {
 	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
 	AllLinks() ([]canlink.Link, error)
-	AddVcan(name string, mtu int) error
+	AddVcan(name string, mtu int, alias string) error
 	AddPair(p canlink.Pair) error
 	SetUp(index int) error
 	Delete(name string) error
@@ -43,7 +43,7 @@ type container interface {
 	Close() error
 }
 
-// realKernel is the kernel, by one socket.
+// realKernel is the kernel.
 type realKernel struct {
 	conn  *rtnl.Conn
 	links *canlink.Conn
@@ -68,8 +68,8 @@ func (k *realKernel) AllLinks() ([]canlink.Link, error)             { return k.l
 func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
 func (k *realKernel) Delete(name string) error                      { return explain(k.links.Delete(name)) }
 
-func (k *realKernel) AddVcan(name string, mtu int) error {
-	return explainKind(canlink.Vcan, k.links.AddVcan(name, mtu))
+func (k *realKernel) AddVcan(name string, mtu int, alias string) error {
+	return explainKind(canlink.Vcan, k.links.AddVcan(name, mtu, alias))
 }
 
 func (k *realKernel) AddPair(p canlink.Pair) error {

@@ -94,8 +94,11 @@ func (a Attachment) fields() []string {
 	return []string{a.Runtime, a.Network, a.ContainerID, a.IfName, a.Entry}
 }
 
-// aliasMark is the first word of the alias of a host end.
-const aliasMark = "vxcan"
+// aliasMark is the first word of the alias of a host end, and hubAlias that of a hub that we made.
+const (
+	aliasMark = "vxcan"
+	hubAlias  = aliasMark + " hub"
+)
 
 // alias is what a host end says of itself, in `ip link` to people and to us when the state is lost. It is "" if that
 // does not fit, or could not be read back.

@@ -31,7 +31,7 @@ func newGateway(t *testing.T, devices ...string) gateway {
 	g.Conn = On(conn)
 	links := canlink.On(conn)
 	for _, name := range devices {
-		if err := links.AddVcan(name, canlink.FDMTU); err != nil {
+		if err := links.AddVcan(name, canlink.FDMTU, ""); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink/nl"
@@ -60,9 +61,21 @@ type Conn struct{ conn *rtnl.Conn }
 // On works on the devices of the namespace that conn was opened in. The caller closes conn.
 func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Get finds devices by name, all at once. The results are in the order of the names; for one that is not there it is
-// the zero Link.
+// Get finds devices by name, in as few batches as can be. The results are in the order of the names; for one that is
+// not there it is the zero Link.
 func (c *Conn) Get(names ...string) ([]Link, error) {
+	var links []Link
+	for batch := range slices.Chunk(names, rtnl.MaxBatch) {
+		found, err := c.getBatch(batch)
+		if err != nil {
+			return nil, err
+		}
+		links = append(links, found...)
+	}
+	return links, nil
+}
+
+func (c *Conn) getBatch(names []string) ([]Link, error) {
 	requests := make([]*nl.NetlinkRequest, len(names))
 	for i, name := range names {
 		requests[i] = getRequest(0)
@@ -117,9 +130,16 @@ func (c *Conn) List() ([]Link, error) {
 	return nil, fmt.Errorf("list devices: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
-// AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU. The kernel answers EEXIST if the name is taken.
-func (c *Conn) AddVcan(name string, mtu int) error {
-	if err := c.conn.Do(vcanRequest(name, mtu)); err != nil {
+// AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name is
+// taken.
+func (c *Conn) AddVcan(name string, mtu int, alias string) error {
+	err := c.conn.Do(vcanRequest(name, mtu))
+	if err == nil && alias != "" { // not in one datagram: if the name is taken, somebody else's device would get it
+		if err = c.conn.Do(aliasRequest(name, alias)); err != nil {
+			err = errors.Join(err, c.Delete(name))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("add vcan %s: %w", name, err)
 	}
 	return nil
@@ -138,7 +158,8 @@ type Pair struct {
 }
 
 // AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken, or the index on this side, and
-// EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the alias all the same.
+// EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the alias all the same, so
+// Name should be one that nobody else would give.
 func (c *Conn) AddPair(p Pair) error {
 	requests := []*nl.NetlinkRequest{p.request()}
 	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between

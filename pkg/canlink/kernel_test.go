@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,20 +39,39 @@ func TestAddVcan(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
 	for name, mtu := range map[string]int{"vcan0": FDMTU, "vcan1": ClassicMTU} {
-		if err := c.AddVcan(name, mtu); err != nil {
+		if err := c.AddVcan(name, mtu, "ours"); err != nil {
 			t.Fatal(err)
 		}
 		got := get(t, c, name)
-		want := Link{Name: name, Index: got.Index, Kind: Vcan, CAN: true, MTU: mtu, Up: true}
+		want := Link{Name: name, Index: got.Index, Kind: Vcan, CAN: true, MTU: mtu, Up: true, Alias: "ours"}
 		if diff := cmp.Diff(want, got); diff != "" || got.Index == 0 || got.FD() != (mtu == FDMTU) {
 			t.Errorf("(- want, + got)\n%s", diff)
 		}
 	}
-	if err := c.AddVcan("vcan0", FDMTU); !errors.Is(err, unix.EEXIST) {
+	if err := c.AddVcan("vcan0", ClassicMTU, "theirs"); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("a second time: %v, want EEXIST", err)
 	}
-	if got := get(t, c, "vcan0"); got.MTU != FDMTU {
+	if got := get(t, c, "vcan0"); got.MTU != FDMTU || got.Alias != "ours" {
 		t.Errorf("after the second time: %+v", got)
+	}
+}
+
+// TestGetMany asks for more than one batch can hold. Every machine has a device lo.
+func TestGetMany(t *testing.T) {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	names := slices.Repeat([]string{"lo", "none"}, 3*rtnl.MaxBatch)
+	links, err := On(conn).Get(names...)
+	if err != nil || len(links) != len(names) {
+		t.Fatalf("%d of %d links: %v", len(links), len(names), err)
+	}
+	for i, l := range links {
+		if (names[i] == "lo") != (l.Name == "lo") {
+			t.Errorf("link %d, which is %s: %+v", i, names[i], l)
+		}
 	}
 }
 
@@ -153,7 +173,7 @@ func TestAddPairRefused(t *testing.T) {
 func TestDelete(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
-	if err := c.AddVcan("vcan0", FDMTU); err != nil {
+	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time it is not there

@@ -21,9 +21,9 @@ import (
 // receiveSize is the receive buffer in bytes. The kernel makes no dump datagram larger than 32 KiB.
 const receiveSize = 32 << 10
 
-// MaxBatch is how many requests Batch takes. An error takes at least 768 bytes of the socket's receive buffer (208 KiB by
-// default), and all of them are in it before the first is read.
-const MaxBatch = 128
+// MaxBatch is how many requests Batch takes. An answer takes up to 2.3 KiB of the socket's receive buffer (208 KiB by
+// default, net.core.rmem_default), and all of them are in it before the first is read.
+const MaxBatch = 64
 
 // ErrInterrupted is returned by Dump when the kernel says that what it dumps changed meanwhile: things that were there
 // all the time may be missing. The links of a busy host do change; dump again.
@@ -74,6 +74,10 @@ func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 		if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
 			// The thread stays locked and dies with its goroutine: nothing else may ever run in the wrong netns.
 			retErr = errors.Join(retErr, fmt.Errorf("return from network namespace %s: %w", netns.Path(), err))
+			if conn != nil {
+				retErr = errors.Join(retErr, conn.Close())
+			}
+			conn = nil
 			return
 		}
 		runtime.UnlockOSThread()
