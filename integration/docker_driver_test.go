@@ -297,7 +297,7 @@ func TestDockerLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	d.refused("NetworkDriver.Join", someJoin, 503, "vcan0.lock", "held by another process")
+	d.refused("NetworkDriver.Join", someJoin, 503, "vcan0.lock", "held by another call", "VXCAN_LOCK_TIMEOUT")
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("it took %v", took)
 	}

@@ -62,7 +62,7 @@ func TestPodAnnotationWrong(t *testing.T) {
 		{`""`, []string{"vxcan/networks", "empty", "vcan0:can0,vcan1:can1"}},
 		{`"can0,"`, []string{"vxcan/networks"}},
 		{`"vcan0:can0:x"`, []string{"vxcan/networks", `":"`}},
-		{`"can0,lo:can1"`, []string{"hub lo", "not a CAN device"}},
+		{`"can0,lo:can1"`, []string{`hub "lo"`, "pods may name vcan0"}},
 		{`"can0,vcan1:can0"`, []string{"can0", "vcan0"}},
 	} {
 		t.Run(c.annotation, func(t *testing.T) {

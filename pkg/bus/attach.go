@@ -116,7 +116,7 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if err := b.repair(e); err != nil {
 		return Result{}, err
 	}
-	res = Result{Hub: b.name, HostIf: e.HostIf, ContIf: at.ifName, HubMTU: hubMTU, IfMTU: mtu}
+	res = Result{Hub: b.name, HostIf: e.HostIf, ContIf: at.ifName, HubMTU: hubMTU, IfMTU: mtu, New: !stays}
 	if at.here() {
 		return res, nil
 	}

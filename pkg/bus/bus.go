@@ -1,6 +1,6 @@
 // Package bus puts containers on CAN buses. It is the only place that knows the topology: a hub, a backplane, one vxcan
 // pair an endpoint, and the gateway rules between them. The plugins under plugins/ speak for the runtimes and call
-// nothing below this package; this package knows none of their protocols and does not log.
+// nothing below this package; this package knows none of their protocols.
 //
 // The kernel is the truth and the state file a memory of it. Every call looks at the kernel, and what a reboot, a crash
 // or a clumsy hand took away is put back by the next Attach of anything on that bus.
@@ -10,7 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,6 +94,7 @@ type Result struct {
 	HostIf        string // host end
 	ContIf        string // container end
 	HubMTU, IfMTU int
+	New           bool // not there before
 }
 
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
@@ -138,8 +141,8 @@ type endpoint struct {
 	Private bool `json:"private,omitempty"`
 }
 
-// LockTimeoutFromEnv reads LockTimeoutEnv; 0 if it is not set.
-func LockTimeoutFromEnv() (time.Duration, error) {
+// lockTimeoutFromEnv reads LockTimeoutEnv; 0 if it is not set.
+func lockTimeoutFromEnv() (time.Duration, error) {
 	text := os.Getenv(LockTimeoutEnv)
 	if text == "" {
 		return 0, nil
@@ -149,6 +152,18 @@ func LockTimeoutFromEnv() (time.Duration, error) {
 		return 0, fmt.Errorf("%w %s %q: want a duration like 30s", ErrInvalid, LockTimeoutEnv, text)
 	}
 	return timeout, nil
+}
+
+// NewHost is the buses of this host as plugins use them: what is put right on the way is logged, and LockTimeoutEnv holds.
+func NewHost(log *slog.Logger) *Host {
+	timeout, err := lockTimeoutFromEnv()
+	if err != nil {
+		log.Info("going on with the default", "err", err)
+	}
+	return &Host{
+		LockTimeout: timeout,
+		Recovered:   func(hub, what string) { log.Info(what, "hub", hub) },
+	}
 }
 
 func (h *Host) recovered(hub, format string, args ...any) {
@@ -181,7 +196,10 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 		}
 	}()
 	file, err := store.Open(ctx, h.stateDir(), hub, timeout)
-	if err != nil {
+	var locked *store.LockedError
+	if errors.As(err, &locked) {
+		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, LockTimeoutEnv)
+	} else if err != nil {
 		return nil, err
 	}
 	b := &bus{host: h, name: hub, k: k, file: file}
@@ -217,6 +235,8 @@ func (b *bus) load() error {
 	if b.found = found && b.state.BootID == current; !b.found {
 		b.state = state{BootID: current}
 	}
+	// The names of devices follow from who they belong to. Whoever edited the file must not have others deleted.
+	b.state.Endpoints = slices.DeleteFunc(b.state.Endpoints, func(e endpoint) bool { return e.HostIf != hostIfName(e.Attachment) })
 	return nil
 }
 

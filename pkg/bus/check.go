@@ -25,7 +25,7 @@ func (d Damage) Error() string { return strings.Join(d, "; ") }
 func (d *Damage) add(format string, args ...any) { *d = append(*d, fmt.Sprintf(format, args...)) }
 
 // Check proves that an attachment is as Attach made it: hub and backplane up, a pair of the right names and MTU, its
-// other end in this netns, and each of its and the hub's rules there exactly once. It changes nothing. contIfs holds the
+// other end in this netns, and each of its and the hub's rules there exactly once. It mends nothing. contIfs holds the
 // name that the container end may have, as Attach returned it. It blocks for the bus's lock, and fails with Damage if
 // something is wrong.
 func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []string, netnsPath string) (retErr error) {

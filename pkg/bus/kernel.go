@@ -64,7 +64,6 @@ func dialKernel() (kernel, error) {
 func (k *realKernel) Close() error { return k.conn.Close() }
 
 func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
-func (k *realKernel) AllLinks() ([]canlink.Link, error)             { return k.links.List() }
 func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
 func (k *realKernel) Delete(name string) error                      { return explain(k.links.Delete(name)) }
 
@@ -85,7 +84,16 @@ func (k *realKernel) PeekJobs() ([]cangw.Job, bool, error) {
 	return cangw.Peek(conn)
 }
 
-func (k *realKernel) Jobs() ([]cangw.Job, error)            { return k.gw.List() }
+func (k *realKernel) AllLinks() ([]canlink.Link, error) {
+	links, err := k.links.List()
+	return links, explain(err)
+}
+
+func (k *realKernel) Jobs() ([]cangw.Job, error) {
+	jobs, err := k.gw.List()
+	return jobs, explain(err)
+}
+
 func (k *realKernel) DeleteRules(rules ...cangw.Rule) error { return explain(k.gw.Delete(rules...)) }
 
 // AddRules loads can-gw when the kernel answers that it is missing: it does not do that by itself.
@@ -193,6 +201,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
 	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
+	case errors.Is(err, rtnl.ErrInterrupted):
+		return fmt.Errorf("the kernel is %w: %w", ErrNotReady, err)
 	}
 	return err
 }

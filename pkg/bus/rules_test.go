@@ -51,7 +51,6 @@ func TestRules(t *testing.T) {
 				cangw.Rule{Src: b, Dst: tx, Flags: tok}, cangw.Rule{Src: rx, Dst: b},
 			),
 		},
-		// Container d of lab/star.sh.
 		"private backplane": {
 			[]member{hubFD, {dev: a}, {dev: d, fd: true, private: backplane{dTx, dRx}}},
 			append(slices.Clone(hubRules),

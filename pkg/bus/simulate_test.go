@@ -178,8 +178,8 @@ func TestEveryoneHearsEveryoneOnce(t *testing.T) {
 	}
 }
 
-// The model sees what goes wrong on a real kernel (DESIGN.md, kernel facts 1 to 3; lab/), so that it can be believed
-// when nothing does.
+// The model sees what goes wrong on a real kernel without one flag or the other, so that it can be believed when nothing
+// does.
 func TestModelSeesFaults(t *testing.T) {
 	members := []member{{dev: hub, hub: true, fd: true}, {dev: a, fd: true}, {dev: b, fd: true}, {dev: c, fd: true}}
 	drop := func(flag cangw.Flags, match func(r cangw.Rule) bool) func(m *model) {

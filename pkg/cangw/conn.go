@@ -88,7 +88,7 @@ func (c *Conn) List() ([]Job, error) {
 		}
 		before = jobs
 	}
-	return nil, fmt.Errorf("list gateway jobs: they changed %d times while being listed; try again", tries)
+	return nil, fmt.Errorf("list gateway jobs: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
 // Peek returns the youngest jobs, some two hundred of them, and whether these are all. It costs the same however many there

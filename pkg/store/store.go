@@ -35,14 +35,15 @@ const lockRetry = 5 * time.Millisecond
 // ErrIO is returned, wrapped, when the disk fails: no space, no permission, no such directory.
 var ErrIO = errors.New("state on disk")
 
-// LockedError is returned by Open when the context ended before the lock was free.
+// LockedError is returned by Open when the lock was not free in time.
 type LockedError struct {
-	Path  string // of the lock file
-	Cause error
+	Path   string // of the lock file
+	Waited time.Duration
+	Cause  error // the context's
 }
 
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("lock %s is held by another process: %v", e.Path, e.Cause)
+	return fmt.Sprintf("lock %s is held by another call, for %v already", e.Path, e.Waited.Round(time.Millisecond))
 }
 
 func (e *LockedError) Unwrap() error { return e.Cause }
@@ -72,13 +73,15 @@ type envelope struct {
 }
 
 // Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. name must be usable
-// as a file name. It fails with a LockedError when ctx ends first, or after timeout. The lock is the process's: when it dies, it is free.
+// as a file name. It fails with a LockedError when ctx ends first, or after timeout. The lock is the process's: when it
+// dies, it is free.
 func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	base := filepath.Join(dir, name)
 	lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
+	start := time.Now()
 	locked, err := lock.TryLock()
 	if err == nil && !locked { // only then a timer is needed
 		var cancel context.CancelFunc
@@ -88,7 +91,7 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, &LockedError{Path: lock.Path(), Cause: ctx.Err()}
+			return nil, &LockedError{lock.Path(), time.Since(start), ctx.Err()}
 		}
 		return nil, fmt.Errorf("%w: lock %s: %w", ErrIO, lock.Path(), err)
 	}

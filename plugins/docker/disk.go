@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/store"
@@ -53,14 +53,22 @@ func (r *records) find(networkID string) (*network, error) {
 	return n, nil
 }
 
+// onHub returns a network on a hub, or nil.
+func (r *records) onHub(hub string) *network {
+	for _, n := range r.Networks {
+		if n.Hub == hub {
+			return n
+		}
+	}
+	return nil
+}
+
 // disk keeps the records. Its lock is never held while a bus's lock is waited for.
 type disk struct{ dir string }
 
-const lockTimeout = 10 * time.Second
-
 // with calls use with what is on disk, locked.
 func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (retErr error) {
-	file, err := store.Open(ctx, d.dir, stateName, lockTimeout)
+	file, err := store.Open(ctx, d.dir, stateName, bus.DefaultLockTimeout)
 	if err != nil {
 		return err
 	}
@@ -77,6 +85,7 @@ func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (
 	if r.Networks == nil {
 		r.Networks = make(map[string]*network)
 	}
+	maps.DeleteFunc(r.Networks, func(_ string, n *network) bool { return n == nil }) // edited by hand
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return err
@@ -112,15 +121,17 @@ func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool
 	return isNew, err
 }
 
-// removeNetwork removes a network, and the file with the last one.
-func (d disk) removeNetwork(ctx context.Context, id string) error {
-	return d.with(ctx, func(r *records, file *store.File) error {
+// removeNetwork removes a network, and the file with the last one. It returns what was on record, or nil.
+func (d disk) removeNetwork(ctx context.Context, id string) (old *network, err error) {
+	err = d.with(ctx, func(r *records, file *store.File) error {
+		old = r.Networks[id]
 		delete(r.Networks, id)
 		if len(r.Networks) == 0 {
 			return errors.Join(file.Remove(), file.Sync())
 		}
 		return errors.Join(file.Save(r), file.Sync())
 	})
+	return old, err
 }
 
 // putEndpoint records an endpoint in place of one that is known.

@@ -59,7 +59,8 @@ func TestDiskReboot(t *testing.T) {
 	}
 
 	for range 2 {
-		if err := errors.Join(d.removeEndpoint(ctx, id), d.removeNetwork(ctx, "n")); err != nil {
+		_, err := d.removeNetwork(ctx, "n")
+		if err := errors.Join(d.removeEndpoint(ctx, id), err); err != nil {
 			t.Error(err)
 		}
 	}

@@ -31,10 +31,11 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 	}
 	defer func() {
 		if retErr != nil && isNew {
-			retErr = errors.Join(retErr, d.disk.removeNetwork(ctx, r.NetworkID))
+			_, err := d.disk.removeNetwork(ctx, r.NetworkID)
+			retErr = errors.Join(retErr, err)
 		}
 	}()
-	if err := host(log).Heal(ctx, n.spec()); err != nil {
+	if err := bus.NewHost(log).Heal(ctx, n.spec()); err != nil {
 		return nil, err
 	}
 	log.Info("created")
@@ -48,17 +49,13 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 		return nil, err
 	}
 	log = log.With("network", r.NetworkID)
-	all, err := d.disk.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	h := host(log)
-	errs := []error{h.Collect(ctx, runtimeName, r.NetworkID, func(bus.Attachment) bool { return false })}
-	if n := all.Networks[r.NetworkID]; n != nil && !all.othersUse(n.Hub, r.NetworkID) {
+	h := bus.NewHost(log)
+	n, err := d.disk.removeNetwork(ctx, r.NetworkID)
+	errs := []error{err, h.Collect(ctx, runtimeName, r.NetworkID, func(bus.Attachment) bool { return false })}
+	if n != nil {
 		log = log.With("hub", n.Hub)
-		errs = append(errs, h.Remove(ctx, n.Hub))
+		errs = append(errs, d.removeHub(ctx, h, n.Hub))
 	}
-	errs = append(errs, d.disk.removeNetwork(ctx, r.NetworkID))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -66,13 +63,22 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 	return object{}, nil
 }
 
-func (r *records) othersUse(hub, networkID string) bool {
-	for id, n := range r.Networks {
-		if n.Hub == hub && id != networkID {
-			return true
-		}
+// removeHub removes a hub that no network names. One that is created meanwhile may have lost it to us: it gets it back.
+func (d *driver) removeHub(ctx context.Context, h *bus.Host, hub string) error {
+	all, err := d.disk.read(ctx)
+	if err != nil || all.onHub(hub) != nil {
+		return err
 	}
-	return false
+	if err := h.Remove(ctx, hub); err != nil {
+		return err
+	}
+	if all, err = d.disk.read(ctx); err != nil {
+		return err
+	}
+	if n := all.onHub(hub); n != nil {
+		return h.Heal(ctx, n.spec())
+	}
+	return nil
 }
 
 func (d *driver) createEndpoint(ctx context.Context, log *slog.Logger, r createEndpointRequest) (any, error) {
@@ -117,9 +123,9 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 		if e.IfName != "" {
 			target.Interface = e.IfName
 		}
-		made, err = host(log).Attach(ctx, n.spec(), r.attachment(), target)
+		made, err = bus.NewHost(log).Attach(ctx, n.spec(), r.attachment(), target)
 	} else {
-		made, err = host(log).AttachHere(ctx, n.spec(), r.attachment())
+		made, err = bus.NewHost(log).AttachHere(ctx, n.spec(), r.attachment())
 		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.Prefix}
 		if prefix := strings.TrimRight(e.IfName, "0123456789"); prefix != "" {
 			response.InterfaceName.DstPrefix = prefix
@@ -153,19 +159,17 @@ func (d *driver) deleteEndpoint(ctx context.Context, log *slog.Logger, r endpoin
 	return object{}, nil
 }
 
-// detach needs no record: of a network that is not known, the devices know the hub.
+// detach needs no record: where it cannot be read, or the network is not known, the devices know the hub.
 func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
+	h := bus.NewHost(log)
 	all, err := d.disk.read(ctx)
-	if err != nil {
-		return err
+	if err == nil && all.Networks[r.NetworkID] != nil {
+		return h.Detach(ctx, all.Networks[r.NetworkID].Hub, r.attachment())
 	}
-	if n := all.Networks[r.NetworkID]; n != nil {
-		return host(log).Detach(ctx, n.Hub, r.attachment())
-	}
-	return host(log).Collect(ctx, runtimeName, r.NetworkID, func(a bus.Attachment) bool { return a != r.attachment() })
+	return errors.Join(err, h.Collect(ctx, runtimeName, r.NetworkID, func(a bus.Attachment) bool { return a != r.attachment() }))
 }
 
 // collect makes good for calls that were lost while no driver ran: Docker does not repeat them. What stays is whatever
@@ -178,7 +182,7 @@ func (d *driver) collect(ctx context.Context) {
 		return
 	}
 	for id, n := range all.Networks {
-		err := host(log).Collect(ctx, runtimeName, id, func(a bus.Attachment) bool {
+		err := bus.NewHost(log).Collect(ctx, runtimeName, id, func(a bus.Attachment) bool {
 			_, known := n.Endpoints[a.ContainerID]
 			return known
 		})
@@ -194,8 +198,4 @@ func (r endpointRequest) attachment() bus.Attachment {
 
 func (r endpointRequest) log(log *slog.Logger) *slog.Logger {
 	return log.With("network", r.NetworkID, "endpoint", r.EndpointID)
-}
-
-func host(log *slog.Logger) *bus.Host {
-	return &bus.Host{Recovered: func(hub, what string) { log.Info(what, "hub", hub) }}
 }

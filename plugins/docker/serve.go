@@ -38,6 +38,9 @@ func listenAt(path string) (net.Listener, error) {
 	if conn, err := net.Dial("unix", path); err == nil {
 		return nil, errors.Join(fmt.Errorf("socket %s: another process serves it (vxcan-docker.socket?)", path), conn.Close())
 	} else if errors.Is(err, unix.ECONNREFUSED) {
+		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("socket %s: there is a file that is no socket; name another path", path)
+		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}

@@ -92,20 +92,9 @@ func teardown(input []byte) error {
 	if !ok {
 		hub = bus.DefaultHub
 	}
-	if bus.CheckName(hub) != nil || bus.CheckRootful() != nil { // nothing was ever made
-		return nil
-	}
 	return host("teardown", &m).Detach(context.Background(), hub, m.attachment())
 }
 
 func host(cmd string, m *membership) *bus.Host {
-	log := slog.With("cmd", cmd, "network", m.Network.Name, "containerID", m.ContainerID)
-	timeout, err := bus.LockTimeoutFromEnv()
-	if err != nil {
-		log.Info("going on with the default", "err", err)
-	}
-	return &bus.Host{
-		LockTimeout: timeout,
-		Recovered:   func(hub, what string) { log.Info(what, "hub", hub) },
-	}
+	return bus.NewHost(slog.With("cmd", cmd, "network", m.Network.Name, "containerID", m.ContainerID))
 }

@@ -17,7 +17,8 @@ const (
 	codeDamage          uint = 102
 )
 
-// cniError gives an error the code that the CNI specification has for it. This is the only place that knows codes.
+// cniError gives an error the code that the CNI specification has for it. No other place knows codes, but for
+// STATUS, whose one is its own.
 func cniError(err error) error {
 	var (
 		locked *store.LockedError

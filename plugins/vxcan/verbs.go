@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -33,11 +34,18 @@ func cmdAdd(args *skel.CmdArgs) error {
 		result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	}
 	log := logger("ADD", c, args)
-	h := host(log)
-	for i, w := range wishes {
+	if len(wishes) == 0 {
+		log.Info("the pod does not ask for a bus", "annotation", annotation)
+	}
+	h := bus.NewHost(log)
+	var added []wish
+	for _, w := range wishes {
 		made, err := h.Attach(context.Background(), w.spec, w.attachment, bus.Target{NetnsPath: args.Netns, Interface: w.ifName})
 		if err != nil {
-			return cniError(errors.Join(err, detachAll(h, wishes[:i])))
+			return cniError(errors.Join(err, detachAll(h, added)))
+		}
+		if made.New {
+			added = append(added, w)
 		}
 		log.Info("attached", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
 		// At the end, because the IPs of a chain point to interfaces by their position.
@@ -59,14 +67,14 @@ func cmdDel(args *skel.CmdArgs) error {
 	}
 	log := logger("DEL", c, args)
 	if err != nil {
-		log.Info("going on with the defaults", "err", err)
+		log.Info("going on with what could be read", "err", err)
 	}
 	wishes, err := c.wishes(args)
 	if err != nil { // then ADD made nothing
 		log.Info("nothing to detach", "err", err)
 		return nil
 	}
-	if err := detachAll(host(log), wishes); err != nil {
+	if err := detachAll(bus.NewHost(log), wishes); err != nil {
 		return cniError(err)
 	}
 	log.Info("detached", "interfaces", len(wishes))
@@ -76,9 +84,7 @@ func cmdDel(args *skel.CmdArgs) error {
 func detachAll(h *bus.Host, wishes []wish) error {
 	var errs []error
 	for _, w := range wishes {
-		if bus.CheckName(w.spec.Hub) == nil { // else nothing was ever made on it
-			errs = append(errs, h.Detach(context.Background(), w.spec.Hub, w.attachment))
-		}
+		errs = append(errs, h.Detach(context.Background(), w.spec.Hub, w.attachment))
 	}
 	return errors.Join(errs...)
 }
@@ -93,7 +99,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	if result == nil {
-		return types.NewError(types.ErrInvalidNetworkConfig, "CHECK needs the result of ADD: key \"prevResult\" is missing", "")
+		return cniError(fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, bus.ErrInvalid))
 	}
 	wishes, err := c.wishes(args)
 	if err != nil {
@@ -106,8 +112,9 @@ func cmdCheck(args *skel.CmdArgs) error {
 		}
 	}
 	log := logger("CHECK", c, args)
+	h := bus.NewHost(log)
 	for _, w := range wishes {
-		if err := host(log).Check(context.Background(), w.spec, w.attachment, contIfs, args.Netns); err != nil {
+		if err := h.Check(context.Background(), w.spec, w.attachment, contIfs, args.Netns); err != nil {
 			return cniError(err)
 		}
 	}
@@ -129,7 +136,7 @@ func cmdGC(args *skel.CmdArgs) error {
 	for _, a := range append(c.ValidAttachments, c.Attachments...) {
 		valid[a] = true
 	}
-	err = host(log).Collect(context.Background(), runtimeName, c.Name, func(a bus.Attachment) bool {
+	err = bus.NewHost(log).Collect(context.Background(), runtimeName, c.Name, func(a bus.Attachment) bool {
 		return valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}]
 	})
 	if err != nil {
@@ -144,7 +151,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 	if err != nil {
 		return cniError(err)
 	}
-	if err := host(logger("STATUS", c, args)).Ready(); err != nil {
+	if err := bus.NewHost(logger("STATUS", c, args)).Ready(); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, bus.OneLine(err), "")
 	}
 	return nil
@@ -156,15 +163,4 @@ func logger(cmd string, c *conf, args *skel.CmdArgs) *slog.Logger {
 		log = log.With("containerID", args.ContainerID, "ifName", args.IfName)
 	}
 	return log
-}
-
-func host(log *slog.Logger) *bus.Host {
-	timeout, err := bus.LockTimeoutFromEnv()
-	if err != nil {
-		log.Info("going on with the default", "err", err)
-	}
-	return &bus.Host{
-		LockTimeout: timeout,
-		Recovered:   func(hub, what string) { log.Info(what, "hub", hub) },
-	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -15,6 +16,10 @@ const annotationsCapability = "io.kubernetes.cri.pod-annotations"
 // annotation is the pod's list of interfaces, separated by commas: "can0" is an interface on the configured hub, and
 // "vcan1:can1" one on another vcan hub of the node.
 const annotation = "vxcan/networks"
+
+// podHubPrefix begins the names of other hubs that a pod may ask for. They are made if they are missing, and pods are
+// not to take the names of devices to come, like can0 or eth1.
+const podHubPrefix = "vcan"
 
 // wish is one interface that a container is to have.
 type wish struct {
@@ -47,6 +52,9 @@ func (c *conf) podWishes(args *skel.CmdArgs) ([]wish, error) {
 		}
 		spec := c.spec()
 		if hub != c.Hub {
+			if !strings.HasPrefix(hub, podHubPrefix) {
+				return nil, annotationError(list, fmt.Errorf("%w hub %q: pods may name %s and hubs called %s…", bus.ErrInvalid, hub, c.Hub, podHubPrefix))
+			}
 			spec = bus.Spec{Hub: hub} // what the configuration says of its hub does not hold for others
 		}
 		if err := bus.CheckName(hub); err != nil {
@@ -55,7 +63,11 @@ func (c *conf) podWishes(args *skel.CmdArgs) ([]wish, error) {
 		if err := bus.CheckInterface(ifName); err != nil {
 			return nil, annotationError(list, err)
 		}
-		wishes = append(wishes, wish{spec, c.attachment(args, ifName), ifName})
+		w := wish{spec, c.attachment(args, ifName), ifName}
+		if slices.Contains(wishes, w) {
+			return nil, annotationError(list, fmt.Errorf("%w list: %s is there twice", bus.ErrInvalid, strings.TrimSpace(item)))
+		}
+		wishes = append(wishes, w)
 	}
 	return wishes, nil
 }
