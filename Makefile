@@ -28,7 +28,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-matrix test-unit demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
+.PHONY: help build test test-on-own test-matrix test-unit demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -44,21 +44,27 @@ $(PRODUCT) $(TOOLS) bin/bench: setup-build
 setup-%:
 	@$(SETUP) $*
 
-# Kernel and runtimes of the Debian release that this machine is, and of others, whose roots are made once and kept.
+# The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
+# kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-# On another release, what depends on its kernel and its runtimes.
 BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker|Containerd|AllRuntimes
 GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
 
+# The releases go side by side: a test of a container runtime is mostly waiting for it.
 test: setup-test lint test-unit build ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+	@tests= failed=; \
+	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
+	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
+
+test-on-own:
 	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
 	$(GO_TEST) ./integration/reboot
-	for suite in $(OTHER_SUITES); do \
-		export VXCAN_VM_SUITE=$$suite; \
-		$(GO_TEST) -exec '$(VM)' ./pkg/... && \
-		$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration && \
-		$(GO_TEST) ./integration/reboot || exit; \
-	done
+
+test-on-%: export VXCAN_VM_SUITE = $*
+test-on-%:
+	$(GO_TEST) -exec '$(VM)' ./pkg/...
+	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
+	$(GO_TEST) ./integration/reboot
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
