@@ -78,7 +78,7 @@ demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bu
 bench: ## measure, beside what people use instead, in some ten minutes
 bench-quick: ## the same in one or two
 bench bench-quick: setup-test build bin/bench
-	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -vm '$(VM)' -smp '$(VM) -suite trixie -qemu'
+	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -smp '$(VM) -suite trixie -qemu' -vm '$(VM)'
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .

@@ -43,8 +43,8 @@ var (
 	lo     = plugin{referenceDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
 )
 
-// call executes a plugin and returns how long that took, and its peak memory in KiB.
-func (p plugin) call(verb, id string, prevResult []byte) (took time.Duration, stdout []byte, peak int64, err error) {
+// command is a call of a plugin, yet to be executed.
+func (p plugin) command(verb, id string, prevResult []byte) *exec.Cmd {
 	conf := p.conf
 	if prevResult != nil {
 		conf = strings.TrimSuffix(conf, "}") + `,"prevResult":` + string(prevResult) + "}"
@@ -53,36 +53,44 @@ func (p plugin) call(verb, id string, prevResult []byte) (took time.Duration, st
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+id, "CNI_NETNS=/run/netns/"+id,
 		"CNI_IFNAME=eth0", "CNI_PATH="+filepath.Dir(p.path))
 	cmd.Stdin = strings.NewReader(conf)
+	return cmd
+}
+
+// call executes a plugin and returns how long that took.
+func (p plugin) call(verb, id string, prevResult []byte) (took time.Duration, stdout []byte, err error) {
+	cmd := p.command(verb, id, prevResult)
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
+	time.Sleep(settle)
 	start := time.Now()
 	err = cmd.Run()
 	took = time.Since(start)
 	if err != nil {
-		return 0, nil, 0, fmt.Errorf("%s %s: %w: %s%s", filepath.Base(p.path), verb, err, out.String(), words.String())
+		return 0, nil, fmt.Errorf("%s %s: %w: %s%s", filepath.Base(p.path), verb, err, out.String(), words.String())
 	}
-	return took, out.Bytes(), maxRSS(cmd), nil
+	return took, out.Bytes(), nil
 }
+
+// settle is a pause before whatever is measured, for what the kernel still has to do for what was before: it takes
+// devices apart behind the back of who deleted them.
+const settle = 30 * time.Millisecond
 
 // pair measures ADD and DEL of one more container.
 func (b *bench) pair(name string, p plugin) error {
-	id, err := b.netns()
+	id, err := b.box(name)
 	if err != nil {
 		return err
 	}
-	took, _, peak, err := p.call("ADD", id, nil)
+	took, _, err := p.call("ADD", id, nil)
 	if err != nil {
 		return err
 	}
 	b.note(name+" ADD", took)
-	if name == "warm" {
-		b.results.PeakKiB = max(b.results.PeakKiB, peak)
-	}
-	if took, _, _, err = p.call("DEL", id, nil); err != nil {
+	if took, _, err = p.call("DEL", id, nil); err != nil {
 		return err
 	}
 	b.note(name+" DEL", took)
-	return b.dropNetns(id)
+	return nil
 }
 
 // control measures what it takes to attach a container: one round of everything, one after the other, and the ratios
@@ -90,7 +98,7 @@ func (b *bench) pair(name string, p plugin) error {
 func (b *bench) control() error {
 	few, large := b.vxcan("vcan0"), b.vxcan("vcan1")
 	version := func(name string) error {
-		took, _, _, err := few.call("VERSION", "x", nil)
+		took, _, err := few.call("VERSION", "x", nil)
 		b.note(name, took)
 		return err
 	}
@@ -146,7 +154,13 @@ func (b *bench) prepare() error {
 	if err != nil {
 		return err
 	}
-	if _, _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
+	if _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
+		return err
+	}
+	if b.results.PeakKiB, err = peakMemory(b.vxcan("vcan3").command("ADD", first.id, nil)); err != nil {
+		return err
+	}
+	if _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
 		return err
 	}
 	if b.one, err = b.stay(b.vxcan("vcan0")); err != nil {
@@ -186,12 +200,12 @@ func (b *bench) stay(p plugin) (attached, error) {
 	if err != nil {
 		return attached{}, err
 	}
-	_, result, _, err := p.call("ADD", id, nil)
+	_, result, err := p.call("ADD", id, nil)
 	return attached{id, result}, err
 }
 
 func (b *bench) check(name string, p plugin, a attached) error {
-	took, _, _, err := p.call("CHECK", a.id, a.result)
+	took, _, err := p.call("CHECK", a.id, a.result)
 	b.note(name, took)
 	return err
 }
@@ -199,16 +213,16 @@ func (b *bench) check(name string, p plugin, a attached) error {
 // cold measures an ADD that finds nothing: no hub, no backplane, no record.
 func (b *bench) cold() error {
 	p := b.vxcan("vcan2")
-	id, err := b.netns()
+	id, err := b.box("cold")
 	if err != nil {
 		return err
 	}
-	took, _, _, err := p.call("ADD", id, nil)
+	took, _, err := p.call("ADD", id, nil)
 	if err != nil {
 		return err
 	}
 	b.note("cold ADD", took)
-	if _, _, _, err := p.call("DEL", id, nil); err != nil {
+	if _, _, err := p.call("DEL", id, nil); err != nil {
 		return err
 	}
 	for _, device := range []string{"vcan2", "vcan2-tx"} {
@@ -216,28 +230,23 @@ func (b *bench) cold() error {
 			return err
 		}
 	}
-	if err := os.Remove(bus.DefaultStateDir + "/vcan2.json"); err != nil {
-		return err
-	}
-	return b.dropNetns(id)
+	return os.Remove(bus.DefaultStateDir + "/vcan2.json")
 }
 
 // floor measures the netlink messages of a warm ADD, from this process: what of it is the kernel's.
 func (b *bench) floor() error {
-	id, err := b.netns()
+	id, err := b.box("floor")
 	if err != nil {
 		return err
 	}
+	time.Sleep(settle)
 	start := time.Now()
 	err = netlinkOfADD("/run/netns/"+id, "floor0")
 	b.note("floor: netlink of an ADD", time.Since(start))
 	if err != nil {
 		return err
 	}
-	if err := run("ip", "link", "del", "floor0"); err != nil {
-		return err
-	}
-	return b.dropNetns(id)
+	return run("ip", "link", "del", "floor0")
 }
 
 func netlinkOfADD(netnsPath, hostIf string) error {
@@ -286,32 +295,37 @@ func netlinkOfADD(netnsPath, hostIf string) error {
 
 // warmProcess measures all of an ADD but the exec: the same code, called in this process.
 func (b *bench) warmProcess() error {
-	id, err := b.netns()
+	id, err := b.box("warm process")
 	if err != nil {
 		return err
 	}
 	a := bus.Attachment{Runtime: "bench", Network: "bench", ContainerID: id, IfName: "eth0"}
 	var h bus.Host
+	time.Sleep(settle)
 	start := time.Now()
 	_, err = h.Attach(context.Background(), bus.Spec{Hub: "vcan0"}, a, bus.Target{NetnsPath: "/run/netns/" + id, Interface: "can0"})
 	b.note("ADD without exec", time.Since(start))
 	if err != nil {
 		return err
 	}
-	if err := h.Detach(context.Background(), "vcan0", a); err != nil {
-		return err
-	}
-	return b.dropNetns(id)
+	return h.Detach(context.Background(), "vcan0", a)
 }
 
-// netns makes the network namespace of a container that is yet to come; that is not measured.
+// box is the network namespace for one of the things that are measured in every round, which leaves it empty. A new one
+// each time would keep the kernel busy with taking the old ones apart.
+func (b *bench) box(name string) (id string, err error) {
+	if b.boxes[name] == "" {
+		b.boxes[name], err = b.netns()
+	}
+	return b.boxes[name], err
+}
+
+// netns makes the network namespace of a container.
 func (b *bench) netns() (id string, err error) {
 	b.count++
 	id = "b" + strconv.Itoa(b.count)
 	return id, run("ip", "netns", "add", id)
 }
-
-func (b *bench) dropNetns(id string) error { return run("ip", "netns", "del", id) }
 
 // run runs a program and fails with its words.
 func run(name string, args ...string) error {

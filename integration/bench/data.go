@@ -125,7 +125,7 @@ func (b *bench) meshOf(n int) (topology, error) {
 	if err := b.mesh(hub, 0); err != nil {
 		return topology{}, err
 	}
-	return b.stations("mesh", n, func() (string, error) { return b.meshAttach(hub, addRulesAtOnce) })
+	return b.stations("mesh", n, func() (string, error) { return b.meshMember(hub) })
 }
 
 func (b *bench) bare() (topology, error) {
@@ -308,6 +308,7 @@ func latency(t topology, frames int) ([]time.Duration, error) {
 // traffic is what came of frames sent by some stations and heard by the others.
 type traffic struct {
 	Sent, Heard, Lost, Doubled int
+	PerSecond                  int // frames sent a second, by all senders
 	OutOfOrder                 int // frames that came behind a later one of the same sender
 	Disagree                   int // frames of the first two senders that two receivers heard in different order, the worst pair
 }
@@ -345,6 +346,7 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 		})
 	}
 	errs := make([]error, senders)
+	start := time.Now()
 	for i := range senders {
 		fd, err := t.stations[i].open()
 		if err != nil {
@@ -353,7 +355,6 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 		defer unix.Close(fd)
 		sending.Go(func() {
 			runtime.LockOSThread()
-			start := time.Now()
 			for n := range frames {
 				if rate > 0 {
 					time.Sleep(time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))))
@@ -365,9 +366,10 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 		})
 	}
 	sending.Wait()
+	took := time.Since(start)
 	done.Store(true)
 	listening.Wait()
-	result := traffic{Sent: senders * frames}
+	result := traffic{Sent: senders * frames, PerSecond: int(float64(senders*frames) / took.Seconds())}
 	for i := range receivers {
 		errs = append(errs, receivers[i].err)
 		for _, numbers := range receivers[i].heard {

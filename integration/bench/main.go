@@ -3,8 +3,8 @@
 //
 //	bench [-quick] [-out DIR] [-vm COMMAND] [-smp COMMAND]
 //
-// It runs itself on two kernels with CAN: by -vm for what takes CPU time, and by -smp, which should have several CPUs,
-// for latency and order. It prints a table, and writes it to DIR as results.json and chart.svg.
+// It runs itself on two kernels with CAN: by -smp, which should have several CPUs, for attaching, latency and order, and
+// by -vm, which should be fast, for a busy bus. It prints a table, and writes it to DIR as results.json and chart.svg.
 package main
 
 import (
@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -30,6 +29,7 @@ type bench struct {
 	results results
 
 	count  int                 // of network namespaces
+	boxes  map[string]string   // network namespaces by what is attached there, again and again
 	meshes map[string][]string // the predecessor's host ends by hub
 
 	one, hundredth attached // endpoints to CHECK
@@ -43,8 +43,8 @@ type results struct {
 	// Ratios are of times that were measured one after the other, by what was compared.
 	Ratios  map[string][]float64 `json:"ratios"`
 	Traffic map[string]traffic   `json:"traffic"`
-	// PeakKiB is the peak memory of an ADD.
-	PeakKiB int64 `json:"peakKiB"`
+	// PeakKiB is the peak memory of an ADD, resident.
+	PeakKiB int `json:"peakKiB"`
 	// BinaryBytes is the size of the stripped plugin.
 	BinaryBytes int64 `json:"binaryBytes"`
 	// Rules are the gateway rules on the bus with a hundred endpoints.
@@ -57,16 +57,16 @@ func (b *bench) note(name string, took time.Duration) {
 
 func main() {
 	quick := flag.Bool("quick", false, "a minute or two instead of ten")
-	measure := flag.String("measure", "", "measure a `part` here, cost or order, and write JSON to stdout")
+	measure := flag.String("measure", "", "measure a `part` here, attaching or busy, and write JSON to stdout")
 	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
-	vm := flag.String("vm", "bin/vm", "`command` that runs a command on a kernel with CAN")
-	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "the same on several CPUs")
+	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "`command` that runs a command on a kernel with CAN and several CPUs")
+	vm := flag.String("vm", "bin/vm", "the same on a fast one")
 	flag.Parse()
 	var err error
 	if *measure != "" {
 		err = measureHere(*measure, *quick)
 	} else {
-		err = measureAndReport(*quick, strings.Fields(*vm), strings.Fields(*smp), *out)
+		err = measureAndReport(*quick, strings.Fields(*smp), strings.Fields(*vm), *out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -74,18 +74,18 @@ func main() {
 	}
 }
 
-func measureAndReport(quick bool, vm, smp []string, out string) error {
-	var r, order results
-	if err := measureBy(vm, "cost", quick, &r); err != nil {
+func measureAndReport(quick bool, smp, vm []string, out string) error {
+	var r, busy results
+	if err := measureBy(smp, "attaching", quick, &r); err != nil {
 		return err
 	}
-	if err := measureBy(smp, "order", quick, &order); err != nil {
+	if err := measureBy(vm, "busy", quick, &busy); err != nil {
 		return err
 	}
-	r.Machine += "; latency and order: " + order.Machine
-	maps.Copy(r.Samples, order.Samples)
-	maps.Copy(r.Ratios, order.Ratios)
-	maps.Copy(r.Traffic, order.Traffic)
+	r.Machine += "; busy bus: " + busy.Machine
+	maps.Copy(r.Samples, busy.Samples)
+	maps.Copy(r.Ratios, busy.Ratios)
+	maps.Copy(r.Traffic, busy.Traffic)
 	fmt.Print(r.table())
 	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
 }
@@ -111,18 +111,18 @@ func measureHere(part string, quick bool) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{bin: filepath.Dir(self), quick: quick, meshes: make(map[string][]string)}
+	b := &bench{bin: filepath.Dir(self), quick: quick, boxes: make(map[string]string), meshes: make(map[string][]string)}
 	b.results = results{
 		Machine: machineName(), Samples: make(map[string][]time.Duration),
 		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),
 	}
 	switch part {
-	case "cost":
-		err = errors.Join(b.attaching(), b.carrying())
-	case "order":
-		err = b.ordering()
+	case "attaching":
+		err = errors.Join(b.attaching(), b.ordering())
+	case "busy":
+		err = b.carrying()
 	default:
-		err = fmt.Errorf("no part %q: cost or order", part)
+		err = fmt.Errorf("no part %q: attaching or busy", part)
 	}
 	if err != nil {
 		return err
@@ -151,9 +151,4 @@ func (b *bench) attaching() error {
 	}
 	fmt.Fprintln(os.Stderr)
 	return nil
-}
-
-// maxRSS is a process's peak memory in KiB.
-func maxRSS(cmd *exec.Cmd) int64 {
-	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"os/exec"
 	"strconv"
 	"time"
 
@@ -24,19 +23,24 @@ func (b *bench) mesh(hub string, n int) error {
 		return err
 	}
 	for range n {
-		if _, err := b.meshAttach(hub, addRulesAtOnce); err != nil {
+		if _, err := b.meshMember(hub); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// meshAttach attaches one more endpoint, whose netns stays, and returns the netns. addRules makes its rules: measured
-// as the predecessor does, one process each; else it is only a matter of patience.
-func (b *bench) meshAttach(hub string, addRules func(pairs [][2]string) error) (id string, err error) {
-	if id, err = b.netns(); err != nil {
-		return "", err
+// meshMember attaches one more endpoint, which stays, and returns its netns.
+func (b *bench) meshMember(hub string) (id string, err error) {
+	if id, err = b.netns(); err == nil {
+		err = b.meshAttach(hub, id, addRulesAtOnce)
 	}
+	return id, err
+}
+
+// meshAttach attaches one more endpoint. addRules makes its rules: measured as the predecessor does, one process each;
+// else it is only a matter of patience.
+func (b *bench) meshAttach(hub, id string, addRules func(pairs [][2]string) error) error {
 	b.count++
 	host := "pre" + strconv.Itoa(b.count)
 	peer := host + "p"
@@ -47,7 +51,7 @@ func (b *bench) meshAttach(hub string, addRules func(pairs [][2]string) error) (
 		{"-netns", id, "link", "set", peer, "name", "can0", "up"},
 	} {
 		if err := run("ip", args...); err != nil {
-			return "", err
+			return err
 		}
 	}
 	var pairs [][2]string
@@ -55,10 +59,10 @@ func (b *bench) meshAttach(hub string, addRules func(pairs [][2]string) error) (
 		pairs = append(pairs, [2]string{other, host}, [2]string{host, other})
 	}
 	if err := addRules(pairs); err != nil {
-		return "", err
+		return err
 	}
 	b.meshes[hub] = append(b.meshes[hub], host)
-	return id, nil
+	return nil
 }
 
 func addRulesByProcess(pairs [][2]string) error {
@@ -100,8 +104,13 @@ func (b *bench) predecessor(name, hub string, n int) error {
 	if got := len(b.meshes[hub]); got != n {
 		return fmt.Errorf("%s has %d endpoints, want %d", hub, got, n)
 	}
+	id, err := b.box(name)
+	if err != nil {
+		return err
+	}
+	time.Sleep(settle)
 	start := time.Now()
-	id, err := b.meshAttach(hub, addRulesByProcess)
+	err = b.meshAttach(hub, id, addRulesByProcess)
 	took := time.Since(start)
 	if err != nil {
 		return err
@@ -109,8 +118,5 @@ func (b *bench) predecessor(name, hub string, n int) error {
 	b.note(name, took)
 	host := b.meshes[hub][n]
 	b.meshes[hub] = b.meshes[hub][:n]
-	if out, err := exec.Command("ip", "link", "del", host).CombinedOutput(); err != nil {
-		return fmt.Errorf("delete %s: %w: %s", host, err, out)
-	}
-	return b.dropNetns(id)
+	return run("ip", "link", "del", host)
 }

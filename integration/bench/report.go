@@ -17,7 +17,7 @@ import (
 // goal is a figure and how far it may go.
 type goal struct {
 	name  string
-	most  float64 // 0 is none; negative: at least so much
+	most  float64 // negative: at least so much
 	value func(r *results) (value, spread float64, unit string)
 }
 
@@ -38,7 +38,7 @@ func lostOrDoubled(name string) func(r *results) (float64, float64, string) {
 		if !ok {
 			return 0, 0, "not measured"
 		}
-		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d", t.Heard)
+		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d, at %d frames/s", t.Heard, t.PerSecond)
 	}
 }
 
