@@ -118,9 +118,13 @@ func measureHere(part string, quick bool) error {
 	}
 	switch part {
 	case "attaching":
-		err = errors.Join(b.attaching(), b.ordering())
+		for _, measure := range []func() error{b.attaching, b.carrying, b.ordering} {
+			if err = measure(); err != nil {
+				break
+			}
+		}
 	case "busy":
-		err = b.carrying()
+		err = b.keeping()
 	default:
 		err = fmt.Errorf("no part %q: attaching or busy", part)
 	}

@@ -55,7 +55,8 @@ var goals = []goal{
 	{"gateway rules for 100 endpoints", 404, func(r *results) (float64, float64, string) { return float64(r.Rules), 0, "" }},
 	{"CPU time of a delivered frame ÷ predecessor's mesh, 30 receivers", 0.8, ratio("delivery ÷ mesh")},
 	{"one-way latency ÷ bare pair", 2.5, ratio("latency ÷ bare pair")},
-	{"lost or doubled at 6500 frames/s, 30 receivers", 0, lostOrDoubled("paced")},
+	{"lost or doubled at 6500 frames/s for 60 s, 5 receivers", 0, lostOrDoubled("paced, 5 receivers")},
+	{"lost or doubled at 6500 frames/s for 60 s, 30 receivers", 0, lostOrDoubled("paced, 30 receivers")},
 	{"lost or doubled in a flood, 2 senders, 10 receivers", 0, lostOrDoubled("flood, star")},
 	{"frames of one sender out of order", 0, func(r *results) (float64, float64, string) {
 		n := 0
