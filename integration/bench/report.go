@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"image/color"
 	"math"
 	"os"
 	"slices"
@@ -129,19 +130,31 @@ func (r *results) writeJSON(path string) error {
 
 // writeChart draws how long an attach takes, by whom.
 func (r *results) writeChart(path string) error {
-	bars := []struct{ label, sample string }{
-		{"netlink\nfloor", "floor: netlink of an ADD"}, {"vxcan\nVERSION", "VERSION"},
-		{"vxcan\nADD", "warm ADD"}, {"vxcan ADD\n100 there", "100 endpoints ADD"}, {"vxcan ADD\ncold", "cold ADD"},
-		{"loopback", "loopback ADD"}, {"bridge", "bridge ADD"}, {"ptp", "ptp ADD"},
-		{"predecessor\n1 there", "predecessor, 1 endpoint"}, {"predecessor\n30 there", "predecessor, 30 endpoints"},
+	ours, theirs := color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}, color.Gray{Y: 0xa0}
+	bars := []struct {
+		label, sample string
+		color         color.Color
+	}{
+		{"netlink\nfloor", "floor: netlink of an ADD", ours},
+		{"vxcan\nVERSION", "VERSION", ours},
+		{"vxcan\nADD", "warm ADD", ours},
+		{"vxcan ADD\n100 there", "100 endpoints ADD", ours},
+		{"vxcan ADD\ncold", "cold ADD", ours},
+		{"loopback", "loopback ADD", theirs},
+		{"bridge", "bridge ADD", theirs},
+		{"ptp", "ptp ADD", theirs},
+		{"predecessor\n1 there", "predecessor, 1 endpoint", theirs},
+		{"predecessor\n30 there", "predecessor, 30 endpoints", theirs},
 	}
-	var values plotter.Values
+	var values []float64
 	var labels []string
 	for _, bar := range bars {
-		if all := r.Samples[bar.sample]; len(all) > 0 {
-			values = append(values, float64(median(all))/float64(time.Millisecond))
-			labels = append(labels, bar.label)
+		all := r.Samples[bar.sample]
+		if len(all) == 0 {
+			return fmt.Errorf("chart: %s was not measured", bar.sample)
 		}
+		values = append(values, float64(median(all))/float64(time.Millisecond))
+		labels = append(labels, bar.label)
 	}
 	p := plot.New()
 	p.Title.Text = "Attaching a container, median in ms (log scale)\n" + r.Machine
@@ -156,7 +169,7 @@ func (r *results) writeChart(path string) error {
 		if err != nil {
 			return err
 		}
-		bar.Width = vg.Points(36)
+		bar.Width, bar.Color = vg.Points(36), bars[i].color
 		p.Add(bar)
 	}
 	p.X.Min, p.X.Max = -0.5, float64(len(values))-0.5

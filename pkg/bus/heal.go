@@ -14,7 +14,7 @@ import (
 // survey finds out what the kernel has of this bus, and makes the state agree with it. It changes nothing in the kernel.
 //
 // The look at the youngest jobs costs the same on any bus, and sees every loss of devices or rules but that of single
-// old rules on a large bus. Only when it shows damage, everything is listed.
+// old rules on a host with more than some ten endpoints. Only when it shows damage, everything is listed.
 func (b *bus) survey() error {
 	if b.found && b.intact() {
 		if ok, err := b.glance(); ok || err != nil {

@@ -64,22 +64,26 @@ func (m member) echo() cangw.Flags {
 // compare tells which of the wanted rules have no job, and which jobs are too many: second ones of a wanted rule, and
 // plain ones from or to our backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
 func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, surplus []cangw.Rule) {
-	open := make(map[cangw.Rule]bool, len(want))
-	for _, r := range want {
-		open[r] = true
-	}
-	seen := make(map[cangw.Rule]bool, len(want))
+	count := make(map[cangw.Rule]int, len(jobs)) // on a large bus, only some jobs have been looked at
 	for _, j := range jobs {
-		wanted := open[j.Rule]
-		switch {
-		case !j.Plain:
-		case wanted && !seen[j.Rule]:
-			seen[j.Rule] = true
-		case wanted || slices.ContainsFunc(ours, func(b backplane) bool { return touches(j.Rule, b) }):
+		if j.Plain {
+			count[j.Rule]++
+		}
+	}
+	for _, r := range want {
+		n := count[r]
+		if n == 0 {
+			missing = append(missing, r)
+			continue
+		}
+		delete(count, r)
+		surplus = append(surplus, slices.Repeat([]cangw.Rule{r}, n-1)...)
+	}
+	for _, j := range jobs {
+		if j.Plain && count[j.Rule] > 0 && slices.ContainsFunc(ours, func(b backplane) bool { return touches(j.Rule, b) }) {
 			surplus = append(surplus, j.Rule)
 		}
 	}
-	missing = slices.DeleteFunc(slices.Clone(want), func(r cangw.Rule) bool { return seen[r] })
 	return missing, surplus
 }
 

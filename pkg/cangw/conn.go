@@ -91,8 +91,8 @@ func (c *Conn) List() ([]Job, error) {
 	return nil, fmt.Errorf("list gateway jobs: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
-// Peek returns the youngest jobs, some two hundred of them, and whether these are all. It costs the same however many there
-// are. conn must be fresh, and cannot be used for anything else after it.
+// Peek returns the youngest jobs, some fifty of them, and whether these are known to be all. It costs the same however
+// many there are. conn must be fresh, and cannot be used for anything else after it.
 func Peek(conn *rtnl.Conn) (jobs []Job, complete bool, err error) {
 	complete, err = conn.Peek(listRequest(), collect(&jobs))
 	if err != nil {

@@ -227,7 +227,7 @@ func TestMany(t *testing.T) {
 		}
 	}
 	peeked, complete, err := Peek(g.dial(t))
-	if err != nil || complete || len(peeked) < 100 || len(peeked) > 400 {
+	if err != nil || complete || len(peeked) < 30 || len(peeked) > 200 {
 		t.Fatalf("peek: %d jobs, complete %v, %v", len(peeked), complete, err)
 	}
 	if diff := cmp.Diff(jobs[:len(peeked)], peeked); diff != "" {
@@ -241,18 +241,18 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// Peek knows when it has seen all, for any number of jobs around a datagram's end.
+// Peek never takes some jobs for all, for any number of them around a datagram's end.
 func TestPeekComplete(t *testing.T) {
 	g := newGateway(t, "a", "b")
 	added := 0
-	for _, n := range []int{0, 1, 70, 100, 110, 120, 130, 150, 180, 200, 210, 220, 230, 300, 400} {
+	for _, n := range []int{0, 1, 30, 36, 37, 38, 39, 40, 41, 42, 46, 47, 48, 49, 50, 60, 90, 100, 120, 400} {
 		for ; added < n; added++ {
 			if err := g.Add(Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(added), Mask: 1}}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		jobs, complete, err := Peek(g.dial(t))
-		if err != nil || complete && len(jobs) != n || !complete && len(jobs) < min(n, 150) || n <= 70 && !complete {
+		if err != nil || complete && len(jobs) != n || !complete && len(jobs) < 30 || n <= 30 && !complete {
 			t.Errorf("%d jobs: saw %d, complete %v, %v", n, len(jobs), complete, err)
 		}
 	}

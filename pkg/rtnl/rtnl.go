@@ -178,21 +178,24 @@ func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (d
 	}
 }
 
-// Peek is the beginning of a dump, some 12 KiB, and tells whether that was all of it. It costs the same however much
-// there is to dump. The socket must be a fresh one; the rest of the dump is left in it: close it.
+// peekSize is how much of a dump Peek is content with, in bytes.
+const peekSize = 3 << 10
+
+// Peek is the beginning of a dump, peekSize if there is as much, and complete if it is known to be all of it. It costs
+// the same however much there is to dump. The socket must be a fresh one; the rest of the dump is left in it: close it.
 func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error) (complete bool, err error) {
 	if err := c.startDump(request); err != nil {
 		return false, err
 	}
-	// The kernel's first datagram is less than a page, at most 8 KiB; later ones are as large as our buffer. The second
-	// one may be just the word that the first was all.
-	buf := c.buf[:8<<10]
-	for range 2 {
-		if d, err := c.dumpNext(buf, request.Seq, each); d.done || err != nil {
-			return d.done, err
-		}
+	// The kernel's first datagram is less than a page, at most 8 KiB (NLMSG_GOODSIZE), and holds at least peekSize if
+	// there is more to come. When it is received, the kernel makes the next, as large as this buffer. That one may be
+	// just the word that the first was all.
+	buf := c.buf[:min(unix.Getpagesize(), 8<<10)]
+	d, err := c.dumpNext(buf, request.Seq, each)
+	if d.bytes < peekSize && !d.done && err == nil {
+		d, err = c.dumpNext(buf, request.Seq, each)
 	}
-	return false, nil
+	return d.done, err
 }
 
 func (c *Conn) startDump(request *nl.NetlinkRequest) error {
@@ -202,7 +205,7 @@ func (c *Conn) startDump(request *nl.NetlinkRequest) error {
 
 // dumped is what one datagram of a dump told.
 type dumped struct {
-	messages          int
+	messages, bytes   int
 	interrupted, done bool
 }
 
@@ -226,6 +229,7 @@ func (c *Conn) dumpNext(buf []byte, seq uint32, each func(data []byte) error) (d
 			return d, nil
 		}
 		d.messages++
+		d.bytes += unix.SizeofNlMsghdr + align(len(m.data))
 		if err := each(m.data); err != nil {
 			return d, err
 		}
