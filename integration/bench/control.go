@@ -274,7 +274,7 @@ func netlinkOfADD(netnsPath, hostIf string) error {
 		return err
 	}
 	defer peek.Close()
-	if _, _, err := cangw.Peek(peek); err != nil {
+	if _, _, err := cangw.Peek(peek, func([]cangw.Job) bool { return true }); err != nil {
 		return err
 	}
 	const index = 1 << 19 // below those that an ADD draws

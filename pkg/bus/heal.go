@@ -46,7 +46,13 @@ func (b *bus) intact() bool {
 // glance looks at the youngest jobs and tells whether they show nothing wrong. Then b.jobs is all jobs of this bus: as
 // seen, or on a large bus, as they must be.
 func (b *bus) glance() (ok bool, err error) {
-	jobs, complete, err := b.k.PeekJobs()
+	// The youngest endpoint's rules stand in front, but for other buses' younger ones.
+	all := b.members()
+	youngest := rules(b.backplane(), all[len(all)-1:])
+	jobs, complete, err := b.k.PeekJobs(func(jobs []cangw.Job) bool {
+		missing, _ := compare(youngest, jobs)
+		return len(missing) == 0
+	})
 	if err != nil {
 		return false, err
 	}
@@ -56,14 +62,11 @@ func (b *bus) glance() (ok bool, err error) {
 	if complete || len(surplus) > 0 {
 		return len(missing)+len(surplus) == 0, nil
 	}
-	// The youngest endpoint's rules stand in front. If even they are out of sight, other buses' rules hide ours.
-	all := b.members()
-	youngest, _ := compare(rules(b.backplane(), all[len(all)-1:]), jobs)
 	b.jobs = nil
 	for _, r := range want {
 		b.jobs = append(b.jobs, cangw.Job{Rule: r, Plain: true})
 	}
-	return len(youngest) == 0, nil
+	return true, nil
 }
 
 func (b *bus) backplane() backplane { return backplane{uint32(b.tx.Index), uint32(b.rx.Index)} }

@@ -24,7 +24,7 @@ type kernel interface {
 	SetUp(index int) error
 	Delete(name string) error
 
-	PeekJobs() (jobs []cangw.Job, complete bool, err error)
+	PeekJobs(enough func([]cangw.Job) bool) (jobs []cangw.Job, complete bool, err error)
 	Jobs() ([]cangw.Job, error)
 	AddRules(rules ...cangw.Rule) error
 	DeleteRules(rules ...cangw.Rule) error
@@ -75,13 +75,13 @@ func (k *realKernel) AddPair(p canlink.Pair) error {
 	return explainKind(canlink.Vxcan, k.links.AddPair(p))
 }
 
-func (k *realKernel) PeekJobs() ([]cangw.Job, bool, error) {
+func (k *realKernel) PeekJobs(enough func([]cangw.Job) bool) ([]cangw.Job, bool, error) {
 	conn, err := rtnl.Dial() // a fresh one: the kernel's datagrams grow to what a socket has received before
 	if err != nil {
 		return nil, false, err
 	}
 	defer conn.Close()
-	return cangw.Peek(conn)
+	return cangw.Peek(conn, enough)
 }
 
 func (k *realKernel) AllLinks() ([]canlink.Link, error) {

@@ -91,10 +91,10 @@ func (c *Conn) List() ([]Job, error) {
 	return nil, fmt.Errorf("list gateway jobs: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
-// Peek returns the youngest jobs, some fifty of them, and whether these are known to be all. It costs the same however
-// many there are. conn must be fresh, and cannot be used for anything else after it.
-func Peek(conn *rtnl.Conn) (jobs []Job, complete bool, err error) {
-	complete, err = conn.Peek(listRequest(), collect(&jobs))
+// Peek returns the youngest jobs, some fifty or as many as are enough, and whether these are known to be all. What it
+// costs does not depend on how many there are. conn must be fresh, and cannot be used for anything else after it.
+func Peek(conn *rtnl.Conn, enough func([]Job) bool) (jobs []Job, complete bool, err error) {
+	complete, err = conn.Peek(listRequest(), collect(&jobs), func() bool { return enough(jobs) })
 	if err != nil {
 		return nil, false, fmt.Errorf("look at gateway jobs: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,7 +227,7 @@ func TestMany(t *testing.T) {
 			t.Fatalf("job %d: %+v", i, j)
 		}
 	}
-	peeked, complete, err := Peek(g.dial(t))
+	peeked, complete, err := Peek(g.dial(t), func([]Job) bool { return true })
 	if err != nil || complete || len(peeked) < 30 || len(peeked) > 200 {
 		t.Fatalf("peek: %d jobs, complete %v, %v", len(peeked), complete, err)
 	}
@@ -251,10 +252,34 @@ func TestPeekComplete(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		jobs, complete, err := Peek(g.dial(t))
+		jobs, complete, err := Peek(g.dial(t), func([]Job) bool { return true })
 		if err != nil || complete && len(jobs) != n || !complete && len(jobs) < 30 || n <= 30 && !complete {
 			t.Errorf("%d jobs: saw %d, complete %v, %v", n, len(jobs), complete, err)
 		}
+	}
+}
+
+// Peek goes on until it has seen enough, or all.
+func TestPeekEnough(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	var rules []Rule
+	for i := range 400 {
+		rules = append(rules, Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(i), Mask: 1}})
+	}
+	if err := g.Add(rules...); err != nil {
+		t.Fatal(err)
+	}
+	for _, oldest := range []uint32{399, 200, 0} {
+		has := func(jobs []Job) bool {
+			return slices.ContainsFunc(jobs, func(j Job) bool { return j.Filter.ID == oldest })
+		}
+		jobs, _, err := Peek(g.dial(t), has)
+		if err != nil || !has(jobs) || oldest == 399 && len(jobs) > 200 {
+			t.Errorf("until %d of 400: %d jobs, %v", oldest, len(jobs), err)
+		}
+	}
+	if jobs, complete, err := Peek(g.dial(t), func([]Job) bool { return false }); err != nil || !complete || len(jobs) != len(rules) {
+		t.Errorf("until the end: %d jobs, complete %v, %v", len(jobs), complete, err)
 	}
 }
 

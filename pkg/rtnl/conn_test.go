@@ -107,7 +107,7 @@ func TestDump(t *testing.T) {
 
 func TestPeek(t *testing.T) {
 	messages := 0
-	if _, err := dial(t).Peek(getLink(""), func([]byte) error { messages++; return nil }); err != nil || messages < 1 {
+	if _, err := dial(t).Peek(getLink(""), func([]byte) error { messages++; return nil }, func() bool { return true }); err != nil || messages < 1 {
 		t.Errorf("%d messages, %v", messages, err)
 	}
 }

@@ -178,24 +178,24 @@ func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (d
 	}
 }
 
-// peekSize is how much of a dump Peek is content with, in bytes.
+// peekSize is the size in bytes from which on a dump's first datagram need not be all.
 const peekSize = 3 << 10
 
-// Peek is the beginning of a dump, peekSize if there is as much, and complete if it is known to be all of it. It costs
-// the same however much there is to dump. The socket must be a fresh one; the rest of the dump is left in it: close it.
-func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error) (complete bool, err error) {
+// Peek reads the beginning of a dump: all that comes in one datagram, or of a long one as much as is enough. It tells
+// whether that was all. The socket must be a fresh one; the rest of the dump is left in it: close it.
+func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error, enough func() bool) (complete bool, err error) {
 	if err := c.startDump(request); err != nil {
 		return false, err
 	}
-	// The kernel's first datagram is less than a page, at most 8 KiB (NLMSG_GOODSIZE), and holds at least peekSize if
-	// there is more to come. When it is received, the kernel makes the next, as large as this buffer. That one may be
-	// just the word that the first was all.
-	buf := c.buf[:min(unix.Getpagesize(), 8<<10)]
-	d, err := c.dumpNext(buf, request.Seq, each)
-	if d.bytes < peekSize && !d.done && err == nil {
-		d, err = c.dumpNext(buf, request.Seq, each)
+	// The kernel's first datagram is less than a page, at most 8 KiB (NLMSG_GOODSIZE), and at least peekSize if there is
+	// more to come. When one is received, the kernel makes the next, as large as the buffer of this one, which may be
+	// just the word that this one was the last.
+	for buf := c.buf[:min(unix.Getpagesize(), 8<<10)]; ; buf = c.buf {
+		d, err := c.dumpNext(buf, request.Seq, each)
+		if d.done || err != nil || d.bytes >= peekSize && enough() {
+			return d.done, err
+		}
 	}
-	return d.done, err
 }
 
 func (c *Conn) startDump(request *nl.NetlinkRequest) error {
