@@ -27,20 +27,21 @@ const many = 100
 
 // plugin is a CNI plugin to be executed.
 type plugin struct {
+	host string // which one it is executed on
 	path string
 	conf string // JSON
 }
 
-// vxcan is ours, on a hub of its own.
+// vxcan is ours, on a hub and a host of its own.
 func (b *bench) vxcan(hub string) plugin {
-	return plugin{filepath.Join(b.bin, "vxcan"), fmt.Sprintf(
+	return plugin{hub, filepath.Join(b.bin, "vxcan"), fmt.Sprintf(
 		`{"cniVersion":"1.0.0","name":"bench-%s","type":"vxcan","hub":%q,"interface":"can0"}`, hub, hub)}
 }
 
 var (
-	bridge = plugin{referenceDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
-	ptp    = plugin{referenceDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
-	lo     = plugin{referenceDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
+	bridge = plugin{"bridge", referenceDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
+	ptp    = plugin{"ptp", referenceDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
+	lo     = plugin{"loopback", referenceDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
 )
 
 // command is a call of a plugin, yet to be executed.
@@ -57,18 +58,44 @@ func (p plugin) command(verb, id string, prevResult []byte) *exec.Cmd {
 }
 
 // call executes a plugin and returns how long that took.
-func (p plugin) call(verb, id string, prevResult []byte) (took time.Duration, stdout []byte, err error) {
+func (b *bench) call(p plugin, verb, id string, prevResult []byte) (took time.Duration, stdout []byte, err error) {
 	cmd := p.command(verb, id, prevResult)
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
-	time.Sleep(settle)
-	start := time.Now()
-	err = cmd.Run()
-	took = time.Since(start)
+	took, err = b.timeOn(p.host, cmd.Run)
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s %s: %w: %s%s", filepath.Base(p.path), verb, err, out.String(), words.String())
 	}
 	return took, out.Bytes(), nil
+}
+
+// on calls do on a host, which is a network namespace: the devices and rules of one contestant are not to be in another
+// one's way.
+func (b *bench) on(host string, do func() error) error {
+	if b.hosts[host] == nil {
+		name := "host-" + host
+		if err := run("ip", "netns", "add", name); err != nil {
+			return err
+		}
+		netns, err := ns.GetNS("/run/netns/" + name)
+		if err != nil {
+			return err
+		}
+		b.hosts[host] = netns
+	}
+	return b.hosts[host].Do(func(ns.NetNS) error { return do() })
+}
+
+// timeOn measures how long something takes on a host.
+func (b *bench) timeOn(host string, do func() error) (took time.Duration, err error) {
+	time.Sleep(settle)
+	err = b.on(host, func() error {
+		start := time.Now()
+		err := do()
+		took = time.Since(start)
+		return err
+	})
+	return took, err
 }
 
 // settle is a pause before whatever is measured, for what the kernel still has to do for what was before: it takes
@@ -81,12 +108,12 @@ func (b *bench) pair(name string, p plugin) error {
 	if err != nil {
 		return err
 	}
-	took, _, err := p.call("ADD", id, nil)
+	took, _, err := b.call(p, "ADD", id, nil)
 	if err != nil {
 		return err
 	}
 	b.note(name+" ADD", took)
-	if took, _, err = p.call("DEL", id, nil); err != nil {
+	if took, _, err = b.call(p, "DEL", id, nil); err != nil {
 		return err
 	}
 	b.note(name+" DEL", took)
@@ -98,7 +125,7 @@ func (b *bench) pair(name string, p plugin) error {
 func (b *bench) control() error {
 	few, large := b.vxcan("vcan0"), b.vxcan("vcan1")
 	version := func(name string) error {
-		took, _, err := few.call("VERSION", "x", nil)
+		took, _, err := b.call(few, "VERSION", "x", nil)
 		b.note(name, took)
 		return err
 	}
@@ -150,17 +177,22 @@ func (b *bench) prepare() error {
 	}
 	b.results.BinaryBytes = info.Size()
 	// A hub that is warm, and has nobody on it.
-	first, err := b.stay(b.vxcan("vcan3"))
+	warm := b.vxcan("vcan3")
+	first, err := b.stay(warm)
 	if err != nil {
 		return err
 	}
-	if _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
+	if _, _, err := b.call(warm, "DEL", first.id, nil); err != nil {
 		return err
 	}
-	if b.results.PeakKiB, err = peakMemory(b.vxcan("vcan3").command("ADD", first.id, nil)); err != nil {
+	err = b.on(warm.host, func() (err error) {
+		b.results.PeakKiB, err = peakMemory(warm.command("ADD", first.id, nil))
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if _, _, err := b.vxcan("vcan3").call("DEL", first.id, nil); err != nil {
+	if _, _, err := b.call(warm, "DEL", first.id, nil); err != nil {
 		return err
 	}
 	if b.one, err = b.stay(b.vxcan("vcan0")); err != nil {
@@ -171,22 +203,23 @@ func (b *bench) prepare() error {
 			return err
 		}
 	}
-	b.results.Rules = countRules("vcan1")
+	if err := b.on("vcan1", func() (err error) { b.results.Rules, err = countRules(); return err }); err != nil {
+		return err
+	}
 	if err := b.mesh("pre0", 1); err != nil {
 		return err
 	}
 	return b.mesh("pre1", 30)
 }
 
-// countRules counts a bus's gateway rules by cangw.
-func countRules(hub string) (n int) {
-	out, _ := exec.Command("cangw", "-L").Output() // its exit status means nothing
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, hub+"-") {
-			n++
-		}
+// countRules counts a host's gateway rules by cangw.
+func countRules() (n int, err error) {
+	cmd := exec.Command("cangw", "-L")
+	out, err := cmd.Output()
+	if cmd.ProcessState == nil { // its exit status means nothing
+		return 0, err
 	}
-	return n
+	return bytes.Count(out, []byte("cangw -A")), nil
 }
 
 // attached is an endpoint that stays.
@@ -200,12 +233,12 @@ func (b *bench) stay(p plugin) (attached, error) {
 	if err != nil {
 		return attached{}, err
 	}
-	_, result, err := p.call("ADD", id, nil)
+	_, result, err := b.call(p, "ADD", id, nil)
 	return attached{id, result}, err
 }
 
 func (b *bench) check(name string, p plugin, a attached) error {
-	took, _, err := p.call("CHECK", a.id, a.result)
+	took, _, err := b.call(p, "CHECK", a.id, a.result)
 	b.note(name, took)
 	return err
 }
@@ -217,16 +250,16 @@ func (b *bench) cold() error {
 	if err != nil {
 		return err
 	}
-	took, _, err := p.call("ADD", id, nil)
+	took, _, err := b.call(p, "ADD", id, nil)
 	if err != nil {
 		return err
 	}
 	b.note("cold ADD", took)
-	if _, _, err := p.call("DEL", id, nil); err != nil {
+	if _, _, err := b.call(p, "DEL", id, nil); err != nil {
 		return err
 	}
 	for _, device := range []string{"vcan2", "vcan2-tx"} {
-		if err := run("ip", "link", "del", device); err != nil {
+		if err := b.on("vcan2", func() error { return run("ip", "link", "del", device) }); err != nil {
 			return err
 		}
 	}
@@ -239,14 +272,12 @@ func (b *bench) floor() error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(settle)
-	start := time.Now()
-	err = netlinkOfADD("/run/netns/"+id, "floor0")
-	b.note("floor: netlink of an ADD", time.Since(start))
+	took, err := b.timeOn("vcan0", func() error { return netlinkOfADD("/run/netns/"+id, "floor0") })
 	if err != nil {
 		return err
 	}
-	return run("ip", "link", "del", "floor0")
+	b.note("floor: netlink of an ADD", took)
+	return b.on("vcan0", func() error { return run("ip", "link", "del", "floor0") })
 }
 
 func netlinkOfADD(netnsPath, hostIf string) error {
@@ -301,14 +332,15 @@ func (b *bench) warmProcess() error {
 	}
 	a := bus.Attachment{Runtime: "bench", Network: "bench", ContainerID: id, IfName: "eth0"}
 	var h bus.Host
-	time.Sleep(settle)
-	start := time.Now()
-	_, err = h.Attach(context.Background(), bus.Spec{Hub: "vcan0"}, a, bus.Target{NetnsPath: "/run/netns/" + id, Interface: "can0"})
-	b.note("ADD without exec", time.Since(start))
+	took, err := b.timeOn("vcan0", func() error {
+		_, err := h.Attach(context.Background(), bus.Spec{Hub: "vcan0"}, a, bus.Target{NetnsPath: "/run/netns/" + id, Interface: "can0"})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return h.Detach(context.Background(), "vcan0", a)
+	b.note("ADD without exec", took)
+	return b.on("vcan0", func() error { return h.Detach(context.Background(), "vcan0", a) })
 }
 
 // box is the network namespace for one of the things that are measured in every round, which leaves it empty. A new one

@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
 )
 
 // bench is the measuring side, on the kernel with CAN.
@@ -29,6 +31,7 @@ type bench struct {
 	results results
 
 	count  int                 // of network namespaces
+	hosts  map[string]ns.NetNS // by the bus or bridge that is there
 	boxes  map[string]string   // network namespaces by what is attached there, again and again
 	meshes map[string][]string // the predecessor's host ends by hub
 
@@ -111,7 +114,10 @@ func measureHere(part string, quick bool) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{bin: filepath.Dir(self), quick: quick, boxes: make(map[string]string), meshes: make(map[string][]string)}
+	b := &bench{
+		bin: filepath.Dir(self), quick: quick,
+		hosts: make(map[string]ns.NetNS), boxes: make(map[string]string), meshes: make(map[string][]string),
+	}
 	b.results = results{
 		Machine: machineName(), Samples: make(map[string][]time.Duration),
 		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),

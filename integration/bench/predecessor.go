@@ -1,10 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
-	"time"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/rtnl"
@@ -16,10 +16,10 @@ import (
 
 // mesh makes a predecessor's hub with n endpoints on it.
 func (b *bench) mesh(hub string, n int) error {
-	if err := run("ip", "link", "add", "dev", hub, "mtu", "72", "type", "vcan"); err != nil {
-		return err
-	}
-	if err := run("ip", "link", "set", "up", hub); err != nil {
+	err := b.on(hub, func() error {
+		return errors.Join(run("ip", "link", "add", "dev", hub, "mtu", "72", "type", "vcan"), run("ip", "link", "set", "up", hub))
+	})
+	if err != nil {
 		return err
 	}
 	for range n {
@@ -33,12 +33,12 @@ func (b *bench) mesh(hub string, n int) error {
 // meshMember attaches one more endpoint, which stays, and returns its netns.
 func (b *bench) meshMember(hub string) (id string, err error) {
 	if id, err = b.netns(); err == nil {
-		err = b.meshAttach(hub, id, addRulesAtOnce)
+		err = b.on(hub, func() error { return b.meshAttach(hub, id, addRulesAtOnce) })
 	}
 	return id, err
 }
 
-// meshAttach attaches one more endpoint. addRules makes its rules: measured as the predecessor does, one process each;
+// meshAttach attaches one more endpoint, on its host. addRules makes its rules: measured as the predecessor does, one process each;
 // else it is only a matter of patience.
 func (b *bench) meshAttach(hub, id string, addRules func(pairs [][2]string) error) error {
 	b.count++
@@ -108,15 +108,12 @@ func (b *bench) predecessor(name, hub string, n int) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(settle)
-	start := time.Now()
-	err = b.meshAttach(hub, id, addRulesByProcess)
-	took := time.Since(start)
+	took, err := b.timeOn(hub, func() error { return b.meshAttach(hub, id, addRulesByProcess) })
 	if err != nil {
 		return err
 	}
 	b.note(name, took)
 	host := b.meshes[hub][n]
 	b.meshes[hub] = b.meshes[hub][:n]
-	return run("ip", "link", "del", host)
+	return b.on(hub, func() error { return run("ip", "link", "del", host) })
 }
