@@ -40,9 +40,9 @@ func runHere(args []string) (int, error) {
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
 	leaveInterrupts()
-	before := cgroups()
+	before := cgroups(cgroupDir) // no namespace hides those that runtimes make
 	err = cmd.Run()
-	for group := range cgroups() {
+	for group := range cgroups(cgroupDir) {
 		if !before[group] {
 			removeCgroup(group)
 		}
@@ -116,25 +116,38 @@ func hideMachine() error {
 	if err := os.Remove("/etc/containers/storage.conf"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	return ensureResolver()
+}
+
+// ensureResolver makes an empty resolv.conf where the one there is leads into /run: containerd insists on one.
+func ensureResolver() error {
+	const path = "/etc/resolv.conf"
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o644)
 }
 
 const cgroupDir = "/sys/fs/cgroup"
 
-// cgroups are the directories below the root of the cgroups, which no namespace hides.
-func cgroups() map[string]bool {
+// cgroups are the directories of the cgroups right in one, by path.
+func cgroups(dir string) map[string]bool {
 	all := make(map[string]bool)
-	groups, _ := filepath.Glob(cgroupDir + "/*/")
-	for _, group := range groups {
-		all[group] = true
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			all[filepath.Join(dir, e.Name())] = true
+		}
 	}
 	return all
 }
 
 // removeCgroup removes an empty cgroup and those in it.
 func removeCgroup(dir string) {
-	inside, _ := filepath.Glob(filepath.Join(dir, "*/"))
-	for _, group := range inside {
+	for group := range cgroups(dir) {
 		removeCgroup(group)
 	}
 	_ = unix.Rmdir(dir) // somebody else's, if it is in use

@@ -109,7 +109,7 @@ func setUp() (p platform, j job, err error) {
 	if err = makeLinks(devLinks); err == nil && p.uml {
 		err = errors.Join(makeLinks(umlLinks(release)), writeNoFirewall())
 	}
-	return p, j, errors.Join(err, loopbackUp(), unix.Sethostname([]byte("vm")))
+	return p, j, errors.Join(err, ensureResolver(), loopbackUp(), unix.Sethostname([]byte("vm")))
 }
 
 // mountAll puts the machine's root together: a read-only one under an overlay on the scratch disk. Container storage
