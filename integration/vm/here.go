@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,7 @@ func runHere(args []string) (int, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
+	runtime.LockOSThread() // Pdeathsig is the thread's, as in boot
 	leaveInterrupts()
 	before := cgroups(cgroupDir) // no namespace hides those that runtimes make
 	err = cmd.Run()
