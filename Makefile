@@ -28,7 +28,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-unit demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
+.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -51,23 +51,33 @@ BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker|Containerd|AllR
 GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit build ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit build test-install ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
 test-on-own:
 	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	$(GO_TEST) ./integration/reboot
+	$(GO_TEST) ./integration/reboot ./integration/vm
+	$(VM) integration/demo/demo.sh
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	$(GO_TEST) -exec '$(VM)' ./pkg/...
 	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	$(GO_TEST) ./integration/reboot
+	$(GO_TEST) ./integration/reboot ./integration/vm
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
+
+# What install installs is read by systemd where there is one, and uninstall leaves no file of it.
+test-install: root = $(CURDIR)/bin/root
+test-install: build
+	rm -rf $(root)
+	$(MAKE) -s install DESTDIR=$(root)
+	! command -v systemd-analyze >/dev/null || ! systemd-analyze verify --man=no --root=$(root) $(UNITS) 2>&1 | grep .
+	$(MAKE) -s uninstall DESTDIR=$(root)
+	! find $(root) ! -type d | grep .
 
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
@@ -86,6 +96,9 @@ lint: setup-lint ## check format and code
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	shellcheck $(SCRIPTS)
 
+# Tells this machine's systemd, where it has one and we install for it.
+systemctl = @test '$(DESTDIR)' || systemctl $(1) 2>/dev/null || true
+
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	@test -x bin/vxcan-docker || $(MAKE) build
@@ -96,11 +109,14 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	for unit in $(UNITS); do sed 's|/usr/local/libexec|$(LIBEXEC)|' plugins/docker/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
+	$(call systemctl,daemon-reload)
 
 uninstall: ## remove what install installed
+	$(call systemctl,disable --now vxcan-docker.socket)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker
 	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
+	$(call systemctl,daemon-reload)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Two containers and the host on one CAN bus, and the bus back after a reboot. Run by `make demo`, as root on a kernel
-# with CAN. With Podman's CNI backend the containers are Podman's; else they are network namespaces, joined by cnitool.
+# with CAN that bin/vm made ours. With Podman's CNI backend the containers are Podman's; else they are network namespaces, joined by cnitool.
 set -eu
 cd "$(dirname "$0")/../.."
+# It deletes containers, vcan0 and CNI's state, whosever they are.
+[ "${VXCAN_VM-}" ] || { echo "demo: not on this machine itself: make demo" >&2; exit 1; }
 export CNI_PATH="$PWD/bin" NETCONFPATH="$PWD/conflist"
 
 tmp=$(mktemp -d)
@@ -24,28 +26,38 @@ podman_setup() {
 	tar -C "$tmp/root" -c . | podman import --quiet - demo >/dev/null
 }
 podman_start() {
-	podman start "$1" >/dev/null 2>&1 ||
-		podman run --detach --name "$1" --network canbus0 --stop-signal KILL demo sleep 1000 >/dev/null
-	podman inspect --format '{{.State.Pid}}' "$1" >"$tmp/$1.pid"
+	if [ -e "$tmp/$1.pid" ]; then # it was started before
+		podman start "$1"
+	else
+		podman run --detach --name "$1" --network canbus0 --stop-signal KILL demo sleep 1000
+	fi &&
+		podman inspect --format '{{.State.ConmonPid}} {{.State.Pid}}' "$1" >"$tmp/$1.pid"
 }
-podman_power_off() { podman kill engine dashboard >/dev/null; podman wait engine dashboard >/dev/null; }
-podman_in() { pid=$(cat "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
+podman_power_off() {
+	# conmon first, which would have Podman clean up.
+	cat "$tmp/engine.pid" "$tmp/dashboard.pid" | xargs kill -9
+	rm -rf /run/libpod /run/crun /run/runc /dev/shm/libpod_lock # what is in memory of containers that run
+}
+podman_in() { pid=$(cut -d ' ' -f 2 "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
 podman_clean() { podman rm --force --ignore engine dashboard >/dev/null 2>&1; }
 
 # Without: network namespaces.
-netns_setup() { :; }
-netns_start() {
-	ip netns add "$1"
-	bin/cnitool add canbus0 "/run/netns/$1" >/dev/null 2>"$tmp/log"
-	grep -v attached "$tmp/log" | sed 's/.*msg="*\([^"]*\)"* cmd=.*/    \1/' || true
-}
-netns_power_off() {
-	ip netns del engine
-	ip netns del dashboard
-	while ip link show type vxcan | grep -q ': vx'; do sleep 0.1; done # the kernel takes its time
-}
+netns_start() { ip netns add "$1" && bin/cnitool add canbus0 "/run/netns/$1"; }
+netns_power_off() { :; }
 netns_in() { name=$1; shift; ip netns exec "$name" "$@"; }
-netns_clean() { netns_power_off 2>/dev/null || true; }
+netns_clean() { netns_gone; }
+
+# netns_gone deletes all network namespaces and waits until the kernel, which takes its time, has deleted what was in.
+netns_gone() {
+	ip -all netns del
+	while ip link show type vxcan | grep -q ': vx'; do sleep 0.1; done
+}
+
+power_off() {
+	"${with}_power_off"
+	netns_gone
+	for device in vcan0 vcan0-tx; do ip link del "$device"; done
+}
 
 clean() {
 	"${with}_clean" || true
@@ -53,10 +65,11 @@ clean() {
 	rm -rf /var/lib/cni/vxcan
 }
 
-# start starts both containers and shows what they got.
+# start starts both containers and shows what that put right, and what they got.
 start() {
 	for name in engine dashboard; do
-		"${with}_start" "$name"
+		"${with}_start" "$name" >/dev/null 2>"$tmp/log" || die "$name does not start: $(cat "$tmp/log")"
+		sed -n '/attached/d; s/.*msg="*\([^"]*\)"* cmd=.*/    \1/p' "$tmp/log"
 		printf '    %-10s has %s\n' "$name" "$("${with}_in" "$name" ip -brief link | sed -n 's/^\(can[^@]*\)@.*/\1/p')"
 	done
 }
@@ -108,7 +121,6 @@ if command -v podman >/dev/null && with=podman && podman_setup; then
 else
 	with=netns what="network namespaces"
 fi
-netns_setup
 
 title "Two containers ($what) on the bus of conflist/canbus0.conflist"
 start
@@ -116,8 +128,7 @@ title "Everybody sends, classic and FD. Everybody hears everything, once."
 talk
 
 title "The power fails: containers, bus and gateway rules are gone. Nobody cleaned up."
-"${with}_power_off"
-for device in vcan0 vcan0-tx; do ip link del "$device"; done
+power_off
 echo "    CAN devices: $(bus_devices | wc -l), gateway rules: $(cangw -L | grep -c cangw || true)"
 
 title "The same containers start again. Nothing else is done."

@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// machineDirs is what a machine owns and a test writes: container storage and CNI state, configuration and binaries.
+// machineDirs is what a machine owns and a test empties and writes: state, which may not lie on an overlay, and
+// configuration that would send a runtime to state elsewhere.
 var machineDirs = []string{
-	"/var/lib/cni", "/var/lib/containers", "/var/lib/docker", "/var/lib/containerd",
-	"/etc/cni", "/opt/cni", "/run/netns",
+	"/var/lib/cni", "/var/lib/containers", "/var/lib/docker", "/var/lib/containerd", "/var/lib/vxcan-docker",
+	"/etc/cni", "/etc/docker", "/opt/cni",
 }
 
 // hasCAN tells whether this kernel makes vxcan pairs and gateway rules for us, by making them in a throwaway netns.
@@ -23,39 +27,130 @@ func hasCAN() bool {
 	return os.Geteuid() == 0 && cmd.Run() == nil
 }
 
-// runHere runs args on this kernel, in a network namespace of its own and with empty machine directories.
+// runHere runs args on this kernel, in namespaces of its own: what it starts ends with it, and what it writes to where
+// a machine keeps its things is gone afterwards.
 func runHere(args []string) (int, error) {
-	runtime.LockOSThread() // namespaces belong to the thread, and so to the child it starts
-	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-		return 0, fmt.Errorf("unshare: %w", err)
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return 0, fmt.Errorf("make mounts private: %w", err)
+	cmd := exec.Command(self, args...) // hereMain
+	cmd.Env = append(os.Environ(), startedEnv+"="+startedHere)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
-	for _, dir := range machineDirs {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			continue // nothing of the host's to hide; tests make and remove what they need
+	runtime.LockOSThread() // Pdeathsig is the thread's, as in boot
+	leaveInterrupts()
+	before := cgroups(cgroupDir) // no namespace hides those that runtimes make
+	err = cmd.Run()
+	for group := range cgroups(cgroupDir) {
+		if !before[group] {
+			removeCgroup(group)
 		}
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-			return 0, fmt.Errorf("mount tmpfs on %s: %w", dir, err)
-		}
 	}
-	// A new netns shows its devices only in a sysfs mounted from inside it.
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		return 0, fmt.Errorf("mount sysfs: %w", err)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitCode(), nil
 	}
-	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
-		return 0, fmt.Errorf("mount cgroup2: %w", err)
+	return 0, err
+}
+
+// leaveInterrupts leaves a ^C to the command, which gets it too, and may be a shell.
+func leaveInterrupts() { signal.Notify(make(chan os.Signal, 1), syscall.SIGINT) }
+
+// hereMain is process 1 of runHere's namespaces. The kernel ends all others in there with it.
+func hereMain() {
+	leaveInterrupts()
+	status, err := setUpAndRunHere(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		status = exitTrouble
+	}
+	os.Exit(status)
+}
+
+func setUpAndRunHere(args []string) (int, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return 0, err
+	}
+	if err := hideMachine(); err != nil {
+		return 0, err
+	}
+	if err := os.Chdir(dir); err != nil { // it would show the directory as it was
+		return 0, err
 	}
 	if err := loopbackUp(); err != nil {
 		return 0, err
 	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode(), nil
+	return runAndReap(args, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+}
+
+// hideMachine makes the machine's directories empty, and those around them copies on write, for this mount namespace.
+// Sockets of its daemons are in /run.
+func hideMachine() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
 	}
-	return 0, err
+	mounts := []mount{
+		{"tmpfs", "/run", "tmpfs", 0, "mode=0755"},
+		{"proc", "/proc", "proc", 0, ""},  // of the new PIDs
+		{"sysfs", "/sys", "sysfs", 0, ""}, // of the new devices
+		{"cgroup2", cgroupDir, "cgroup2", 0, ""},
+	}
+	for _, m := range mounts {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"/etc", "/opt", "/var/lib"} {
+		if err := mountCopy(dir, dir, filepath.Join("/run/vm", dir)); err != nil {
+			return err
+		}
+	}
+	for _, dir := range machineDirs {
+		if err := (mount{"tmpfs", dir, "tmpfs", 0, "mode=0755"}).do(); err != nil {
+			return err
+		}
+	}
+	// It may put the containers elsewhere.
+	if err := os.Remove("/etc/containers/storage.conf"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return ensureResolver()
+}
+
+// ensureResolver makes an empty resolv.conf where the one there is leads into /run: containerd insists on one.
+func ensureResolver() error {
+	const path = "/etc/resolv.conf"
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o644)
+}
+
+const cgroupDir = "/sys/fs/cgroup"
+
+// cgroups are the directories of the cgroups right in one, by path.
+func cgroups(dir string) map[string]bool {
+	all := make(map[string]bool)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			all[filepath.Join(dir, e.Name())] = true
+		}
+	}
+	return all
+}
+
+// removeCgroup removes an empty cgroup and those in it.
+func removeCgroup(dir string) {
+	for group := range cgroups(dir) {
+		removeCgroup(group)
+	}
+	_ = unix.Rmdir(dir) // somebody else's, if it is in use
 }

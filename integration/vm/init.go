@@ -109,7 +109,7 @@ func setUp() (p platform, j job, err error) {
 	if err = makeLinks(devLinks); err == nil && p.uml {
 		err = errors.Join(makeLinks(umlLinks(release)), writeNoFirewall())
 	}
-	return p, j, errors.Join(err, loopbackUp(), unix.Sethostname([]byte("vm")))
+	return p, j, errors.Join(err, ensureResolver(), loopbackUp(), unix.Sethostname([]byte("vm")))
 }
 
 // mountAll puts the machine's root together: a read-only one under an overlay on the scratch disk. Container storage
@@ -118,11 +118,11 @@ func mountAll(p platform, shared []string) error {
 	if err := (mount{p.disk, disk, "ext4", 0, ""}).do(); err != nil {
 		return err
 	}
-	if err := mountCopy(p.root, newRoot, "copy"); err != nil {
+	if err := mountCopy(p.root, newRoot, filepath.Join(disk, "copy")); err != nil {
 		return err
 	}
 	for _, dir := range shared {
-		if err := mountCopy(p.host+dir, newRoot+dir, "copy-"+url.PathEscape(dir)); err != nil {
+		if err := mountCopy(p.host+dir, newRoot+dir, filepath.Join(disk, "copy-"+url.PathEscape(dir))); err != nil {
 			return err
 		}
 	}
@@ -138,9 +138,6 @@ func mountAll(p platform, shared []string) error {
 		p.scratch,
 	}
 	for _, dir := range machineDirs {
-		if filepath.Dir(dir) == "/run" {
-			continue // a tmpfs already, and gone after a reboot as it should be
-		}
 		kept := filepath.Join(disk, "machine", dir)
 		if err := os.MkdirAll(kept, 0o755); err != nil {
 			return err
@@ -155,9 +152,9 @@ func mountAll(p platform, shared []string) error {
 	return nil
 }
 
-// mountCopy mounts lower on target, copy on write: what is written goes to a directory of the disk.
-func mountCopy(lower, target, name string) error {
-	upper, work := filepath.Join(disk, name, "upper"), filepath.Join(disk, name, "work")
+// mountCopy mounts lower on target, copy on write: what is written goes below the directory written.
+func mountCopy(lower, target, written string) error {
+	upper, work := filepath.Join(written, "upper"), filepath.Join(written, "work")
 	if err := errors.Join(os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {
 		return err
 	}
@@ -226,7 +223,7 @@ func loopbackUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// runJob runs the job on the consoles, and as process 1 must, reaps whatever else ends meanwhile.
+// runJob runs the job on the consoles.
 func runJob(p platform, j job) (int, error) {
 	out, err := openRaw(p.out)
 	if err != nil {
@@ -241,23 +238,30 @@ func runJob(p platform, j job) (int, error) {
 		name, value, _ := strings.Cut(entry, "=")
 		os.Setenv(name, value)
 	}
+	os.Setenv(startedEnv, startedBooted)
 	if err := os.MkdirAll(os.TempDir(), 0o1777); err != nil { // $TMPDIR, which another root may lack
 		return 0, err
 	}
 	if err := os.Chdir(j.Dir); err != nil {
 		return 0, err
 	}
-	path, err := exec.LookPath(j.Args[0])
+	return runAndReap(j.Args, &os.ProcAttr{
+		Files: []*os.File{out, out, errOut},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
+	})
+}
+
+// runAndReap runs args to their end, and as process 1 must, reaps whatever else ends meanwhile. What keeps args from
+// running goes where their stderr would.
+func runAndReap(args []string, attr *os.ProcAttr) (int, error) {
+	path, err := exec.LookPath(args[0])
 	if err != nil {
-		fmt.Fprintln(errOut, "vm:", err)
+		fmt.Fprintln(attr.Files[2], "vm:", err)
 		return 127, nil
 	}
-	child, err := os.StartProcess(path, j.Args, &os.ProcAttr{
-		Env: j.Env, Files: []*os.File{out, out, errOut},
-		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
-	})
+	child, err := os.StartProcess(path, args, attr)
 	if err != nil {
-		fmt.Fprintln(errOut, "vm:", err)
+		fmt.Fprintln(attr.Files[2], "vm:", err)
 		return 126, nil
 	}
 	for {

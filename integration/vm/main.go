@@ -1,7 +1,7 @@
 // Command vm runs a command as root on a kernel that has CAN, and passes on its output and exit status.
 //
-// Where this machine's kernel has CAN and the caller is root, the command runs here, in network and mount namespaces
-// of its own. Elsewhere vm boots User Mode Linux from Debian's package on this machine's own root file system, copy on
+// Where this machine's kernel has CAN and the caller is root, the command runs here, in namespaces of its own: without
+// this machine's network, daemons and containers, and with copies of /etc, /opt and /var/lib to write to. Elsewhere vm boots User Mode Linux from Debian's package on this machine's own root file system, copy on
 // write: what the command writes goes to a scratch disk, never to this machine.
 //
 //	vm [-suite NAME] [-boot] [-qemu [-cpus N]] [-disk FILE] [-mem MIB] command [argument ...]
@@ -13,6 +13,8 @@
 //
 // With -qemu it emulates a PC instead, on any host, and boots Debian's own kernel there: several CPUs, and two CAN
 // controllers on one wire (modprobe kvaser_pci), but ten times as slow, and without stdin.
+//
+// The command finds VXCAN_VM in its environment: "booted" on a kernel of its own, else "here".
 //
 // It fits `go test -exec`: the working directory, the environment and every path mean the same inside.
 package main
@@ -26,9 +28,20 @@ import (
 // exitTrouble is the exit status when vm itself fails, as with env(1) and chroot(1).
 const exitTrouble = 125
 
+// startedEnv tells a command that vm runs it, and on which kernel.
+const (
+	startedEnv    = "VXCAN_VM"
+	startedBooted = "booted"
+	startedHere   = "here"
+)
+
 func main() {
-	if os.Getpid() == 1 {
+	switch {
+	case os.Getpid() != 1:
+	case os.Getenv(scratchEnv) != "":
 		initMain()
+	case os.Getenv(startedEnv) == startedHere:
+		hereMain()
 	}
 	var m machine
 	flag.StringVar(&m.suite, "suite", os.Getenv("VXCAN_VM_SUITE"), "Debian release to boot, by `name`, instead of this machine's own")

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestModuleFiles(t *testing.T) {
+	dir := t.TempDir()
+	deps := "kernel/a.ko:\nkernel/b.ko.xz: kernel/c.ko kernel/a.ko\nkernel/c.ko: kernel/a.ko\nkernel/other.ko: kernel/a.ko\n"
+	if err := os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(deps), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := moduleFiles(dir, []string{"b", "builtin", "c"})
+	if want := []string{"kernel/a.ko", "kernel/c.ko", "kernel/b.ko.xz"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+}
+
+func TestFirstError(t *testing.T) {
+	for out, want := range map[string]string{
+		"I: start\nE: no mirror\nE: second\n": "no mirror",
+		"I: start\nI: last\n":                 "I: last",
+		"":                                    "",
+	} {
+		if got := firstError([]byte(out)); got != want {
+			t.Errorf("%q: got %q, want %q", out, got, want)
+		}
+	}
+}
+
+// vm prepares a run of a shell script on a booted kernel. What vm has in the file system is below tmp.
+func vm(t *testing.T, script string, flags ...string) (cmd *exec.Cmd, tmp string) {
+	t.Helper()
+	if os.Getenv("VXCAN_TEST_CAN") == "" {
+		t.Skip("boots a kernel with CAN: make test does it")
+	}
+	path, err := filepath.Abs("../../bin/vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp = t.TempDir()
+	cmd = exec.Command(path, append(flags, "-boot", "sh", "-c", script)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	return cmd, tmp
+}
+
+// TestCommand: the command's output and exit status come out, and nothing that it writes.
+func TestCommand(t *testing.T) {
+	name := fmt.Sprintf("vxcan-vm-test-%d", os.Getpid())
+	var files []string
+	for _, dir := range []string{"/etc", "/root", "/var/lib", "/var/lib/cni", "/opt", "/run", t.TempDir()} {
+		files = append(files, filepath.Join(dir, name))
+	}
+	cmd, tmp := vm(t, "mkdir -p "+filepath.Dir(files[len(files)-1])+"; for f in "+strings.Join(files, " ")+
+		"; do echo x >$f || exit 8; done; echo $VXCAN_VM; echo words >&2; exit 7")
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 7 {
+		t.Errorf("%v, want exit status 7", err)
+	}
+	if out.String() != "booted\n" || words.String() != "words\n" {
+		t.Errorf("stdout %q, stderr %q", out.String(), words.String())
+	}
+	for _, file := range files {
+		if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is on this machine (%v)", file, err)
+		}
+	}
+	expectEmpty(t, tmp)
+}
+
+// TestDisk: the next boot with the same disk finds what the last one wrote, but not in /run.
+func TestDisk(t *testing.T) {
+	disk := filepath.Join(t.TempDir(), "disk")
+	for _, script := range []string{
+		"echo x | tee /var/lib/here /var/lib/cni/here /etc/here /run/here",
+		"cat /var/lib/here /var/lib/cni/here /etc/here && test ! -e /run/here",
+	} {
+		cmd, tmp := vm(t, script, "-disk", disk)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", script, err, out)
+		}
+		expectEmpty(t, tmp)
+	}
+}
+
+// TestInterrupted: an interrupt ends the machine, and nothing of it is left.
+func TestInterrupted(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			cmd, tmp := vm(t, "sleep 1000 & echo up; sleep 1000")
+			out, err := cmd.StdoutPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+				t.Errorf("got %q, %v", line, err)
+			}
+			kernel := childOf(t, cmd.Process.Pid)
+			if err := errors.Join(syscall.Kill(-kernel, 0), cmd.Process.Signal(sig)); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != exitTrouble {
+				t.Errorf("%v, want exit status %d", err, exitTrouble)
+			}
+			deadline := time.Now().Add(10 * time.Second)
+			for !errors.Is(syscall.Kill(-kernel, 0), syscall.ESRCH) { // the kernel's process group
+				if time.Now().After(deadline) {
+					t.Fatalf("processes of group %d are left", kernel)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			expectEmpty(t, tmp)
+		})
+	}
+}
+
+// childOf finds a process by its parent.
+func childOf(t *testing.T, parent int) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range stats {
+		stat, _ := os.ReadFile(file) // it may be gone
+		// "pid (name) state ppid ...", proc(5)
+		if _, rest, _ := bytes.Cut(stat, []byte(") ")); len(rest) > 2 && strings.HasPrefix(string(rest[2:]), fmt.Sprint(parent, " ")) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("process %d has no child", parent)
+	return 0
+}
+
+func expectEmpty(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("in %s: %v, %v", dir, left, err)
+	}
+}
