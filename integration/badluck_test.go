@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,36 +17,58 @@ import (
 // TestKilled: an ADD that is killed at any system call that matters, with SIGKILL. Whatever it left, the next ADD, DEL
 // or GC of it puts right. strace delivers the signal when the call has been made, or instead of it.
 func TestKilled(t *testing.T) {
-	freshHost(t)
-	next := []string{"ADD", "DEL", "GC"}
-	kills := 0
-	for _, name := range []string{"sendto", "fsync", "renameat", "openat", "recvfrom"} {
-		for n, killed := 1, true; killed; n++ {
-			verb := next[kills%len(next)]
-			t.Run(fmt.Sprintf("%s %d then %s", name, n, verb), func(t *testing.T) {
-				freshHost(t)
-				// Every other time an endpoint is there that must go on; else all is made anew.
-				neighbour, neighbourIf := on(newContainer(t, "neighbour")), ""
-				if n%2 == 0 {
-					result, _ := neighbour.add(t)
-					neighbourIf = hostIf(result)
+	const most = 100 // calls of one name, many times what an ADD makes
+	next, all := []string{"ADD", "DEL", "GC"}, 0
+	for _, bus := range []string{"cold", "warm"} {
+		for _, name := range []string{"sendto", "fsync", "renameat", "openat", "recvfrom"} {
+			kills := 0
+			for n := 1; n <= most; n++ {
+				killed := false
+				verb := next[all%len(next)] // another one also for names that are called once
+				t.Run(fmt.Sprintf("%s %s %d then %s", bus, name, n, verb), func(t *testing.T) {
+					freshHost(t)
+					// On a warm bus is an endpoint that must go on; on a cold one all is made anew.
+					neighbour, neighbourIf := on(newContainer(t, "neighbour")), ""
+					if bus == "warm" {
+						result, _ := neighbour.add(t)
+						neighbourIf = hostIf(result)
+					}
+					victim := on(newContainer(t, "victim"))
+					if killed = victim.killedAt(t, name, n); killed { // else it made fewer calls than that
+						expectHealed(t, verb, victim, neighbour, neighbourIf)
+					}
+				})
+				if !killed {
+					break
 				}
-				victim := on(newContainer(t, "victim"))
-				victim.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name,
-					"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", name, n)}
-				_, _, err := victim.exec(t, "ADD")
-				victim.wrap = nil
-				if killed = err != nil; killed { // else it made fewer calls than that
-					kills++
-					expectHealed(t, verb, victim, neighbour, neighbourIf)
-				}
-			})
+				kills, all = kills+1, all+1
+			}
+			t.Logf("%s: killed at %d calls of %s", bus, kills, name)
+			if kills == 0 || kills == most {
+				t.Errorf("%s: killed at %d calls of %s: does strace still inject signals?", bus, kills, name)
+			}
 		}
 	}
-	t.Logf("killed %d times", kills)
-	if kills < 20 {
-		t.Errorf("killed only %d times: does strace still inject signals?", kills)
+}
+
+// killedAt runs an ADD that SIGKILL ends at the nth system call of this name, and tells whether it did. One that ends
+// before by itself must have succeeded.
+func (c call) killedAt(t *testing.T, name string, n int) bool {
+	t.Helper()
+	c.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name,
+		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", name, n)}
+	_, _, err := c.exec(t, "ADD")
+	var exit *exec.ExitError
+	if err == nil {
+		return false
+	} else if !errors.As(err, &exit) {
+		t.Fatalf("not killed: %v", err)
 	}
+	// strace ends as its program did.
+	if status := exit.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("not killed: %v", err)
+	}
+	return true
 }
 
 // expectHealed runs the verb for the victim of a kill and looks at what is there afterwards.
