@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,7 +30,8 @@ func TestConflists(t *testing.T) {
 			}
 			write(t, filepath.Join(dir, filepath.Base(file)), string(content))
 			tool := func(verb string, c *container) error {
-				cmd := exec.Command(filepath.Join(binDir(t), "cnitool"), verb, list.Name, c.path)
+				cmd, cancel := limited(filepath.Join(binDir(t), "cnitool"), verb, list.Name, c.path)
+				defer cancel()
 				cmd.Env = append(os.Environ(), "NETCONFPATH="+dir, "CNI_PATH="+binDir(t)+":/usr/lib/cni")
 				out, err := cmd.CombinedOutput()
 				t.Logf("cnitool %s: %s", verb, firstLine(string(out)))

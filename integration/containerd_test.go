@@ -67,8 +67,8 @@ func newContainerdWith(t testing.TB, conflist []byte) *containerd {
 	if err := os.WriteFile(c.dir+"/config.toml", []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.end) // also of one that starts too slowly
 	c.start()
-	t.Cleanup(c.end)
 	if out := command(t, "ctr", "--namespace", "k8s.io", "image", "list", "--quiet"); !strings.Contains(out, podImage) {
 		command(t, "ctr", "--namespace", "k8s.io", "image", "import", imageArchive(t, podImage))
 	}
@@ -83,12 +83,14 @@ func (c *containerd) start() {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	c.daemon = exec.Command("containerd", "--config", c.dir+"/config.toml")
-	c.daemon.Stdout, c.daemon.Stderr = log, log
-	if err := c.daemon.Start(); err != nil {
+	daemon := exec.Command("containerd", "--config", c.dir+"/config.toml")
+	daemon.Stdout, daemon.Stderr = log, log
+	if err := daemon.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	c.daemon = daemon
+	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(inTime))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -103,6 +105,13 @@ func (c *containerd) start() {
 	c.t.Fatalf("containerd does not answer: %v\n%s", err, c.lastWords())
 }
 
+// inTime limits every call.
+func inTime(ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	return invoke(ctx, method, request, answer, conn, options...)
+}
+
 // lastWords is the end of the daemon's log.
 func (c *containerd) lastWords() string {
 	out, _ := try("tail", "-n", "15", c.dir+"/log")
@@ -112,7 +121,7 @@ func (c *containerd) lastWords() string {
 // end removes the pods, unless they are to live through a reboot, and their bridge, and stops the daemon.
 func (c *containerd) end() {
 	c.t.Helper()
-	if os.Getenv("VXCAN_BOOT") != "1" {
+	if c.conn != nil && os.Getenv("VXCAN_BOOT") != "1" {
 		pods, err := c.cri.ListPodSandbox(context.Background(), &cri.ListPodSandboxRequest{})
 		if err != nil {
 			c.t.Error(err)
@@ -128,9 +137,12 @@ func (c *containerd) end() {
 
 // stop stops the daemon; its pods run on.
 func (c *containerd) stop() {
-	_ = c.conn.Close()
-	_ = c.daemon.Process.Signal(syscall.SIGTERM)
-	_ = c.daemon.Wait()
+	c.t.Helper()
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+	stop(c.t, &c.daemon, syscall.SIGTERM)
 }
 
 // runPod starts a pod, as a kubelet does, and returns its ID.
@@ -153,9 +165,7 @@ func (c *containerd) tryPod(name, annotation string) (string, error) {
 	if annotation != "" {
 		config.Annotations["vxcan/networks"] = annotation
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
-	defer cancel()
-	pod, err := c.cri.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	pod, err := c.cri.RunPodSandbox(c.t.Context(), &cri.RunPodSandboxRequest{Config: config})
 	return pod.GetPodSandboxId(), err
 }
 

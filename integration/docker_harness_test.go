@@ -90,14 +90,13 @@ func removeContent(dir string) error {
 }
 
 // start starts a program in the background, which logs to a file.
-func (d *dockerHost) start(log, name string, args ...string) *exec.Cmd {
+func (d *dockerHost) start(log string, cmd *exec.Cmd) *exec.Cmd {
 	d.t.Helper()
 	f, err := os.OpenFile(filepath.Join(d.logs, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer f.Close()
-	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.Env = append(os.Environ(), "DOCKER_RAMDISK=1") // the root of a booted machine cannot be pivoted
 	if err := cmd.Start(); err != nil {
@@ -120,7 +119,7 @@ func (d *dockerHost) startDriver() { d.t.Helper(); d.startDriverAt(driverSocket)
 
 func (d *dockerHost) startDriverAt(socket string) {
 	d.t.Helper()
-	d.driver = d.start("driver", filepath.Join(binDir(d.t), "vxcan-docker"), "--socket", socket)
+	d.driver = d.start("driver", exec.Command(filepath.Join(binDir(d.t), "vxcan-docker"), "--socket", socket))
 	d.waitFor("the driver", func() bool {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
@@ -134,23 +133,11 @@ func (d *dockerHost) stopDriver(sig os.Signal) { stop(d.t, &d.driver, sig) }
 
 func (d *dockerHost) startDaemon() {
 	d.t.Helper()
-	d.daemon = d.start("dockerd", "dockerd", append([]string{"--bridge=none", "--iptables=false"}, d.args...)...)
+	d.daemon = d.start("dockerd", exec.Command("dockerd", append([]string{"--bridge=none", "--iptables=false"}, d.args...)...))
 	d.waitFor("dockerd", func() bool { _, err := d.try("version"); return err == nil })
 }
 
 func (d *dockerHost) stopDaemon(sig os.Signal) { stop(d.t, &d.daemon, sig) }
-
-func stop(t testing.TB, cmd **exec.Cmd, sig os.Signal) {
-	t.Helper()
-	if *cmd == nil {
-		return
-	}
-	if err := (*cmd).Process.Signal(sig); err != nil {
-		t.Error(err)
-	}
-	_ = (*cmd).Wait() // the status says how it was stopped
-	*cmd = nil
-}
 
 func (d *dockerHost) waitFor(what string, ready func() bool) {
 	d.t.Helper()
@@ -262,29 +249,23 @@ func (c *dockerContainer) expectInterfaces(want ...string) {
 
 func (c *dockerContainer) on(ifName string) station { return station{c.name, c.netns, ifName} }
 
-// call asks the driver as dockerd does, and returns the HTTP status and the answer.
-func callDriver(t testing.TB, socket, call, body string) (int, map[string]any) {
-	t.Helper()
-	client := driverClient(socket)
+// callDriver asks the driver as dockerd does, and returns the HTTP status and the answer.
+func callDriver(call, body string) (status int, answer map[string]any, err error) {
+	client := &http.Client{Transport: driverTransport(driverSocket), Timeout: time.Minute}
 	defer client.CloseIdleConnections()
 	response, err := client.Post("http://plugin.moby.localhost/"+call, "application/json", strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, err
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, err
 	}
-	var answer map[string]any
 	if err := json.Unmarshal(text, &answer); err != nil {
-		t.Fatalf("%s: %v: %s", call, err, text)
+		return 0, nil, fmt.Errorf("%s: %w: %s", call, err, text)
 	}
-	return response.StatusCode, answer
-}
-
-func driverClient(socket string) *http.Client {
-	return &http.Client{Transport: driverTransport(socket), Timeout: time.Minute}
+	return response.StatusCode, answer, nil
 }
 
 func driverTransport(socket string) *http.Transport {

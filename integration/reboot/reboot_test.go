@@ -3,11 +3,14 @@
 package reboot
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // TestReboot runs the tests of package integration whose names begin with TestReboot, before and after a reboot.
@@ -31,7 +34,11 @@ func TestReboot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "disk") // a machine of its own
 			for _, boot := range []string{"1", "2"} {
-				cmd := exec.Command(vm, "-disk", disk, inside, "-test.run", "^"+name+"$", "-test.v")
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				cmd := exec.CommandContext(ctx, vm, "-disk", disk, inside, "-test.run", "^"+name+"$", "-test.v")
+				cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // for it to clean up
+				cmd.WaitDelay = time.Minute
 				cmd.Dir = ".." // where these tests expect to be
 				cmd.Env = append(os.Environ(), "VXCAN_BOOT="+boot)
 				out, err := cmd.CombinedOutput()
