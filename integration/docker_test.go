@@ -122,8 +122,8 @@ func TestDocker(t *testing.T) {
 				d.startDriver()
 			}
 		}
+		cantest.WaitQuiet(listener, onHost)
 		for _, l := range []*cantest.Listener{listener, onHost} {
-			l.WaitQuiet()
 			heard, _ := l.Heard()
 			for i := range count {
 				if n := heard[cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}]; n != 1 {
