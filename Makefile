@@ -47,7 +47,7 @@ setup-%:
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker|Containerd|AllRuntimes
+BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes
 GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
@@ -58,13 +58,13 @@ test: setup-test lint test-unit build ## test everything, as CI does: on a kerne
 
 test-on-own:
 	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	$(GO_TEST) ./integration/reboot
+	$(GO_TEST) -parallel 2 ./integration/reboot
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	$(GO_TEST) -exec '$(VM)' ./pkg/...
 	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	$(GO_TEST) ./integration/reboot
+	$(GO_TEST) -parallel 2 ./integration/reboot
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one

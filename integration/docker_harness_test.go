@@ -141,9 +141,10 @@ func (d *dockerHost) stopDaemon(sig os.Signal) { stop(d.t, &d.daemon, sig) }
 
 func (d *dockerHost) waitFor(what string, ready func() bool) {
 	d.t.Helper()
-	for deadline := time.Now().Add(150 * time.Second); !ready(); time.Sleep(100 * time.Millisecond) {
+	const patience = 5 * time.Minute // Docker itself takes two for some
+	for deadline := time.Now().Add(patience); !ready(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			d.t.Fatalf("%s: not there after 150 s", what)
+			d.t.Fatalf("%s: not there after %v", what, patience)
 		}
 	}
 }
@@ -276,15 +277,11 @@ func driverTransport(socket string) *http.Transport {
 // so far, in order.
 func (d *dockerHost) proxy(socket string, before func(call string)) (calls func() []string, stop func()) {
 	d.t.Helper()
-	l, err := net.Listen("unix", driverSocket)
-	if err != nil {
-		d.t.Fatal(err)
-	}
 	var mu sync.Mutex
 	var seen []string
 	target := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "driver"})
 	target.Transport = driverTransport(socket)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stop = d.serve(func(w http.ResponseWriter, r *http.Request) {
 		call := filepath.Ext(r.URL.Path)[1:]
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -293,13 +290,34 @@ func (d *dockerHost) proxy(socket string, before func(call string)) (calls func(
 		mu.Unlock()
 		before(call)
 		target.ServeHTTP(w, r)
-	})}
-	go server.Serve(l)
+	})
 	return func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Clone(seen)
-	}, func() { server.Close() }
+	}, stop
+}
+
+// refuseAll stands in the driver's place and refuses every call. They are lost then as they are without a driver, for
+// which Docker would look half a minute.
+func (d *dockerHost) refuseAll() (stop func()) {
+	d.t.Helper()
+	return d.serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"Err":"not today"}`) })
+}
+
+// serve answers the driver's calls.
+func (d *dockerHost) serve(answer http.HandlerFunc) (stop func()) {
+	d.t.Helper()
+	_ = os.Remove(driverSocket) // a killed driver's
+	l, err := net.Listen("unix", driverSocket)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	server := &http.Server{Handler: answer}
+	go server.Serve(l)
+	stop = func() { server.Close() }
+	d.t.Cleanup(stop)
+	return stop
 }
 
 // expectClean fails the test if anything of a bus is there, or anything that Docker makes for other networks.

@@ -77,7 +77,6 @@ func TestDocker(t *testing.T) {
 
 	t.Run("driver killed between CreateEndpoint and Join", d.sub(func(d *dockerHost) {
 		d.stopDriver(os.Kill)
-		os.Remove(driverSocket)
 		const behind = "/run/vxcan-behind.sock"
 		d.startDriverAt(behind)
 		killed := false
@@ -151,10 +150,10 @@ func TestDocker(t *testing.T) {
 	t.Run("calls lost while the driver is down", d.sub(func(d *dockerHost) {
 		d.run("c3", "--network", "canbus").netns.Close()
 		d.stopDriver(os.Kill)
-		start := time.Now()
+		stop := d.refuseAll()
 		_, err := d.try("rm", "-f", "c3")
-		d.t.Logf("docker rm without a driver: %v after %v", err, time.Since(start))
-		d.t.Logf("left meanwhile: %v", canLinks(d.t))
+		d.t.Logf("docker rm without a driver: %v; left: %v", err, canLinks(d.t))
+		stop()
 		d.startDriver()
 		// What Docker did not move back goes with the netns, which Docker keeps for up to two minutes.
 		d.waitFor("the end of c3", func() bool { return len(hostEnds(d.t)) == 2 })

@@ -32,6 +32,7 @@ func TestReboot(t *testing.T) {
 	}
 	for name := range strings.FieldsSeq(string(list)) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			disk := filepath.Join(t.TempDir(), "disk") // a machine of its own
 			for _, boot := range []string{"1", "2"} {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
