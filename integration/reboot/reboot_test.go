@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,9 +23,13 @@ func TestReboot(t *testing.T) {
 	if out, err := exec.Command("go", "test", "-c", "-o", inside, "..").CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
-	vm, err := filepath.Abs("../../bin/vm")
-	if err != nil {
-		t.Fatal(err)
+	vm := strings.Fields(os.Getenv("VXCAN_VM")) // make's: with sudo, for who is not root
+	if len(vm) == 0 {
+		path, err := filepath.Abs("../../bin/vm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		vm = []string{path}
 	}
 	list, err := exec.Command(inside, "-test.list", "^TestReboot").Output()
 	if err != nil {
@@ -37,7 +42,8 @@ func TestReboot(t *testing.T) {
 			for _, boot := range []string{"1", "2"} {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 				defer cancel()
-				cmd := exec.CommandContext(ctx, vm, "-disk", disk, inside, "-test.run", "^"+name+"$", "-test.v")
+				args := append(slices.Clone(vm), "-disk", disk, inside, "-test.run", "^"+name+"$", "-test.v")
+				cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 				cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // for it to clean up
 				cmd.WaitDelay = time.Minute
 				cmd.Dir = ".." // where these tests expect to be
