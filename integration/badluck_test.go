@@ -184,6 +184,10 @@ func TestDisk(t *testing.T) {
 				result, _ := on(box).add(t)
 				write(t, stateDir+"/filler", "") // takes no room; now fill what is left
 				_, _ = try("sh", "-c", "yes | dd of="+stateDir+"/filler bs=512 2>/dev/null")
+				if err := os.WriteFile(stateDir+"/probe", []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
+					t.Fatalf("the disk is not full: %v", err)
+				}
+				remove(t, stateDir+"/probe")
 				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go
 				if slices.Contains(canLinks(t), hostIf(result)) {
 					t.Error("DEL on a full disk left the pair")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -284,22 +285,48 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
-// TestContainerdK3s runs the files for k3s. Its flannel plugin is in no Debian package: bridge stands in its place, with
-// all that follows it as it is.
-func TestContainerdK3s(t *testing.T) {
-	freshHost(t)
-	var ours, theirs struct {
-		CNIVersion string            `json:"cniVersion"`
-		Name       string            `json:"name"`
-		Plugins    []json.RawMessage `json:"plugins"`
-	}
+// podConflist is a pod network of conflist/.
+type podConflist struct {
+	CNIVersion string            `json:"cniVersion"`
+	Name       string            `json:"name"`
+	Plugins    []json.RawMessage `json:"plugins"`
+}
+
+// k3sConflist is the file for k3s. Its flannel plugin is in no Debian package: bridge stands in its place, with all that
+// follows it as it is.
+func k3sConflist(t testing.TB) podConflist {
+	t.Helper()
+	var ours, theirs podConflist
 	readJSON(t, "../conflist/k3s/cni.conflist", &ours)
 	readJSON(t, "../conflist/containerd/cni.conflist", &theirs)
 	if !strings.Contains(string(ours.Plugins[0]), `"flannel"`) || !strings.Contains(string(theirs.Plugins[0]), `"bridge"`) {
 		t.Fatalf("first plugins: %s, %s", ours.Plugins[0], theirs.Plugins[0])
 	}
 	ours.Plugins[0] = theirs.Plugins[0]
-	c := newContainerdWith(t, marshal(t, ours))
+	return ours
+}
+
+// TestContainerdEveryPod: without the capability every pod is attached, whether it asks for it or not.
+func TestContainerdEveryPod(t *testing.T) {
+	freshHost(t)
+	var list podConflist
+	readJSON(t, "../conflist/containerd/cni.conflist", &list)
+	list.Plugins[len(list.Plugins)-1] = json.RawMessage(`{"type":"vxcan"}`)
+	c := newContainerdWith(t, marshal(t, list))
+	stations := []station{{"host", nil, "vcan0"}}
+	for name, annotation := range map[string]string{"engine": "", "dashboard": "vcan1:can1"} {
+		stations = append(stations, c.station(c.runPod(name, annotation), "can0"))
+	}
+	expectExactlyOnce(t, stations, 50, true)
+	if slices.Contains(canLinks(t), "vcan1") {
+		t.Error("an annotation was heard that nobody passes on")
+	}
+}
+
+// TestContainerdK3s runs the files for k3s.
+func TestContainerdK3s(t *testing.T) {
+	freshHost(t)
+	c := newContainerdWith(t, marshal(t, k3sConflist(t)))
 	manifest, err := os.ReadFile("../conflist/k3s/pod.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -336,7 +363,8 @@ func TestContainerdStatus(t *testing.T) {
 	if ready, reason := c.networkReady(); !ready {
 		t.Errorf("containerd %s: not ready: %s", c.version(), reason)
 	}
-	if c.version() < "2" { // asks no plugin
+	if c.version() < "2" {
+		t.Logf("containerd %s asks no plugin for its STATUS", c.version())
 		return
 	}
 	restore := withoutModules(t)
