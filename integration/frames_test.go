@@ -70,7 +70,7 @@ func expectExactlyOnce(t *testing.T, stations []station, count int, fd bool) {
 		})
 	}
 	senders.Wait()
-	cantest.WaitQuiet(listeners...)
+	cantest.WaitQuiet(len(stations)*len(stations)*len(frames(0, count, fd)), listeners...)
 	heard := 0
 	for i, l := range listeners {
 		foreign, own := l.Heard()

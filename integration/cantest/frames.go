@@ -172,19 +172,25 @@ func (l *Listener) run(t testing.TB, conn syscall.RawConn) {
 	}
 }
 
-// WaitQuiet waits until none of the listeners has heard anything for a while.
-func WaitQuiet(listeners ...*Listener) {
-	for last := -1; ; time.Sleep(300 * time.Millisecond) {
+// WaitQuiet waits until none of the listeners has heard anything for a while, which is longer while they have not heard
+// as many frames in all as they should: a busy kernel may take its time over delivery.
+func WaitQuiet(want int, listeners ...*Listener) {
+	for last, since := -1, time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		total := 0
 		for _, l := range listeners {
 			l.mu.Lock()
 			total += l.total
 			l.mu.Unlock()
 		}
-		if total == last {
+		quiet := 5 * time.Second
+		if total >= want {
+			quiet = 300 * time.Millisecond
+		}
+		if total != last {
+			last, since = total, time.Now()
+		} else if time.Since(since) > quiet {
 			return
 		}
-		last = total
 	}
 }
 
