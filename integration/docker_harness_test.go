@@ -381,25 +381,3 @@ func dockerRules(t testing.TB, hub string, hostIfs ...string) []string {
 	slices.Sort(all)
 	return all
 }
-
-func hostEnds(t testing.TB) (names []string) {
-	t.Helper()
-	for _, l := range links(t) {
-		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
-			names = append(names, l.Name)
-		}
-	}
-	return names
-}
-
-// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
-func expectBus(t testing.TB, hub string, n int) {
-	t.Helper()
-	hostIfs := hostEnds(t)
-	if len(hostIfs) != n {
-		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
-	}
-	if got, want := rules(t), dockerRules(t, hub, hostIfs...); !slices.Equal(got, want) {
-		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}

@@ -383,3 +383,71 @@ func containerNames(prefix string, n int) []string {
 	}
 	return names
 }
+
+// hostEnds names the host ends of all endpoints.
+func hostEnds(t testing.TB) (names []string) {
+	t.Helper()
+	for _, l := range links(t) {
+		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
+			names = append(names, l.Name)
+		}
+	}
+	return names
+}
+
+// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
+func expectBus(t testing.TB, hub string, n int) {
+	t.Helper()
+	hostIfs := hostEnds(t)
+	if len(hostIfs) != n {
+		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
+	}
+	if got, want := rules(t), dockerRules(t, hub, hostIfs...); !slices.Equal(got, want) {
+		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot
+// runs them, twice on one disk.
+func bootNumber(t testing.TB) int {
+	t.Helper()
+	switch os.Getenv("VXCAN_BOOT") {
+	case "1":
+		return 1
+	case "2":
+		return 2
+	}
+	t.Skip("go test ./integration/reboot runs this")
+	return 0
+}
+
+// expectNoHub fails the test if a hub survived the reboot, which would be none then. Each of these tests has its own.
+func expectNoHub(t testing.TB, hub string) {
+	t.Helper()
+	if slices.Contains(canLinks(t), hub) {
+		t.Fatalf("%s survived the reboot", hub)
+	}
+}
+
+func remove(t testing.TB, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -195,27 +194,5 @@ func TestRebootPodman(t *testing.T) {
 		if state, err := os.ReadFile(stateDir + "/vcan0.json"); err != nil || strings.Contains(string(state), "hostIf") {
 			t.Errorf("record: %s, %v", state, err)
 		}
-	}
-}
-
-// bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot
-// runs them, twice on one disk.
-func bootNumber(t testing.TB) int {
-	t.Helper()
-	switch os.Getenv("VXCAN_BOOT") {
-	case "1":
-		return 1
-	case "2":
-		return 2
-	}
-	t.Skip("go test ./integration/reboot runs this")
-	return 0
-}
-
-// expectNoHub fails the test if a hub survived the reboot, which would be none then. Each of these tests has its own.
-func expectNoHub(t testing.TB, hub string) {
-	t.Helper()
-	if slices.Contains(canLinks(t), hub) {
-		t.Fatalf("%s survived the reboot", hub)
 	}
 }
