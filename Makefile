@@ -21,7 +21,7 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_VM_SUITE)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
@@ -47,7 +47,7 @@ setup-%:
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker|Containerd|AllRuntimes
+BY_RELEASE = Frames|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes
 GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
@@ -58,14 +58,14 @@ test: setup-test lint test-unit build test-install ## test everything, as CI doe
 
 test-on-own:
 	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	$(GO_TEST) ./integration/reboot ./integration/vm
+	VXCAN_VM='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
 	$(VM) integration/demo/demo.sh
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	$(GO_TEST) -exec '$(VM)' ./pkg/...
 	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	$(GO_TEST) ./integration/reboot ./integration/vm
+	VXCAN_VM='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one

@@ -12,6 +12,8 @@ func TestBadInput(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	freshHost(t)
+	box := newContainer(t, "c")
 	for _, c := range []struct {
 		name  string
 		conf  string // members of the configuration
@@ -47,14 +49,16 @@ func TestBadInput(t *testing.T) {
 		{"version too old", `"cniVersion":"0.2.0"`, nil, 1, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
-			this := on(newContainer(t, "c")).with(c.conf)
+			this := on(box).with(c.conf)
 			if c.set != nil {
 				c.set(&this)
 			}
 			this.fails(t, "ADD", c.code, c.words...)
 			expectNothing(t)
 		})
+	}
+	if got := box.links(t); len(got) != 1 { // lo
+		t.Errorf("devices in the container: %v", got)
 	}
 }
 

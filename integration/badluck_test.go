@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,41 +12,66 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 )
 
 // TestKilled: an ADD that is killed at any system call that matters, with SIGKILL. Whatever it left, the next ADD, DEL
 // or GC of it puts right. strace delivers the signal when the call has been made, or instead of it.
 func TestKilled(t *testing.T) {
-	freshHost(t)
-	next := []string{"ADD", "DEL", "GC"}
-	kills := 0
-	for _, name := range []string{"sendto", "fsync", "renameat", "openat", "recvfrom"} {
-		for n, killed := 1, true; killed; n++ {
-			verb := next[kills%len(next)]
-			t.Run(fmt.Sprintf("%s %d then %s", name, n, verb), func(t *testing.T) {
-				freshHost(t)
-				// Every other time an endpoint is there that must go on; else all is made anew.
-				neighbour, neighbourIf := on(newContainer(t, "neighbour")), ""
-				if n%2 == 0 {
-					result, _ := neighbour.add(t)
-					neighbourIf = hostIf(result)
+	const most = 100 // calls of one name, many times what an ADD makes
+	next, all := []string{"ADD", "DEL", "GC"}, 0
+	for _, bus := range []string{"cold", "warm"} {
+		for _, name := range []string{"sendto", "fsync", "renameat", "openat", "recvfrom"} {
+			kills := 0
+			for n := 1; n <= most; n++ {
+				killed := false
+				verb := next[all%len(next)] // another one also for names that are called once
+				t.Run(fmt.Sprintf("%s %s %d then %s", bus, name, n, verb), func(t *testing.T) {
+					freshHost(t)
+					// On a warm bus is an endpoint that must go on; on a cold one all is made anew.
+					neighbour, neighbourIf := on(newContainer(t, "neighbour")), ""
+					if bus == "warm" {
+						result, _ := neighbour.add(t)
+						neighbourIf = hostIf(result)
+					}
+					victim := on(newContainer(t, "victim"))
+					if killed = victim.killedAt(t, name, n); killed { // else it made fewer calls than that
+						expectHealed(t, verb, victim, neighbour, neighbourIf)
+					}
+				})
+				if !killed {
+					break
 				}
-				victim := on(newContainer(t, "victim"))
-				victim.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name,
-					"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", name, n)}
-				_, _, err := victim.exec(t, "ADD")
-				victim.wrap = nil
-				if killed = err != nil; killed { // else it made fewer calls than that
-					kills++
-					expectHealed(t, verb, victim, neighbour, neighbourIf)
-				}
-			})
+				kills, all = kills+1, all+1
+			}
+			t.Logf("%s: killed at %d calls of %s", bus, kills, name)
+			if kills == 0 || kills == most {
+				t.Errorf("%s: killed at %d calls of %s: does strace still inject signals?", bus, kills, name)
+			}
 		}
 	}
-	t.Logf("killed %d times", kills)
-	if kills < 20 {
-		t.Errorf("killed only %d times: does strace still inject signals?", kills)
+}
+
+// killedAt runs an ADD that SIGKILL ends at the nth system call of this name, and tells whether it did. One that ends
+// before by itself must have succeeded.
+func (c call) killedAt(t *testing.T, name string, n int) bool {
+	t.Helper()
+	c.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name,
+		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", name, n)}
+	_, _, err := c.exec(t, "ADD")
+	var exit *exec.ExitError
+	if err == nil {
+		return false
+	} else if !errors.As(err, &exit) {
+		t.Fatalf("not killed: %v", err)
 	}
+	// strace ends as its program did.
+	if status := exit.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("not killed: %v", err)
+	}
+	return true
 }
 
 // expectHealed runs the verb for the victim of a kill and looks at what is there afterwards.
@@ -158,6 +184,10 @@ func TestDisk(t *testing.T) {
 				result, _ := on(box).add(t)
 				write(t, stateDir+"/filler", "") // takes no room; now fill what is left
 				_, _ = try("sh", "-c", "yes | dd of="+stateDir+"/filler bs=512 2>/dev/null")
+				if err := os.WriteFile(stateDir+"/probe", []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
+					t.Fatalf("the disk is not full: %v", err)
+				}
+				remove(t, stateDir+"/probe")
 				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go
 				if slices.Contains(canLinks(t), hostIf(result)) {
 					t.Error("DEL on a full disk left the pair")
@@ -175,36 +205,32 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock := stateDir + "/vcan0.lock"
-	hold := func(seconds string) *exec.Cmd {
-		holder := exec.Command("flock", lock, "sleep", seconds)
-		holder.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if err := holder.Start(); err != nil {
+	hold := func() (release func()) {
+		f, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
-			_ = syscall.Kill(-holder.Process.Pid, syscall.SIGKILL)
-			_ = holder.Wait()
-		})
-		for range 100 { // until it really has it
-			if _, err := try("flock", "-n", lock, "true"); err != nil {
-				return holder
-			}
-			time.Sleep(20 * time.Millisecond)
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
 		}
-		t.Fatal("flock does not lock")
-		return nil
+		return func() { f.Close() }
 	}
-	hold("2")
-	start := time.Now()
+	release, released := hold(), make(chan struct{})
+	time.AfterFunc(2*time.Second, func() {
+		close(released)
+		release()
+	})
 	on(c).add(t)
-	if waited := time.Since(start); waited < time.Second {
-		t.Errorf("ADD took %v with the lock held for 2 s", waited)
+	select {
+	case <-released:
+	default:
+		t.Error("ADD did not wait for the lock")
 	}
 	on(c).ok(t, "DEL")
-	hold("60")
-	start = time.Now()
+	defer hold()()
+	start := time.Now()
 	on(c).fails(t, "ADD", 11, lock)
-	if waited := time.Since(start); waited < 9*time.Second || waited > 20*time.Second {
+	if waited := time.Since(start); waited < 9*time.Second || waited > time.Minute {
 		t.Errorf("ADD gave up after %v, want 10 s", waited)
 	}
 }
@@ -233,6 +259,12 @@ func TestManyAtOnce(t *testing.T) {
 				t.Errorf("ADD %d: %v", i, err)
 				return
 			}
+			result, err := types100.NewResult([]byte(out))
+			if err != nil {
+				t.Errorf("result of ADD %d: %v", i, err)
+				return
+			}
+			hostIfs[i] = hostIf(result.(*types100.Result))
 			if i%8 == 0 {
 				if _, _, err := this.with(`"prevResult":`+out).exec(t, "CHECK"); err != nil {
 					t.Errorf("CHECK %d: %v", i, err)
@@ -244,10 +276,6 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	for i, this := range calls {
-		result, _ := this.add(t) // the same again; it is what each got
-		hostIfs[i] = hostIf(result)
-	}
 	expectRules(t, true, "vcan0", hostIfs...)
 	for i, this := range calls {
 		all.Go(func() {

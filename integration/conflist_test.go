@@ -1,38 +1,52 @@
 package integration
 
 import (
+	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 )
 
-// TestConflists runs every file of conflist/ as its users would, by cnitool: STATUS, ADD, CHECK, DEL and GC.
+// TestConflists runs every file of conflist/ as its users would, by cnitool: STATUS, ADD, CHECK, DEL and GC. Those for
+// clusters get what a pod asks for.
 func TestConflists(t *testing.T) {
 	files, err := filepath.Glob("../conflist/*.conflist")
 	if err != nil || len(files) < 4 {
 		t.Fatalf("conflist files: %v, %v", files, err)
 	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
+	for _, file := range append(files, "../conflist/containerd/cni.conflist", "../conflist/k3s/cni.conflist") {
+		t.Run(strings.TrimPrefix(file, "../conflist/"), func(t *testing.T) {
 			freshHost(t)
-			list, err := libcni.ConfListFromFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := t.TempDir() // alone, because networks of several files may have one name
 			content, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if strings.Contains(file, "k3s") {
+				list := k3sConflist(t)
+				// The bandwidth plugin of bookworm panics at a CHECK of a pod that asks for no limit.
+				list.Plugins = slices.DeleteFunc(list.Plugins, func(plugin json.RawMessage) bool {
+					return strings.Contains(string(plugin), `"bandwidth"`)
+				})
+				content = marshal(t, list)
+			}
+			list, err := libcni.ConfListFromBytes(content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bridged := strings.Contains(string(content), `"bridge"`)
+			dir := t.TempDir() // alone, because networks of several files may have one name
 			write(t, filepath.Join(dir, filepath.Base(file)), string(content))
+			t.Cleanup(func() { _, _ = try("ip", "link", "del", "cni0") })
 			tool := func(verb string, c *container) error {
-				cmd := exec.Command(filepath.Join(binDir(t), "cnitool"), verb, list.Name, c.path)
-				cmd.Env = append(os.Environ(), "NETCONFPATH="+dir, "CNI_PATH="+binDir(t)+":/usr/lib/cni")
+				cmd, cancel := limited(filepath.Join(binDir(t), "cnitool"), verb, list.Name, c.path)
+				defer cancel()
+				cmd.Env = append(os.Environ(), "NETCONFPATH="+dir, "CNI_PATH="+binDir(t)+":/usr/lib/cni",
+					`CAP_ARGS={"io.kubernetes.cri.pod-annotations":{"vxcan/networks":"can0"}}`)
 				out, err := cmd.CombinedOutput()
 				t.Logf("cnitool %s: %s", verb, firstLine(string(out)))
 				return err
@@ -53,7 +67,7 @@ func TestConflists(t *testing.T) {
 				hub, contIf = "vcan1", "can1"
 			}
 			expectExactlyOnce(t, []station{{"host", nil, hub}, {"a", a.netns, contIf}, {"b", b.netns, contIf}}, 5, true)
-			if list.Name == "robot" && !slices.ContainsFunc(a.links(t), func(l link) bool { return l.Name == "eth0" && l.Up }) {
+			if bridged && !slices.ContainsFunc(a.links(t), func(l link) bool { return l.Name == "eth0" && l.Up }) {
 				t.Errorf("no eth0 beside can0: %v", a.links(t))
 			}
 			command(t, "cangw", "-F")
@@ -64,9 +78,22 @@ func TestConflists(t *testing.T) {
 			must("add", b)
 			must("check", a)
 			must("del", a)
-			must("gc", a) // cnitool gives no list of who is valid: everybody goes
-			if got := rules(t); len(got) > len(wantRules(true, hub)) && list.CNIVersion == "1.1.0" {
-				t.Errorf("after GC: %v", got)
+			must("gc", a) // libcni calls DEL for everybody it remembers
+			expectRules(t, true, hub)
+			must("add", b)
+			if list.CNIVersion == "1.1.0" { // from which on plugins know GC
+				// What libcni has forgotten, only the plugin's own GC finds. cnitool passes no list, and then nobody goes.
+				if err := removeContent("/var/lib/cni/results"); err != nil {
+					t.Fatal(err)
+				}
+				runtime := libcni.NewCNIConfig([]string{binDir(t)}, nil)
+				if err := runtime.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
+					t.Fatal(err)
+				}
+				expectRules(t, true, hub)
+				if slices.ContainsFunc(b.links(t), func(l link) bool { return l.Name == contIf }) {
+					t.Errorf("%s is still there after GC", contIf)
+				}
 			}
 			must("del", b)
 			expectRules(t, true, hub)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,8 +68,8 @@ func newContainerdWith(t testing.TB, conflist []byte) *containerd {
 	if err := os.WriteFile(c.dir+"/config.toml", []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.end) // also of one that starts too slowly
 	c.start()
-	t.Cleanup(c.end)
 	if out := command(t, "ctr", "--namespace", "k8s.io", "image", "list", "--quiet"); !strings.Contains(out, podImage) {
 		command(t, "ctr", "--namespace", "k8s.io", "image", "import", imageArchive(t, podImage))
 	}
@@ -83,12 +84,14 @@ func (c *containerd) start() {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	c.daemon = exec.Command("containerd", "--config", c.dir+"/config.toml")
-	c.daemon.Stdout, c.daemon.Stderr = log, log
-	if err := c.daemon.Start(); err != nil {
+	daemon := exec.Command("containerd", "--config", c.dir+"/config.toml")
+	daemon.Stdout, daemon.Stderr = log, log
+	if err := daemon.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	c.daemon = daemon
+	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(inTime))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -103,6 +106,13 @@ func (c *containerd) start() {
 	c.t.Fatalf("containerd does not answer: %v\n%s", err, c.lastWords())
 }
 
+// inTime limits every call.
+func inTime(ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	return invoke(ctx, method, request, answer, conn, options...)
+}
+
 // lastWords is the end of the daemon's log.
 func (c *containerd) lastWords() string {
 	out, _ := try("tail", "-n", "15", c.dir+"/log")
@@ -112,7 +122,7 @@ func (c *containerd) lastWords() string {
 // end removes the pods, unless they are to live through a reboot, and their bridge, and stops the daemon.
 func (c *containerd) end() {
 	c.t.Helper()
-	if os.Getenv("VXCAN_BOOT") != "1" {
+	if c.conn != nil && os.Getenv("VXCAN_BOOT") != "1" {
 		pods, err := c.cri.ListPodSandbox(context.Background(), &cri.ListPodSandboxRequest{})
 		if err != nil {
 			c.t.Error(err)
@@ -128,9 +138,12 @@ func (c *containerd) end() {
 
 // stop stops the daemon; its pods run on.
 func (c *containerd) stop() {
-	_ = c.conn.Close()
-	_ = c.daemon.Process.Signal(syscall.SIGTERM)
-	_ = c.daemon.Wait()
+	c.t.Helper()
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+	stop(c.t, &c.daemon, syscall.SIGTERM)
 }
 
 // runPod starts a pod, as a kubelet does, and returns its ID.
@@ -153,9 +166,7 @@ func (c *containerd) tryPod(name, annotation string) (string, error) {
 	if annotation != "" {
 		config.Annotations["vxcan/networks"] = annotation
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
-	defer cancel()
-	pod, err := c.cri.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	pod, err := c.cri.RunPodSandbox(c.t.Context(), &cri.RunPodSandboxRequest{Config: config})
 	return pod.GetPodSandboxId(), err
 }
 
@@ -274,22 +285,48 @@ func TestContainerd(t *testing.T) {
 	}
 }
 
-// TestContainerdK3s runs the files for k3s. Its flannel plugin is in no Debian package: bridge stands in its place, with
-// all that follows it as it is.
-func TestContainerdK3s(t *testing.T) {
-	freshHost(t)
-	var ours, theirs struct {
-		CNIVersion string            `json:"cniVersion"`
-		Name       string            `json:"name"`
-		Plugins    []json.RawMessage `json:"plugins"`
-	}
+// podConflist is a pod network of conflist/.
+type podConflist struct {
+	CNIVersion string            `json:"cniVersion"`
+	Name       string            `json:"name"`
+	Plugins    []json.RawMessage `json:"plugins"`
+}
+
+// k3sConflist is the file for k3s. Its flannel plugin is in no Debian package: bridge stands in its place, with all that
+// follows it as it is.
+func k3sConflist(t testing.TB) podConflist {
+	t.Helper()
+	var ours, theirs podConflist
 	readJSON(t, "../conflist/k3s/cni.conflist", &ours)
 	readJSON(t, "../conflist/containerd/cni.conflist", &theirs)
 	if !strings.Contains(string(ours.Plugins[0]), `"flannel"`) || !strings.Contains(string(theirs.Plugins[0]), `"bridge"`) {
 		t.Fatalf("first plugins: %s, %s", ours.Plugins[0], theirs.Plugins[0])
 	}
 	ours.Plugins[0] = theirs.Plugins[0]
-	c := newContainerdWith(t, marshal(t, ours))
+	return ours
+}
+
+// TestContainerdEveryPod: without the capability every pod is attached, whether it asks for it or not.
+func TestContainerdEveryPod(t *testing.T) {
+	freshHost(t)
+	var list podConflist
+	readJSON(t, "../conflist/containerd/cni.conflist", &list)
+	list.Plugins[len(list.Plugins)-1] = json.RawMessage(`{"type":"vxcan"}`)
+	c := newContainerdWith(t, marshal(t, list))
+	stations := []station{{"host", nil, "vcan0"}}
+	for name, annotation := range map[string]string{"engine": "", "dashboard": "vcan1:can1"} {
+		stations = append(stations, c.station(c.runPod(name, annotation), "can0"))
+	}
+	expectExactlyOnce(t, stations, 50, true)
+	if slices.Contains(canLinks(t), "vcan1") {
+		t.Error("an annotation was heard that nobody passes on")
+	}
+}
+
+// TestContainerdK3s runs the files for k3s.
+func TestContainerdK3s(t *testing.T) {
+	freshHost(t)
+	c := newContainerdWith(t, marshal(t, k3sConflist(t)))
 	manifest, err := os.ReadFile("../conflist/k3s/pod.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +363,8 @@ func TestContainerdStatus(t *testing.T) {
 	if ready, reason := c.networkReady(); !ready {
 		t.Errorf("containerd %s: not ready: %s", c.version(), reason)
 	}
-	if c.version() < "2" { // asks no plugin
+	if c.version() < "2" {
+		t.Logf("containerd %s asks no plugin for its STATUS", c.version())
 		return
 	}
 	restore := withoutModules(t)

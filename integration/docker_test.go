@@ -18,6 +18,7 @@ func TestDocker(t *testing.T) {
 	host := station{"host", nil, "vcan0"}
 
 	t.Run("refusals", d.sub((*dockerHost).testRefusals))
+	t.Run("a controller", d.sub((*dockerHost).testController))
 
 	d.network("canbus", "0", "vxcan.peer=can")
 	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
@@ -77,7 +78,6 @@ func TestDocker(t *testing.T) {
 
 	t.Run("driver killed between CreateEndpoint and Join", d.sub(func(d *dockerHost) {
 		d.stopDriver(os.Kill)
-		os.Remove(driverSocket)
 		const behind = "/run/vxcan-behind.sock"
 		d.startDriverAt(behind)
 		killed := false
@@ -122,8 +122,8 @@ func TestDocker(t *testing.T) {
 				d.startDriver()
 			}
 		}
+		cantest.WaitQuiet(2*count, listener, onHost)
 		for _, l := range []*cantest.Listener{listener, onHost} {
-			l.WaitQuiet()
 			heard, _ := l.Heard()
 			for i := range count {
 				if n := heard[cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}]; n != 1 {
@@ -140,21 +140,17 @@ func TestDocker(t *testing.T) {
 		c3 := d.run("c3", "--network", "canbus")
 		expectBus(d.t, "vcan0", 3)
 		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
-		for _, words := range []string{"made vcan0, which was missing", "made vcan0-tx, which was missing", "gateway rules that were missing"} {
-			if !strings.Contains(d.log(), words) {
-				d.t.Errorf("the driver's log lacks %q", words)
-			}
-		}
+		d.expectRepaired("vcan0")
 		d.docker("rm", "-f", "c3")
 	}))
 
 	t.Run("calls lost while the driver is down", d.sub(func(d *dockerHost) {
 		d.run("c3", "--network", "canbus").netns.Close()
 		d.stopDriver(os.Kill)
-		start := time.Now()
+		stop := d.refuseAll()
 		_, err := d.try("rm", "-f", "c3")
-		d.t.Logf("docker rm without a driver: %v after %v", err, time.Since(start))
-		d.t.Logf("left meanwhile: %v", canLinks(d.t))
+		d.t.Logf("docker rm without a driver: %v; left: %v", err, canLinks(d.t))
+		stop()
 		d.startDriver()
 		// What Docker did not move back goes with the netns, which Docker keeps for up to two minutes.
 		d.waitFor("the end of c3", func() bool { return len(hostEnds(d.t)) == 2 })
@@ -162,10 +158,7 @@ func TestDocker(t *testing.T) {
 		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
 	}))
 
-	d.docker("rm", "-f", "c1", "c2")
-	expectBus(t, "vcan0", 0)
-	d.docker("network", "rm", "canbus")
-	d.expectClean()
+	d.removeAll("canbus", "vcan0", "c1", "c2")
 }
 
 // TestDockerDaemonRestart: dockerd goes and comes back, as it should and as it should not. Docker then tells nothing of
@@ -222,10 +215,7 @@ func TestDockerDaemonRestart(t *testing.T) {
 		expectBus(d.t, "vcan0", 2)
 		expectExactlyOnce(d.t, stations, 100, true)
 	}))
-	d.docker("rm", "-f", "c1", "c2")
-	expectBus(t, "vcan0", 0)
-	d.docker("network", "rm", "canbus")
-	d.expectClean()
+	d.removeAll("canbus", "vcan0", "c1", "c2")
 }
 
 // TestRebootDocker: after a reboot Docker starts its containers and says nothing of their network; there is no hub, no
@@ -255,18 +245,11 @@ func TestRebootDocker(t *testing.T) {
 	expectBus(t, hub, 2)
 	d.docker("start", "c3") // not back yet until now
 	expectExactlyOnce(t, []station{{"host", nil, hub}, c1.on("can0"), c2.on("can0"), d.container("c3").on("can0")}, 100, true)
-	log := d.log()
-	for _, words := range []string{"made vcan9, which was missing", "made vcan9-tx, which was missing", "gateway rules that were missing"} {
-		if strings.Count(log, words) != 1 {
-			t.Errorf("the driver's log has %q %d times, want 1", words, strings.Count(log, words))
-		}
-	}
-	t.Log(log)
-	d.docker("rm", "-f", "c1", "c2", "c3")
-	d.docker("network", "rm", "canbus")
+	d.expectRepaired(hub)
+	t.Log(d.log())
+	d.removeAll("canbus", hub, "c1", "c2", "c3")
 	d.stopDaemon(os.Interrupt)
 	d.stopDriver(os.Interrupt)
-	d.expectClean()
 }
 
 // sub is d for a subtest.
@@ -302,17 +285,8 @@ func (d *dockerHost) testRefusals() {
 		{with(null, "-o", "hub=can7", "-o", "physical=true", "n"), []string{"can7", "no such device"}},
 		{with(null, "-o", "hub=real0", "n"), []string{"real0", "not a CAN device"}},
 	} {
-		_, err := d.try(c.args...)
-		if err == nil {
-			d.t.Errorf("docker %s: no error", strings.Join(c.args, " "))
+		if !d.refusesToRun(c.args, c.words...) {
 			_, _ = d.try("network", "rm", "n")
-			continue
-		}
-		d.t.Log(lastLine(err))
-		for _, w := range c.words {
-			if !strings.Contains(err.Error(), w) {
-				d.t.Errorf("docker %s: the message lacks %q: %v", strings.Join(c.args, " "), w, err)
-			}
 		}
 	}
 	if got := canLinks(d.t); len(got) > 0 {
@@ -327,29 +301,79 @@ func (d *dockerHost) testRefusals() {
 		{[]string{"--mac-address", "02:00:00:00:00:01"}, []string{"02:00:00:00:00:01", "--mac-address"}},
 		{[]string{"--ip", "10.1.2.3"}, []string{"IP"}},
 	} {
-		args := append([]string{"run", "--rm", "--network", "canbus"}, c.args...)
-		_, err := d.try(append(args, dockerImage, "/bin/sh", "-c", "exit")...)
-		if err == nil {
-			d.t.Errorf("docker %s: no error", strings.Join(args, " "))
-			continue
-		}
-		d.t.Log(lastLine(err))
-		for _, w := range c.words {
-			if !strings.Contains(err.Error(), w) {
-				d.t.Errorf("docker %s: the message lacks %q: %v", strings.Join(args, " "), w, err)
-			}
-		}
+		args := append([]string{"run", "-d", "--rm", "--network", "canbus"}, c.args...)
+		d.refusesToRun(append(args, dockerImage), c.words...)
 	}
 	d.docker("network", "rm", "canbus")
 	d.expectClean()
 }
 
-func lastLine(err error) string {
-	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
-	for _, l := range lines {
-		if strings.Contains(l, "rror response") {
-			return l
+// refusesToRun runs docker, which must fail with these words, and of ours in one line.
+func (d *dockerHost) refusesToRun(args []string, words ...string) bool {
+	d.t.Helper()
+	_, err := d.try(args...)
+	if err == nil {
+		d.t.Errorf("docker %s: no error", strings.Join(args, " "))
+		return false
+	}
+	_, said, _ := strings.Cut(err.Error(), "rror response from daemon: ")
+	line, more, _ := strings.Cut(said, "\n")
+	d.t.Log(line)
+	// Docker's own refusals may have several lines, and of some commands it says where their help is.
+	more = strings.TrimSpace(more)
+	if strings.Contains(line, "NetworkDriver.") && more != "" && !strings.HasPrefix(more, "See ") && !strings.HasPrefix(more, "Run ") {
+		d.t.Errorf("docker %s: not one line: %s", strings.Join(args, " "), said)
+	}
+	for _, w := range words {
+		if !strings.Contains(said, w) {
+			d.t.Errorf("docker %s: the message lacks %q: %s", strings.Join(args, " "), w, said)
 		}
 	}
-	return lines[len(lines)-1]
+	return true
+}
+
+// removeAll removes a network and its containers, after which nothing of its bus may be there.
+func (d *dockerHost) removeAll(network, hub string, containers ...string) {
+	d.t.Helper()
+	d.docker(append([]string{"rm", "-f"}, containers...)...)
+	expectBus(d.t, hub, 0)
+	d.docker("network", "rm", network)
+	d.expectClean()
+}
+
+// expectRepaired fails the test unless the driver's log says, once each, that hub and backplane were made anew and the
+// rules put back.
+func (d *dockerHost) expectRepaired(hub string) {
+	d.t.Helper()
+	log := d.log()
+	for _, words := range []string{"made " + hub + ", which was missing", "made " + hub + "-tx, which was missing", "gateway rules that were missing"} {
+		if n := strings.Count(log, words); n != 1 {
+			d.t.Errorf("the driver's log has %q %d times, want 1", words, n)
+		}
+	}
+}
+
+// testController: a hub that is a CAN controller, which a vxcan end stands in for, as in TestExistingHub.
+func (d *dockerHost) testController() {
+	wire := newContainer(d.t, "wire")
+	command(d.t, "ip", "link", "add", "slot0", "index", "5000", "mtu", "16", "type", "vxcan",
+		"peer", "name", "slot1", "mtu", "16", "netns", "wire", "index", "5000")
+	command(d.t, "ip", "link", "set", "slot0", "up")
+	command(d.t, "ip", "-netns", "wire", "link", "set", "slot1", "up")
+	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "mtu=16", "-o", "physical=true", "controller")
+	c := d.run("c0", "--network", "controller")
+	expectExactlyOnce(d.t, []station{{"wire", wire.netns, "slot1"}, c.on("can0")}, 100, false)
+	d.docker("rm", "-f", "c0")
+	if !slices.Contains(canLinks(d.t), "slot0") {
+		d.t.Error("the controller was deleted")
+	}
+
+	command(d.t, "ip", "link", "del", "slot0") // unplugged
+	start := time.Now()
+	d.refusesToRun([]string{"run", "-d", "--rm", "--network", "controller", dockerImage}, "slot0", "no such device")
+	if took := time.Since(start); took > 20*time.Second { // Docker asks again for half a minute when it thinks that it helps
+		d.t.Errorf("it took %v", took)
+	}
+	d.docker("network", "rm", "controller")
+	d.expectClean()
 }

@@ -54,10 +54,12 @@ func expectExactlyOnce(t *testing.T, stations []station, count int, fd bool) {
 	listeners := make([]*cantest.Listener, len(stations))
 	for i, s := range stations {
 		listeners[i] = cantest.Listen(t, s.netns, s.ifName)
+		defer listeners[i].Close()
 	}
 	var senders sync.WaitGroup
 	for i, s := range stations {
 		sender := cantest.NewSender(t, s.netns, s.ifName)
+		defer sender.Close()
 		senders.Go(func() {
 			for _, f := range frames(i, count, fd) {
 				if err := sender.Send(f); err != nil {
@@ -68,9 +70,7 @@ func expectExactlyOnce(t *testing.T, stations []station, count int, fd bool) {
 		})
 	}
 	senders.Wait()
-	for _, l := range listeners {
-		l.WaitQuiet()
-	}
+	cantest.WaitQuiet(len(stations)*len(stations)*len(frames(0, count, fd)), listeners...)
 	heard := 0
 	for i, l := range listeners {
 		foreign, own := l.Heard()

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -48,12 +50,39 @@ func command(t testing.TB, name string, args ...string) string {
 // try is command for what may fail.
 func try(name string, args ...string) (string, error) {
 	var out, words bytes.Buffer
-	cmd := exec.Command(name, args...)
+	cmd, cancel := limited(name, args...)
+	defer cancel()
 	cmd.Stdout, cmd.Stderr = &out, &words
 	if err := cmd.Run(); err != nil {
 		return out.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, out.String(), words.String())
 	}
 	return out.String(), nil
+}
+
+// limited is a command that is killed when it takes far longer than any does, for the tests behind it to have their turn.
+func limited(name string, args ...string) (*exec.Cmd, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = 10 * time.Second // its children may still hold its stdout
+	return cmd, cancel
+}
+
+// stop ends a daemon with a signal, and a minute later with SIGKILL.
+func stop(t testing.TB, daemon **exec.Cmd, sig os.Signal) {
+	t.Helper()
+	cmd := *daemon
+	if cmd == nil {
+		return
+	}
+	*daemon = nil
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Error(err)
+	}
+	defer time.AfterFunc(time.Minute, func() {
+		t.Errorf("%s is still there a minute after %v", cmd.Path, sig)
+		_ = cmd.Process.Kill()
+	}).Stop()
+	_ = cmd.Wait() // the status says how it was stopped
 }
 
 // freshHost takes every CAN device, rule and record away, now and at the end of the test.
@@ -215,24 +244,10 @@ func (c call) with(members string) call {
 // exec runs the plugin as a runtime does. A failure of the plugin is a *types.Error.
 func (c call) exec(t testing.TB, verb string) (stdout, stderr string, err error) {
 	t.Helper()
-	cmd, out, words := c.start(t, verb)
-	err = cmd.Run()
-	if err == nil {
-		return out.String(), words.String(), nil
-	}
-	var cniErr types.Error
-	if json.Unmarshal(out.Bytes(), &cniErr) == nil && cniErr.Code != 0 {
-		return out.String(), words.String(), &cniErr
-	}
-	return out.String(), words.String(), fmt.Errorf("%s: %w\n%s%s", verb, err, out.String(), words.String())
-}
-
-// start prepares an execution of the plugin.
-func (c call) start(t testing.TB, verb string) (cmd *exec.Cmd, out, words *bytes.Buffer) {
-	t.Helper()
 	dir := binDir(t)
 	args := append(slices.Clone(c.wrap), filepath.Join(dir, "vxcan"))
-	cmd = exec.Command(args[0], args[1:]...)
+	cmd, cancel := limited(args[0], args[1:]...)
+	defer cancel()
 	ifName, conf := c.ifName, c.conf
 	if ifName == "" {
 		ifName = "eth0"
@@ -244,9 +259,17 @@ func (c call) start(t testing.TB, verb string) (cmd *exec.Cmd, out, words *bytes
 		"CNI_IFNAME="+ifName, "CNI_PATH="+dir)
 	cmd.Env = append(cmd.Env, c.env...)
 	cmd.Stdin = strings.NewReader(conf)
-	out, words = new(bytes.Buffer), new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = out, words
-	return cmd, out, words
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	err = cmd.Run()
+	if err == nil {
+		return out.String(), words.String(), nil
+	}
+	var cniErr types.Error
+	if json.Unmarshal(out.Bytes(), &cniErr) == nil && cniErr.Code != 0 {
+		return out.String(), words.String(), &cniErr
+	}
+	return out.String(), words.String(), fmt.Errorf("%s: %w\n%s%s", verb, err, out.String(), words.String())
 }
 
 // add runs ADD, which must succeed, and returns its result and its log.
@@ -359,4 +382,72 @@ func containerNames(prefix string, n int) []string {
 		names[i] = fmt.Sprintf("%s%d", prefix, i)
 	}
 	return names
+}
+
+// hostEnds names the host ends of all endpoints.
+func hostEnds(t testing.TB) (names []string) {
+	t.Helper()
+	for _, l := range links(t) {
+		if l.Kind == "vxcan" && len(l.Name) == 15 && strings.HasPrefix(l.Name, "vx") {
+			names = append(names, l.Name)
+		}
+	}
+	return names
+}
+
+// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
+func expectBus(t testing.TB, hub string, n int) {
+	t.Helper()
+	hostIfs := hostEnds(t)
+	if len(hostIfs) != n {
+		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
+	}
+	if got, want := rules(t), dockerRules(t, hub, hostIfs...); !slices.Equal(got, want) {
+		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot
+// runs them, twice on one disk.
+func bootNumber(t testing.TB) int {
+	t.Helper()
+	switch os.Getenv("VXCAN_BOOT") {
+	case "1":
+		return 1
+	case "2":
+		return 2
+	}
+	t.Skip("go test ./integration/reboot runs this")
+	return 0
+}
+
+// expectNoHub fails the test if a hub survived the reboot, which would be none then. Each of these tests has its own.
+func expectNoHub(t testing.TB, hub string) {
+	t.Helper()
+	if slices.Contains(canLinks(t), hub) {
+		t.Fatalf("%s survived the reboot", hub)
+	}
+}
+
+func remove(t testing.TB, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func marshal(t testing.TB, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,7 +32,8 @@ func (n netavarkCall) exec(t testing.TB, verb string) (stdout, stderr string, er
 		options = `"interface_name":"eth0"`
 	}
 	args := append(slices.Clone(n.wrap), filepath.Join(binDir(t), "netavark/vxcan"), verb, netns)
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd, cancel := limited(args[0], args[1:]...)
+	defer cancel()
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"container_id":%q,"container_name":"name","port_mappings":null,"network":{"name":"canbus0",`+
 		`"id":"%064d","driver":"vxcan","ipam_options":{"driver":"none"}%s},"network_options":{"aliases":["alias"],%s}}`,
 		n.c.id, 1, n.network, options))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +36,7 @@ func newPodman(t testing.TB, networks ...string) podman {
 	write(t, conf, lines)
 	command(t, "install", "-D", "-t", "/opt/cni/bin", filepath.Join(binDir(t), "vxcan"))
 	p := podman{t: t}
+	t.Cleanup(p.removeAll)
 	if p.backend = "netavark"; !hasNetavark() {
 		p.backend = "cni"
 	} else {
@@ -52,14 +52,28 @@ func newPodman(t testing.TB, networks ...string) podman {
 			p.do(append(append([]string{"network", "create", "--ignore", "-d", "vxcan"}, network.options...), name)...)
 		}
 	}
-	if got := p.do("info", "--format", "{{.Host.NetworkBackend}}"); got != p.backend {
-		t.Fatalf("Podman's network backend is %s, want %s", got, p.backend)
+	about := p.do("info", "--format", "Podman {{.Version.Version}}, {{.Host.OCIRuntime.Name}}, {{.Host.NetworkBackend}}")
+	if t.Log(about); !strings.HasSuffix(about, ", "+p.backend) {
+		t.Fatalf("%s; want the network backend %s", about, p.backend)
 	}
 	if _, err := try("podman", "image", "exists", "busybox"); err != nil {
 		p.do("import", "--quiet", "--change", `CMD ["/bin/sleep","100000"]`, busyboxImage(t), "busybox")
 	}
-	t.Logf("%s, %s, %s", p.do("--version"), p.do("info", "--format", "{{.Host.OCIRuntime.Name}}"), p.backend)
 	return p
+}
+
+// removeAll removes every container and every network of ours, also those of a test that failed half-way: the next test
+// shall not find them. What a reboot is to bring back stays.
+func (p podman) removeAll() {
+	p.t.Helper()
+	if os.Getenv("VXCAN_BOOT") == "1" {
+		return
+	}
+	p.do("pod", "rm", "--all", "--force", "--time", "0")
+	p.do("rm", "--all", "--force", "--time", "0")
+	for name := range strings.FieldsSeq(p.do("network", "ls", "--quiet", "--filter", "driver=vxcan")) {
+		p.do("network", "rm", name)
+	}
 }
 
 // hasNetavark tells whether Podman's newer network backend is there, which it then prefers.
@@ -180,27 +194,5 @@ func TestRebootPodman(t *testing.T) {
 		if state, err := os.ReadFile(stateDir + "/vcan0.json"); err != nil || strings.Contains(string(state), "hostIf") {
 			t.Errorf("record: %s, %v", state, err)
 		}
-	}
-}
-
-// bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot
-// runs them, twice on one disk.
-func bootNumber(t testing.TB) int {
-	t.Helper()
-	switch os.Getenv("VXCAN_BOOT") {
-	case "1":
-		return 1
-	case "2":
-		return 2
-	}
-	t.Skip("go test ./integration/reboot runs this")
-	return 0
-}
-
-// expectNoHub fails the test if a hub survived the reboot, which would be none then. Each of these tests has its own.
-func expectNoHub(t testing.TB, hub string) {
-	t.Helper()
-	if slices.Contains(canLinks(t), hub) {
-		t.Fatalf("%s survived the reboot", hub)
 	}
 }

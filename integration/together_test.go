@@ -31,4 +31,5 @@ func TestAllRuntimes(t *testing.T) {
 	expectExactlyOnce(t, stations[:2], 20, true)
 	d.docker("rm", "-f", "docker")
 	d.docker("network", "rm", "canbus")
+	d.expectClean()
 }

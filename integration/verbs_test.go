@@ -16,7 +16,7 @@ func TestAddAgain(t *testing.T) {
 	first, _ := on(c).add(t)
 	before := c.links(t)
 	second, _ := on(c).add(t)
-	if a, b := jsonText(t, first), jsonText(t, second); a != b {
+	if a, b := string(marshal(t, first)), string(marshal(t, second)); a != b {
 		t.Errorf("results differ:\n%s\n%s", a, b)
 	}
 	if after := c.links(t); !slices.Equal(before, after) {
@@ -35,15 +35,6 @@ func TestAddAgain(t *testing.T) {
 		t.Error(err)
 	}
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"moved", moved.netns, "can0"}}, 5, true)
-}
-
-func jsonText(t *testing.T, v any) string {
-	t.Helper()
-	data, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
 }
 
 // TestResult: every CNI version, alone and behind another plugin, whose result stays as it was, with ours at its end.
@@ -167,20 +158,6 @@ func TestDelAlways(t *testing.T) {
 		call{containerID: "nobody"}.ok(t, "DEL")
 		expectNothing(t)
 	})
-}
-
-func remove(t *testing.T, path string) {
-	t.Helper()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func write(t testing.TB, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestGC: only this network's stale attachments go. Without a list nobody goes, and with an empty one everybody.

@@ -1,5 +1,3 @@
-// Package cantest is what the tests share: network namespaces, and CAN frames on real sockets. Only tests and
-// benchmarks import it.
 package cantest
 
 import (
@@ -7,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,7 +74,10 @@ func openCAN(netns ns.NetNS, ifName string) (fd int, err error) {
 }
 
 // Sender sends frames from one interface.
-type Sender struct{ fd int }
+type Sender struct {
+	fd    int
+	Close func() // once or more often; the end of the test does it too
+}
 
 // NewSender opens a sender; nil is the current netns.
 func NewSender(t testing.TB, netns ns.NetNS, ifName string) *Sender {
@@ -83,8 +86,9 @@ func NewSender(t testing.TB, netns ns.NetNS, ifName string) *Sender {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return &Sender{fd}
+	s := &Sender{fd, sync.OnceFunc(func() { unix.Close(fd) })}
+	t.Cleanup(s.Close)
+	return s
 }
 
 // Send sends one frame.
@@ -95,47 +99,56 @@ func (s *Sender) Send(f Frame) error {
 
 // Listener counts the frames that an interface hears.
 type Listener struct {
+	Close func() // once or more often; the end of the test does it too
+
 	mu      sync.Mutex
 	foreign map[Frame]int // from other CAN interfaces
 	own     map[Frame]int // sent by a program on this one, heard by local echo
 	total   int
 }
 
-// Listen starts listening; nil is the current netns. It stops at the end of the test.
+// Listen starts listening; nil is the current netns.
 func Listen(t testing.TB, netns ns.NetNS, ifName string) *Listener {
 	t.Helper()
 	fd, err := openCAN(netns, ifName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Reads must end for the test to end.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
+	// With Go's poller, closing ends a read.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	socket := os.NewFile(uintptr(fd), ifName)
+	conn, err := socket.SyscallConn()
+	if err != nil {
 		t.Fatal(err)
 	}
 	l := &Listener{foreign: make(map[Frame]int), own: make(map[Frame]int)}
-	stop, stopped := make(chan struct{}), make(chan struct{})
+	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		l.run(t, fd, stop)
+		l.run(t, conn)
 	}()
-	t.Cleanup(func() {
-		close(stop)
+	l.Close = sync.OnceFunc(func() {
+		socket.Close()
 		<-stopped
-		unix.Close(fd)
 	})
+	t.Cleanup(l.Close)
 	return l
 }
 
-func (l *Listener) run(t testing.TB, fd int, stop <-chan struct{}) {
+func (l *Listener) run(t testing.TB, conn syscall.RawConn) {
 	buf := make([]byte, 128)
 	for {
-		select {
-		case <-stop:
+		var n, flags int
+		var err error
+		closed := conn.Read(func(fd uintptr) bool {
+			n, _, flags, _, err = unix.Recvmsg(int(fd), buf, nil, 0)
+			return !errors.Is(err, unix.EAGAIN)
+		})
+		if closed != nil {
 			return
-		default:
-		}
-		n, _, flags, _, err := unix.Recvmsg(fd, buf, nil, 0)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		} else if errors.Is(err, unix.EINTR) {
 			continue
 		} else if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENODEV) {
 			return // the interface went
@@ -159,16 +172,25 @@ func (l *Listener) run(t testing.TB, fd int, stop <-chan struct{}) {
 	}
 }
 
-// WaitQuiet waits until nothing has been heard for a while.
-func (l *Listener) WaitQuiet() {
-	for last := -1; ; time.Sleep(300 * time.Millisecond) {
-		l.mu.Lock()
-		total := l.total
-		l.mu.Unlock()
-		if total == last {
+// WaitQuiet waits until none of the listeners has heard anything for a while, which is longer while they have not heard
+// as many frames in all as they should: a busy kernel may take its time over delivery.
+func WaitQuiet(want int, listeners ...*Listener) {
+	for last, since := -1, time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		total := 0
+		for _, l := range listeners {
+			l.mu.Lock()
+			total += l.total
+			l.mu.Unlock()
+		}
+		quiet := 5 * time.Second
+		if total >= want {
+			quiet = 300 * time.Millisecond
+		}
+		if total != last {
+			last, since = total, time.Now()
+		} else if time.Since(since) > quiet {
 			return
 		}
-		last = total
 	}
 }
 
