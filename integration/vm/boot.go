@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -141,7 +144,7 @@ func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 		// From 6.16 on the kernel can run its processes under seccomp, which is much faster than under ptrace.
 		"seccomp=auto",
 		// The kernel's own words go to its stdout, the command's to our stdout and stderr, unmixed.
-		"con=null", "con0=null,fd:1", "con1=fd:3,fd:4", "con2=null,fd:5",
+		"con=null", "con0=null,fd:1", "con1=fd:5,fd:3", "con2=null,fd:4",
 	}
 }
 
@@ -155,15 +158,17 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	if command[0] == qemuPath {
-		copied, err := pipeOutput(cmd)
-		if err != nil {
-			return 0, err
-		}
-		defer copied()
-	} else {
-		cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdout, os.Stderr} // fd 3, 4 and 5
+	copied, err := pipeOutput(cmd)
+	if err != nil {
+		return 0, err
 	}
+	defer copied()
+	stdin, err := input()
+	if err != nil {
+		return 0, err
+	}
+	defer stdin.Close()
+	cmd.ExtraFiles = append(cmd.ExtraFiles, stdin) // fd 5
 	cmd.Env = append(os.Environ(), "TMPDIR="+root.hostPath(memoryDir(scratch)))
 	// A process group of its own, so that one kill reaches the kernel and the processes it traces. Pdeathsig is sent
 	// when the *thread* ends that started the child: it must be the main one's own.
@@ -202,6 +207,54 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 		return 0, fmt.Errorf("the kernel went down before the command ended (%v); its last words:\n%s", err, tail(words, 30))
 	}
 	return status, nil
+}
+
+// pipeOutput gives the kernel pipes to our stdout and stderr as fd 3 and 4: QEMU opens its files anew and at their
+// beginning, and User Mode Linux would be stopped when it sets up a terminal that it is not in the foreground of. The
+// function it returns waits until all is copied.
+func pipeOutput(cmd *exec.Cmd) (copied func(), err error) {
+	var wg sync.WaitGroup
+	for _, to := range []*os.File{os.Stdout, os.Stderr} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+		wg.Go(func() { io.Copy(to, r) })
+	}
+	outputs := slices.Clone(cmd.ExtraFiles)
+	return func() {
+		for _, w := range outputs {
+			w.Close()
+		}
+		wg.Wait()
+	}, nil
+}
+
+// input is our stdin, or where that is a terminal, a pipe that its lines come through: the terminal's ^C stays ours,
+// and a ^D becomes the machine's. Who is in the background gets none: to read would stop it.
+func input() (*os.File, error) {
+	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err != nil {
+		return os.Stdin, nil
+	}
+	if group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
+		return os.Open(os.DevNull)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() { // until this process ends
+		for {
+			if _, err := io.Copy(w, os.Stdin); err != nil {
+				return
+			}
+			if _, err := w.Write([]byte{4}); err != nil {
+				return
+			}
+		}
+	}()
+	return r, nil
 }
 
 // memoryDir picks where the kernel keeps its memory file: its own choice (/dev/shm) when the memory fits there, which

@@ -5,12 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 )
 
 const qemuPath = "/usr/bin/qemu-system-x86_64"
@@ -54,26 +51,6 @@ func (m *machine) qemuCommand(root *rootFS, scratch, disk string) ([]string, err
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out", "-device", "virtconsole,chardev=err",
 		"-object", "can-bus,id=wire",
 		"-device", "kvaser_pci,canbus=wire", "-device", "kvaser_pci,canbus=wire",
-	}, nil
-}
-
-// pipeOutput gives QEMU, which opens its files anew and at their beginning, pipes to our stdout and stderr as fd 3 and
-// 4. The function it returns waits until all is copied.
-func pipeOutput(cmd *exec.Cmd) (copied func(), err error) {
-	var wg sync.WaitGroup
-	for _, to := range []*os.File{os.Stdout, os.Stderr} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		cmd.ExtraFiles = append(cmd.ExtraFiles, w)
-		wg.Go(func() { io.Copy(to, r) })
-	}
-	return func() {
-		for _, w := range cmd.ExtraFiles {
-			w.Close()
-		}
-		wg.Wait()
 	}, nil
 }
 

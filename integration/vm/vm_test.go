@@ -81,6 +81,22 @@ func TestCommand(t *testing.T) {
 	expectEmpty(t, tmp)
 }
 
+// TestTerminal: on a terminal, whose kernel stops a background process that sets it up, the command reads and writes.
+func TestTerminal(t *testing.T) {
+	cmd, tmp := vm(t, `read -r line; echo "got $line"; exit 7`)
+	quoted := "'" + strings.Join(cmd.Args, "' '") + "'"
+	terminal := exec.Command("script", "-qec", quoted, "/dev/null")
+	terminal.Env = cmd.Env
+	terminal.Stdin = strings.NewReader("words\n")
+	timeout := time.AfterFunc(2*time.Minute, func() { _ = terminal.Process.Kill() }) // its end is a hang-up for vm
+	defer timeout.Stop()
+	out, err := terminal.CombinedOutput()
+	if terminal.ProcessState.ExitCode() != 7 || !strings.Contains(string(out), "got words\r\n") {
+		t.Errorf("%v, want exit status 7: %q", err, out)
+	}
+	expectEmpty(t, tmp)
+}
+
 // TestDisk: the next boot with the same disk finds what the last one wrote, but not in /run.
 func TestDisk(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
