@@ -20,6 +20,7 @@ import (
 // TestKilled: an ADD that is killed at any system call that matters, with SIGKILL. Whatever it left, the next ADD, DEL
 // or GC of it puts right. strace delivers the signal when the call has been made, or instead of it.
 func TestKilled(t *testing.T) {
+	freshHost(t)
 	const most = 100 // calls of one name, many times what an ADD makes
 	next, all := []string{"ADD", "DEL", "GC"}, 0
 	for _, bus := range []string{"cold", "warm"} {
