@@ -58,14 +58,14 @@ test: setup-test lint test-unit build test-install ## test everything, as CI doe
 
 test-on-own:
 	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	VXCAN_VM='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
+	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
 	$(VM) integration/demo/demo.sh
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	$(GO_TEST) -exec '$(VM)' ./pkg/...
 	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	VXCAN_VM='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
+	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one

@@ -23,7 +23,7 @@ func TestReboot(t *testing.T) {
 	if out, err := exec.Command("go", "test", "-c", "-o", inside, "..").CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
-	vm := strings.Fields(os.Getenv("VXCAN_VM")) // make's: with sudo, for who is not root
+	vm := strings.Fields(os.Getenv("VXCAN_VM_COMMAND")) // make's: with sudo, for who is not root
 	if len(vm) == 0 {
 		path, err := filepath.Abs("../../bin/vm")
 		if err != nil {
