@@ -65,7 +65,7 @@ test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	$(GO_TEST) -exec '$(VM)' ./pkg/...
 	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
+	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -parallel 2 ./integration/reboot
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
