@@ -35,7 +35,7 @@ podman_start() {
 }
 podman_power_off() {
 	# conmon first, which would have Podman clean up.
-	cat "$tmp/engine.pid" "$tmp/dashboard.pid" | xargs kill -9
+	for pid in $(cat "$tmp/engine.pid" "$tmp/dashboard.pid"); do kill -9 "$pid"; done
 	rm -rf /run/libpod /run/crun /run/runc /dev/shm/libpod_lock # what is in memory of containers that run
 }
 podman_in() { pid=$(cut -d ' ' -f 2 "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
