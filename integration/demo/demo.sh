@@ -35,7 +35,8 @@ podman_start() {
 }
 podman_power_off() {
 	# conmon first, which would have Podman clean up.
-	for pid in $(cat "$tmp/engine.pid" "$tmp/dashboard.pid"); do kill -9 "$pid"; done
+	# shellcheck disable=SC2046 # a list of words
+	kill -9 $(cat "$tmp/engine.pid" "$tmp/dashboard.pid")
 	rm -rf /run/libpod /run/crun /run/runc /dev/shm/libpod_lock # what is in memory of containers that run
 }
 podman_in() { pid=$(cut -d ' ' -f 2 "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
