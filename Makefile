@@ -85,8 +85,8 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
-bench: ## measure, beside what people use instead, in some ten minutes
-bench-quick: ## the same in one or two
+bench: ## measure, beside what people use instead, in a quarter of an hour
+bench-quick: ## the same in a few minutes
 bench bench-quick: setup-test build bin/bench
 	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -smp '$(VM) -suite trixie -qemu' -vm '$(VM)'
 

@@ -393,6 +393,9 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 	for i := range receivers {
 		r := &receivers[i]
 		r.heard = make([][]uint32, senders)
+		for from := range r.heard { // to grow them takes time from the sender
+			r.heard[from] = make([]uint32, 0, frames)
+		}
 		fd, err := t.stations[senders+i].open()
 		if err != nil {
 			return traffic{}, err
@@ -408,7 +411,9 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 					from, number := binary.NativeEndian.Uint32(f[0:4])-0x100, binary.NativeEndian.Uint32(f[8:12])
 					if int(from) < senders {
 						r.heard[from] = append(r.heard[from], number)
-						r.order = append(r.order, uint64(from)<<32|uint64(number))
+						if senders > 1 {
+							r.order = append(r.order, uint64(from)<<32|uint64(number))
+						}
 					}
 				})
 			}

@@ -39,7 +39,7 @@ func lostOrDoubled(name string) func(r *results) (float64, float64, string) {
 		if !ok {
 			return 0, 0, "not measured"
 		}
-		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d, at %d frames/s", t.Heard, t.PerSecond)
+		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d heard, sent at %d/s", t.Heard, t.PerSecond)
 	}
 }
 
@@ -56,8 +56,8 @@ var goals = []goal{
 	{"gateway rules for 100 endpoints", 404, func(r *results) (float64, float64, string) { return float64(r.Rules), 0, "" }},
 	{"CPU time of a delivered frame ÷ predecessor's mesh, 30 receivers", 0.8, ratio("delivery ÷ mesh")},
 	{"one-way latency ÷ bare pair", 2.5, ratio("latency ÷ bare pair")},
-	{"lost or doubled at 6500 frames/s for 60 s, 5 receivers", 0, lostOrDoubled("paced, 5 receivers")},
-	{"lost or doubled at 6500 frames/s for 60 s, 30 receivers", 0, lostOrDoubled("paced, 30 receivers")},
+	{"lost or doubled in a minute's traffic (80 % of 1 Mbit/s), 5 receivers", 0, lostOrDoubled("paced, 5 receivers")},
+	{"lost or doubled in a minute's traffic (80 % of 1 Mbit/s), 30 receivers", 0, lostOrDoubled("paced, 30 receivers")},
 	{"lost or doubled in a flood, 2 senders, 10 receivers", 0, lostOrDoubled("flood, star")},
 	{"frames of one sender out of order", 0, func(r *results) (float64, float64, string) {
 		n := 0
