@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/cangw"
@@ -88,6 +89,7 @@ func (b *bench) on(host string, do func() error) error {
 
 // timeOn measures how long something takes on a host.
 func (b *bench) timeOn(host string, do func() error) (took time.Duration, err error) {
+	unix.Sync() // or the fsync of one would have to wait for what others wrote
 	time.Sleep(settle)
 	err = b.on(host, func() error {
 		start := time.Now()
@@ -100,7 +102,7 @@ func (b *bench) timeOn(host string, do func() error) (took time.Duration, err er
 
 // settle is a pause before whatever is measured, for what the kernel still has to do for what was before: it takes
 // devices apart behind the back of who deleted them.
-const settle = 30 * time.Millisecond
+const settle = 100 * time.Millisecond
 
 // pair measures ADD and DEL of one more container.
 func (b *bench) pair(name string, p plugin) error {
