@@ -77,9 +77,10 @@ start() {
 
 # talk has everybody send, and shows who heard what: every frame once, in every column.
 talk() {
-	"${with}_in" engine timeout 4 candump -L can0 >"$tmp/engine" &
-	"${with}_in" dashboard timeout 4 candump -L can0 >"$tmp/dashboard" &
-	timeout 4 candump -L vcan0 >"$tmp/host" &
+	# Until it has been quiet for a while: frames might come twice.
+	"${with}_in" engine candump -L -T 1500 can0 >"$tmp/engine" &
+	"${with}_in" dashboard candump -L -T 1500 can0 >"$tmp/dashboard" &
+	candump -L -T 1500 vcan0 >"$tmp/host" &
 	sleep 1
 	cat >"$tmp/plan" <<-PLAN
 		engine 0C9#0FA01770
@@ -98,12 +99,14 @@ talk() {
 	wait
 	printf '    %-10s  %-31s %-31s %s\n' from 'engine hears' 'dashboard hears' 'the host hears'
 	heard=0
+	for ear in engine dashboard host; do
+		awk '{print $3}' "$tmp/$ear" >"$tmp/$ear.frames"
+	done
 	while read -r who frame; do
 		printf '    %-10s' "$who"
+		pattern=$(echo "$frame" | sed 's/##[0-9A-F]/##./') # candump shows a flag of the kernel's there
 		for ear in engine dashboard host; do
-			# candump shows a flag of the kernel's in the digit after ##.
-			pattern=$(echo "$frame" | sed 's/##[0-9A-F]/##./')
-			case $(awk '{print $3}' "$tmp/$ear" | grep -cx "$pattern") in
+			case $(grep -cx "$pattern" "$tmp/$ear.frames") in
 			0) words=lost ;;
 			1) words=$frame heard=$((heard + 1)) ;;
 			*) words="more than once" ;;
