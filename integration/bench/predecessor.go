@@ -38,8 +38,8 @@ func (b *bench) meshMember(hub string) (id string, err error) {
 	return id, err
 }
 
-// meshAttach attaches one more endpoint, on its host. addRules makes its rules: measured as the predecessor does, one process each;
-// else it is only a matter of patience.
+// meshAttach attaches one more endpoint, on its host. addRules makes its rules: measured as the predecessor does, one
+// process each; else it is only a matter of patience.
 func (b *bench) meshAttach(hub, id string, addRules func(pairs [][2]string) error) error {
 	b.count++
 	host := "pre" + strconv.Itoa(b.count)

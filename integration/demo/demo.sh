@@ -1,6 +1,7 @@
 #!/bin/sh
 # Two containers and the host on one CAN bus, and the bus back after a reboot. Run by `make demo`, as root on a kernel
-# with CAN that bin/vm made ours. With Podman's CNI backend the containers are Podman's; else they are network namespaces, joined by cnitool.
+# with CAN that bin/vm made ours. With Podman's CNI backend the containers are Podman's; else they are network
+# namespaces, joined by cnitool.
 set -eu
 cd "$(dirname "$0")/../.."
 # It deletes containers, vcan0 and CNI's state, whosever they are.

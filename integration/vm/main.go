@@ -1,8 +1,9 @@
 // Command vm runs a command as root on a kernel that has CAN, and passes on its output and exit status.
 //
 // Where this machine's kernel has CAN and the caller is root, the command runs here, in namespaces of its own: without
-// this machine's network, daemons and containers, and with copies of /etc, /opt and /var/lib to write to. Elsewhere vm boots User Mode Linux from Debian's package on this machine's own root file system, copy on
-// write: what the command writes goes to a scratch disk, never to this machine.
+// this machine's network, daemons and containers, and with copies of /etc, /opt and /var/lib to write to. Elsewhere vm
+// boots User Mode Linux from Debian's package on this machine's own root file system, copy on write: what the command
+// writes goes to a scratch disk, never to this machine.
 //
 //	vm [-suite NAME] [-boot] [-qemu [-cpus N]] [-disk FILE] [-mem MIB] command [argument ...]
 //

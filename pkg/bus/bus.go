@@ -154,7 +154,8 @@ func lockTimeoutFromEnv() (time.Duration, error) {
 	return timeout, nil
 }
 
-// NewHost is the buses of this host as plugins use them: what is put right on the way is logged, and LockTimeoutEnv holds.
+// NewHost is the buses of this host as plugins use them: what is put right on the way is logged, and LockTimeoutEnv
+// holds.
 func NewHost(log *slog.Logger) *Host {
 	timeout, err := lockTimeoutFromEnv()
 	if err != nil {
