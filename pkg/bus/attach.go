@@ -84,16 +84,10 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 		e.Index = old.Index
 	}
 	if b.put(e) {
-		if err := b.save(); err != nil {
+		if err := b.file.Prepare(b.state); err != nil {
 			return Result{}, err
 		}
 	}
-	defer func() {
-		if retErr != nil && !stays {
-			b.remove(e.HostIf)
-			retErr = errors.Join(retErr, b.saveOrForget())
-		}
-	}()
 	made, err := b.ensureDevices(hubMTU)
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) <= 1 { // nobody's but ours
@@ -117,12 +111,14 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 		return Result{}, err
 	}
 	res = Result{Hub: b.name, HostIf: e.HostIf, ContIf: at.ifName, HubMTU: hubMTU, IfMTU: mtu, New: !stays}
-	if at.here() {
-		return res, nil
+	if !at.here() {
+		end, err := at.SetUp(e.Index) // last, so that what goes up is whole
+		if err != nil {
+			return Result{}, err
+		}
+		res.ContIf = end.Name
 	}
-	end, err := at.SetUp(e.Index) // last, so that what goes up is whole
-	res.ContIf = end.Name
-	return res, err
+	return res, b.file.Commit()
 }
 
 // check validates what the network says, before anything is done.
@@ -310,8 +306,8 @@ const minIndex, maxIndex = 1 << 20, 1 << 30
 func drawIndex() int { return minIndex + rand.IntN(maxIndex-minIndex) }
 
 // addPair makes an endpoint's pair in place of old, its peer in the container's netns, and sets both ends up. A container
-// end that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew, and
-// recorded before it is used; the endpoint returned has the final one.
+// end that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew;
+// the endpoint returned has the final one.
 func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint, error) {
 	if old.Index != 0 {
 		if err := b.deleteEndpoint(e.HostIf); err != nil {
@@ -344,7 +340,7 @@ func (b *bus) addPair(e endpoint, old canlink.Link, mtu int, at place) (endpoint
 		}
 		e.Index = drawIndex()
 		b.put(e)
-		if err := b.save(); err != nil {
+		if err := b.file.Prepare(b.state); err != nil {
 			return e, err
 		}
 	}

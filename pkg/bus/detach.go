@@ -40,21 +40,24 @@ func (a Attachment) sameAs(b Attachment) bool {
 // detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be
 // removed, on a full disk say, is dropped by a later call, because its devices are gone.
 func (b *bus) detach(hostIfs []string) error {
+	rest := b.state
+	rest.Endpoints = slices.DeleteFunc(slices.Clone(rest.Endpoints), func(e endpoint) bool { return slices.Contains(hostIfs, e.HostIf) })
+	var unsaved error
+	changed := b.dirty || len(rest.Endpoints) < len(b.state.Endpoints)
+	if changed && (b.known || len(rest.Endpoints) > 0) {
+		unsaved = b.file.Prepare(rest)
+	}
 	var errs []error
-	recorded := b.dirty
 	for _, name := range hostIfs {
-		if err := b.deleteEndpoint(name); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		recorded = b.remove(name) || recorded
+		errs = append(errs, b.deleteEndpoint(name))
 	}
-	if recorded {
-		if err := b.saveOrForget(); err != nil {
-			b.host.recovered(b.name, "left a record behind, which does no harm: %v", err)
-		}
+	if err := errors.Join(errs...); err != nil {
+		return err // the records stay for a later call
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(unsaved, b.file.Commit()); err != nil {
+		b.host.recovered(b.name, "left a record behind, which does no harm: %v", err)
+	}
+	return nil
 }
 
 // Collect detaches every attachment of a runtime's network that valid does not know, on whatever hub it is, and deletes

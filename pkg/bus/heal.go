@@ -124,7 +124,7 @@ func (b *bus) repair(attached endpoint) error {
 	if err := b.listAll(); err != nil {
 		return err
 	}
-	if err := b.save(); err != nil {
+	if err := b.file.Prepare(b.state); err != nil {
 		return err
 	}
 	return b.tryRepair(attached)
@@ -185,22 +185,8 @@ func (b *bus) put(e endpoint) (changed bool) {
 	return true
 }
 
-func (b *bus) remove(hostIf string) (removed bool) {
-	i := b.find(hostIf)
-	if i < 0 {
-		return false
+func (b *bus) remove(hostIf string) {
+	if i := b.find(hostIf); i >= 0 {
+		b.state.Endpoints = slices.Delete(b.state.Endpoints, i, i+1)
 	}
-	b.state.Endpoints = append(b.state.Endpoints[:i], b.state.Endpoints[i+1:]...)
-	return true
-}
-
-func (b *bus) save() error { return b.file.Save(b.state) }
-
-// saveOrForget writes the state, or removes the file of a bus that has come to nothing. Of one that was there before it
-// stays, with nobody on it: after a reboot its next endpoint is a recovery.
-func (b *bus) saveOrForget() error {
-	if len(b.state.Endpoints) == 0 && !b.known {
-		return b.file.Remove()
-	}
-	return b.save()
 }

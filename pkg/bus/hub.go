@@ -29,20 +29,23 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 		return err
 	}
 	if b.hub.Index == 0 || b.dirty {
-		if err := b.save(); err != nil {
+		if err := b.file.Prepare(b.state); err != nil {
 			return err
 		}
 	}
 	made, err := b.ensureDevices(b.hubMTU(spec))
 	defer func() {
 		if retErr != nil && len(b.state.Endpoints) == 0 {
-			retErr = errors.Join(retErr, b.unmake(made), b.saveOrForget())
+			retErr = errors.Join(retErr, b.unmake(made))
 		}
 	}()
 	if err != nil {
 		return err
 	}
-	return b.repair(endpoint{})
+	if err := b.repair(endpoint{}); err != nil {
+		return err
+	}
+	return b.file.Commit()
 }
 
 // Remove takes away a bus that nobody is on any more: its backplane, and its hub if we made it. While an endpoint of
@@ -68,7 +71,7 @@ func (h *Host) Remove(ctx context.Context, hub string) (retErr error) {
 		return err
 	}
 	if len(b.state.Endpoints) > 0 {
-		return b.save()
+		return b.file.Save(b.state)
 	}
 	if b.isBackplane() {
 		tx, _ := backplaneNames(hub)

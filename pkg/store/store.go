@@ -62,8 +62,9 @@ func (e *BrokenError) Unwrap() error { return e.Cause }
 
 // File is a state file, locked.
 type File struct {
-	base string // path without a suffix
-	lock *flock.Flock
+	base   string // path without a suffix
+	lock   *flock.Flock
+	synced chan error // what Prepare has under way; nil if nothing
 }
 
 // envelope is what is on disk.
@@ -98,8 +99,12 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 	return &File{base: base, lock: lock}, nil
 }
 
-// Close frees the lock. The lock file stays: removing it would let two processes hold two locks of one name.
-func (f *File) Close() error { return f.lock.Unlock() }
+// Close frees the lock. What was prepared and not committed is forgotten. The lock file stays: removing it would let two
+// processes hold two locks of one name.
+func (f *File) Close() error {
+	f.abort()
+	return f.lock.Unlock()
+}
 
 // Load reads the file into data, a pointer. found is false when there is no file. A BrokenError says that the file
 // could not be read and is out of the way now; data is of no use then.
@@ -129,24 +134,67 @@ func (f *File) Load(data any) (found bool, err error) {
 // Save replaces the file. After a crash at any point the old or the new content is there, whole. That takes the fsync
 // of the content before the rename, but none of the directory: most of what is recorded here lives no longer than the
 // kernel. For the rest, see Sync.
-func (f *File) Save(data any) (retErr error) {
+func (f *File) Save(data any) error {
+	if err := f.Prepare(data); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// Prepare is the first half of Save: the content is written, and on its way to disk when it returns. The file stays as
+// it is until Commit, so that the time the disk takes can be used for something else. What was prepared before is
+// forgotten.
+func (f *File) Prepare(data any) error {
+	f.abort()
 	content, err := json.Marshal(envelope{Version: Version, Data: data})
 	if err != nil {
 		return err
 	}
-	// One name is enough, because of the lock, and a crash leaves no litter but this.
-	temp := f.base + tempSuffix
-	defer func() {
-		if retErr != nil {
-			_ = os.Remove(temp)
-			retErr = fmt.Errorf("%w: %w", ErrIO, retErr)
-		}
-	}()
-	if err := writeFile(temp, append(content, '\n')); err != nil {
-		return err
+	fd, err := writeFile(f.temp(), append(content, '\n'))
+	if err != nil {
+		_ = os.Remove(f.temp())
+		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
-	return os.Rename(temp, f.base+fileSuffix)
+	synced := make(chan error, 1)
+	f.synced = synced
+	go func() {
+		err := unix.Fsync(fd)
+		if err = errors.Join(err, unix.Close(fd)); err != nil {
+			err = &os.PathError{Op: "write", Path: f.temp(), Err: err}
+		}
+		synced <- err
+	}()
+	return nil
 }
+
+// Commit waits until what was prepared is on disk and makes it the file. With nothing prepared it does nothing.
+func (f *File) Commit() error {
+	if f.synced == nil {
+		return nil
+	}
+	err := <-f.synced
+	f.synced = nil
+	if err == nil {
+		err = os.Rename(f.temp(), f.base+fileSuffix)
+	}
+	if err != nil {
+		_ = os.Remove(f.temp())
+		return fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	return nil
+}
+
+// abort forgets what was prepared.
+func (f *File) abort() {
+	if f.synced != nil {
+		<-f.synced
+		f.synced = nil
+		_ = os.Remove(f.temp())
+	}
+}
+
+// temp is where new content is written: one name is enough, because of the lock, and a crash leaves no litter but this.
+func (f *File) temp() string { return f.base + tempSuffix }
 
 // readFile and writeFile are what package os has, without its try to wait for files by epoll: half as many system calls.
 
@@ -169,24 +217,20 @@ func readFile(path string) ([]byte, error) {
 	}
 }
 
-// writeFile makes or empties a file, writes it, and waits until it is on disk.
-func writeFile(path string, content []byte) error {
-	fd, err := unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+// writeFile makes or empties a file and writes it. The file is returned open, for the caller to sync and close.
+func writeFile(path string, content []byte) (fd int, err error) {
+	fd, err = unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	for len(content) > 0 && err == nil {
-		var n int
-		n, err = unix.Write(fd, content)
-		content = content[max(n, 0):]
+	for len(content) > 0 {
+		n, err := unix.Write(fd, content)
+		if err != nil {
+			return -1, &os.PathError{Op: "write", Path: path, Err: errors.Join(err, unix.Close(fd))}
+		}
+		content = content[n:]
 	}
-	if err == nil {
-		err = unix.Fsync(fd)
-	}
-	if err = errors.Join(err, unix.Close(fd)); err != nil {
-		return &os.PathError{Op: "write", Path: path, Err: err}
-	}
-	return nil
+	return fd, nil
 }
 
 // Remove removes the file, if there is one. The lock is still held.

@@ -83,6 +83,40 @@ func TestSaveLoadRemove(t *testing.T) {
 	}
 }
 
+// What is prepared is the file's content from Commit on, and gone without one.
+func TestPrepare(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir, "vcan0")
+	holds := func(want record) {
+		t.Helper()
+		var got record
+		if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(want, got) {
+			t.Errorf("%v, %v %s", found, err, cmp.Diff(want, got))
+		}
+	}
+	if err := f.Save(sample); err != nil {
+		t.Fatal(err)
+	}
+	second, third := record{Name: "second"}, record{Name: "third"}
+	if err := errors.Join(f.Prepare(second), f.Prepare(third)); err != nil {
+		t.Fatal(err)
+	}
+	holds(sample)
+	for range 2 { // the second time there is nothing prepared
+		if err := f.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		holds(third)
+	}
+	if err := errors.Join(f.Prepare(second), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	holds(third)
+	if diff := cmp.Diff([]string{"vcan0.json", "vcan0.lock"}, files(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // loadBroken loads a file of that content, and checks that it is refused and kept.
 func loadBroken(t *testing.T, content string) *BrokenError {
 	t.Helper()
