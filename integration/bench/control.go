@@ -20,8 +20,21 @@ import (
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// referenceDir holds the reference plugins of Debian's containernetworking-plugins.
-const referenceDir = "/usr/lib/cni"
+// pluginDir is where plugins are installed, ours and the reference plugins that Debian's containernetworking-plugins has
+// in referenceDir: side by side on one file system, the disk of a machine that is made for this.
+const (
+	pluginDir    = "/opt/cni/bin"
+	referenceDir = "/usr/lib/cni"
+)
+
+// install copies the plugins to where they are called.
+func (b *bench) install(ours string) error {
+	plugins := []string{ours + "/vxcan"}
+	for _, p := range []plugin{bridge, ptp, lo, {path: "host-local"}} {
+		plugins = append(plugins, filepath.Join(referenceDir, filepath.Base(p.path)))
+	}
+	return run("install", append([]string{"-D", "-t", pluginDir}, plugins...)...)
+}
 
 // many is the size of the large bus.
 const many = 100
@@ -35,14 +48,14 @@ type plugin struct {
 
 // vxcan is ours, on a hub and a host of its own.
 func (b *bench) vxcan(hub string) plugin {
-	return plugin{hub, filepath.Join(b.bin, "vxcan"), fmt.Sprintf(
+	return plugin{hub, pluginDir + "/vxcan", fmt.Sprintf(
 		`{"cniVersion":"1.0.0","name":"bench-%s","type":"vxcan","hub":%q,"interface":"can0"}`, hub, hub)}
 }
 
 var (
-	bridge = plugin{"bridge", referenceDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
-	ptp    = plugin{"ptp", referenceDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
-	lo     = plugin{"loopback", referenceDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
+	bridge = plugin{"bridge", pluginDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
+	ptp    = plugin{"ptp", pluginDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
+	lo     = plugin{"loopback", pluginDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
 )
 
 // command is a call of a plugin, yet to be executed.

@@ -26,7 +26,6 @@ import (
 
 // bench is the measuring side, on the kernel with CAN.
 type bench struct {
-	bin     string // directory of the binaries
 	quick   bool
 	results results
 
@@ -60,7 +59,7 @@ func (b *bench) note(name string, took time.Duration) {
 
 func main() {
 	quick := flag.Bool("quick", false, "a minute or two instead of ten")
-	measure := flag.String("measure", "", "measure a `part` here, attaching or busy, and write JSON to stdout")
+	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,ordering,keeping) and write JSON to stdout")
 	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
 	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "`command` that runs a command on a kernel with CAN and several CPUs")
 	vm := flag.String("vm", "bin/vm", "the same on a fast one")
@@ -79,10 +78,10 @@ func main() {
 
 func measureAndReport(quick bool, smp, vm []string, out string) error {
 	var r, busy results
-	if err := measureBy(smp, "attaching", quick, &r); err != nil {
+	if err := measureBy(smp, "attaching,carrying,ordering", quick, &r); err != nil {
 		return err
 	}
-	if err := measureBy(vm, "busy", quick, &busy); err != nil {
+	if err := measureBy(vm, "keeping", quick, &busy); err != nil {
 		return err
 	}
 	r.Machine += "; busy bus: " + busy.Machine
@@ -93,13 +92,13 @@ func measureAndReport(quick bool, smp, vm []string, out string) error {
 	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
 }
 
-// measureBy runs this program by vm for one part of the results.
-func measureBy(vm []string, part string, quick bool, r *results) error {
+// measureBy runs this program by vm for some parts of the results.
+func measureBy(vm []string, parts string, quick bool, r *results) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	args := append(slices.Clone(vm[1:]), self, "-measure", part, fmt.Sprintf("-quick=%v", quick))
+	args := append(slices.Clone(vm[1:]), self, "-measure", parts, fmt.Sprintf("-quick=%v", quick))
 	var stdout bytes.Buffer
 	cmd := exec.Command(vm[0], args...)
 	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
@@ -109,33 +108,39 @@ func measureBy(vm []string, part string, quick bool, r *results) error {
 	return json.Unmarshal(stdout.Bytes(), r)
 }
 
-func measureHere(part string, quick bool) error {
+func measureHere(parts string, quick bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	b := &bench{
-		bin: filepath.Dir(self), quick: quick,
+		quick: quick,
 		hosts: make(map[string]ns.NetNS), boxes: make(map[string]string), meshes: make(map[string][]string),
 	}
 	b.results = results{
 		Machine: machineName(), Samples: make(map[string][]time.Duration),
 		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),
 	}
-	switch part {
-	case "attaching":
-		for _, measure := range []func() error{b.attaching, b.carrying, b.ordering} {
-			if err = measure(); err != nil {
-				break
-			}
-		}
-	case "busy":
-		err = b.keeping()
-	default:
-		err = fmt.Errorf("no part %q: attaching or busy", part)
-	}
-	if err != nil {
+	if err := b.install(filepath.Dir(self)); err != nil {
 		return err
+	}
+	for part := range strings.SplitSeq(parts, ",") {
+		var err error
+		switch part {
+		case "attaching":
+			err = b.attaching()
+		case "carrying":
+			err = b.carrying()
+		case "ordering":
+			err = b.ordering()
+		case "keeping":
+			err = b.keeping()
+		default:
+			err = fmt.Errorf("no part %q", part)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(b.results)
 }

@@ -67,8 +67,11 @@ var goals = []goal{
 		return float64(n), 0, ""
 	}},
 	{"two senders' frames in different order at two receivers ÷ mesh", 1, func(r *results) (float64, float64, string) {
-		star, mesh := r.Traffic["flood, star"].Disagree, r.Traffic["flood, mesh"].Disagree
-		return float64(star) / max(1, float64(mesh)), 0, fmt.Sprintf("(%d and %d)", star, mesh)
+		value, spread, unit := ratio("order ÷ mesh")(r)
+		if star, mesh := r.Traffic["flood, star"], r.Traffic["flood, mesh"]; unit == "" {
+			unit = fmt.Sprintf("(%d and %d of %d)", star.Disagree, mesh.Disagree, star.Sent)
+		}
+		return value, spread, unit
 	}},
 	{"peak memory of an ADD", 15, func(r *results) (float64, float64, string) { return float64(r.PeakKiB) / 1024, 0, "MiB" }},
 	{"bin/vxcan, stripped", 4, func(r *results) (float64, float64, string) { return float64(r.BinaryBytes) / (1 << 20), 0, "MiB" }},
