@@ -15,32 +15,30 @@ trap 'exit 1' INT TERM
 title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 die() { echo "demo: $*" >&2; exit 1; }
 
-# With Podman: containers of a busybox image.
+# With Podman, while it knows CNI: containers of busybox.
 podman_setup() {
-	printf '[engine]\ncgroup_manager="cgroupfs"\nevents_logger="file"\n' >"$tmp/containers.conf" # there may be no systemd
+	case $(podman --version) in *' '[34].*) ;; *) return 1 ;; esac
+	# There may be no systemd.
+	printf '%s\n' '[engine]' 'cgroup_manager="cgroupfs"' 'events_logger="file"' '[network]' 'network_backend="cni"' >"$tmp/containers.conf"
 	export CONTAINERS_CONF="$tmp/containers.conf"
-	[ "$(podman info --format '{{.Host.NetworkBackend}}' 2>/dev/null)" = cni ] || return 1
 	install -D -t /opt/cni/bin bin/vxcan
 	install -D -m 644 -t /etc/cni/net.d conflist/canbus0.conflist
-	mkdir -p "$tmp/root/bin"
-	cp /bin/busybox "$tmp/root/bin/sleep"
-	tar -C "$tmp/root" -c . | podman import --quiet - demo >/dev/null
+	install -D /bin/busybox "$tmp/root/bin/sleep"
 }
 podman_start() {
 	if [ -e "$tmp/$1.pid" ]; then # it was started before
 		podman start "$1"
 	else
-		podman run --detach --name "$1" --network canbus0 --stop-signal KILL demo sleep 1000
-	fi &&
-		podman inspect --format '{{.State.ConmonPid}} {{.State.Pid}}' "$1" >"$tmp/$1.pid"
+		podman run --detach --name "$1" --network canbus0 --stop-signal KILL --pidfile "$tmp/$1.pid" \
+			--conmon-pidfile "$tmp/$1.conmon" --rootfs "$tmp/root" sleep 1000
+	fi
 }
 podman_power_off() {
 	# conmon first, which would have Podman clean up.
-	# shellcheck disable=SC2046 # a list of words
-	kill -9 $(cat "$tmp/engine.pid" "$tmp/dashboard.pid")
+	for who in engine dashboard; do kill -9 "$(cat "$tmp/$who.conmon")" "$(cat "$tmp/$who.pid")"; done
 	rm -rf /run/libpod /run/crun /run/runc /dev/shm/libpod_lock # what is in memory of containers that run
 }
-podman_in() { pid=$(cut -d ' ' -f 2 "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
+podman_in() { pid=$(cat "$tmp/$1.pid"); shift; nsenter --net="/proc/$pid/ns/net" "$@"; }
 podman_clean() { podman rm --force --ignore engine dashboard >/dev/null 2>&1; }
 
 # Without: network namespaces.
@@ -99,24 +97,20 @@ talk() {
 	done <"$tmp/plan"
 	wait
 	printf '    %-10s  %-31s %-31s %s\n' from 'engine hears' 'dashboard hears' 'the host hears'
-	heard=0
-	for ear in engine dashboard host; do
-		awk '{print $3}' "$tmp/$ear" >"$tmp/$ear.frames"
-	done
-	while read -r who frame; do
-		printf '    %-10s' "$who"
-		pattern=$(echo "$frame" | sed 's/##[0-9A-F]/##./') # candump shows a flag of the kernel's there
-		for ear in engine dashboard host; do
-			case $(grep -cx "$pattern" "$tmp/$ear.frames") in
-			0) words=lost ;;
-			1) words=$frame heard=$((heard + 1)) ;;
-			*) words="more than once" ;;
-			esac
-			printf '  %-30s' "$words"
-		done
-		echo
-	done <"$tmp/plan"
-	[ $heard = 18 ] || die "$heard of 18 frames arrived exactly once"
+	awk -v plan="$tmp/plan" '
+		function bare(frame) { sub(/##./, "##", frame); return frame } # candump shows a flag of the kernel there
+		FILENAME != plan { heard[FILENAME, bare($3)]++; next }
+		{
+			printf "    %-10s", $1
+			for (i = 1; i < ARGC - 1; i++) {
+				n = heard[ARGV[i], bare($2)]
+				printf "  %-30s", n == 1 ? $2 : n ? "more than once" : "lost"
+				once += n == 1
+			}
+			print ""
+		}
+		END { exit once != 18 }' "$tmp/engine" "$tmp/dashboard" "$tmp/host" "$tmp/plan" ||
+		die "not every frame arrived exactly once"
 }
 
 bus_devices() { ip -brief link show type vcan; ip -brief link show type vxcan; }
