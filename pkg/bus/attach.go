@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
@@ -138,6 +139,14 @@ func CheckMTU(mtu int) error {
 		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, mtu, canlink.ClassicMTU, canlink.FDMTU)
 	}
 	return nil
+}
+
+// ParseMTU reads the MTU that an option asks for.
+func ParseMTU(text string) (mtu int, err error) {
+	if mtu, err = strconv.Atoi(text); err != nil {
+		return 0, fmt.Errorf("%w mtu %q: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, text, canlink.ClassicMTU, canlink.FDMTU)
+	}
+	return mtu, CheckMTU(mtu)
 }
 
 // ifMTU is the MTU of an endpoint's two ends.

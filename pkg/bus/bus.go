@@ -221,9 +221,9 @@ func (b *bus) close() error { return errors.Join(b.k.Close(), b.file.Close()) }
 
 // load reads the state. One that is lost, broken or of an earlier boot is an empty one.
 func (b *bus) load() error {
-	current, err := bootID()
+	current, err := store.BootID()
 	if err != nil {
-		return fmt.Errorf("read boot ID: %w", err)
+		return err
 	}
 	found, err := b.file.Load(&b.state)
 	var broken *store.BrokenError
@@ -239,18 +239,6 @@ func (b *bus) load() error {
 	// The names of devices follow from who they belong to. Whoever edited the file must not have others deleted.
 	b.state.Endpoints = slices.DeleteFunc(b.state.Endpoints, func(e endpoint) bool { return e.HostIf != hostIfName(e.Attachment) })
 	return nil
-}
-
-// bootID is the kernel's random ID of this boot.
-func bootID() (string, error) {
-	fd, err := unix.Open("/proc/sys/kernel/random/boot_id", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(fd)
-	var uuid [36]byte
-	n, err := unix.Read(fd, uuid[:])
-	return string(uuid[:max(n, 0)]), err
 }
 
 // look finds the devices of the bus and others, which are returned. Of the endpoints it finds private backplanes only.

@@ -196,6 +196,15 @@ func (f *File) abort() {
 // temp is where new content is written: one name is enough, because of the lock, and a crash leaves no litter but this.
 func (f *File) temp() string { return f.base + tempSuffix }
 
+// BootID is the kernel's random ID of this boot, for state that lives no longer (random(4)).
+func BootID() (string, error) {
+	id, err := readFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}
+
 // readFile and writeFile are what package os has, without its try to wait for files by epoll: half as many system calls.
 
 func readFile(path string) ([]byte, error) {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
-	"strings"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/store"
@@ -86,12 +84,12 @@ func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (
 		r.Networks = make(map[string]*network)
 	}
 	maps.DeleteFunc(r.Networks, func(_ string, n *network) bool { return n == nil }) // edited by hand
-	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := store.BootID()
 	if err != nil {
 		return err
 	}
-	if id := strings.TrimSpace(string(bootID)); r.BootID != id {
-		r.BootID = id
+	if r.BootID != bootID {
+		r.BootID = bootID
 		for _, n := range r.Networks { // Docker will not tell that they are gone
 			n.Endpoints = nil
 		}

@@ -76,12 +76,10 @@ func (n *network) parse(options map[string]string) error {
 	if n.Physical, err = strconv.ParseBool(options[optPhysical]); err != nil {
 		return fmt.Errorf("%w option %q: %q; want true or false", bus.ErrInvalid, optPhysical, options[optPhysical])
 	}
-	switch options[optMTU] {
-	case "":
-	case "16", "72":
-		n.MTU, _ = strconv.Atoi(options[optMTU])
-	default:
-		return fmt.Errorf("%w option %q: %q; want 16 (classic CAN) or 72 (CAN FD)", bus.ErrInvalid, optMTU, options[optMTU])
+	if text := options[optMTU]; text != "" {
+		if n.MTU, err = bus.ParseMTU(text); err != nil {
+			return fmt.Errorf("option %q: %w", optMTU, err)
+		}
 	}
 	return nil
 }

@@ -79,10 +79,7 @@ func (s *settings) set(name, value string) (err error) {
 	case "interface":
 		s.Interface, err = value, bus.CheckInterface(value)
 	case "mtu":
-		if s.MTU, err = strconv.Atoi(value); err != nil {
-			return fmt.Errorf(`%w option "mtu": %q is no number; want 16 (classic CAN) or 72 (CAN FD)`, bus.ErrInvalid, value)
-		}
-		err = bus.CheckMTU(s.MTU)
+		s.MTU, err = bus.ParseMTU(value)
 	case "physical":
 		if s.Physical, err = strconv.ParseBool(value); err != nil {
 			return fmt.Errorf(`%w option "physical": %q; want true or false`, bus.ErrInvalid, value)
