@@ -108,7 +108,7 @@ func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Count(string(state), `"hostIf"`); got != len(want) {
+	if got := strings.Count(string(state), `"containerID"`); got != len(want) {
 		t.Errorf("%d records, want %d: %s", got, len(want), state)
 	}
 }
@@ -295,7 +295,7 @@ func TestManyAtOnce(t *testing.T) {
 	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("devices %v, want %v", got, want)
 	}
-	if state, _ := os.ReadFile(stateDir + "/vcan0.json"); strings.Contains(string(state), "hostIf") {
+	if state, _ := os.ReadFile(stateDir + "/vcan0.json"); strings.Contains(string(state), "containerID") {
 		t.Errorf("records left: %s", state)
 	}
 }

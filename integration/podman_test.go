@@ -169,7 +169,7 @@ func TestPodman(t *testing.T) {
 	}
 	for _, hub := range []string{"vcan0", "vcan1"} {
 		state, err := os.ReadFile(stateDir + "/" + hub + ".json")
-		if err != nil || strings.Contains(string(state), "hostIf") {
+		if err != nil || strings.Contains(string(state), "containerID") {
 			t.Errorf("record of %s: %s, %v", hub, state, err)
 		}
 	}
@@ -191,7 +191,7 @@ func TestRebootPodman(t *testing.T) {
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station("always", "can0"), p.station("manual", "can0")}, 50, true)
 	if boot == 2 {
 		p.do("rm", "--force", "always", "manual")
-		if state, err := os.ReadFile(stateDir + "/vcan0.json"); err != nil || strings.Contains(string(state), "hostIf") {
+		if state, err := os.ReadFile(stateDir + "/vcan0.json"); err != nil || strings.Contains(string(state), "containerID") {
 			t.Errorf("record: %s, %v", state, err)
 		}
 	}

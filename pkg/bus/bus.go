@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -134,7 +133,7 @@ type state struct {
 // endpoint is an attachment and its devices.
 type endpoint struct {
 	Attachment
-	HostIf string `json:"hostIf"`
+	HostIf string `json:"-"`     // follows from the attachment
 	Index  int    `json:"index"` // ifindex of both ends, or if private, of the host end
 	FD     bool   `json:"fd"`
 	// Private tells that the two ends do not share an ifindex, so that the endpoint needs a backplane of its own.
@@ -236,8 +235,9 @@ func (b *bus) load() error {
 	if b.found = found && b.state.BootID == current; !b.found {
 		b.state = state{BootID: current}
 	}
-	// The names of devices follow from who they belong to. Whoever edited the file must not have others deleted.
-	b.state.Endpoints = slices.DeleteFunc(b.state.Endpoints, func(e endpoint) bool { return e.HostIf != hostIfName(e.Attachment) })
+	for i, e := range b.state.Endpoints {
+		b.state.Endpoints[i].HostIf = hostIfName(e.Attachment)
+	}
 	return nil
 }
 
