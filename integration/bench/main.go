@@ -58,7 +58,7 @@ func (b *bench) note(name string, took time.Duration) {
 }
 
 func main() {
-	quick := flag.Bool("quick", false, "a minute or two instead of ten")
+	quick := flag.Bool("quick", false, "a few minutes instead of a quarter of an hour")
 	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,ordering,keeping) and write JSON to stdout")
 	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
 	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "`command` that runs a command on a kernel with CAN and several CPUs")
@@ -109,6 +109,9 @@ func measureBy(vm []string, parts string, quick bool, r *results) error {
 }
 
 func measureHere(parts string, quick bool) error {
+	if os.Getenv("VXCAN_VM") == "" { // it replaces the plugins in /opt/cni/bin, whosever they are
+		return errors.New("not on this machine itself: make bench")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -136,7 +139,7 @@ func measureHere(parts string, quick bool) error {
 		case "keeping":
 			err = b.keeping()
 		default:
-			err = fmt.Errorf("no part %q", part)
+			err = fmt.Errorf("no part %q: want attaching, carrying, ordering or keeping", part)
 		}
 		if err != nil {
 			return err

@@ -84,6 +84,8 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if stays {
 		e.Index = old.Index
 	}
+	// The disk works while the kernel does, and Commit, last, puts the record in place. What fails until then leaves the
+	// old one (close forgets the new one); a kill leaves devices without a record, which recall finds by their aliases.
 	if b.put(e) {
 		if err := b.file.Prepare(b.state); err != nil {
 			return Result{}, err
@@ -111,6 +113,7 @@ func (b *bus) attach(spec Spec, e endpoint, old canlink.Link, at place) (res Res
 	if err := b.repair(e); err != nil {
 		return Result{}, err
 	}
+	b.ensureBacklog()
 	res = Result{Hub: b.name, HostIf: e.HostIf, ContIf: at.ifName, HubMTU: hubMTU, IfMTU: mtu, New: !stays}
 	if !at.here() {
 		end, err := at.SetUp(e.Index) // last, so that what goes up is whole

@@ -43,6 +43,8 @@ func (b *bus) detach(hostIfs []string) error {
 	rest := b.state
 	rest.Endpoints = slices.DeleteFunc(slices.Clone(rest.Endpoints), func(e endpoint) bool { return slices.Contains(hostIfs, e.HostIf) })
 	var unsaved error
+	// A bus that had no file gets none for nobody. One that had keeps it, empty: its next endpoint, after a reboot say, is
+	// a recovery.
 	changed := b.dirty || len(rest.Endpoints) < len(b.state.Endpoints)
 	if changed && (b.known || len(rest.Endpoints) > 0) {
 		unsaved = b.file.Prepare(rest)
@@ -52,7 +54,7 @@ func (b *bus) detach(hostIfs []string) error {
 		errs = append(errs, b.deleteEndpoint(name))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err // the records stay for a later call
+		return err // the records stay, also of what did go, which a later look drops
 	}
 	if err := errors.Join(unsaved, b.file.Commit()); err != nil {
 		b.host.recovered(b.name, "left a record behind, which does no harm: %v", err)

@@ -180,13 +180,9 @@ func (b *bus) put(e endpoint) (changed bool) {
 	if i >= 0 && b.state.Endpoints[i] == e {
 		return b.dirty || !b.found
 	}
-	b.remove(e.HostIf)
-	b.state.Endpoints = append(b.state.Endpoints, e)
-	return true
-}
-
-func (b *bus) remove(hostIf string) {
-	if i := b.find(hostIf); i >= 0 {
+	if i >= 0 {
 		b.state.Endpoints = slices.Delete(b.state.Endpoints, i, i+1)
 	}
+	b.state.Endpoints = append(b.state.Endpoints, e)
+	return true
 }

@@ -45,6 +45,7 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 	if err := b.repair(endpoint{}); err != nil {
 		return err
 	}
+	b.ensureBacklog()
 	return b.file.Commit()
 }
 

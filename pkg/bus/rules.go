@@ -64,7 +64,8 @@ func (m member) echo() cangw.Flags {
 // compare tells which of the wanted rules have no job, and which jobs are too many: second ones of a wanted rule, and
 // plain ones from or to our backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
 func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, surplus []cangw.Rule) {
-	// A bus that is whole, but for its newest member, takes no counting.
+	// On a large bus, glance gives the jobs in the order of want: only what is new takes counting. A second job of a rule
+	// that is skipped here is a surplus one like any other that touches ours.
 	for len(want) > 0 && len(jobs) > 0 && jobs[0].Plain && jobs[0].Rule == want[0] {
 		want, jobs = want[1:], jobs[1:]
 	}

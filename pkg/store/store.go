@@ -141,9 +141,8 @@ func (f *File) Save(data any) error {
 	return f.Commit()
 }
 
-// Prepare is the first half of Save: the content is written, and on its way to disk when it returns. The file stays as
-// it is until Commit, so that the time the disk takes can be used for something else. What was prepared before is
-// forgotten.
+// Prepare is the first half of Save: the content is written, and synced to disk in the background. The file stays as it is
+// until Commit, so that the time the disk takes can be used for something else. What was prepared before is forgotten.
 func (f *File) Prepare(data any) error {
 	f.abort()
 	content, err := json.Marshal(envelope{Version: Version, Data: data})
@@ -242,8 +241,11 @@ func writeFile(path string, content []byte) (fd int, err error) {
 	return fd, nil
 }
 
-// Remove removes the file, if there is one. The lock is still held.
+// Remove removes the file, if there is one, and what a call that was killed may have left of a new one. The lock is
+// still held.
 func (f *File) Remove() error {
+	f.abort()
+	_ = os.Remove(f.temp())
 	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
