@@ -461,10 +461,11 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 				if rate > 0 {
 					time.Sleep(time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))))
 				}
-				for j := range each {
+				now := min(each, frames-n)
+				for j := range now {
 					batch.frames[j] = frame(uint32(i), uint32(n+j))
 				}
-				errs[i] = batch.send(fd, each)
+				errs[i] = batch.send(fd, now)
 			}
 		})
 	}
