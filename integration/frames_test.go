@@ -5,6 +5,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 
@@ -84,6 +85,11 @@ func TestBurst(t *testing.T) {
 		t.Error("no frame lost with the default backlog: does this kernel need another one?")
 	} else {
 		t.Logf("with the default backlog %d frames of a burst are lost", lost)
+	}
+	readOnly := on(all[0])
+	readOnly.wrap = []string{"unshare", "--mount", "sh", "-c", `mount -o bind,ro /proc/sys /proc/sys && exec "$0" "$@"`}
+	if _, log := readOnly.add(t); !strings.Contains(log, "set net.core.netdev_max_backlog to 31000 or more") {
+		t.Errorf("who may not raise the backlog does not tell: %s", log)
 	}
 	on(all[0]).add(t)
 	if lost := burst(); lost != 0 {
