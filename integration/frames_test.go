@@ -31,11 +31,14 @@ func TestFrames(t *testing.T) {
 // TestBurst: a burst of frames in one go, as a controller's driver or a sender that outruns ksoftirqd has it. With the
 // kernel's own backlog 30 containers lose some of it. ADD sees to it that they do not, again when that was undone.
 func TestBurst(t *testing.T) {
+	if os.Getenv("VXCAN_VM") != "booted" {
+		t.Skip("changes a setting of the whole machine")
+	}
 	freshHost(t)
 	const backlog = "/proc/sys/net/core/netdev_max_backlog"
 	before, err := os.ReadFile(backlog)
 	if err != nil {
-		t.Skipf("this host is a network namespace, which has no backlog: %v", err)
+		t.Fatal(err)
 	}
 	set := func(value string) {
 		if err := os.WriteFile(backlog, []byte(value), 0); err != nil {
@@ -43,6 +46,7 @@ func TestBurst(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() { set(string(before)) })
+	set("1000") // the kernel's default
 	const containers = 30
 	var all []*container
 	for i := range containers {
@@ -80,7 +84,7 @@ func TestBurst(t *testing.T) {
 	if lost := burst(); lost != 0 {
 		t.Errorf("%d frames of a burst lost", lost)
 	}
-	set("1000") // the kernel's default
+	set("1000")
 	if lost := burst(); lost == 0 {
 		t.Error("no frame lost with the default backlog: does this kernel need another one?")
 	} else {
@@ -88,7 +92,7 @@ func TestBurst(t *testing.T) {
 	}
 	readOnly := on(all[0])
 	readOnly.wrap = []string{"unshare", "--mount", "sh", "-c", `mount -o bind,ro /proc/sys /proc/sys && exec "$0" "$@"`}
-	if _, log := readOnly.add(t); !strings.Contains(log, "set net.core.netdev_max_backlog to 31000 or more") {
+	if _, log := readOnly.add(t); !strings.Contains(log, "set net.core.netdev_max_backlog to 65536 or more") {
 		t.Errorf("who may not raise the backlog does not tell: %s", log)
 	}
 	on(all[0]).add(t)

@@ -244,7 +244,6 @@ func writeFile(path string, content []byte) (fd int, err error) {
 // Remove removes the file, if there is one, and what a call that was killed may have left of a new one. The lock is
 // still held.
 func (f *File) Remove() error {
-	f.abort()
 	_ = os.Remove(f.temp())
 	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrIO, err)

@@ -73,10 +73,17 @@ func TestSaveLoadRemove(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode %v", path, info.Mode(), err, want)
 		}
 	}
+	killed := filepath.Join(dir, "vcan0.json.new") // what a call left that was killed between Prepare and Commit
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // the second time there is none
 		if err := f.Remove(); err != nil {
 			t.Error(err)
 		}
+	}
+	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", killed, err)
 	}
 	if found, err := f.Load(&got); found || err != nil {
 		t.Errorf("removed: %v, %v", found, err)
