@@ -2,8 +2,9 @@
 // pair an endpoint, and the gateway rules between them. The plugins under plugins/ speak for the runtimes and call
 // nothing below this package; this package knows none of their protocols.
 //
-// The kernel is the truth and the state file a memory of it. Every call looks at the kernel, and what a reboot, a crash
-// or a clumsy hand took away is put back by the next Attach of anything on that bus.
+// Every verb works the same way. It observes what the kernel has (view.go), derives what the bus must have (want.go),
+// lists the differences (diff.go), and applies them (apply.go) or, as Check does, only reports them. The kernel is the
+// truth; the record on disk remembers what was asked for.
 package bus
 
 import (
@@ -12,39 +13,38 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/pkg/cangw"
-	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
 // Defaults of Host.
 const (
 	DefaultStateDir    = "/var/lib/cni/vxcan"
-	DefaultLockTimeout = 10 * time.Second
+	DefaultLockTimeout = time.Minute // at boot, all containers of a slow board start at once
 )
 
-// Defaults of what a network's configuration says, the same for every runtime.
+// Defaults of a network's configuration, the same for every runtime.
 const (
 	DefaultHub       = "vcan0"
 	DefaultInterface = "can0" // in a container
 )
 
-// LockTimeoutEnv sets Host.LockTimeout, for hosts where many containers start at once on few CPUs.
+// LockTimeoutEnv sets Host.LockTimeout.
 const LockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
 
 // Errors that callers tell apart.
 var (
-	// ErrInvalid is a wish that cannot be granted however often it is repeated: a wrong name or MTU.
+	// ErrInvalid is a request that fails however often it is repeated, for a wrong name or MTU.
 	ErrInvalid = errors.New("invalid")
-	// ErrInvalidNetns is a path that is no network namespace of a container.
+	// ErrInvalidNetns is a path that is not the network namespace of a container.
 	ErrInvalidNetns = errors.New("invalid network namespace")
-	// ErrNotReady is a hub that is missing or down where only its owner can mend that.
+	// ErrNotReady is a hub that is missing or down where only its owner can change that.
 	ErrNotReady = errors.New("not ready")
 	// ErrNoKernelSupport is a kernel without vcan, vxcan or can-gw.
 	ErrNoKernelSupport = errors.New("no kernel support")
@@ -59,11 +59,24 @@ func OneLine(err error) string {
 	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 }
 
-// Spec is what a network says of its bus.
+// Spec is the bus that a network's configuration asks for.
 type Spec struct {
 	Hub      string // device name
 	Physical bool   // the hub is a real controller: used, never made
-	MTU      int    // 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
+	MTU      int    // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
+	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
+	// last endpoint.
+	Transient bool
+}
+
+func (s Spec) check() error {
+	if err := CheckHub(s.Hub); err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	if s.MTU == 0 {
+		return nil
+	}
+	return CheckMTU(s.MTU)
 }
 
 // Attachment is what a runtime names when it puts a container on a network.
@@ -72,8 +85,8 @@ type Attachment struct {
 	Network     string `json:"network"`
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME
-	// Entry tells several attachments apart that the runtime names alike, as it does the plugins of one chain: what
-	// the network's configuration says of the interface's name, perhaps nothing.
+	// Entry tells several attachments apart that the runtime names alike, as it does the plugins of one chain: the
+	// interface's name in the network's configuration, perhaps none.
 	Entry string `json:"entry,omitempty"`
 }
 
@@ -81,63 +94,27 @@ func (a Attachment) String() string {
 	return a.Runtime + " " + strings.TrimSuffix(strings.Join([]string{a.Network, a.ContainerID, a.IfName}, "/"), "/")
 }
 
-// Target is where the container end is to be.
-type Target struct {
-	NetnsPath string
-	Interface string // its name in the container; "can%d" is the first free one
-}
-
-// Result is an attachment at work.
-type Result struct {
-	Hub           string
-	HostIf        string // host end
-	ContIf        string // container end
-	HubMTU, IfMTU int
-	New           bool // not there before
-}
-
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
 type Host struct {
 	StateDir    string        // "" is DefaultStateDir
 	LockTimeout time.Duration // 0 is DefaultLockTimeout
-	// Recovered is called for everything that was put right on the way, in a few words. nil is allowed.
-	Recovered func(hub, what string)
+	// Notice is called, in a few words, for everything that was put right on the way and for everything that the
+	// administrator should know. nil is allowed.
+	Notice func(hub, what string)
 
 	dial func() (kernel, error) // nil is the real one
 }
 
-// bus is one bus with its lock held.
-type bus struct {
-	host  *Host
-	name  string // of the hub
-	k     kernel
-	file  *store.File
-	state state
-	found bool // the state is what an earlier call on this boot saved
-	known bool // there is a state, perhaps of an earlier boot
-	dirty bool // the state has been corrected since
-
-	hub, tx, rx canlink.Link         // zero if missing
-	private     map[string]backplane // of private endpoints by their host ends, if whole and up
-	jobs        []cangw.Job          // of this bus at least, see survey
-	down        []endpoint           // whose host ends are down
-	orphans     []endpoint           // whose remaining devices serve nobody, see recall
-}
-
-// state is what is remembered of a bus.
-type state struct {
-	BootID    string     `json:"bootID"`
-	Endpoints []endpoint `json:"endpoints"`
-}
-
-// endpoint is an attachment and its devices.
-type endpoint struct {
-	Attachment
-	HostIf string `json:"-"`     // follows from the attachment
-	Index  int    `json:"index"` // ifindex of both ends, or if private, of the host end
-	FD     bool   `json:"fd"`
-	// Private tells that the two ends do not share an ifindex, so that the endpoint needs a backplane of its own.
-	Private bool `json:"private,omitempty"`
+// NewHost is the buses of this host as plugins use them: notices are logged, and LockTimeoutEnv holds.
+func NewHost(log *slog.Logger) *Host {
+	timeout, err := lockTimeoutFromEnv()
+	if err != nil {
+		log.Info("going on with the default", "err", err)
+	}
+	return &Host{
+		LockTimeout: timeout,
+		Notice:      func(hub, what string) { log.Info(what, "hub", hub) },
+	}
 }
 
 // lockTimeoutFromEnv reads LockTimeoutEnv; 0 if it is not set.
@@ -153,25 +130,6 @@ func lockTimeoutFromEnv() (time.Duration, error) {
 	return timeout, nil
 }
 
-// NewHost is the buses of this host as plugins use them: what is put right on the way is logged, and LockTimeoutEnv
-// holds.
-func NewHost(log *slog.Logger) *Host {
-	timeout, err := lockTimeoutFromEnv()
-	if err != nil {
-		log.Info("going on with the default", "err", err)
-	}
-	return &Host{
-		LockTimeout: timeout,
-		Recovered:   func(hub, what string) { log.Info(what, "hub", hub) },
-	}
-}
-
-func (h *Host) recovered(hub, format string, args ...any) {
-	if h.Recovered != nil {
-		h.Recovered(hub, fmt.Sprintf(format, args...))
-	}
-}
-
 func (h *Host) stateDir() string {
 	if h.StateDir == "" {
 		return DefaultStateDir
@@ -179,8 +137,36 @@ func (h *Host) stateDir() string {
 	return h.StateDir
 }
 
-// open connects to the kernel, takes the bus's lock and reads its state. Who may not change the kernel learns that, and
-// not that the state is out of reach.
+func (h *Host) connect() (kernel, error) {
+	if h.dial == nil {
+		return dialKernel()
+	}
+	return h.dial()
+}
+
+// bus is one bus with its lock held.
+type bus struct {
+	host   *Host
+	name   string // of the hub
+	k      kernel
+	file   *store.File
+	record record
+	onDisk bool // there is a file, perhaps of an earlier boot
+	known  bool // the record is of this boot
+	saved  bool // this call has written the record
+	fresh  bool // this call starts the bus, so that what it lacks is no damage
+	view   view
+	made   []string // devices that this call has made
+}
+
+// record is what is remembered of a bus.
+type record struct {
+	BootID    string       `json:"bootID"`
+	Endpoints []Attachment `json:"endpoints"`
+}
+
+// open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
+// names them and not the state directory.
 func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	timeout := h.LockTimeout
 	if timeout == 0 {
@@ -209,85 +195,93 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	return b, nil
 }
 
-func (h *Host) connect() (kernel, error) {
-	if h.dial == nil {
-		return dialKernel()
-	}
-	return h.dial()
-}
-
 func (b *bus) close() error { return errors.Join(b.k.Close(), b.file.Close()) }
 
-// load reads the state. One that is lost, broken or of an earlier boot is an empty one.
+func (b *bus) notice(format string, args ...any) {
+	if b.host.Notice != nil {
+		b.host.Notice(b.name, fmt.Sprintf(format, args...))
+	}
+}
+
+// load reads the record. One that is lost, unusable or of an earlier boot is an empty one: the devices' aliases tell the
+// rest.
 func (b *bus) load() error {
 	current, err := store.BootID()
 	if err != nil {
 		return err
 	}
-	found, err := b.file.Load(&b.state)
-	var broken *store.BrokenError
-	if errors.As(err, &broken) {
-		b.host.recovered(b.name, "%v", err)
+	b.onDisk, err = b.file.Load(&b.record)
+	var unusable *store.UnusableError
+	if errors.As(err, &unusable) {
+		aside, err := b.file.SetAside()
+		if err != nil {
+			return err
+		}
+		b.notice("%v and was set aside as %s", unusable, aside)
 	} else if err != nil {
 		return err
 	}
-	b.known = found
-	if b.found = found && b.state.BootID == current; !b.found {
-		b.state = state{BootID: current}
-	}
-	for i, e := range b.state.Endpoints {
-		b.state.Endpoints[i].HostIf = hostIfName(e.Attachment)
+	if b.known = b.onDisk && b.record.BootID == current; !b.known {
+		b.record = record{BootID: current}
 	}
 	return nil
 }
 
-// look finds the devices of the bus and others, which are returned. Of the endpoints it finds private backplanes only.
-func (b *bus) look(others ...string) ([]canlink.Link, error) {
-	tx, rx := backplaneNames(b.name)
-	names := append([]string{b.name, tx, rx}, others...)
-	all := len(names)
-	for _, e := range b.state.Endpoints {
-		if e.Private {
-			tx, rx := privateNames(e.HostIf)
-			names = append(names, tx, rx)
+// save writes the record.
+func (b *bus) save() error {
+	if err := b.file.Save(b.record); err != nil {
+		return err
+	}
+	b.onDisk, b.known, b.saved = true, true, true
+	return nil
+}
+
+// saveOrRemove writes the record, or removes its file when neither the hub nor an endpoint is left to remember.
+func (b *bus) saveOrRemove() error {
+	if len(b.record.Endpoints) == 0 {
+		links, err := b.k.Links(b.name)
+		if err != nil {
+			return err
+		}
+		if links[0].Index == 0 {
+			return b.file.Remove()
 		}
 	}
-	links, err := b.k.Links(names...)
-	if err != nil {
+	return b.save()
+}
+
+// observe reads all that the kernel has, and makes the record agree with it: endpoints that are gone are dropped, and
+// those that are not recorded are found by the aliases of their devices. It returns these corrections in words. It
+// changes nothing in the kernel or on disk.
+func (b *bus) observe() (corrections []string, err error) {
+	if b.view, err = observe(b.k); err != nil {
 		return nil, err
 	}
-	b.hub, b.tx, b.rx = links[0], links[1], links[2]
-	b.setPrivate(links[all:])
-	return links[3:all], nil
+	recorded := b.record.Endpoints
+	b.record.Endpoints = nil
+	endpoints, _ := b.view.endpoints(b.name, recorded)
+	for _, e := range endpoints {
+		b.record.Endpoints = append(b.record.Endpoints, e.Attachment)
+	}
+	for _, a := range without(recorded, b.record.Endpoints) {
+		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", a))
+	}
+	for _, a := range without(b.record.Endpoints, recorded) {
+		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", a, hostIfName(a)))
+	}
+	return corrections, nil
 }
 
-// fd tells whether the bus carries CAN FD frames.
-func (b *bus) fd() bool { return b.hub.FD() }
-
-// ownHub tells whether the hub that is there was made by us, and so is ours to set up and to delete.
-func (b *bus) ownHub() bool { return b.hub.Kind == canlink.Vcan && b.hub.Alias == hubAlias }
-
-// find returns the index in state.Endpoints of the endpoint with a host end, or -1.
-func (b *bus) find(hostIf string) int {
-	for i, e := range b.state.Endpoints {
-		if e.HostIf == hostIf {
-			return i
-		}
+// without is all attachments that others lack.
+func without(all, others []Attachment) (rest []Attachment) {
+	if slices.Equal(all, others) {
+		return nil
 	}
-	return -1
-}
-
-// rules are the gateway rules that the bus must have.
-func (b *bus) rules() []cangw.Rule { return rules(b.backplane(), b.members()) }
-
-func (b *bus) hubMember() member { return member{dev: uint32(b.hub.Index), hub: true, fd: b.fd()} }
-
-func (b *bus) members() []member {
-	members := []member{b.hubMember()}
-	for _, e := range b.state.Endpoints {
-		members = append(members, member{dev: uint32(e.Index), fd: e.FD && b.fd(), private: b.private[e.HostIf]})
+	known := make(map[Attachment]bool, len(others))
+	for _, a := range others {
+		known[a] = true
 	}
-	return members
+	return slices.DeleteFunc(slices.Clone(all), func(a Attachment) bool { return known[a] })
 }
 
 // openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.

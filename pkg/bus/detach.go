@@ -9,7 +9,7 @@ import (
 )
 
 // Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and
-// backplane stay. It blocks for the bus's lock.
+// backplane stay, but for those that were made for a pod. It blocks for the bus's lock.
 func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr error) {
 	if CheckName(hub) != nil || CheckRootful() != nil { // nothing was ever made
 		return nil
@@ -21,9 +21,9 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
 	// The name comes from the attachment alone. A record may still have it under another one.
 	names := []string{hostIfName(a)}
-	for _, e := range b.state.Endpoints {
-		if e.sameAs(a) && !slices.Contains(names, e.HostIf) {
-			names = append(names, e.HostIf)
+	for _, e := range b.record.Endpoints {
+		if e.sameAs(a) && e != a {
+			names = append(names, hostIfName(e))
 		}
 	}
 	return b.detach(names)
@@ -38,34 +38,67 @@ func (a Attachment) sameAs(b Attachment) bool {
 }
 
 // detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be
-// removed, on a full disk say, is dropped by a later call, because its devices are gone.
+// written, on a full disk say, is corrected by a later call.
 func (b *bus) detach(hostIfs []string) error {
-	rest := b.state
-	rest.Endpoints = slices.DeleteFunc(slices.Clone(rest.Endpoints), func(e endpoint) bool { return slices.Contains(hostIfs, e.HostIf) })
-	var unsaved error
-	// A bus that had no file gets none for nobody. One that had keeps it, empty: its next endpoint, after a reboot say, is
-	// a recovery.
-	changed := b.dirty || len(rest.Endpoints) < len(b.state.Endpoints)
-	if changed && (b.known || len(rest.Endpoints) > 0) {
-		unsaved = b.file.Prepare(rest)
-	}
 	var errs []error
 	for _, name := range hostIfs {
 		errs = append(errs, b.deleteEndpoint(name))
 	}
+	recorded := len(b.record.Endpoints)
+	b.record.Endpoints = slices.DeleteFunc(b.record.Endpoints, func(a Attachment) bool { return slices.Contains(hostIfs, hostIfName(a)) })
 	if err := errors.Join(errs...); err != nil {
-		return err // the records stay, also of what did go, which a later look drops
+		return err
 	}
-	if err := errors.Join(unsaved, b.file.Commit()); err != nil {
-		b.host.recovered(b.name, "left a record behind, which does no harm: %v", err)
+	if len(b.record.Endpoints) == 0 {
+		if err := b.removeTransient(); err != nil {
+			return err
+		}
+	}
+	var err error
+	switch {
+	case !b.onDisk && len(b.record.Endpoints) == 0:
+		err = b.file.Remove() // the lock file
+	case len(b.record.Endpoints) != recorded || !b.known:
+		err = b.saveOrRemove()
+	}
+	if err != nil {
+		b.notice("left a record behind, which does no harm: %v", err)
 	}
 	return nil
 }
 
-// Collect detaches every attachment of a runtime's network that valid does not know, on whatever hub it is, and deletes
-// what is left of others of it (see AttachHere). Other networks' and runtimes' are left alone. It goes on after errors
-// and returns them all.
-func (h *Host) Collect(ctx context.Context, runtime, network string, valid func(Attachment) bool) error {
+// removeTransient takes away a bus that nobody is on any more, if it was made for a pod.
+func (b *bus) removeTransient() error {
+	links, err := b.k.Links(b.name)
+	if err != nil || links[0].Alias != transientAlias {
+		return err
+	}
+	if _, err := b.observe(); err != nil || len(b.record.Endpoints) > 0 {
+		return err
+	}
+	return b.removeDevices()
+}
+
+// removeDevices deletes the backplane, what endpoints left behind, and the hub if we made it.
+func (b *bus) removeDevices() error {
+	w := b.want(Spec{Hub: b.name}, "")
+	var devices []string
+	for _, l := range w.leftovers {
+		devices = append(devices, l.devices...)
+	}
+	if plane := w.backplanes[0]; isPair(b.view.link(plane.tx), b.view.link(plane.rx)) {
+		devices = append(devices, plane.tx)
+	}
+	if isOurHub(b.view.link(b.name)) {
+		devices = append(devices, b.name)
+	}
+	return b.k.Delete(devices...)
+}
+
+// Collect detaches every attachment that is stale, on whatever bus it is, and deletes the devices that others of a
+// runtime have left behind if they are stale, too. It looks at all devices once, and at a bus only where something is
+// stale. stale is asked again while the lock of the attachment's bus is held. Collect goes on after errors and returns them all.
+func (h *Host) Collect(ctx context.Context, stale func(Attachment) bool) error {
 	if CheckRootful() != nil { // nothing was ever made
 		return nil
 	}
@@ -73,21 +106,22 @@ func (h *Host) Collect(ctx context.Context, runtime, network string, valid func(
 	if err != nil {
 		return err
 	}
-	hubs, err := h.hubsInKernel(runtime, network)
+	hubs, err := h.hubsInKernel(stale)
 	if err != nil {
 		return err
 	}
-	hubs = append(hubs, names...)
-	slices.Sort(hubs)
 	var errs []error
-	for _, hub := range slices.Compact(hubs) {
-		errs = append(errs, h.collect(ctx, hub, runtime, network, valid))
+	for _, hub := range slices.Compact(slices.Sorted(slices.Values(append(names, hubs...)))) {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, h.collect(ctx, hub, slices.Contains(hubs, hub), stale))
 	}
 	return errors.Join(errs...)
 }
 
-// hubsInKernel names the hubs of a network's endpoints by what their host ends say.
-func (h *Host) hubsInKernel(runtime, network string) (hubs []string, err error) {
+// hubsInKernel names the hubs of stale attachments by the aliases of their devices.
+func (h *Host) hubsInKernel(stale func(Attachment) bool) (hubs []string, err error) {
 	k, err := h.connect()
 	if err != nil {
 		return nil, err
@@ -95,39 +129,61 @@ func (h *Host) hubsInKernel(runtime, network string) (hubs []string, err error) 
 	defer k.Close()
 	links, err := k.AllLinks()
 	for _, l := range links {
-		if hub, a, ok := parseAlias(l.Alias); ok && CheckName(hub) == nil && a.Runtime == runtime && a.Network == network {
+		if hub, a, ok := parseAlias(l.Alias); ok && CheckName(hub) == nil && !slices.Contains(hubs, hub) && stale(a) {
 			hubs = append(hubs, hub)
 		}
 	}
 	return hubs, err
 }
 
-// collect is Collect on one bus.
-func (h *Host) collect(ctx context.Context, hub, runtime, network string, valid func(Attachment) bool) (retErr error) {
+// collect is Collect on one bus. found tells that the kernel has devices of stale attachments there.
+func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(Attachment) bool) (retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	links, err := b.k.AllLinks()
-	if err != nil {
+	recorded := b.record.Endpoints
+	if !found && !slices.ContainsFunc(recorded, stale) {
+		return nil
+	}
+	if _, err := b.observe(); err != nil {
 		return err
 	}
-	b.recall(links)
+	_, leftovers := b.view.endpoints(hub, recorded)
 	var hostIfs []string
-	ours := func(e endpoint) bool { return e.Runtime == runtime && e.Network == network }
-	for _, e := range b.state.Endpoints {
-		if ours(e) && !valid(e.Attachment) {
-			hostIfs = append(hostIfs, e.HostIf)
+	for _, a := range b.record.Endpoints {
+		if stale(a) {
+			hostIfs = append(hostIfs, hostIfName(a))
 		}
 	}
-	for _, e := range b.orphans {
-		if ours(e) {
-			hostIfs = append(hostIfs, e.HostIf)
-			b.host.recovered(b.name, "deleted what %s left behind", e.Attachment)
+	for _, l := range leftovers {
+		if stale(l.Attachment) {
+			hostIfs = append(hostIfs, hostIfName(l.Attachment))
+			b.notice("deleted what %s left behind", l.Attachment)
 		}
 	}
 	return b.detach(hostIfs)
+}
+
+// Remove takes away a bus that nobody is on any more: its backplane, and its hub if we made it. While an endpoint of
+// any network is left it does nothing. It blocks for the bus's lock.
+func (h *Host) Remove(ctx context.Context, hub string) (retErr error) {
+	if err := CheckName(hub); err != nil {
+		return err
+	}
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	if _, err := b.observe(); err != nil {
+		return err
+	}
+	if len(b.record.Endpoints) > 0 {
+		return b.save()
+	}
+	return errors.Join(b.removeDevices(), b.file.Remove())
 }
 
 // Ready tells whether an Attach could work on this kernel, without making anything: nil, ErrNoKernelSupport or

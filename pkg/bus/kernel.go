@@ -20,11 +20,11 @@ type kernel interface {
 	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
 	AllLinks() ([]canlink.Link, error)
 	AddVcan(name string, mtu int, alias string) error
-	AddPair(p canlink.Pair) error
+	AddPair(p canlink.Pair) (canlink.Link, error)
+	SetAlias(name, alias string) error
 	SetUp(index int) error
-	Delete(name string) error
+	Delete(names ...string) error
 
-	PeekJobs(enough func([]cangw.Job) bool) (jobs []cangw.Job, complete bool, err error)
 	Jobs() ([]cangw.Job, error)
 	AddRules(rules ...cangw.Rule) error
 	DeleteRules(rules ...cangw.Rule) error
@@ -65,23 +65,18 @@ func (k *realKernel) Close() error { return k.conn.Close() }
 
 func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
 func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
-func (k *realKernel) Delete(name string) error                      { return explain(k.links.Delete(name)) }
+func (k *realKernel) Delete(names ...string) error                  { return explain(k.links.Delete(names...)) }
+func (k *realKernel) SetAlias(name, alias string) error {
+	return explain(k.links.SetAlias(name, alias))
+}
 
 func (k *realKernel) AddVcan(name string, mtu int, alias string) error {
 	return explainKind(canlink.Vcan, k.links.AddVcan(name, mtu, alias))
 }
 
-func (k *realKernel) AddPair(p canlink.Pair) error {
-	return explainKind(canlink.Vxcan, k.links.AddPair(p))
-}
-
-func (k *realKernel) PeekJobs(enough func([]cangw.Job) bool) ([]cangw.Job, bool, error) {
-	conn, err := rtnl.Dial() // a fresh one: the kernel's datagrams grow to what a socket has received before
-	if err != nil {
-		return nil, false, err
-	}
-	defer conn.Close()
-	return cangw.Peek(conn, enough)
+func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {
+	end, err := k.links.AddPair(p)
+	return end, explainKind(canlink.Vxcan, err)
 }
 
 func (k *realKernel) AllLinks() ([]canlink.Link, error) {

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -31,6 +33,38 @@ func CheckName(name string) error {
 		}
 	}
 	return nil
+}
+
+// CheckHub tells what is wrong with the name of a hub: it must be a device name that no other device of a bus can have.
+func CheckHub(name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	for _, suffix := range []string{txSuffix, rxSuffix} {
+		if strings.HasSuffix(name, suffix) {
+			return fmt.Errorf("%w hub %q: names that end in %s and %s are those of backplanes; name another one", ErrInvalid, name, txSuffix, rxSuffix)
+		}
+	}
+	if slices.Contains(hashPrefixes, name[:min(2, len(name))]) && len(name) == maxName && strings.Trim(name[2:], hashDigits) == "" {
+		return fmt.Errorf("%w hub %q: it could be the name of an endpoint's device; name another one", ErrInvalid, name)
+	}
+	return nil
+}
+
+// CheckMTU tells what is wrong with an MTU that a network asks for.
+func CheckMTU(mtu int) error {
+	if mtu != canlink.ClassicMTU && mtu != canlink.FDMTU {
+		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, mtu, canlink.ClassicMTU, canlink.FDMTU)
+	}
+	return nil
+}
+
+// ParseMTU reads the MTU that an option asks for.
+func ParseMTU(text string) (mtu int, err error) {
+	if mtu, err = strconv.Atoi(text); err != nil {
+		return 0, fmt.Errorf("%w mtu %q: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, text, canlink.ClassicMTU, canlink.FDMTU)
+	}
+	return mtu, CheckMTU(mtu)
 }
 
 // CheckInterface tells what is wrong with the name of an interface to be: a device name, or one with %d for the first
@@ -73,15 +107,35 @@ func matches(name, wanted string) bool {
 	return ok && isNumber(number)
 }
 
-// hostIfName names the host end of an attachment, the same one every time, from nothing but what the runtime says.
-func hostIfName(a Attachment) string { return hashedName("vx", a.fields()...) }
+// Devices whose names are hashed have one of these prefixes, and digits of base32hex behind it.
+const (
+	hostPrefix      = "vx" // host ends
+	containerPrefix = "vc" // container ends that a runtime is to move
+	privatePrefix   = "tx" // backplanes of private endpoints, and of hubs with long names
+	privateRxPrefix = "rx"
 
-// backplaneNames names the ends of a bus's backplane. They are meant to be recognised in `cangw -L`.
+	hashDigits = "0123456789abcdefghijklmnopqrstuv"
+)
+
+var hashPrefixes = []string{hostPrefix, containerPrefix, privatePrefix, privateRxPrefix}
+
+// Backplanes are called after their hub, to be recognised in `cangw -L`.
+const txSuffix, rxSuffix = "-tx", "-rx"
+
+// hostIfName names the host end of an attachment, the same one every time, from nothing but what the runtime says.
+func hostIfName(a Attachment) string { return hashedName(hostPrefix, a.fields()...) }
+
+// privateNames names the ends of a private endpoint's backplane after its host end.
+func privateNames(hostIf string) (tx, rx string) {
+	return privatePrefix + hostIf[2:], privateRxPrefix + hostIf[2:]
+}
+
+// backplaneNames names the ends of a bus's backplane.
 func backplaneNames(hub string) (tx, rx string) {
-	if len(hub)+len("-tx") <= maxName {
-		return hub + "-tx", hub + "-rx"
+	if len(hub)+len(txSuffix) <= maxName {
+		return hub + txSuffix, hub + rxSuffix
 	}
-	return hashedName("tx", hub), hashedName("rx", hub)
+	return hashedName(privatePrefix, hub), hashedName(privateRxPrefix, hub)
 }
 
 // hashedName is a prefix of two bytes and 64 bits of the parts' hash.
@@ -94,11 +148,18 @@ func (a Attachment) fields() []string {
 	return []string{a.Runtime, a.Network, a.ContainerID, a.IfName, a.Entry}
 }
 
-// aliasMark is the first word of the alias of a host end, and hubAlias that of a hub that we made.
+// Aliases of the devices that we make, for people in `ip link` and for us: by them we know our own.
 const (
-	aliasMark = "vxcan"
-	hubAlias  = aliasMark + " hub"
+	aliasMark      = "vxcan" // the first word
+	hubAlias       = aliasMark + " hub"
+	transientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
+	backplaneAlias = aliasMark + " backplane"
 )
+
+// isOurHub tells whether a hub was made by us, and so is ours to set up and to delete.
+func isOurHub(hub canlink.Link) bool {
+	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
+}
 
 // alias is what a host end says of itself, in `ip link` to people and to us when the state is lost. It is "" if that
 // does not fit, or could not be read back.
@@ -111,8 +172,11 @@ func alias(hub string, a Attachment) string {
 }
 
 func parseAlias(text string) (hub string, a Attachment, ok bool) {
+	if !strings.HasPrefix(text, aliasMark+" ") {
+		return "", Attachment{}, false
+	}
 	words := strings.Split(text, " ")
-	if len(words) != 7 || words[0] != aliasMark {
+	if len(words) != 7 {
 		return "", Attachment{}, false
 	}
 	return words[1], Attachment{words[2], words[3], words[4], words[5], words[6]}, true

@@ -10,7 +10,7 @@ import (
 // gateway's hop counter back at 0, so that one more rule may pass it on.
 type backplane struct{ tx, rx uint32 }
 
-// member is who sends and receives on a bus: its hub, and the host end of every endpoint.
+// member is a device that sends and receives on a bus: its hub, and the host end of every endpoint.
 type member struct {
 	dev uint32 // ifindex
 	fd  bool   // takes CAN FD frames
@@ -18,6 +18,10 @@ type member struct {
 	// private is the member's own backplane, for an endpoint whose two ends could not get the same ifindex.
 	private backplane
 }
+
+// maxHops lets a frame pass one rule, whatever the module parameter max_hops of can-gw allows. With more, what the hub
+// echoes would go round for ever.
+const maxHops = 1
 
 // rules is which rules a bus must have: all of them, each exactly once. Everything else here follows from it.
 //
@@ -30,9 +34,9 @@ type member struct {
 func rules(common backplane, members []member) []cangw.Rule {
 	var all []cangw.Rule
 	add := func(src, dst uint32, flags cangw.Flags, fd bool) {
-		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags})
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags, Hops: maxHops})
 		if fd {
-			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.FD})
+			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.FD, Hops: maxHops})
 		}
 	}
 	for _, m := range members {
@@ -61,35 +65,32 @@ func (m member) echo() cangw.Flags {
 	return 0
 }
 
-// compare tells which of the wanted rules have no job, and which jobs are too many: second ones of a wanted rule, and
-// plain ones from or to our backplanes, which are ours alone, that are not wanted. Other people's jobs do not count.
-func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, surplus []cangw.Rule) {
-	// On a large bus, glance gives the jobs in the order of want: only what is new takes counting. A second job of a rule
-	// that is skipped here is a surplus one like any other that touches ours.
-	for len(want) > 0 && len(jobs) > 0 && jobs[0].Plain && jobs[0].Rule == want[0] {
-		want, jobs = want[1:], jobs[1:]
-	}
-	count := make(map[cangw.Rule]int, len(jobs)) // on a large bus, only some jobs have been looked at
+// compare tells which of the wanted rules have no job, which jobs are a second one of a wanted rule, and which are not
+// wanted although they start or end at one of our backplanes, which are ours alone. Other people's jobs do not count, nor
+// do those that do more than a rule says (Job.Plain).
+func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, doubled, unwanted []cangw.Rule) {
+	count := make(map[cangw.Rule]int, len(jobs))
 	for _, j := range jobs {
 		if j.Plain {
 			count[j.Rule]++
 		}
 	}
 	for _, r := range want {
-		n := count[r]
-		if n == 0 {
+		switch n := count[r]; n {
+		case 0:
 			missing = append(missing, r)
-			continue
+		case 1:
+		default:
+			doubled = append(doubled, slices.Repeat([]cangw.Rule{r}, n-1)...)
 		}
 		delete(count, r)
-		surplus = append(surplus, slices.Repeat([]cangw.Rule{r}, n-1)...)
 	}
 	for _, j := range jobs {
 		if j.Plain && count[j.Rule] > 0 && slices.ContainsFunc(ours, func(b backplane) bool { return touches(j.Rule, b) }) {
-			surplus = append(surplus, j.Rule)
+			unwanted = append(unwanted, j.Rule)
 		}
 	}
-	return missing, surplus
+	return missing, doubled, unwanted
 }
 
 func touches(r cangw.Rule, b backplane) bool {

@@ -27,8 +27,8 @@ var (
 func TestRules(t *testing.T) {
 	const fd, tok, echo = cangw.FD, cangw.IIFTxOK, cangw.Echo
 	hubRules := []cangw.Rule{
-		{Src: hub, Dst: tx, Flags: tok}, {Src: hub, Dst: tx, Flags: tok | fd},
-		{Src: rx, Dst: hub, Flags: echo}, {Src: rx, Dst: hub, Flags: echo | fd},
+		{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: hub, Dst: tx, Flags: tok | fd, Hops: 1},
+		{Src: rx, Dst: hub, Flags: echo, Hops: 1}, {Src: rx, Dst: hub, Flags: echo | fd, Hops: 1},
 	}
 	for name, test := range map[string]struct {
 		members []member
@@ -39,36 +39,36 @@ func TestRules(t *testing.T) {
 		"classic hub and endpoint": {
 			[]member{{dev: hub, hub: true}, {dev: a}},
 			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok}, {Src: rx, Dst: hub, Flags: echo},
-				{Src: a, Dst: tx, Flags: tok}, {Src: rx, Dst: a},
+				{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
+				{Src: a, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: a, Hops: 1},
 			},
 		},
 		"endpoints of both kinds": {
 			[]member{hubFD, {dev: a, fd: true}, {dev: b}},
 			append(slices.Clone(hubRules),
-				cangw.Rule{Src: a, Dst: tx, Flags: tok}, cangw.Rule{Src: a, Dst: tx, Flags: tok | fd},
-				cangw.Rule{Src: rx, Dst: a}, cangw.Rule{Src: rx, Dst: a, Flags: fd},
-				cangw.Rule{Src: b, Dst: tx, Flags: tok}, cangw.Rule{Src: rx, Dst: b},
+				cangw.Rule{Src: a, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: a, Dst: tx, Flags: tok | fd, Hops: 1},
+				cangw.Rule{Src: rx, Dst: a, Hops: 1}, cangw.Rule{Src: rx, Dst: a, Flags: fd, Hops: 1},
+				cangw.Rule{Src: b, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: b, Hops: 1},
 			),
 		},
 		"private backplane": {
 			[]member{hubFD, {dev: a}, {dev: d, fd: true, private: backplane{dTx, dRx}}},
 			append(slices.Clone(hubRules),
-				cangw.Rule{Src: a, Dst: tx, Flags: tok}, cangw.Rule{Src: rx, Dst: a},
-				cangw.Rule{Src: d, Dst: dTx, Flags: tok}, cangw.Rule{Src: d, Dst: dTx, Flags: tok | fd},
-				cangw.Rule{Src: rx, Dst: d, Flags: tok}, cangw.Rule{Src: rx, Dst: d, Flags: tok | fd},
-				cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok}, cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok | fd},
-				cangw.Rule{Src: dRx, Dst: a, Flags: tok},
+				cangw.Rule{Src: a, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: a, Hops: 1},
+				cangw.Rule{Src: d, Dst: dTx, Flags: tok, Hops: 1}, cangw.Rule{Src: d, Dst: dTx, Flags: tok | fd, Hops: 1},
+				cangw.Rule{Src: rx, Dst: d, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: d, Flags: tok | fd, Hops: 1},
+				cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok | fd, Hops: 1},
+				cangw.Rule{Src: dRx, Dst: a, Flags: tok, Hops: 1},
 			),
 		},
 		"two private backplanes": {
 			[]member{{dev: hub, hub: true}, {dev: c, private: backplane{201, 202}}, {dev: d, private: backplane{dTx, dRx}}},
 			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok}, {Src: rx, Dst: hub, Flags: echo},
-				{Src: c, Dst: 201, Flags: tok}, {Src: rx, Dst: c, Flags: tok},
-				{Src: 202, Dst: hub, Flags: echo | tok}, {Src: 202, Dst: d, Flags: tok},
-				{Src: d, Dst: dTx, Flags: tok}, {Src: rx, Dst: d, Flags: tok},
-				{Src: dRx, Dst: hub, Flags: echo | tok}, {Src: dRx, Dst: c, Flags: tok},
+				{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
+				{Src: c, Dst: 201, Flags: tok, Hops: 1}, {Src: rx, Dst: c, Flags: tok, Hops: 1},
+				{Src: 202, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: 202, Dst: d, Flags: tok, Hops: 1},
+				{Src: d, Dst: dTx, Flags: tok, Hops: 1}, {Src: rx, Dst: d, Flags: tok, Hops: 1},
+				{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: dRx, Dst: c, Flags: tok, Hops: 1},
 			},
 		},
 	} {
@@ -104,17 +104,6 @@ func TestRulesCount(t *testing.T) {
 	}
 }
 
-// glance relies on the youngest endpoint's rules being the last ones.
-func TestRulesYoungestLast(t *testing.T) {
-	members := []member{hubFD, {dev: a, fd: true}, {dev: b}}
-	for i := range members {
-		all, older, own := rules(common, members[:i+1]), rules(common, members[:i]), rules(common, members[i:i+1])
-		if diff := cmp.Diff(all, append(older, own...)); diff != "" {
-			t.Error(diff)
-		}
-	}
-}
-
 func TestCompare(t *testing.T) {
 	want := rules(common, []member{hubFD, {dev: a, fd: true}})
 	plain := func(rules ...cangw.Rule) (jobs []cangw.Job) {
@@ -125,32 +114,38 @@ func TestCompare(t *testing.T) {
 	}
 	notPlain := func(r cangw.Rule) []cangw.Job { return []cangw.Job{{Rule: r}} }
 	foreign := cangw.Rule{Src: hub, Dst: a} // of someone who connects the two in his own way
+	unlimited := want[0]
+	unlimited.Hops = 0
 	filtered := want[0]
 	filtered.Filter = cangw.Filter{ID: 0x123, Mask: 0x7ff}
 	gone := rules(common, []member{{dev: b}})
 	for name, test := range map[string]struct {
-		jobs             []cangw.Job
-		missing, surplus []cangw.Rule
+		jobs                       []cangw.Job
+		missing, doubled, unwanted []cangw.Rule
 	}{
-		"nothing there":         {jobs: nil, missing: want},
-		"all there":             {jobs: plain(want...)},
-		"one missing":           {jobs: plain(append(slices.Clone(want[:3]), want[4:]...)...), missing: want[3:4]},
-		"one twice":             {jobs: plain(append(want[2:3:3], want...)...), surplus: want[2:3]},
-		"one three times":       {jobs: plain(append([]cangw.Rule{want[2], want[2]}, want...)...), surplus: []cangw.Rule{want[2], want[2]}},
-		"other people's":        {jobs: plain(append([]cangw.Rule{foreign, foreign, {Src: b, Dst: c}}, want...)...)},
-		"of who has left":       {jobs: plain(append(slices.Clone(gone), want...)...), surplus: gone},
-		"with another flag":     {jobs: plain(append([]cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}, want...)...), surplus: []cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}},
-		"with a filter":         {jobs: plain(append([]cangw.Rule{filtered}, want[1:]...)...), missing: want[:1], surplus: []cangw.Rule{filtered}},
-		"not plain, beside":     {jobs: append(notPlain(want[0]), plain(want...)...)},
-		"not plain, instead":    {jobs: append(notPlain(want[0]), plain(want[1:]...)...), missing: want[:1]},
-		"not plain, of no rule": {jobs: append(notPlain(cangw.Rule{Src: tx, Dst: rx}), plain(want...)...)},
+		"nothing there":           {jobs: nil, missing: want},
+		"all there":               {jobs: plain(want...)},
+		"one missing":             {jobs: plain(append(slices.Clone(want[:3]), want[4:]...)...), missing: want[3:4]},
+		"one without a hop limit": {jobs: plain(append([]cangw.Rule{unlimited}, want[1:]...)...), missing: want[:1], unwanted: []cangw.Rule{unlimited}},
+		"one twice":               {jobs: plain(append(want[2:3:3], want...)...), doubled: want[2:3]},
+		"one three times":         {jobs: plain(append([]cangw.Rule{want[2], want[2]}, want...)...), doubled: []cangw.Rule{want[2], want[2]}},
+		"other people's":          {jobs: plain(append([]cangw.Rule{foreign, foreign, {Src: b, Dst: c}}, want...)...)},
+		"of who has left":         {jobs: plain(append(slices.Clone(gone), want...)...), unwanted: gone},
+		"with another flag":       {jobs: plain(append([]cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}, want...)...), unwanted: []cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}},
+		"with a filter":           {jobs: plain(append([]cangw.Rule{filtered}, want[1:]...)...), missing: want[:1], unwanted: []cangw.Rule{filtered}},
+		"not plain, beside":       {jobs: append(notPlain(want[0]), plain(want...)...)},
+		"not plain, instead":      {jobs: append(notPlain(want[0]), plain(want[1:]...)...), missing: want[:1]},
+		"not plain, of no rule":   {jobs: append(notPlain(cangw.Rule{Src: tx, Dst: rx}), plain(want...)...)},
 	} {
-		missing, surplus := compare(want, test.jobs, common)
+		missing, doubled, unwanted := compare(want, test.jobs, common)
 		if diff := cmp.Diff(test.missing, missing, cmpEmpty); diff != "" {
 			t.Errorf("%s: missing (- want, + got)\n%s", name, diff)
 		}
-		if diff := cmp.Diff(test.surplus, surplus, cmpEmpty); diff != "" {
-			t.Errorf("%s: surplus (- want, + got)\n%s", name, diff)
+		if diff := cmp.Diff(test.doubled, doubled, cmpEmpty); diff != "" {
+			t.Errorf("%s: doubled (- want, + got)\n%s", name, diff)
+		}
+		if diff := cmp.Diff(test.unwanted, unwanted, cmpEmpty); diff != "" {
+			t.Errorf("%s: unwanted (- want, + got)\n%s", name, diff)
 		}
 	}
 	if len(want) != 8 || want[0].Src != hub {
@@ -165,13 +160,13 @@ var cmpEmpty = cmp.FilterValues(func(x, y []cangw.Rule) bool { return len(x)+len
 // Without a backplane nothing is ours.
 func TestCompareNoBackplane(t *testing.T) {
 	jobs := []cangw.Job{{Rule: cangw.Rule{Src: hub, Dst: tx}, Plain: true}}
-	if missing, surplus := compare(nil, jobs, backplane{}); len(missing)+len(surplus) != 0 {
-		t.Errorf("%+v, %+v", missing, surplus)
+	if missing, doubled, unwanted := compare(nil, jobs, backplane{}); len(missing)+len(doubled)+len(unwanted) != 0 {
+		t.Errorf("%+v, %+v, %+v", missing, doubled, unwanted)
 	}
 }
 
 // Whatever jobs there are: what compare says, done, makes every wanted rule one job, and touches no one else's.
-func TestCompareHeals(t *testing.T) {
+func TestCompareMends(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	devices := []uint32{hub, tx, rx, a, b, c, d}
 	for range 2000 {
@@ -195,8 +190,8 @@ func TestCompareHeals(t *testing.T) {
 				others = append(others, j)
 			}
 		}
-		missing, surplus := compare(want, jobs, common)
-		for _, r := range surplus {
+		missing, doubled, unwanted := compare(want, jobs, common)
+		for _, r := range append(doubled, unwanted...) {
 			i := slices.IndexFunc(jobs, func(j cangw.Job) bool { return j.Plain && j.Rule == r })
 			jobs = slices.Delete(jobs, i, i+1)
 		}
@@ -220,8 +215,8 @@ func TestCompareHeals(t *testing.T) {
 		if len(jobs) != len(want)+len(others) {
 			t.Fatalf("%d jobs, want %d and %d of others", len(jobs), len(want), len(others))
 		}
-		if missing, surplus := compare(want, jobs, common); len(missing)+len(surplus) != 0 {
-			t.Fatalf("not healed: missing %+v, surplus %+v", missing, surplus)
+		if missing, doubled, unwanted := compare(want, jobs, common); len(missing)+len(doubled)+len(unwanted) != 0 {
+			t.Fatalf("not mended: missing %+v, doubled %+v, unwanted %+v", missing, doubled, unwanted)
 		}
 	}
 }

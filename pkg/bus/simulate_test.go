@@ -12,8 +12,10 @@ import (
 // model is what the kernel does with CAN frames, as far as rules depend on it: can_can_gw_rcv of net/can/gw.c, can_send
 // of net/can/af_can.c, vcan_tx of drivers/net/can/vcan.c, vxcan_xmit of drivers/net/can/vxcan.c.
 type model struct {
-	host map[uint32]*device // by ifindex: the netns that the rules are in
-	jobs []cangw.Rule
+	host    map[uint32]*device // by ifindex: the netns that the rules are in
+	jobs    []cangw.Rule
+	maxHops uint8 // module parameter max_hops of can-gw, 1 by default
+	passed  int   // through jobs, since the last frame was sent
 }
 
 type device struct {
@@ -27,11 +29,12 @@ type device struct {
 // frame is a socket buffer.
 type frame struct {
 	origin uint32 // can_skb_prv(skb)->ifindex: of the device that a program sent it to, in whatever netns
-	hops   int    // cgw_hops(skb)
+	hops   uint8  // cgw_hops(skb)
 	fd     bool
 }
 
-const maxHops = 1 // of can-gw, by default
+// storm is how often one frame may pass the gateway before it counts as going round for ever.
+const storm = 10000
 
 func (m *model) add(index uint32, fd bool) *device {
 	if m.host[index] != nil {
@@ -56,6 +59,7 @@ func (m *model) addEndpoint(index, contIndex uint32, fd bool) *device {
 
 // send is a program that sends a frame to a device: other programs there hear it, too.
 func (m *model) send(d *device, fd bool) {
+	m.passed = 0
 	m.canSend(d, frame{origin: d.index, fd: fd}, true)
 }
 
@@ -84,10 +88,16 @@ func (m *model) receive(d *device, f frame) {
 		switch {
 		case j.Src != d.index:
 		case (j.Flags&cangw.FD != 0) != f.fd:
-		case f.hops >= maxHops: // "deleted"
+		case f.hops >= m.maxHops: // "deleted"
+		case m.passed > storm:
 		case j.Flags&cangw.IIFTxOK == 0 && f.origin == dst.index: // in no counter
 		default:
-			m.canSend(dst, frame{origin: f.origin, hops: f.hops + 1, fd: f.fd}, j.Flags&cangw.Echo != 0)
+			m.passed++
+			hops := f.hops + 1
+			if j.Hops != 0 && hops == 1 { // the first job adjusts the counter to its limit
+				hops = m.maxHops - j.Hops + 1
+			}
+			m.canSend(dst, frame{origin: f.origin, hops: hops, fd: f.fd}, j.Flags&cangw.Echo != 0)
 		}
 	}
 }
@@ -100,7 +110,7 @@ type station struct {
 
 // build makes the devices of a bus. contIndex gives the container end's ifindex of a member.
 func build(members []member, contIndex func(m member) uint32) (*model, []station) {
-	m := &model{host: make(map[uint32]*device), jobs: rules(common, members)}
+	m := &model{host: make(map[uint32]*device), jobs: rules(common, members), maxHops: 1}
 	m.addPair(common)
 	var stations []station
 	for _, member := range members {
@@ -172,6 +182,7 @@ func TestEveryoneHearsEveryoneOnce(t *testing.T) {
 			}
 			return taken[random.IntN(len(taken))]
 		})
+		m.maxHops = uint8(1 + random.IntN(6)) // CGW_MAX_HOPS
 		if faults := faults(m, stations); len(faults) > 0 {
 			t.Fatalf("%+v:\n%v", members, faults)
 		}
@@ -223,6 +234,14 @@ func TestModelSeesFaults(t *testing.T) {
 					if r.Src == rx && r.Dst == a {
 						m.jobs[i].Flags |= cangw.IIFTxOK
 					}
+				}
+			},
+		},
+		"max_hops=2 and no hop limit: a storm": {
+			sameIndex, func(m *model) {
+				m.maxHops = 2
+				for i := range m.jobs {
+					m.jobs[i].Hops = 0
 				}
 			},
 		},

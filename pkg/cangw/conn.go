@@ -91,16 +91,6 @@ func (c *Conn) List() ([]Job, error) {
 	return nil, fmt.Errorf("list gateway jobs: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
-// Peek returns the youngest jobs, some fifty or as many as are enough, and whether these are known to be all. What it
-// costs does not depend on how many there are. conn must be fresh, and cannot be used for anything else after it.
-func Peek(conn *rtnl.Conn, enough func([]Job) bool) (jobs []Job, complete bool, err error) {
-	complete, err = conn.Peek(listRequest(), collect(&jobs), func() bool { return enough(jobs) })
-	if err != nil {
-		return nil, false, fmt.Errorf("look at gateway jobs: %w", err)
-	}
-	return jobs, complete, nil
-}
-
 // Probe tells whether rules can be changed: nil, ErrNoModule or ErrPermission. It changes none: its request is too
 // short to be a rule, which the gateway looks at only after the right to ask.
 func (c *Conn) Probe() error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 
@@ -134,7 +133,7 @@ func TestListAgreesWithCangw(t *testing.T) {
 	}{
 		{"-X -i", Job{Rule: Rule{Src: a, Dst: b, Flags: FD | IIFTxOK}, Plain: true}},
 		{"-e -f 123:7FF", Job{Rule: Rule{Src: a, Dst: b, Flags: Echo, Filter: Filter{0x123, 0x7ff}}, Plain: true}},
-		{"-l 1", Job{Rule: Rule{Src: a, Dst: b}}},
+		{"-l 1", Job{Rule: Rule{Src: a, Dst: b, Hops: 1}, Plain: true}},
 		{"-m SET:I:222.8.1122334455667788", Job{Rule: Rule{Src: a, Dst: b}}},
 	} {
 		if out := g.cangw(t, append([]string{"-A", "-s", "a", "-d", "b"}, strings.Fields(test.args)...)...); out != "" {
@@ -227,59 +226,11 @@ func TestMany(t *testing.T) {
 			t.Fatalf("job %d: %+v", i, j)
 		}
 	}
-	peeked, complete, err := Peek(g.dial(t), func([]Job) bool { return true })
-	if err != nil || complete || len(peeked) < 30 || len(peeked) > 200 {
-		t.Fatalf("peek: %d jobs, complete %v, %v", len(peeked), complete, err)
-	}
-	if diff := cmp.Diff(jobs[:len(peeked)], peeked); diff != "" {
-		t.Errorf("peek (- List, + Peek)\n%s", diff)
-	}
 	if err := g.Delete(rules...); err != nil {
 		t.Error(err)
 	}
 	if jobs := g.list(t); len(jobs) != 0 {
 		t.Errorf("%d jobs left", len(jobs))
-	}
-}
-
-// Peek never takes some jobs for all, for any number of them around a datagram's end.
-func TestPeekComplete(t *testing.T) {
-	g := newGateway(t, "a", "b")
-	added := 0
-	for _, n := range []int{0, 1, 30, 36, 37, 38, 39, 40, 41, 42, 46, 47, 48, 49, 50, 60, 90, 100, 120, 400} {
-		for ; added < n; added++ {
-			if err := g.Add(Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(added), Mask: 1}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		jobs, complete, err := Peek(g.dial(t), func([]Job) bool { return true })
-		if err != nil || complete && len(jobs) != n || !complete && len(jobs) < 30 || n <= 30 && !complete {
-			t.Errorf("%d jobs: saw %d, complete %v, %v", n, len(jobs), complete, err)
-		}
-	}
-}
-
-// Peek goes on until it has seen enough, or all.
-func TestPeekEnough(t *testing.T) {
-	g := newGateway(t, "a", "b")
-	var rules []Rule
-	for i := range 400 {
-		rules = append(rules, Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: uint32(i), Mask: 1}})
-	}
-	if err := g.Add(rules...); err != nil {
-		t.Fatal(err)
-	}
-	for _, oldest := range []uint32{399, 200, 0} {
-		has := func(jobs []Job) bool {
-			return slices.ContainsFunc(jobs, func(j Job) bool { return j.Filter.ID == oldest })
-		}
-		jobs, _, err := Peek(g.dial(t), has)
-		if err != nil || !has(jobs) || oldest == 399 && len(jobs) > 200 {
-			t.Errorf("until %d of 400: %d jobs, %v", oldest, len(jobs), err)
-		}
-	}
-	if jobs, complete, err := Peek(g.dial(t), func([]Job) bool { return false }); err != nil || !complete || len(jobs) != len(rules) {
-		t.Errorf("until the end: %d jobs, complete %v, %v", len(jobs), complete, err)
 	}
 }
 

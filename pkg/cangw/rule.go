@@ -1,8 +1,8 @@
 // Package cangw adds, deletes and lists the rules of the kernel's CAN gateway (module can-gw), which copies frames from
 // one CAN device to another. A rule is what we want; a job is the kernel's instance of it, with its counters.
 //
-// It encodes plain rules: source, destination, flags and a filter. Jobs of other programs may do more (modifications,
-// checksums, hop limits); they are listed, marked as not plain, and never touched.
+// It encodes plain rules: source, destination, flags, a filter and a hop limit. Jobs of other programs may do more
+// (modifications, checksums); they are listed, marked as not plain, and never touched.
 //
 // Kernel: linux/can/gw.h, net/can/gw.c. The reference program is cangw of can-utils.
 package cangw
@@ -37,12 +37,15 @@ type Rule struct {
 	Src, Dst uint32
 	Flags    Flags
 	Filter   Filter
+	// Hops is how many rules a frame may pass from this one on, this one included; 0 leaves it to the module parameter
+	// max_hops of can-gw (cangw -l, cgw_hops of net/can/gw.c).
+	Hops uint8
 }
 
 // Job is a rule at work in the kernel.
 type Job struct {
 	Rule
-	Plain                     bool   // nothing but what Rule holds; false for rules with modifications, limits or uid
+	Plain                     bool   // nothing but what Rule holds; false for rules with modifications or uid
 	Handled, Dropped, Deleted uint32 // frames: passed on, refused by the destination, stopped by hop or origin check
 }
 
@@ -56,11 +59,12 @@ const (
 	cgwDstIF   = 10 // CGW_DST_IF
 	cgwFilter  = 11 // CGW_FILTER
 	cgwDeleted = 12 // CGW_DELETED
+	cgwLimHops = 13 // CGW_LIM_HOPS
 	cgwMax     = 18 // CGW_FDMOD_SET, the last one that is known here
 )
 
 // Attributes of this package, which a plain rule may have.
-const plainAttrs = 1<<cgwHandled | 1<<cgwDropped | 1<<cgwDeleted | 1<<cgwSrcIF | 1<<cgwDstIF | 1<<cgwFilter
+const plainAttrs = 1<<cgwHandled | 1<<cgwDropped | 1<<cgwDeleted | 1<<cgwSrcIF | 1<<cgwDstIF | 1<<cgwFilter | 1<<cgwLimHops
 
 const (
 	rtcanmsgSize  = 4 // struct rtcanmsg
@@ -72,7 +76,7 @@ var errNotCAN = errors.New("not a CAN gateway job")
 
 // marshal is the payload of RTM_NEWROUTE and RTM_DELROUTE: struct rtcanmsg and attributes, in the order of cangw.
 func (r Rule) marshal() []byte {
-	b := make([]byte, rtcanmsgSize, 36)
+	b := make([]byte, rtcanmsgSize, 44)
 	b[0], b[1] = unix.AF_CAN, cgwTypeCANCAN
 	binary.NativeEndian.PutUint16(b[2:4], uint16(r.Flags))
 	b = appendAttr(b, cgwSrcIF, nl.Uint32Attr(r.Src))
@@ -80,14 +84,18 @@ func (r Rule) marshal() []byte {
 	if r.Filter != (Filter{}) {
 		b = appendAttr(b, cgwFilter, append(nl.Uint32Attr(r.Filter.ID), nl.Uint32Attr(r.Filter.Mask)...))
 	}
+	if r.Hops != 0 {
+		b = appendAttr(b, cgwLimHops, []byte{r.Hops})
+	}
 	return b
 }
 
-// appendAttr appends an attribute (struct nlattr); the length of every value here is a multiple of four.
+// appendAttr appends an attribute (struct nlattr), padded to a multiple of four bytes.
 func appendAttr(b []byte, kind uint16, value []byte) []byte {
 	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofNlAttr+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
-	return append(b, value...)
+	b = append(b, value...)
+	return append(b, make([]byte, -len(value)&3)...)
 }
 
 // unmarshalJob reads one message of an RTM_GETROUTE dump. It fails with errNotCAN for routes of other families, which
@@ -118,11 +126,18 @@ func (j *Job) unmarshalAttr(kind uint16, value []byte) error {
 		return nil
 	}
 	want := 4
-	if kind == cgwFilter {
+	switch kind {
+	case cgwFilter:
 		want = canFilterSize
+	case cgwLimHops:
+		want = 1
 	}
 	if len(value) != want {
 		return fmt.Errorf("attribute %d: %d bytes, want %d", kind, len(value), want)
+	}
+	if kind == cgwLimHops {
+		j.Hops = value[0]
+		return nil
 	}
 	number := binary.NativeEndian.Uint32(value[0:4])
 	switch kind {
@@ -156,6 +171,9 @@ func (r Rule) Format(name func(index uint32) string) string {
 	}
 	if r.Filter != (Filter{}) {
 		fmt.Fprintf(&b, " -f %03X:%X", r.Filter.ID, r.Filter.Mask)
+	}
+	if r.Hops != 0 {
+		fmt.Fprintf(&b, " -l %d", r.Hops)
 	}
 	return b.String()
 }

@@ -48,6 +48,12 @@ var golden = []struct {
 }, {
 	"-s bpR -d vcan0 -X -e", Rule{Src: 3, Dst: 2, Flags: Echo | FD},
 	"1d 01 09 00 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00",
+}, {
+	"-s bpR -d vcan0 -l 1", Rule{Src: 3, Dst: 2, Hops: 1},
+	"1d 01 00 00 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00 05 00 0d 00 01 00 00 00",
+}, {
+	"-s vcan0 -d bpT -i -f 123:7FF -l 2", Rule{Src: 2, Dst: 4, Flags: IIFTxOK, Filter: Filter{ID: 0x123, Mask: 0x7ff}, Hops: 2},
+	"1d 01 04 00 08 00 09 00 02 00 00 00 08 00 0a 00 04 00 00 00 0c 00 0b 00 23 01 00 00 ff 07 00 00 05 00 0d 00 02 00 00 00",
 }}
 
 func TestMarshal(t *testing.T) {
@@ -95,7 +101,7 @@ var dumped = []struct {
 	},
 	"1d 01 00 00 0c 00 0b 00 23 01 00 20 ff 07 00 00 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00",
 }, {
-	"-s bpR -d vcan0 -l 1", Job{Rule: Rule{Src: 3, Dst: 2}, Handled: 1, Dropped: 81983},
+	"-s bpR -d vcan0 -l 1", Job{Rule: Rule{Src: 3, Dst: 2, Hops: 1}, Plain: true, Handled: 1, Dropped: 81983},
 	`1d 01 00 00 08 00 07 00 01 00 00 00 08 00 08 00 3f 40 01 00 05 00 0d 00 01 00 00 00
 	 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00`,
 }, {
@@ -137,7 +143,7 @@ func TestUnmarshalJobTruncated(t *testing.T) {
 }
 
 func TestUnmarshalJobWrongLength(t *testing.T) {
-	sizes := map[uint16]int{cgwHandled: 4, cgwDropped: 4, cgwDeleted: 4, cgwSrcIF: 4, cgwDstIF: 4, cgwFilter: 8}
+	sizes := map[uint16]int{cgwHandled: 4, cgwDropped: 4, cgwDeleted: 4, cgwSrcIF: 4, cgwDstIF: 4, cgwFilter: 8, cgwLimHops: 1}
 	for kind, want := range sizes {
 		for size := range 13 {
 			b := Rule{Src: 2, Dst: 4}.marshal()
@@ -165,7 +171,7 @@ func TestUnmarshalJobWrongLength(t *testing.T) {
 
 // What is not known is not an error, but not plain.
 func TestUnmarshalJobUnknown(t *testing.T) {
-	for _, kind := range []int{0, 1, 5, 8 + 5, 14, cgwMax, cgwMax + 1, 31, 32, 38, 63, 64, 70, 4711, 1<<14 - 1} {
+	for _, kind := range []int{0, 1, 5, 14, cgwMax, cgwMax + 1, 31, 32, 38, 63, 64, 70, 4711, 1<<14 - 1} {
 		for _, size := range []int{0, 1, 4, 282} {
 			b := append(Rule{Src: 2, Dst: 4}.marshal(), nl.NewRtAttr(kind, make([]byte, size)).Serialize()...)
 			want := Job{Rule: Rule{Src: 2, Dst: 4}}

@@ -44,6 +44,8 @@ type Link struct {
 	MTU   int
 	Up    bool
 	Alias string
+	// AltNames are the device's alternative names (ip link property), by which Get finds it too.
+	AltNames []string
 	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
 	PeerIndex int
 	// PeerElsewhere tells that the other end is in another netns than this one.
@@ -78,8 +80,7 @@ func (c *Conn) Get(names ...string) ([]Link, error) {
 func (c *Conn) getBatch(names []string) ([]Link, error) {
 	requests := make([]*nl.NetlinkRequest, len(names))
 	for i, name := range names {
-		requests[i] = getRequest(0)
-		requests[i].AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+		requests[i] = getByName(name)
 	}
 	replies, err := c.conn.Batch(requests...)
 	if err != nil {
@@ -115,7 +116,9 @@ func (c *Conn) List() ([]Link, error) {
 	const tries = 100
 	for range tries {
 		var links []Link
-		_, err := c.conn.Dump(getRequest(0), func(data []byte) error {
+		r := getRequest(0)
+		r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(rtextFilterSkipStats)))
+		_, err := c.conn.Dump(r, func(data []byte) error {
 			link, err := parseLink(data)
 			links = append(links, link)
 			return err
@@ -130,12 +133,16 @@ func (c *Conn) List() ([]Link, error) {
 	return nil, fmt.Errorf("list devices: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
+// rtextFilterSkipStats leaves out the counters of each device, half of the answer (RTEXT_FILTER_SKIP_STATS,
+// linux/rtnetlink.h).
+const rtextFilterSkipStats = 1 << 3
+
 // AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name is
 // taken.
 func (c *Conn) AddVcan(name string, mtu int, alias string) error {
 	err := c.conn.Do(vcanRequest(name, mtu))
 	if err == nil && alias != "" { // not in one datagram: if the name is taken, somebody else's device would get it
-		if err = c.conn.Do(aliasRequest(name, alias)); err != nil {
+		if err = c.SetAlias(name, alias); err != nil {
 			err = errors.Join(err, c.Delete(name))
 		}
 	}
@@ -157,18 +164,23 @@ type Pair struct {
 	PeerNetns ns.NetNS // nil is the same netns
 }
 
-// AddPair makes a vxcan pair. The kernel answers EEXIST if one of the names is taken, or the index on this side, and
-// EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the alias all the same, so
-// Name should be one that nobody else would give.
-func (c *Conn) AddPair(p Pair) error {
+// AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the
+// index on this side, and EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the
+// alias all the same, so Name should be one that nobody else would give.
+func (c *Conn) AddPair(p Pair) (Link, error) {
 	requests := []*nl.NetlinkRequest{p.request()}
 	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between
 		requests = append(requests, aliasRequest(p.Name, p.Alias))
 	}
-	if err := c.conn.Do(requests...); err != nil {
-		return fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
+	requests = append(requests, getByName(p.Name))
+	replies, err := c.conn.Batch(requests...)
+	for i := 0; err == nil && i < len(replies); i++ {
+		err = replies[i].Err
 	}
-	return nil
+	if err != nil {
+		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
+	}
+	return parseLink(replies[len(replies)-1].Data)
 }
 
 // SetUp brings a device up, and returns it as it is then.
@@ -187,14 +199,32 @@ func (c *Conn) SetUp(index int) (Link, error) {
 	return parseReply(replies[1])
 }
 
-// Delete deletes a device, and with it the other end of a pair and all gateway rules of both. One that is not there is
+// Delete deletes devices, and with each the other end of a pair and all gateway rules of both. One that is not there is
 // no error.
-func (c *Conn) Delete(name string) error {
-	r := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
-	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete device %s: %w", name, err)
+func (c *Conn) Delete(names ...string) error {
+	requests := make([]*nl.NetlinkRequest, len(names))
+	for i, name := range names {
+		requests[i] = nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+		requests[i].AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		requests[i].AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	}
+	var errs []error
+	for start := 0; start < len(requests); start += rtnl.MaxBatch {
+		replies, err := c.conn.Batch(requests[start:min(start+rtnl.MaxBatch, len(requests))]...)
+		errs = append(errs, err)
+		for i, r := range replies {
+			if r.Err != nil && !errors.Is(r.Err, unix.ENODEV) {
+				errs = append(errs, fmt.Errorf("delete device %s: %w", names[start+i], r.Err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// SetAlias sets a device's alias, at most MaxAlias bytes.
+func (c *Conn) SetAlias(name, alias string) error {
+	if err := c.conn.Do(aliasRequest(name, alias)); err != nil {
+		return fmt.Errorf("set alias of %s: %w", name, err)
 	}
 	return nil
 }
@@ -243,6 +273,13 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 		l.Name = unix.ByteSliceToString(value)
 	case unix.IFLA_IFALIAS:
 		l.Alias = unix.ByteSliceToString(value)
+	case unix.IFLA_PROP_LIST:
+		return rtnl.Attrs(value, func(kind uint16, value []byte) error {
+			if kind == unix.IFLA_ALT_IFNAME {
+				l.AltNames = append(l.AltNames, unix.ByteSliceToString(value))
+			}
+			return nil
+		})
 	case unix.IFLA_LINKINFO:
 		return rtnl.Attrs(value, func(kind uint16, value []byte) error {
 			if kind == nl.IFLA_INFO_KIND {

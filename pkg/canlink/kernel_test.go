@@ -83,14 +83,17 @@ func TestAddPair(t *testing.T) {
 		alias := strings.Repeat("x", MaxAlias)
 		const index = 1<<30 - 1
 		p := Pair{Name: "vx0123456789abc", PeerName: "can%d", MTU: mtu, Index: index, Alias: alias, PeerNetns: netns}
-		if err := host.AddPair(p); err != nil {
+		made, err := host.AddPair(p)
+		if err != nil {
 			t.Fatal(err)
 		}
 		want := Link{
 			Name: p.Name, Index: index, Kind: Vxcan, CAN: true, MTU: mtu, Up: true, Alias: alias, PeerIndex: index, PeerElsewhere: true,
 		}
-		if diff := cmp.Diff(want, get(t, host, p.Name)); diff != "" {
-			t.Errorf("host end (- want, + got)\n%s", diff)
+		for what, got := range map[string]Link{"made": made, "host end": get(t, host, p.Name)} {
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (- want, + got)\n%s", what, diff)
+			}
 		}
 		want.Name, want.Up, want.Alias = "can0", false, ""
 		if diff := cmp.Diff(want, get(t, container, "can0")); diff != "" {
@@ -116,7 +119,7 @@ func TestAddPair(t *testing.T) {
 func TestAddPairHere(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
-	if err := c.AddPair(Pair{Name: "tx", PeerName: "rx", MTU: FDMTU}); err != nil {
+	if _, err := c.AddPair(Pair{Name: "tx", PeerName: "rx", MTU: FDMTU}); err != nil {
 		t.Fatal(err)
 	}
 	links, err := c.Get("rx", "nosuchdevice", "tx")
@@ -124,7 +127,7 @@ func TestAddPairHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	rx, tx := links[0], links[2]
-	if links[1] != (Link{}) {
+	if !cmp.Equal(links[1], Link{}) {
 		t.Errorf("no such device: %+v", links[1])
 	}
 	if rx.Name != "rx" || tx.Name != "tx" || rx.PeerIndex != tx.Index || tx.PeerIndex != rx.Index || rx.Index == tx.Index ||
@@ -139,10 +142,10 @@ func TestAddPairRefused(t *testing.T) {
 	netns := cantest.NewNetns(t)
 	host, container := dialAt(t, cantest.NewNetns(t)), dialAt(t, netns)
 	taken := Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Index: 5000, Alias: "taken", PeerNetns: netns}
-	if err := host.AddPair(taken); err != nil {
+	if _, err := host.AddPair(taken); err != nil {
 		t.Fatal(err)
 	}
-	if err := container.AddPair(Pair{Name: "here", PeerName: "there", MTU: FDMTU, Index: 0}); err != nil {
+	if _, err := container.AddPair(Pair{Name: "here", PeerName: "there", MTU: FDMTU, Index: 0}); err != nil {
 		t.Fatal(err)
 	}
 	here := get(t, container, "here").Index
@@ -161,7 +164,7 @@ func TestAddPairRefused(t *testing.T) {
 	} {
 		p := Pair{Name: "vy", PeerName: "can1", MTU: FDMTU, Index: 6000, PeerNetns: netns}
 		test.change(&p)
-		if err := host.AddPair(p); !errors.Is(err, test.want) {
+		if _, err := host.AddPair(p); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
 		}
 		if diff := cmp.Diff(before, list()); diff != "" {
@@ -181,8 +184,20 @@ func TestDelete(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := get(t, c, "vcan0"); got != (Link{}) {
+	if got := get(t, c, "vcan0"); !cmp.Equal(got, Link{}) {
 		t.Errorf("still there: %+v", got)
+	}
+	// Of several, those that can be deleted are.
+	for _, name := range []string{"a", "b"} {
+		if err := c.AddVcan(name, FDMTU, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Delete("a", "nosuchdevice", "lo", "b"); err == nil || !strings.Contains(err.Error(), "lo") {
+		t.Errorf("deleted lo: %v", err)
+	}
+	if all, err := c.List(); err != nil || len(all) != 1 {
+		t.Errorf("left: %+v, %v; want lo", all, err)
 	}
 	if err := c.Delete("lo"); err == nil {
 		t.Error("lo deleted")
@@ -219,7 +234,7 @@ func TestListWhileOthersChange(t *testing.T) {
 	c, other := dialAt(t, netns), dialAt(t, netns)
 	const stable, passing = 150, 30
 	for i := range stable + passing {
-		if err := c.AddPair(Pair{Name: fmt.Sprintf("a%d", i), PeerName: fmt.Sprintf("b%d", i), MTU: FDMTU, PeerNetns: netns}); err != nil {
+		if _, err := c.AddPair(Pair{Name: fmt.Sprintf("a%d", i), PeerName: fmt.Sprintf("b%d", i), MTU: FDMTU, PeerNetns: netns}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -234,8 +249,9 @@ func TestListWhileOthersChange(t *testing.T) {
 			default:
 			}
 			n := stable + i%passing
-			err = errors.Join(other.Delete(fmt.Sprintf("a%d", n)),
-				other.AddPair(Pair{Name: fmt.Sprintf("a%d", n), PeerName: fmt.Sprintf("b%d", n), MTU: FDMTU, PeerNetns: netns}))
+			if err = other.Delete(fmt.Sprintf("a%d", n)); err == nil {
+				_, err = other.AddPair(Pair{Name: fmt.Sprintf("a%d", n), PeerName: fmt.Sprintf("b%d", n), MTU: FDMTU, PeerNetns: netns})
+			}
 		}
 		done <- err
 	}()
@@ -268,7 +284,7 @@ func TestAgreesWithIP(t *testing.T) {
 	cantest.Require(t)
 	netns := cantest.NewNetns(t)
 	c := dialAt(t, netns)
-	if err := c.AddPair(Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Alias: "vxcan vcan0 cni", PeerNetns: netns}); err != nil {
+	if _, err := c.AddPair(Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Alias: "vxcan vcan0 cni", PeerNetns: netns}); err != nil {
 		t.Fatal(err)
 	}
 	var out []byte
@@ -282,6 +298,36 @@ func TestAgreesWithIP(t *testing.T) {
 	for _, words := range []string{": vx@can0: ", "mtu 72 ", "link/can", "vxcan numtxqueues", "alias vxcan vcan0 cni"} {
 		if !strings.Contains(string(out), words) {
 			t.Errorf("no %q in %s", words, out)
+		}
+	}
+}
+
+// A device is found by its alternative names too, and says so.
+func TestAltNames(t *testing.T) {
+	cantest.Require(t)
+	netns := cantest.NewNetns(t)
+	c := dialAt(t, netns)
+	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
+		t.Fatal(err)
+	}
+	err := netns.Do(func(ns.NetNS) error {
+		out, err := exec.Command("ip", "link", "property", "add", "dev", "vcan0", "altname", "frontcan", "altname", "a-very-long-name-of-a-hub").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"frontcan", "a-very-long-name-of-a-hub"}
+	all, err := c.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, got := range map[string]Link{"by name": get(t, c, "vcan0"), "by another name": get(t, c, "frontcan"), "listed": all[1]} {
+		if got.Name != "vcan0" || !cmp.Equal(got.AltNames, want) {
+			t.Errorf("%s: %+v, want the alternative names %v", what, got, want)
 		}
 	}
 }

@@ -13,6 +13,12 @@ func getRequest(index int) *nl.NetlinkRequest {
 	return r
 }
 
+func getByName(name string) *nl.NetlinkRequest {
+	r := getRequest(0)
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return r
+}
+
 func addRequest(index int, up bool) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)

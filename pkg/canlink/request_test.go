@@ -213,7 +213,7 @@ func FuzzParseLink(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		link, err := parseLink(data)
-		if err != nil && link != (Link{}) {
+		if err != nil && !cmp.Equal(link, Link{}) {
 			t.Errorf("%+v with an error", link)
 		}
 	})

@@ -105,13 +105,6 @@ func TestDump(t *testing.T) {
 	}
 }
 
-func TestPeek(t *testing.T) {
-	messages := 0
-	if _, err := dial(t).Peek(getLink(""), func([]byte) error { messages++; return nil }, func() bool { return true }); err != nil || messages < 1 {
-		t.Errorf("%d messages, %v", messages, err)
-	}
-}
-
 func TestDialAt(t *testing.T) {
 	cantest.Require(t)
 	c, err := DialAt(cantest.NewNetns(t))

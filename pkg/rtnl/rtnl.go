@@ -114,7 +114,7 @@ func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	}
 	replies := make([]Reply, len(requests))
 	for {
-		messages, err := c.receive(c.buf)
+		messages, err := c.receive()
 		if err != nil {
 			return nil, err
 		}
@@ -157,84 +157,39 @@ func (c *Conn) Do(requests ...*nl.NetlinkRequest) error {
 // in: what changes in the kernel between two of them can be missing or doubled. Parts of the kernel that watch for that
 // make it fail with ErrInterrupted, after the last message; can-gw does not.
 func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (datagrams int, err error) {
-	if err := c.startDump(request); err != nil {
+	request.Flags |= unix.NLM_F_DUMP
+	if err := c.send(request.Serialize()); err != nil {
 		return 0, err
 	}
 	interrupted := false
 	for {
-		d, err := c.dumpNext(c.buf, request.Seq, each)
-		if d.messages > 0 {
-			datagrams++
-		}
-		interrupted = interrupted || d.interrupted
-		switch {
-		case err != nil:
+		messages, err := c.receive()
+		if err != nil {
 			return datagrams, err
-		case d.done && interrupted:
-			return datagrams, ErrInterrupted
-		case d.done:
-			return datagrams, nil
+		}
+		seen := false
+		for _, m := range messages {
+			if m.seq != request.Seq {
+				continue
+			}
+			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+			switch {
+			case m.kind == unix.NLMSG_ERROR:
+				return datagrams, m.err()
+			case m.kind == unix.NLMSG_DONE && interrupted:
+				return datagrams, ErrInterrupted
+			case m.kind == unix.NLMSG_DONE:
+				return datagrams, nil
+			}
+			if !seen {
+				seen = true
+				datagrams++
+			}
+			if err := each(m.data); err != nil {
+				return datagrams, err
+			}
 		}
 	}
-}
-
-// peekSize is the size in bytes from which on a dump's first datagram need not be all.
-const peekSize = 3 << 10
-
-// Peek reads the beginning of a dump: all that comes in one datagram, or of a long one as much as is enough. It tells
-// whether that was all. The socket must be a fresh one; the rest of the dump is left in it: close it.
-func (c *Conn) Peek(request *nl.NetlinkRequest, each func(data []byte) error, enough func() bool) (complete bool, err error) {
-	if err := c.startDump(request); err != nil {
-		return false, err
-	}
-	// The kernel's first datagram is less than a page, at most 8 KiB (NLMSG_GOODSIZE), and at least peekSize if there is
-	// more to come. When one is received, the kernel makes the next, as large as the buffer of this one, which may be
-	// just the word that this one was the last.
-	for buf := c.buf[:min(unix.Getpagesize(), 8<<10)]; ; buf = c.buf {
-		d, err := c.dumpNext(buf, request.Seq, each)
-		if d.done || err != nil || d.bytes >= peekSize && enough() {
-			return d.done, err
-		}
-	}
-}
-
-func (c *Conn) startDump(request *nl.NetlinkRequest) error {
-	request.Flags |= unix.NLM_F_DUMP
-	return c.send(request.Serialize())
-}
-
-// dumped is what one datagram of a dump told.
-type dumped struct {
-	messages, bytes   int
-	interrupted, done bool
-}
-
-// dumpNext reads one datagram of a dump.
-func (c *Conn) dumpNext(buf []byte, seq uint32, each func(data []byte) error) (d dumped, err error) {
-	messages, err := c.receive(buf)
-	if err != nil {
-		return d, err
-	}
-	for _, m := range messages {
-		if m.seq != seq {
-			continue
-		}
-		d.interrupted = d.interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-		switch m.kind {
-		case unix.NLMSG_ERROR:
-			d.done = true
-			return d, m.err()
-		case unix.NLMSG_DONE:
-			d.done = true
-			return d, nil
-		}
-		d.messages++
-		d.bytes += unix.SizeofNlMsghdr + align(len(m.data))
-		if err := each(m.data); err != nil {
-			return d, err
-		}
-	}
-	return d, nil
 }
 
 func (c *Conn) send(datagram []byte) error {
@@ -247,8 +202,9 @@ func (c *Conn) send(datagram []byte) error {
 	return nil
 }
 
-// receive reads one datagram into buf, where its messages stay.
-func (c *Conn) receive(buf []byte) ([]message, error) {
+// receive reads one datagram. Its messages are valid until the next one is read.
+func (c *Conn) receive() ([]message, error) {
+	buf := c.buf
 	for {
 		n, from, err := unix.Recvfrom(c.fd, buf, unix.MSG_TRUNC)
 		switch sender, ok := from.(*unix.SockaddrNetlink); {

@@ -1,7 +1,8 @@
 // Package store keeps small pieces of state that several processes share: one JSON file each, with a lock file beside
-// it. A file is replaced whole or not at all, and one that cannot be read is set aside, never overwritten.
+// it. A file is replaced whole or not at all, and one that cannot be read is never overwritten.
 //
-// It does not know what it stores.
+// It does not know what it stores. Most of it lives no longer than the kernel, so that only SaveSynced waits for the
+// disk.
 package store
 
 import (
@@ -29,9 +30,6 @@ const (
 	asideSuffix = ".broken"
 )
 
-// lockRetry is how often a lock that another process holds is tried.
-const lockRetry = 5 * time.Millisecond
-
 // ErrIO is returned, wrapped, when the disk fails: no space, no permission, no such directory.
 var ErrIO = errors.New("state on disk")
 
@@ -48,23 +46,23 @@ func (e *LockedError) Error() string {
 
 func (e *LockedError) Unwrap() error { return e.Cause }
 
-// BrokenError is returned by Load for a file that cannot be read. The file has been renamed; the state is lost.
-type BrokenError struct {
-	Path, Aside string
-	Cause       error
+// UnusableError is returned by Load for a file that it cannot read. The file is unchanged.
+type UnusableError struct {
+	Path  string
+	Newer bool // written by a later release, in a format that this one does not know
+	Cause error
 }
 
-func (e *BrokenError) Error() string {
-	return fmt.Sprintf("state file %s is unusable (%v) and was set aside as %s", e.Path, e.Cause, e.Aside)
+func (e *UnusableError) Error() string {
+	return fmt.Sprintf("state file %s is unusable (%v)", e.Path, e.Cause)
 }
 
-func (e *BrokenError) Unwrap() error { return e.Cause }
+func (e *UnusableError) Unwrap() error { return e.Cause }
 
 // File is a state file, locked.
 type File struct {
-	base   string // path without a suffix
-	lock   *flock.Flock
-	synced chan error // what Prepare has under way; nil if nothing
+	base string // path without a suffix
+	lock *flock.Flock
 }
 
 // envelope is what is on disk.
@@ -81,33 +79,63 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 		return nil, fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	base := filepath.Join(dir, name)
-	lock := flock.New(base+lockSuffix, flock.SetPermissions(0o600))
 	start := time.Now()
-	locked, err := lock.TryLock()
-	if err == nil && !locked { // only then a timer is needed
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-		_, err = lock.TryLockContext(ctx, lockRetry)
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, &LockedError{lock.Path(), time.Since(start), ctx.Err()}
+	deadline := start.Add(timeout)
+	for {
+		lock, err := acquire(ctx, base+lockSuffix, deadline)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return nil, &LockedError{base + lockSuffix, time.Since(start), err}
+		} else if err != nil {
+			return nil, fmt.Errorf("%w: lock %s: %w", ErrIO, base+lockSuffix, err)
 		}
-		return nil, fmt.Errorf("%w: lock %s: %w", ErrIO, lock.Path(), err)
+		if isCurrent(lock) {
+			return &File{base: base, lock: lock}, nil
+		}
+		if err := lock.Unlock(); err != nil { // Remove has removed it meanwhile, and nobody else would wait for it
+			return nil, fmt.Errorf("%w: %w", ErrIO, err)
+		}
 	}
-	return &File{base: base, lock: lock}, nil
 }
 
-// Close frees the lock. What was prepared and not committed is forgotten. The lock file stays: removing it would let two
-// processes hold two locks of one name.
-func (f *File) Close() error {
-	f.abort()
-	return f.lock.Unlock()
+// acquire waits for a lock in the kernel's queue: processes that poll instead starve each other when many start at once
+// on few CPUs.
+func acquire(ctx context.Context, path string, deadline time.Time) (*flock.Flock, error) {
+	lock := flock.New(path, flock.SetPermissions(0o600))
+	if locked, err := lock.TryLock(); locked || err != nil { // needs neither goroutine nor timer
+		return lock, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	acquired := make(chan error, 1)
+	go func() { acquired <- lock.Lock() }()
+	select {
+	case err := <-acquired:
+		return lock, err
+	case <-ctx.Done():
+		go func() { // flock(2) cannot be called off: give the lock back when it comes
+			if <-acquired == nil {
+				_ = lock.Unlock()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
-// Load reads the file into data, a pointer. found is false when there is no file. A BrokenError says that the file
-// could not be read and is out of the way now; data is of no use then.
+// isCurrent tells whether a lock is still that of the file that has its name.
+func isCurrent(lock *flock.Flock) bool {
+	locked, err := lock.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(lock.Path())
+	return err == nil && os.SameFile(locked, named)
+}
+
+// Close frees the lock.
+func (f *File) Close() error { return f.lock.Unlock() }
+
+// Load reads the file into data, a pointer. found is false when there is no file. After an UnusableError data is of no
+// use.
 func (f *File) Load(data any) (found bool, err error) {
 	path := f.base + fileSuffix
 	content, err := readFile(path)
@@ -118,61 +146,38 @@ func (f *File) Load(data any) (found bool, err error) {
 	}
 	e := envelope{Data: data}
 	err = json.Unmarshal(content, &e)
-	if err == nil || e.Version > Version {
+	newer := e.Version > Version
+	if err == nil || newer {
 		if e.Version == Version {
 			return true, nil
 		}
 		err = fmt.Errorf("format version %d, want %d", e.Version, Version)
 	}
-	broken := &BrokenError{Path: path, Aside: fmt.Sprintf("%s%s-%d", f.base, asideSuffix, time.Now().UnixNano()), Cause: err}
-	if err := os.Rename(path, broken.Aside); err != nil {
-		return false, fmt.Errorf("%w: %w", ErrIO, errors.Join(broken.Cause, err))
-	}
-	return false, broken
+	return false, &UnusableError{Path: path, Newer: newer, Cause: err}
 }
 
-// Save replaces the file. After a crash at any point the old or the new content is there, whole. That takes the fsync
-// of the content before the rename, but none of the directory: most of what is recorded here lives no longer than the
-// kernel. For the rest, see Sync.
-func (f *File) Save(data any) error {
-	if err := f.Prepare(data); err != nil {
-		return err
+// SetAside renames the file, so that Save does not overwrite it, and returns its new path.
+func (f *File) SetAside() (path string, err error) {
+	path = fmt.Sprintf("%s%s-%d", f.base, asideSuffix, time.Now().UnixNano())
+	if err := os.Rename(f.base+fileSuffix, path); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrIO, err)
 	}
-	return f.Commit()
+	return path, nil
 }
 
-// Prepare is the first half of Save: the content is written, and synced to disk in the background. The file stays as it is
-// until Commit, so that the time the disk takes can be used for something else. What was prepared before is forgotten.
-func (f *File) Prepare(data any) error {
-	f.abort()
+// Save replaces the file. Whoever is killed meanwhile leaves the old or the new content, whole. After a power cut the
+// file may be unusable.
+func (f *File) Save(data any) error { return f.save(data, false) }
+
+// SaveSynced is Save for what must survive a power cut: it is on disk when SaveSynced returns.
+func (f *File) SaveSynced(data any) error { return errors.Join(f.save(data, true), f.syncDir()) }
+
+func (f *File) save(data any, sync bool) error {
 	content, err := json.Marshal(envelope{Version: Version, Data: data})
 	if err != nil {
 		return err
 	}
-	fd, err := writeFile(f.temp(), append(content, '\n'))
-	if err != nil {
-		_ = os.Remove(f.temp())
-		return fmt.Errorf("%w: %w", ErrIO, err)
-	}
-	synced := make(chan error, 1)
-	f.synced = synced
-	go func() {
-		err := unix.Fsync(fd)
-		if err = errors.Join(err, unix.Close(fd)); err != nil {
-			err = &os.PathError{Op: "write", Path: f.temp(), Err: err}
-		}
-		synced <- err
-	}()
-	return nil
-}
-
-// Commit waits until what was prepared is on disk and makes it the file. With nothing prepared it does nothing.
-func (f *File) Commit() error {
-	if f.synced == nil {
-		return nil
-	}
-	err := <-f.synced
-	f.synced = nil
+	err = writeFile(f.temp(), append(content, '\n'), sync)
 	if err == nil {
 		err = os.Rename(f.temp(), f.base+fileSuffix)
 	}
@@ -183,17 +188,41 @@ func (f *File) Commit() error {
 	return nil
 }
 
-// abort forgets what was prepared.
-func (f *File) abort() {
-	if f.synced != nil {
-		<-f.synced
-		f.synced = nil
-		_ = os.Remove(f.temp())
-	}
-}
-
 // temp is where new content is written: one name is enough, because of the lock, and a crash leaves no litter but this.
 func (f *File) temp() string { return f.base + tempSuffix }
+
+// syncDir makes sure that the file is found after a power cut.
+func (f *File) syncDir() error {
+	dir := filepath.Dir(f.base)
+	var errs []error
+	for _, path := range []string{dir, filepath.Dir(dir)} { // Open may have made dir itself
+		d, err := os.Open(path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, d.Sync(), d.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	return nil
+}
+
+// Remove removes the file, what a call that was killed may have left of a new one, and the lock file. The lock is still
+// held.
+func (f *File) Remove() error {
+	var errs []error
+	for _, path := range []string{f.temp(), f.base + fileSuffix, f.lock.Path()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", ErrIO, err)
+	}
+	return nil
+}
 
 // BootID is the kernel's random ID of this boot, for state that lives no longer (random(4)).
 func BootID() (string, error) {
@@ -225,46 +254,27 @@ func readFile(path string) ([]byte, error) {
 	}
 }
 
-// writeFile makes or empties a file and writes it. The file is returned open, for the caller to sync and close.
-func writeFile(path string, content []byte) (fd int, err error) {
-	fd, err = unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+// writeFile makes or empties a file and writes it.
+func writeFile(path string, content []byte, sync bool) (retErr error) {
+	defer func() {
+		if retErr != nil {
+			retErr = &os.PathError{Op: "write", Path: path, Err: retErr}
+		}
+	}()
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		return err
 	}
+	defer func() { retErr = errors.Join(retErr, unix.Close(fd)) }()
 	for len(content) > 0 {
 		n, err := unix.Write(fd, content)
 		if err != nil {
-			return -1, &os.PathError{Op: "write", Path: path, Err: errors.Join(err, unix.Close(fd))}
+			return err
 		}
 		content = content[n:]
 	}
-	return fd, nil
-}
-
-// Remove removes the file, if there is one, and what a call that was killed may have left of a new one. The lock is
-// still held.
-func (f *File) Remove() error {
-	_ = os.Remove(f.temp())
-	if err := os.Remove(f.base + fileSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: %w", ErrIO, err)
-	}
-	return nil
-}
-
-// Sync makes sure that what was saved or removed last is still so after a power cut.
-func (f *File) Sync() error {
-	dir := filepath.Dir(f.base)
-	var errs []error
-	for _, path := range []string{dir, filepath.Dir(dir)} { // Open may have made dir itself
-		d, err := os.Open(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, d.Sync(), d.Close())
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w: %w", ErrIO, err)
+	if sync {
+		return unix.Fsync(fd)
 	}
 	return nil
 }

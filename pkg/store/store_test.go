@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,7 @@ func TestSaveLoadRemove(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode %v", path, info.Mode(), err, want)
 		}
 	}
-	killed := filepath.Join(dir, "vcan0.json.new") // what a call left that was killed between Prepare and Commit
+	killed := filepath.Join(dir, "vcan0.json.new") // what a call left that was killed before it had written all
 	if err := os.WriteFile(killed, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -88,44 +89,25 @@ func TestSaveLoadRemove(t *testing.T) {
 	if found, err := f.Load(&got); found || err != nil {
 		t.Errorf("removed: %v, %v", found, err)
 	}
-}
-
-// What is prepared is the file's content from Commit on, and gone without one.
-func TestPrepare(t *testing.T) {
-	dir := t.TempDir()
-	f := open(t, dir, "vcan0")
-	holds := func(want record) {
-		t.Helper()
-		var got record
-		if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(want, got) {
-			t.Errorf("%v, %v %s", found, err, cmp.Diff(want, got))
-		}
-	}
-	if err := f.Save(sample); err != nil {
-		t.Fatal(err)
-	}
-	second, third := record{Name: "second"}, record{Name: "third"}
-	if err := errors.Join(f.Prepare(second), f.Prepare(third)); err != nil {
-		t.Fatal(err)
-	}
-	holds(sample)
-	for range 2 { // the second time there is nothing prepared
-		if err := f.Commit(); err != nil {
-			t.Fatal(err)
-		}
-		holds(third)
-	}
-	if err := errors.Join(f.Prepare(second), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	holds(third)
-	if diff := cmp.Diff([]string{"vcan0.json", "vcan0.lock"}, files(t, dir)); diff != "" {
-		t.Error(diff)
+	if left := files(t, dir); len(left) > 0 {
+		t.Errorf("removed: left %v", left)
 	}
 }
 
-// loadBroken loads a file of that content, and checks that it is refused and kept.
-func loadBroken(t *testing.T, content string) *BrokenError {
+// What is saved with a wait for the disk is the same file.
+func TestSaveSynced(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "made"), "vcan0")
+	if err := f.SaveSynced(sample); err != nil {
+		t.Fatal(err)
+	}
+	var got record
+	if found, err := f.Load(&got); !found || err != nil || !cmp.Equal(sample, got) {
+		t.Errorf("%v, %v %s", found, err, cmp.Diff(sample, got))
+	}
+}
+
+// expectUnusable loads a file of that content, and checks that it is refused and kept.
+func expectUnusable(t *testing.T, content string, newer bool) *UnusableError {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "vcan0.json")
@@ -134,31 +116,36 @@ func loadBroken(t *testing.T, content string) *BrokenError {
 	}
 	f := open(t, dir, "vcan0")
 	var got record
-	found, err := f.Load(&got)
-	var broken *BrokenError
-	if found || !errors.As(err, &broken) {
-		t.Fatalf("%q: %v, %v; want a BrokenError", content, found, err)
+	var unusable *UnusableError
+	for range 2 { // loading changes nothing
+		if found, err := f.Load(&got); found || !errors.As(err, &unusable) {
+			t.Fatalf("%q: %v, %v; want an UnusableError", content, found, err)
+		}
 	}
-	if kept, err := os.ReadFile(broken.Aside); err != nil || string(kept) != content || broken.Path != path {
-		t.Errorf("%q: kept %q, %v", content, kept, err)
+	if unusable.Newer != newer {
+		t.Errorf("%q: newer %v, want %v", content, unusable.Newer, newer)
 	}
-	if !strings.Contains(err.Error(), broken.Path) || !strings.Contains(err.Error(), broken.Aside) {
-		t.Errorf("message does not name both files: %v", err)
+	if unusable.Path != path || !strings.Contains(unusable.Error(), path) {
+		t.Errorf("message does not name the file: %v", unusable)
 	}
-	// The state goes on, and the broken file stays.
+	aside, err := f.SetAside()
+	if kept, readErr := os.ReadFile(aside); err != nil || readErr != nil || string(kept) != content {
+		t.Errorf("%q: kept %q, %v, %v", content, kept, err, readErr)
+	}
+	// The state goes on, and the unusable file stays.
 	if found, err := f.Load(&got); found || err != nil {
-		t.Errorf("%q, the second time: %v, %v", content, found, err)
+		t.Errorf("%q, set aside: %v, %v", content, found, err)
 	}
 	if err := f.Save(sample); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(broken.Aside); err != nil {
+	if _, err := os.Stat(aside); err != nil {
 		t.Error(err)
 	}
 	if names, err := Names(dir); err != nil || !cmp.Equal(names, []string{"vcan0"}) {
-		t.Errorf("names beside a broken file: %q, %v", names, err)
+		t.Errorf("names beside an unusable file: %q, %v", names, err)
 	}
-	return broken
+	return unusable
 }
 
 func TestLoadCut(t *testing.T) {
@@ -171,11 +158,11 @@ func TestLoadCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range len(whole) - 1 { // of the last line's end nothing depends
-		loadBroken(t, string(whole[:n]))
+		expectUnusable(t, string(whole[:n]), false)
 	}
 }
 
-func TestLoadBroken(t *testing.T) {
+func TestLoadUnusable(t *testing.T) {
 	for name, content := range map[string]string{
 		"no JSON":            "hello",
 		"zeros":              strings.Repeat("\x00", 512),
@@ -187,14 +174,14 @@ func TestLoadBroken(t *testing.T) {
 		"data of wrong type": `{"version":1,"data":{"name":5}}`,
 		"two documents":      `{"version":1,"data":{}}{"version":1,"data":{}}`,
 	} {
-		t.Run(name, func(t *testing.T) { loadBroken(t, content) })
+		t.Run(name, func(t *testing.T) { expectUnusable(t, content, false) })
 	}
 }
 
 // A newer version says so, also when its data is of another kind.
 func TestLoadNewer(t *testing.T) {
 	for _, content := range []string{`{"version":2,"data":{}}`, `{"version":2,"data":{"name":["not","a","string"]}}`, `{"version":2,"data":7}`} {
-		if err := loadBroken(t, content); !strings.Contains(err.Error(), "format version 2, want 1") {
+		if err := expectUnusable(t, content, true); !strings.Contains(err.Error(), "format version 2, want 1") {
 			t.Errorf("%s: %v", content, err)
 		}
 	}
@@ -396,5 +383,58 @@ func TestLockInProcess(t *testing.T) {
 	var locked *LockedError
 	if _, err := Open(ctx, dir, "vcan0", time.Minute); !errors.As(err, &locked) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want a LockedError", err)
+	}
+}
+
+// Whoever waits for a lock whose file is removed by its holder gets the lock of the next file of that name, and nobody
+// else has it.
+func TestLockOfRemovedFile(t *testing.T) {
+	dir := t.TempDir()
+	for range 50 {
+		first := open(t, dir, "vcan0")
+		const waiting = 3
+		var inside atomic.Int32
+		opened := make(chan error)
+		for range waiting {
+			go func() {
+				f, err := Open(context.Background(), dir, "vcan0", time.Minute)
+				if err == nil {
+					if inside.Add(1) != 1 {
+						err = errors.New("two hold the lock")
+					}
+					runtime.Gosched()
+					inside.Add(-1)
+					err = errors.Join(err, f.Remove(), f.Close())
+				}
+				opened <- err
+			}()
+		}
+		time.Sleep(time.Millisecond)
+		if err := errors.Join(first.Remove(), first.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for range waiting {
+			if err := <-opened; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if left := files(t, dir); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// A call that gave up waiting does not keep the lock when it comes.
+func TestLockGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, "vcan0")
+	if _, err := Open(context.Background(), dir, "vcan0", time.Millisecond); err == nil {
+		t.Fatal("opened twice")
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, dir, "vcan0").Close(); err != nil {
+		t.Error(err)
 	}
 }

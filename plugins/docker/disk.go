@@ -51,6 +51,16 @@ func (r *records) find(networkID string) (*network, error) {
 	return n, nil
 }
 
+// lost tells whether an attachment is of a network on record, but not on record itself.
+func (r *records) lost(a bus.Attachment) bool {
+	n := r.Networks[a.Network]
+	if n == nil {
+		return false
+	}
+	_, known := n.Endpoints[a.ContainerID]
+	return !known
+}
+
 // onHub returns a network on a hub, or nil.
 func (r *records) onHub(hub string) *network {
 	for _, n := range r.Networks {
@@ -61,7 +71,7 @@ func (r *records) onHub(hub string) *network {
 	return nil
 }
 
-// disk keeps the records. Its lock is never held while a bus's lock is waited for.
+// disk keeps the records. Nobody who holds its lock waits for the lock of a bus.
 type disk struct{ dir string }
 
 // with calls use with what is on disk, locked.
@@ -73,11 +83,18 @@ func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (
 	defer func() { retErr = errors.Join(retErr, file.Close()) }()
 	var r records
 	_, err = file.Load(&r)
-	var broken *store.BrokenError
-	if errors.As(err, &broken) {
-		slog.Error("all networks are forgotten", "err", err)
+	var unusable *store.UnusableError
+	switch {
+	case errors.As(err, &unusable) && unusable.Newer:
+		return fmt.Errorf("%w: install the later vxcan that wrote it, or remove the file and every network of driver vxcan", err)
+	case unusable != nil:
+		aside, err := file.SetAside()
+		if err != nil {
+			return err
+		}
+		slog.Error("all networks are forgotten: remove and create them again", "err", unusable, "setAside", aside)
 		r = records{}
-	} else if err != nil {
+	case err != nil:
 		return err
 	}
 	if r.Networks == nil {
@@ -114,20 +131,17 @@ func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool
 			n.Endpoints = old.Endpoints
 		}
 		r.Networks[id] = n
-		return errors.Join(file.Save(r), file.Sync())
+		return file.SaveSynced(r)
 	})
 	return isNew, err
 }
 
-// removeNetwork removes a network, and the file with the last one. It returns what was on record, or nil.
+// removeNetwork removes a network. It returns what was on record, or nil.
 func (d disk) removeNetwork(ctx context.Context, id string) (old *network, err error) {
 	err = d.with(ctx, func(r *records, file *store.File) error {
 		old = r.Networks[id]
 		delete(r.Networks, id)
-		if len(r.Networks) == 0 {
-			return errors.Join(file.Remove(), file.Sync())
-		}
-		return errors.Join(file.Save(r), file.Sync())
+		return file.SaveSynced(r)
 	})
 	return old, err
 }
@@ -142,7 +156,7 @@ func (d disk) putEndpoint(ctx context.Context, id endpointRequest, e endpoint) (
 			n.Endpoints = make(map[string]endpoint)
 		}
 		n.Endpoints[id.EndpointID] = e
-		return file.Save(r)
+		return file.SaveSynced(r)
 	})
 	return n, err
 }
@@ -158,6 +172,6 @@ func (d disk) removeEndpoint(ctx context.Context, id endpointRequest) error {
 			return nil
 		}
 		delete(n.Endpoints, id.EndpointID)
-		return file.Save(r)
+		return file.SaveSynced(r)
 	})
 }

@@ -64,7 +64,35 @@ func TestDiskReboot(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file of no networks: %v", err)
+	if r, err := d.read(ctx); err != nil || len(r.Networks) > 0 {
+		t.Errorf("after the last network: %+v, %v", r, err)
+	}
+}
+
+// TestDiskUnusable: a broken file is set aside, and one of a later release is refused and stays as it is.
+func TestDiskUnusable(t *testing.T) {
+	ctx, d := context.Background(), disk{dir: t.TempDir()}
+	path := d.dir + "/networks.json"
+	newer := `{"version":2,"data":{"networks":[]}}`
+	for content, words := range map[string]string{newer: "format version 2", "no JSON": ""} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := d.putNetwork(ctx, "n", &network{Hub: "vcan0"})
+		if content != newer {
+			if err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v, want %q and the path", err, words)
+		}
+		if kept, err := os.ReadFile(path); err != nil || string(kept) != content {
+			t.Errorf("the later file is now %q, %v", kept, err)
+		}
+	}
+	if aside, err := filepath.Glob(d.dir + "/networks.broken-*"); err != nil || len(aside) != 1 {
+		t.Errorf("set aside: %q, %v; want the broken file", aside, err)
 	}
 }

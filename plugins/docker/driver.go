@@ -11,7 +11,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// runtimeName is who our attachments belong to.
+// runtimeName is the front end that our attachments belong to.
 const runtimeName = "docker"
 
 // driver answers Docker's calls. It remembers nothing: every call reads the disk and the kernel.
@@ -51,7 +51,7 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 	log = log.With("network", r.NetworkID)
 	h := bus.NewHost(log)
 	n, err := d.disk.removeNetwork(ctx, r.NetworkID)
-	errs := []error{err, h.Collect(ctx, runtimeName, r.NetworkID, func(bus.Attachment) bool { return false })}
+	errs := []error{err, h.Collect(ctx, func(a bus.Attachment) bool { return a.Runtime == runtimeName && a.Network == r.NetworkID })}
 	if n != nil {
 		log = log.With("hub", n.Hub)
 		errs = append(errs, d.removeHub(ctx, h, n.Hub))
@@ -123,7 +123,10 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 		if e.IfName != "" {
 			target.Interface = e.IfName
 		}
-		made, err = bus.NewHost(log).Attach(ctx, n.spec(), r.attachment(), target)
+		var attached []bus.Result
+		if attached, err = bus.NewHost(log).Attach(ctx, bus.Request{Spec: n.spec(), Attachment: r.attachment(), Target: target}); err == nil {
+			made = attached[0]
+		}
 	} else {
 		made, err = bus.NewHost(log).AttachHere(ctx, n.spec(), r.attachment())
 		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.Prefix}
@@ -169,26 +172,25 @@ func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest
 	if err == nil && all.Networks[r.NetworkID] != nil {
 		return h.Detach(ctx, all.Networks[r.NetworkID].Hub, r.attachment())
 	}
-	return errors.Join(err, h.Collect(ctx, runtimeName, r.NetworkID, func(a bus.Attachment) bool { return a != r.attachment() }))
+	return errors.Join(err, h.Collect(ctx, func(a bus.Attachment) bool { return a == r.attachment() }))
 }
 
-// collect makes good for calls that were lost while no driver ran: Docker does not repeat them. What stays is whatever
-// belongs to an endpoint on record, unless Docker has moved its container end back to the host.
+// collect makes good for calls that were lost while no driver ran: Docker does not repeat them. An endpoint of a network
+// on record stays if it is on record, too, unless Docker has moved its container end back to the host.
 func (d *driver) collect(ctx context.Context) {
 	log := slog.With("cmd", "start")
 	all, err := d.disk.read(ctx)
-	if err != nil {
-		log.Error("cannot look for what lost calls left behind", "err", err)
-		return
-	}
-	for id, n := range all.Networks {
-		err := bus.NewHost(log).Collect(ctx, runtimeName, id, func(a bus.Attachment) bool {
-			_, known := n.Endpoints[a.ContainerID]
-			return known
+	if err == nil {
+		err = bus.NewHost(log).Collect(ctx, func(a bus.Attachment) bool {
+			if a.Runtime != runtimeName || !all.lost(a) {
+				return false
+			}
+			now, err := d.disk.read(ctx) // it may have been created since
+			return err == nil && now.lost(a)
 		})
-		if err != nil {
-			log.Error("cannot collect what lost calls left behind", "network", id, "err", err)
-		}
+	}
+	if err != nil && ctx.Err() == nil {
+		log.Error("cannot collect what lost calls left behind", "err", err)
 	}
 }
 

@@ -34,6 +34,12 @@ func run(ctx context.Context, socket string, idle time.Duration) error {
 		idle = 0
 	}
 	d := &driver{disk: disk{dir: stateDir}}
-	d.collect(ctx)
-	return serve(ctx, listener, d.handler(), idle)
+	collected := make(chan struct{})
+	go func() { // Docker gets its answers meanwhile
+		defer close(collected)
+		d.collect(ctx)
+	}()
+	err = serve(ctx, listener, d.handler(), idle)
+	<-collected
+	return err
 }

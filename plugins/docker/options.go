@@ -63,7 +63,7 @@ func parseNetwork(r createNetworkRequest) (*network, error) {
 
 // parse validates the values.
 func (n *network) parse(options map[string]string) error {
-	if err := bus.CheckName(n.Hub); err != nil {
+	if err := bus.CheckHub(n.Hub); err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
 	if number, err := strconv.Atoi(options[optID]); err != nil || number < 0 {

@@ -71,7 +71,7 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, idle time.
 		a.quiet = time.AfterFunc(idle, leave)
 	}
 	server := &http.Server{
-		Handler: handler, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		Handler: handler, ReadTimeout: 10 * time.Second,
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateNew: // told by the goroutine that accepts: none comes after Serve has returned

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/store"
@@ -54,9 +53,6 @@ type interfaceName struct{ SrcName, DstPrefix string }
 // mediaType is what Docker accepts; it looks at nothing but the body.
 const mediaType = "application/vnd.docker.plugins.v1.2+json"
 
-// requestTimeout ends the waiting for locks. Docker itself would wait for ever.
-const requestTimeout = 30 * time.Second
-
 type object = map[string]any
 
 // handler answers every call of the protocol.
@@ -101,9 +97,7 @@ func handle[Request any](mux *http.ServeMux, call string, verb func(context.Cont
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-		defer cancel()
-		response, err := verb(ctx, log, request)
+		response, err := verb(r.Context(), log, request)
 		if err != nil {
 			log.Error("failed", "err", err, "request", request)
 			refuse(w, status(err), err)

@@ -75,7 +75,7 @@ func (n *network) settings() (settings, error) {
 func (s *settings) set(name, value string) (err error) {
 	switch name {
 	case "hub":
-		s.Hub, err = value, bus.CheckName(value)
+		s.Hub, err = value, bus.CheckHub(value)
 	case "interface":
 		s.Interface, err = value, bus.CheckInterface(value)
 	case "mtu":

@@ -10,7 +10,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// runtimeName is who our attachments belong to.
+// runtimeName is the front end that our attachments belong to.
 const runtimeName = "netavark"
 
 // create validates a network that Podman is about to write down. Where no container could ever join it, it is refused.
@@ -67,15 +67,16 @@ func setup(input []byte, netnsPath string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	target := bus.Target{NetnsPath: netnsPath, Interface: s.Interface}
-	made, err := host("setup", m).Attach(context.Background(), s.Spec, m.attachment(), target)
+	made, err := host("setup", m).Attach(context.Background(), bus.Request{
+		Spec: s.Spec, Attachment: m.attachment(), Target: bus.Target{NetnsPath: netnsPath, Interface: s.Interface},
+	})
 	if errors.Is(err, bus.ErrNameTaken) {
 		return nil, fmt.Errorf("%w (podman run --network %s:interface_name=…, or podman network create -o interface=…)", err, m.Network.Name)
 	} else if err != nil {
 		return nil, err
 	}
 	return status{
-		Interfaces:       map[string]netInterface{made.ContIf: {Subnets: []string{}}},
+		Interfaces:       map[string]netInterface{made[0].ContIf: {Subnets: []string{}}},
 		DNSSearchDomains: []string{},
 		DNSServerIPs:     []string{},
 	}, nil

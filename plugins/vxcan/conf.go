@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
@@ -17,7 +16,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// runtimeName is who our attachments belong to.
+// runtimeName is the front end that our attachments belong to.
 const runtimeName = "cni"
 
 // conf is the network configuration on stdin.
@@ -28,6 +27,8 @@ type conf struct {
 	Physical  bool   `json:"physical"`
 	Interface string `json:"interface"`
 	MTU       int    `json:"mtu"`
+	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
+	PodHubs []string `json:"pod-hubs"`
 
 	RuntimeConfig struct {
 		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
@@ -41,7 +42,7 @@ type conf struct {
 
 // ownKeys are ours. Others are refused, unless CNI reserves them or a runtime injects them.
 var (
-	ownKeys      = []string{"hub", "interface", "mtu", "physical"}
+	ownKeys      = []string{"hub", "interface", "mtu", "physical", "pod-hubs"}
 	reservedKeys = []string{
 		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult",
 		"ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
@@ -98,8 +99,14 @@ func jsonWord(kind reflect.Kind) string {
 
 // validate checks the values that are there; the kernel's part of it, pkg/bus does.
 func (c *conf) validate(keys map[string]json.RawMessage) error {
-	if err := bus.CheckName(c.Hub); err != nil {
+	if err := bus.CheckHub(c.Hub); err != nil {
 		return fmt.Errorf(`key "hub": %w`, err)
+	}
+	for _, pattern := range c.PodHubs {
+		name := strings.TrimSuffix(pattern, "*")
+		if pattern != "*" && bus.CheckName(name) != nil || strings.Contains(name, "*") {
+			return fmt.Errorf(`%w key "pod-hubs": %q; want names of hubs, or prefixes of names with * behind them`, bus.ErrInvalid, pattern)
+		}
 	}
 	if _, set := keys["interface"]; set {
 		if err := bus.CheckInterface(c.Interface); err != nil {
@@ -116,13 +123,6 @@ func (c *conf) validate(keys map[string]json.RawMessage) error {
 
 func (c *conf) spec() bus.Spec {
 	return bus.Spec{Hub: c.Hub, Physical: c.Physical, MTU: c.MTU}
-}
-
-// attachment is who we are asked about; entry is what is wanted of the interface's name, perhaps nothing.
-func (c *conf) attachment(args *skel.CmdArgs, entry string) bus.Attachment {
-	return bus.Attachment{
-		Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: entry,
-	}
 }
 
 // interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's

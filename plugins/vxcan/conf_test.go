@@ -212,8 +212,12 @@ func TestAttachment(t *testing.T) {
 	for keys, entry := range map[string]string{``: "", `"interface": "can0"`: "can0", `"hub": "vcan7", "mtu": 16`: ""} {
 		c, err := parseConf([]byte(with(keys)))
 		want := bus.Attachment{Runtime: "cni", Network: "canbus0", ContainerID: "id", IfName: "eth0", Entry: entry}
-		if err != nil || c.attachment(args, c.Interface) != want {
-			t.Errorf("%s: %+v, %v; want %+v", keys, c.attachment(args, c.Interface), err, want)
+		if err != nil {
+			t.Errorf("%s: %v", keys, err)
+			continue
+		}
+		if got, err := c.requests(args); err != nil || len(got) != 1 || got[0].Attachment != want {
+			t.Errorf("%s: %+v, %v; want %+v", keys, got, err, want)
 		}
 	}
 }

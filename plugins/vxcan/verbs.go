@@ -26,7 +26,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 	if err != nil {
 		return cniError(err)
 	}
-	wishes, err := c.wishes(args)
+	requests, err := c.requests(args)
 	if err != nil {
 		return cniError(err)
 	}
@@ -34,25 +34,20 @@ func cmdAdd(args *skel.CmdArgs) error {
 		result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	}
 	log := logger("ADD", c, args)
-	if len(wishes) == 0 {
+	if len(requests) == 0 {
 		log.Info("the pod does not ask for a bus", "annotation", annotation)
 	}
-	h := bus.NewHost(log)
-	var added []wish
-	for _, w := range wishes {
-		made, err := h.Attach(context.Background(), w.spec, w.attachment, bus.Target{NetnsPath: args.Netns, Interface: w.ifName})
-		if err != nil {
-			return cniError(errors.Join(err, detachAll(h, added)))
-		}
-		if made.New {
-			added = append(added, w)
-		}
-		log.Info("attached", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
+	attached, err := bus.NewHost(log).Attach(context.Background(), requests...)
+	if err != nil {
+		return cniError(err)
+	}
+	for _, a := range attached {
+		log.Info("attached", "hub", a.Hub, "hostIf", a.HostIf, "contIf", a.ContIf)
 		// At the end, because the IPs of a chain point to interfaces by their position.
 		result.Interfaces = append(result.Interfaces,
-			&types100.Interface{Name: made.Hub, Mtu: made.HubMTU},
-			&types100.Interface{Name: made.HostIf, Mtu: made.IfMTU},
-			&types100.Interface{Name: made.ContIf, Mtu: made.IfMTU, Mac: noMAC, Sandbox: args.Netns},
+			&types100.Interface{Name: a.Hub, Mtu: a.HubMTU},
+			&types100.Interface{Name: a.HostIf, Mtu: a.IfMTU},
+			&types100.Interface{Name: a.ContIf, Mtu: a.IfMTU, Mac: noMAC, Sandbox: args.Netns},
 		)
 	}
 	return types.PrintResult(result, c.CNIVersion)
@@ -69,24 +64,23 @@ func cmdDel(args *skel.CmdArgs) error {
 	if err != nil {
 		log.Info("going on with what could be read", "err", err)
 	}
-	wishes, err := c.wishes(args)
-	if err != nil { // then ADD made nothing
-		log.Info("nothing to detach", "err", err)
-		return nil
+	h := bus.NewHost(log)
+	requests, err := c.requests(args)
+	if err != nil { // the pod may name fewer hubs than at its ADD
+		log.Info("detaching whatever there is", "err", err)
+		err = h.Collect(context.Background(), func(a bus.Attachment) bool {
+			return a.Runtime == runtimeName && a.Network == c.Name && a.ContainerID == args.ContainerID && a.IfName == args.IfName
+		})
 	}
-	if err := detachAll(bus.NewHost(log), wishes); err != nil {
+	errs := []error{err}
+	for _, r := range requests {
+		errs = append(errs, h.Detach(context.Background(), r.Hub, r.Attachment))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return cniError(err)
 	}
-	log.Info("detached", "interfaces", len(wishes))
+	log.Info("detached", "interfaces", len(requests))
 	return nil
-}
-
-func detachAll(h *bus.Host, wishes []wish) error {
-	var errs []error
-	for _, w := range wishes {
-		errs = append(errs, h.Detach(context.Background(), w.spec.Hub, w.attachment))
-	}
-	return errors.Join(errs...)
 }
 
 func cmdCheck(args *skel.CmdArgs) error {
@@ -101,7 +95,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 	if result == nil {
 		return cniError(fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, bus.ErrInvalid))
 	}
-	wishes, err := c.wishes(args)
+	requests, err := c.requests(args)
 	if err != nil {
 		return cniError(err)
 	}
@@ -113,12 +107,12 @@ func cmdCheck(args *skel.CmdArgs) error {
 	}
 	log := logger("CHECK", c, args)
 	h := bus.NewHost(log)
-	for _, w := range wishes {
-		if err := h.Check(context.Background(), w.spec, w.attachment, contIfs, args.Netns); err != nil {
+	for _, r := range requests {
+		if err := h.Check(context.Background(), r.Spec, r.Attachment, contIfs, r.NetnsPath); err != nil {
 			return cniError(err)
 		}
 	}
-	log.Info("checked", "interfaces", len(wishes))
+	log.Info("checked", "interfaces", len(requests))
 	return nil
 }
 
@@ -128,7 +122,7 @@ func cmdGC(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	log := logger("GC", c, args)
-	if !c.hasList { // says nothing about who is valid, and so nobody is stale
+	if !c.hasList { // without a list nobody is known to be stale
 		log.Info("no list of valid attachments: nothing to do")
 		return nil
 	}
@@ -136,8 +130,9 @@ func cmdGC(args *skel.CmdArgs) error {
 	for _, a := range append(c.ValidAttachments, c.Attachments...) {
 		valid[a] = true
 	}
-	err = bus.NewHost(log).Collect(context.Background(), runtimeName, c.Name, func(a bus.Attachment) bool {
-		return valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}]
+	err = bus.NewHost(log).Collect(context.Background(), func(a bus.Attachment) bool {
+		ours := a.Runtime == runtimeName && a.Network == c.Name
+		return ours && !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}]
 	})
 	if err != nil {
 		return cniError(err)

@@ -1,0 +1,47 @@
+package bus
+
+import "github.com/vxcan/vxcan/pkg/canlink"
+
+// want is what a bus must be made of. Of host ends it holds those that are there: only its own Attach can make one.
+type want struct {
+	spec       Spec
+	backplanes []backplaneWant // of the bus, and of each private endpoint
+	endpoints  []endpoint
+	leftovers  []leftover // which must go
+	// attaching is the host end that is being attached, or "". What it lacks is no damage.
+	attaching string
+}
+
+// backplaneWant is a vxcan pair in the host's netns.
+type backplaneWant struct {
+	tx, rx string
+	alias  string
+	of     string // the host end of a private endpoint, "" for the bus's own
+}
+
+// want derives what the bus must be made of from the record and the view. attaching is the host end that is being
+// attached, or "".
+func (b *bus) want(spec Spec, attaching string) want {
+	w := want{spec: spec, attaching: attaching}
+	w.endpoints, w.leftovers = b.view.endpoints(b.name, b.record.Endpoints)
+	tx, rx := backplaneNames(b.name)
+	w.backplanes = []backplaneWant{{tx: tx, rx: rx, alias: backplaneAlias}}
+	for _, e := range w.endpoints {
+		if e.private() {
+			tx, rx := privateNames(e.host.Name)
+			w.backplanes = append(w.backplanes, backplaneWant{tx, rx, alias(b.name, e.Attachment), e.host.Name})
+		}
+	}
+	return w
+}
+
+// mtu is the MTU of an endpoint's two ends on a hub, which is made with canlink.FDMTU if it is missing.
+func (s Spec) mtu(hub canlink.Link) int {
+	switch {
+	case s.MTU != 0:
+		return s.MTU
+	case hub.Index != 0 && !hub.FD():
+		return canlink.ClassicMTU
+	}
+	return canlink.FDMTU
+}
