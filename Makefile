@@ -6,14 +6,15 @@ MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
 UNITS    = vxcan-docker.socket vxcan-docker.service
 
-# What is installed, what only tests and demo use, and the package each is built from.
+# What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
+# Go module of their own, integration/, so that the product's module depends on nothing that only they need.
 PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker
-TOOLS   = bin/vm bin/cnitool
+TOOLS   = bin/vm bin/cnitool bin/bench
 bin/vxcan:          package = ./plugins/vxcan
 bin/netavark/vxcan: package = ./plugins/netavark
 bin/vxcan-docker:   package = ./plugins/docker
-bin/vm:             package = ./integration/vm
-bin/bench:          package = ./integration/bench
+bin/vm:             package = ./vm
+bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE $(shell find conflist -type f)
@@ -28,18 +29,23 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
+.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-build: $(PRODUCT) $(TOOLS) ## build everything into bin/
+build: $(PRODUCT) ## build what is installed into bin/
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
-$(PRODUCT) $(TOOLS) bin/bench: setup-build
-	go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ $(package)
+$(PRODUCT): setup-build
+	go build $(GO_BUILD) -o $@ $(package)
+
+$(TOOLS): setup-build
+	go -C integration build $(GO_BUILD) -o $(CURDIR)/$@ $(package)
+
+GO_BUILD = -trimpath -buildvcs=false -ldflags '-s -w'
 
 setup-%:
 	@$(SETUP) $*
@@ -48,24 +54,27 @@ setup-%:
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
 BY_RELEASE = Frames|Burst|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes
-GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
+GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit build test-install ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
+test-on-%: export VXCAN_TEST_CAN = 1
+test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
-	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
+	go $(GO_TEST) -exec '$(VM)' ./...
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
-	$(GO_TEST) -exec '$(VM)' ./pkg/...
-	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -parallel 2 ./integration/reboot
+	go $(GO_TEST) -exec '$(VM)' ./pkg/...
+	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -parallel 2 ./reboot
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
@@ -81,19 +90,22 @@ test-install: build
 
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
+	go -C integration test ./...
 
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
 bench: ## measure, beside what people use instead, in a quarter of an hour
 bench-quick: ## the same in a few minutes
-bench bench-quick: setup-test build bin/bench
+bench bench-quick: setup-test build $(TOOLS)
 	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -smp '$(VM) -suite trixie -qemu' -vm '$(VM)'
+
+# The newest that the Go of our modules can build.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	for module in . integration; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd, where it has one and we install for it.
