@@ -3,6 +3,7 @@ CNI_BIN ?= /opt/cni/bin
 LIBEXEC  = $(PREFIX)/libexec
 SYSTEMD  = $(PREFIX)/lib/systemd/system
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
+SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
 UNITS    = vxcan-docker.socket vxcan-docker.service
 
@@ -17,7 +18,7 @@ bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
-DOCS    = README.md LICENSE $(shell find conflist -type f)
+DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
 SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
@@ -38,14 +39,20 @@ help: ## list the targets
 
 build: $(PRODUCT) ## build what is installed into bin/
 
+# The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
+# archive of it. Only our own .git counts, not one around an archive.
+VERSION = $(patsubst v%,%,$(or $(TAG),$(NEWEST)))
+TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)
+NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
+
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
 $(PRODUCT): setup-build
-	go build $(GO_BUILD) -o $@ $(package)
+	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
 
 $(TOOLS): setup-build
-	go -C integration build $(GO_BUILD) -o $(CURDIR)/$@ $(package)
+	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
 
-GO_BUILD = -trimpath -buildvcs=false -ldflags '-s -w'
+GO_BUILD = -trimpath -buildvcs=false
 
 setup-%:
 	@$(SETUP) $*
@@ -79,12 +86,16 @@ test-on-%:
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
 
-# What install installs is read by systemd where there is one, and uninstall leaves no file of it.
+# What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
 test-install: build
 	rm -rf $(root)
 	$(MAKE) -s install DESTDIR=$(root)
 	! command -v systemd-analyze >/dev/null || ! systemd-analyze verify --man=no --root=$(root) $(UNITS) 2>&1 | grep .
+	test "$$($(root)$(CNI_BIN)/vxcan --version)" = 'vxcan $(VERSION)'
+	test "$$($(root)$(LIBEXEC)/vxcan-docker --version)" = 'vxcan-docker $(VERSION)'
+	$(root)$(LIBEXEC)/netavark/vxcan info | grep -F '"version":"$(VERSION)"' >/dev/null
+	grep -x 'net.core.netdev_max_backlog = 65536' $(root)$(SYSCTL) >/dev/null
 	$(MAKE) -s uninstall DESTDIR=$(root)
 	! find $(root) ! -type d | grep .
 
@@ -117,18 +128,21 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
+	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/libexec|$(LIBEXEC)|' plugins/docker/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call systemctl,daemon-reload)
+	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
 	$(call systemctl,disable --now vxcan-docker.socket)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker
-	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DOCS:%=$(DESTDIR)$(DOC)/%)
+	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call systemctl,daemon-reload)
+	@echo 'Not removed: state in /var/lib/cni/vxcan and /var/lib/vxcan-docker; devices and sysctl values until the next boot.'
 
 clean: ## remove what was built
 	rm -rf bin
