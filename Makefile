@@ -42,7 +42,7 @@ build: $(PRODUCT) ## build what is installed into bin/
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
 # archive of it. Only our own .git counts, not one around an archive.
 VERSION = $(patsubst v%,%,$(or $(TAG),$(NEWEST)))
-TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)
+TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --abbrev=12 --dirty 2>/dev/null)
 NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
