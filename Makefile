@@ -3,20 +3,22 @@ CNI_BIN ?= /opt/cni/bin
 LIBEXEC  = $(PREFIX)/libexec
 SYSTEMD  = $(PREFIX)/lib/systemd/system
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
+SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
 UNITS    = vxcan-docker.socket vxcan-docker.service
 
-# What is installed, what only tests and demo use, and the package each is built from.
+# What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
+# Go module of their own, integration/, so that the product's module depends on nothing that only they need.
 PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker
-TOOLS   = bin/vm bin/cnitool
+TOOLS   = bin/vm bin/cnitool bin/bench
 bin/vxcan:          package = ./plugins/vxcan
 bin/netavark/vxcan: package = ./plugins/netavark
 bin/vxcan-docker:   package = ./plugins/docker
-bin/vm:             package = ./integration/vm
-bin/bench:          package = ./integration/bench
+bin/vm:             package = ./vm
+bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
-DOCS    = README.md LICENSE $(shell find conflist -type f)
+DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
 SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
@@ -28,18 +30,29 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS) bin/bench
+.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-build: $(PRODUCT) $(TOOLS) ## build everything into bin/
+build: $(PRODUCT) ## build what is installed into bin/
+
+# The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
+# archive of it. Only our own .git counts, not one around an archive.
+VERSION = $(patsubst v%,%,$(or $(TAG),$(NEWEST)))
+TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --abbrev=12 --dirty 2>/dev/null)
+NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
-$(PRODUCT) $(TOOLS) bin/bench: setup-build
-	go build -trimpath -buildvcs=false -ldflags '-s -w' -o $@ $(package)
+$(PRODUCT): setup-build
+	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
+
+$(TOOLS): setup-build
+	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
+
+GO_BUILD = -trimpath -buildvcs=false
 
 setup-%:
 	@$(SETUP) $*
@@ -48,52 +61,62 @@ setup-%:
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
 BY_RELEASE = Frames|Burst|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes
-GO_TEST = VXCAN_TEST_CAN=1 go test -count=1 -timeout 60m
+GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit build test-install ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
+test-on-%: export VXCAN_TEST_CAN = 1
+test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
-	$(GO_TEST) -exec '$(VM)' -skip '^TestReboot' ./pkg/... ./plugins/... ./integration
-	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -p 1 -parallel 2 ./integration/reboot ./integration/vm
+	go $(GO_TEST) -exec '$(VM)' ./...
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
-	$(GO_TEST) -exec '$(VM)' ./pkg/...
-	$(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' ./integration
-	VXCAN_VM_COMMAND='$(VM)' $(GO_TEST) -parallel 2 ./integration/reboot
+	go $(GO_TEST) -exec '$(VM)' ./pkg/...
+	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -parallel 2 ./reboot
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
 
-# What install installs is read by systemd where there is one, and uninstall leaves no file of it.
+# What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
 test-install: build
 	rm -rf $(root)
 	$(MAKE) -s install DESTDIR=$(root)
 	! command -v systemd-analyze >/dev/null || ! systemd-analyze verify --man=no --root=$(root) $(UNITS) 2>&1 | grep .
+	test "$$($(root)$(CNI_BIN)/vxcan --version)" = 'vxcan $(VERSION)'
+	test "$$($(root)$(LIBEXEC)/vxcan-docker --version)" = 'vxcan-docker $(VERSION)'
+	$(root)$(LIBEXEC)/netavark/vxcan info | grep -F '"version":"$(VERSION)"' >/dev/null
+	grep -x 'net.core.netdev_max_backlog = 65536' $(root)$(SYSCTL) >/dev/null
 	$(MAKE) -s uninstall DESTDIR=$(root)
 	! find $(root) ! -type d | grep .
 
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
+	go -C integration test ./...
 
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
 bench: ## measure, beside what people use instead, in a quarter of an hour
 bench-quick: ## the same in a few minutes
-bench bench-quick: setup-test build bin/bench
+bench bench-quick: setup-test build $(TOOLS)
 	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -smp '$(VM) -suite trixie -qemu' -vm '$(VM)'
+
+# The newest that the Go of our modules can build.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	for module in . integration; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd, where it has one and we install for it.
@@ -105,18 +128,21 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
+	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/libexec|$(LIBEXEC)|' plugins/docker/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call systemctl,daemon-reload)
+	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
 	$(call systemctl,disable --now vxcan-docker.socket)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker
-	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DOCS:%=$(DESTDIR)$(DOC)/%)
+	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call systemctl,daemon-reload)
+	@echo 'Not removed: state in /var/lib/cni/vxcan and /var/lib/vxcan-docker; devices and sysctl values until the next boot.'
 
 clean: ## remove what was built
 	rm -rf bin

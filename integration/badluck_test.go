@@ -254,7 +254,9 @@ func TestManyAtOnce(t *testing.T) {
 
 	var all sync.WaitGroup
 	for i, this := range calls {
-		all.Go(func() {
+		all.Add(1)
+		go func() {
+			defer all.Done()
 			out, _, err := this.exec(t, "ADD")
 			if err != nil {
 				t.Errorf("ADD %d: %v", i, err)
@@ -274,12 +276,14 @@ func TestManyAtOnce(t *testing.T) {
 					t.Errorf("GC: %v", err)
 				}
 			}
-		})
+		}()
 	}
 	all.Wait()
 	expectRules(t, true, "vcan0", hostIfs...)
 	for i, this := range calls {
-		all.Go(func() {
+		all.Add(1)
+		go func() {
+			defer all.Done()
 			if _, _, err := this.exec(t, "DEL"); err != nil {
 				t.Errorf("DEL %d: %v", i, err)
 			}
@@ -288,7 +292,7 @@ func TestManyAtOnce(t *testing.T) {
 					t.Errorf("GC: %v", err)
 				}
 			}
-		})
+		}()
 	}
 	all.Wait()
 	expectRules(t, true, "vcan0")

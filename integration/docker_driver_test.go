@@ -402,13 +402,15 @@ func TestDockerAtOnce(t *testing.T) {
 		t.Helper()
 		var all sync.WaitGroup
 		for _, join := range joins {
-			all.Go(func() {
+			all.Add(1)
+			go func() {
+				defer all.Done()
 				for _, call := range calls {
 					if status, answer, err := callDriver("NetworkDriver."+call, join); err != nil || status != 200 {
 						t.Errorf("%s: %d %v %v", call, status, answer, err)
 					}
 				}
-			})
+			}()
 		}
 		all.Wait()
 	}

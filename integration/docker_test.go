@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestDocker: the real daemon, the real driver, and what users do with them.

@@ -12,7 +12,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestFrames: four containers and the host on one bus, each sends 1000 numbered classic, extended and FD frames at the
@@ -140,14 +140,16 @@ func expectExactlyOnce(t *testing.T, stations []station, count int, fd bool) {
 	for i, s := range stations {
 		sender := cantest.NewSender(t, s.netns, s.ifName)
 		defer sender.Close()
-		senders.Go(func() {
+		senders.Add(1)
+		go func() {
+			defer senders.Done()
 			for _, f := range frames(i, count, fd) {
 				if err := sender.Send(f); err != nil {
 					t.Errorf("%s: send: %v", s.name, err)
 					return
 				}
 			}
-		})
+		}()
 	}
 	senders.Wait()
 	cantest.WaitQuiet(len(stations)*len(stations)*len(frames(0, count, fd)), listeners...)

@@ -18,7 +18,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ns"
 
-	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // stateDir is where the plugin keeps its state.
@@ -417,7 +417,7 @@ func bootNumber(t testing.TB) int {
 	case "2":
 		return 2
 	}
-	t.Skip("go test ./integration/reboot runs this")
+	t.Skip("the tests of integration/reboot run this")
 	return 0
 }
 

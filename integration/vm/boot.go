@@ -220,7 +220,11 @@ func pipeOutput(cmd *exec.Cmd) (copied func(), err error) {
 			return nil, err
 		}
 		cmd.ExtraFiles = append(cmd.ExtraFiles, w)
-		wg.Go(func() { io.Copy(to, r) })
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			io.Copy(to, r)
+		}()
 	}
 	outputs := slices.Clone(cmd.ExtraFiles)
 	return func() {

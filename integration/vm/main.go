@@ -9,8 +9,8 @@
 //
 // With -suite, or VXCAN_VM_SUITE in the environment, it boots another Debian release, with that release's kernel and
 // container runtimes. Its root is made on first use and kept in $XDG_CACHE_HOME/vxcan or /var/cache/vxcan; of this
-// machine the command sees the Go module (or directory) it starts in and the directory of its own file. Static
-// binaries run in all of them.
+// machine the command sees the outermost Go module that it starts in (or else that directory), and the directory of its
+// own file. Static binaries run in all of them.
 //
 // With -qemu it emulates a PC instead, on any host, and boots Debian's own kernel there: several CPUs, and two CAN
 // controllers on one wire (modprobe kvaser_pci), but ten times as slow, and without stdin.

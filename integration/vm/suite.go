@@ -242,15 +242,15 @@ func (r *rootFS) enter() error {
 	return nil
 }
 
-// sharedDirs is what a command needs of this machine and the root lacks: its Go module, or just its directory, and its
-// own file's directory, which `go test` makes outside the module.
+// sharedDirs is what a command needs of this machine and the root lacks: its repository, or just its directory, and its
+// own file's directory, which `go test` makes outside the repository.
 func (r *rootFS) sharedDirs(cwd, command string) []string {
 	if r.own() {
 		return nil
 	}
 	var dirs []string
-	if module := moduleDir(cwd); module != "" {
-		dirs = append(dirs, module)
+	if repository := repositoryDir(cwd); repository != "" {
+		dirs = append(dirs, repository)
 	} else if r.lacks(cwd) {
 		dirs = append(dirs, cwd)
 	}
@@ -265,12 +265,14 @@ func (r *rootFS) lacks(path string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// moduleDir finds the Go module a directory is in, or "".
-func moduleDir(dir string) string {
+// repositoryDir finds the outermost Go module that a directory is in, or "". integration/ is a module inside another one,
+// and its tests read binaries and configurations of the outer one.
+func repositoryDir(dir string) string {
+	found := ""
 	for ; dir != "/"; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
+			found = dir
 		}
 	}
-	return ""
+	return found
 }

@@ -28,6 +28,28 @@ func TestModuleFiles(t *testing.T) {
 	}
 }
 
+// TestRepositoryDir: a module inside another one does not hide it.
+func TestRepositoryDir(t *testing.T) {
+	outer := t.TempDir()
+	inner := filepath.Join(outer, "integration")
+	if err := os.MkdirAll(filepath.Join(inner, "vm"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := repositoryDir(inner); got != "" {
+		t.Errorf("without go.mod: got %q, want none", got)
+	}
+	for _, dir := range []string{outer, inner} {
+		if err := os.WriteFile(filepath.Join(dir, "go.mod"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{outer, inner, filepath.Join(inner, "vm")} {
+		if got := repositoryDir(dir); got != outer {
+			t.Errorf("%s: got %q, want %q", dir, got, outer)
+		}
+	}
+}
+
 func TestFirstError(t *testing.T) {
 	for out, want := range map[string]string{
 		"I: start\nE: no mirror\nE: second\n": "no mirror",

@@ -10,9 +10,9 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
-	"github.com/vxcan/vxcan/integration/cantest"
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 var errInjected = errors.New("injected failure")

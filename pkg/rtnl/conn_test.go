@@ -8,7 +8,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // The kernel of any machine answers these, and to anyone.

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/integration/cantest"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // record is something to store.

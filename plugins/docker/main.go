@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -12,11 +13,19 @@ import (
 	"time"
 )
 
+// buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
+var buildVersion = "unknown"
+
 func main() {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	socket := flag.String("socket", "", "stay in the foreground and listen on this `path`, e.g. "+defaultSocket)
 	idle := flag.Duration("idle", 30*time.Second, "without --socket: leave after this long without a request")
+	version := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
+	if *version {
+		fmt.Println("vxcan-docker", buildVersion)
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *socket, *idle); err != nil {

@@ -9,13 +9,15 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // apiVersion is the version of netavark's plugin API that we speak.
 const apiVersion = "1.0.0"
+
+// buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
+var buildVersion = "unknown"
 
 func main() {
 	// Podman shows our stderr to its user: the log is for what that user should know.
@@ -69,9 +71,5 @@ func call(args []string, stdin io.Reader) (answer any, err error) {
 }
 
 func info() any {
-	version := "unknown"
-	if build, ok := debug.ReadBuildInfo(); ok {
-		version = build.Main.Version
-	}
-	return map[string]string{"version": version, "api_version": apiVersion}
+	return map[string]string{"version": buildVersion, "api_version": apiVersion}
 }

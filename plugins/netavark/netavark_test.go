@@ -209,7 +209,7 @@ func TestTeardownOfNothing(t *testing.T) {
 func TestInfo(t *testing.T) {
 	for _, args := range [][]string{{}, {"info"}} {
 		status, answer := execute(t, "", args...)
-		if status != 0 || answer["api_version"] != "1.0.0" || answer["version"] == "" {
+		if status != 0 || answer["api_version"] != "1.0.0" || answer["version"] != buildVersion {
 			t.Errorf("%v: exit status %d, answer %v", args, status, answer)
 		}
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 
@@ -10,7 +11,14 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
+// buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
+var buildVersion = "unknown"
+
 func main() {
+	if len(os.Args) == 2 && (os.Args[1] == "--version" || os.Args[1] == "-version") { // no runtime passes arguments
+		fmt.Println("vxcan", buildVersion)
+		return
+	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: dropTime})))
 	// skel would look whether the container's netns is the host's when all is done; pkg/bus does so before.
 	os.Setenv("CNI_NETNS_OVERRIDE", "1")
@@ -20,7 +28,7 @@ func main() {
 		Check:  cmdCheck,
 		GC:     cmdGC,
 		Status: cmdStatus,
-	}, version.VersionsStartingFrom("0.3.1"), "vxcan, the CNI plugin: puts containers on a CAN bus")
+	}, version.VersionsStartingFrom("0.3.1"), "vxcan "+buildVersion+", a CNI plugin that puts containers on a CAN bus")
 }
 
 // dropTime leaves the time to whoever keeps our stderr; to print one costs a look at /etc/localtime.
