@@ -368,12 +368,12 @@ func dockerRules(t testing.TB, hub string, hostIfs ...string) []string {
 		for _, p := range private {
 			tx, rx := "tx"+p[2:], "rx"+p[2:]
 			all = append(all,
-				fmt.Sprintf("cangw -A -s %s -d %s%s -i", p, tx, mode),
-				fmt.Sprintf("cangw -A -s %s-rx -d %s%s -i", hub, p, mode),
-				fmt.Sprintf("cangw -A -s %s -d %s%s -e -i", rx, hub, mode))
+				fmt.Sprintf("cangw -A -s %s -d %s%s -i -l 1", p, tx, mode),
+				fmt.Sprintf("cangw -A -s %s-rx -d %s%s -i -l 1", hub, p, mode),
+				fmt.Sprintf("cangw -A -s %s -d %s%s -e -i -l 1", rx, hub, mode))
 			for _, other := range hostIfs {
 				if other != p {
-					all = append(all, fmt.Sprintf("cangw -A -s %s -d %s%s -i", rx, other, mode))
+					all = append(all, fmt.Sprintf("cangw -A -s %s -d %s%s -i -l 1", rx, other, mode))
 				}
 			}
 		}

@@ -360,12 +360,12 @@ func wantRules(fd bool, hub string, hostIfs ...string) []string {
 	var all []string
 	for _, mode := range modes {
 		all = append(all,
-			fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i", hub, hub, mode),
-			fmt.Sprintf("cangw -A -s %s-rx -d %s%s -e", hub, hub, mode))
+			fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i -l 1", hub, hub, mode),
+			fmt.Sprintf("cangw -A -s %s-rx -d %s%s -e -l 1", hub, hub, mode))
 		for _, hostIf := range hostIfs {
 			all = append(all,
-				fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i", hostIf, hub, mode),
-				fmt.Sprintf("cangw -A -s %s-rx -d %s%s", hub, hostIf, mode))
+				fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i -l 1", hostIf, hub, mode),
+				fmt.Sprintf("cangw -A -s %s-rx -d %s%s -l 1", hub, hostIf, mode))
 		}
 	}
 	slices.Sort(all)

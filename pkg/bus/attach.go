@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
@@ -160,8 +161,24 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 			return Result{}, err
 		}
 		res.ContIf = end.Name
+		if err := b.awaitActive(hostIf); err != nil {
+			return Result{}, err
+		}
 	}
 	return res, nil
+}
+
+// awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
+// start. On a busy host that takes a while; nothing depends on it that would be worth a failure.
+func (b *bus) awaitActive(hostIf string) error {
+	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
+		links, err := b.k.Links(hostIf)
+		if err != nil || links[0].Active || links[0].Index == 0 {
+			return err
+		}
+		time.Sleep(wait)
+	}
+	return nil
 }
 
 // observeToMend observes the bus, and fails if that shows what no ADD can put right. It tells whether the record has
@@ -217,7 +234,7 @@ func (b *bus) put(a Attachment) (changed bool) {
 func (b *bus) restore(before record, onDisk bool) error {
 	switch {
 	case !onDisk:
-		return b.file.Remove()
+		return b.removeFile()
 	case !b.saved:
 		return nil
 	}

@@ -195,7 +195,14 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	return b, nil
 }
 
-func (b *bus) close() error { return errors.Join(b.k.Close(), b.file.Close()) }
+// close gives the lock back. A bus without a record needs no lock file either.
+func (b *bus) close() error {
+	err := b.k.Close()
+	if !b.onDisk {
+		err = errors.Join(err, b.file.Remove())
+	}
+	return errors.Join(err, b.file.Close())
+}
 
 func (b *bus) notice(format string, args ...any) {
 	if b.host.Notice != nil {
@@ -236,6 +243,12 @@ func (b *bus) save() error {
 	return nil
 }
 
+// removeFile removes the record's file.
+func (b *bus) removeFile() error {
+	b.onDisk, b.known = false, false
+	return b.file.Remove()
+}
+
 // saveOrRemove writes the record, or removes its file when neither the hub nor an endpoint is left to remember.
 func (b *bus) saveOrRemove() error {
 	if len(b.record.Endpoints) == 0 {
@@ -244,7 +257,7 @@ func (b *bus) saveOrRemove() error {
 			return err
 		}
 		if links[0].Index == 0 {
-			return b.file.Remove()
+			return b.removeFile()
 		}
 	}
 	return b.save()

@@ -54,14 +54,10 @@ func (b *bus) detach(hostIfs []string) error {
 			return err
 		}
 	}
-	var err error
-	switch {
-	case !b.onDisk && len(b.record.Endpoints) == 0:
-		err = b.file.Remove() // the lock file
-	case len(b.record.Endpoints) != recorded || !b.known:
-		err = b.saveOrRemove()
+	if len(b.record.Endpoints) == recorded && (b.known || !b.onDisk) {
+		return nil
 	}
-	if err != nil {
+	if err := b.saveOrRemove(); err != nil {
 		b.notice("left a record behind, which does no harm: %v", err)
 	}
 	return nil
@@ -183,7 +179,7 @@ func (h *Host) Remove(ctx context.Context, hub string) (retErr error) {
 	if len(b.record.Endpoints) > 0 {
 		return b.save()
 	}
-	return errors.Join(b.removeDevices(), b.file.Remove())
+	return errors.Join(b.removeDevices(), b.removeFile())
 }
 
 // Ready tells whether an Attach could work on this kernel, without making anything: nil, ErrNoKernelSupport or

@@ -129,8 +129,8 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 		d.what = what
 		d.change = change{
 			remove:  remove,
-			addPair: &canlink.Pair{Name: p.tx, PeerName: p.rx, MTU: canlink.FDMTU, Alias: p.alias},
-			up:      []string{p.rx}, // the first end is up from the start
+			addPair: &canlink.Pair{Name: p.rx, PeerName: p.tx, MTU: canlink.FDMTU, Alias: p.alias, PeerAlias: p.alias},
+			up:      []string{p.tx}, // last, because it is the end that must send at once
 		}
 		return []difference{d}
 	}
@@ -139,7 +139,7 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 		return make(name + " is missing")
 	case !isPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
-			if end.Index != 0 && !p.owns(end, v) {
+			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != p.alias) {
 				return refuse(ErrInvalid, fmt.Sprintf("%s is a device of somebody else, where the backplane must be", end.Name), "rename or delete it")
 			}
 		}
@@ -151,15 +151,6 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 		return []difference{d}
 	}
 	return nil
-}
-
-// owns tells whether a device is an end of the pair that was made, perhaps with the other end renamed.
-func (p backplaneWant) owns(end canlink.Link, v view) bool {
-	if end.Kind != canlink.Vxcan || end.Alias == p.alias {
-		return end.Kind == canlink.Vxcan
-	}
-	i := slices.IndexFunc(v.links, func(l canlink.Link) bool { return isPair(end, l) })
-	return i >= 0 && v.links[i].Alias == p.alias
 }
 
 // isPair tells whether two devices, each seen from its own netns, are the ends of one pair.

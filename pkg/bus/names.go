@@ -111,13 +111,13 @@ func matches(name, wanted string) bool {
 const (
 	hostPrefix      = "vx" // host ends
 	containerPrefix = "vc" // container ends that a runtime is to move
-	privatePrefix   = "tx" // backplanes of private endpoints, and of hubs with long names
-	privateRxPrefix = "rx"
+	txPrefix        = "tx" // backplanes of private endpoints, and of hubs with long names
+	rxPrefix        = "rx"
 
 	hashDigits = "0123456789abcdefghijklmnopqrstuv"
 )
 
-var hashPrefixes = []string{hostPrefix, containerPrefix, privatePrefix, privateRxPrefix}
+var hashPrefixes = []string{hostPrefix, containerPrefix, txPrefix, rxPrefix}
 
 // Backplanes are called after their hub, to be recognised in `cangw -L`.
 const txSuffix, rxSuffix = "-tx", "-rx"
@@ -127,7 +127,7 @@ func hostIfName(a Attachment) string { return hashedName(hostPrefix, a.fields().
 
 // privateNames names the ends of a private endpoint's backplane after its host end.
 func privateNames(hostIf string) (tx, rx string) {
-	return privatePrefix + hostIf[2:], privateRxPrefix + hostIf[2:]
+	return txPrefix + hostIf[2:], rxPrefix + hostIf[2:]
 }
 
 // backplaneNames names the ends of a bus's backplane.
@@ -135,7 +135,7 @@ func backplaneNames(hub string) (tx, rx string) {
 	if len(hub)+len(txSuffix) <= maxName {
 		return hub + txSuffix, hub + rxSuffix
 	}
-	return hashedName(privatePrefix, hub), hashedName(privateRxPrefix, hub)
+	return hashedName(txPrefix, hub), hashedName(rxPrefix, hub)
 }
 
 // hashedName is a prefix of two bytes and 64 bits of the parts' hash.

@@ -85,13 +85,13 @@ func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint
 		switch {
 		case seen[hostIf]:
 		case !ok:
-			if tx, _ := privateNames(hostIf); aliased[tx] == a {
-				leftovers = append(leftovers, leftover{a, []string{tx}})
+			if _, rx := privateNames(hostIf); aliased[rx] == a {
+				leftovers = append(leftovers, leftover{a, []string{rx}})
 				seen[hostIf] = true
 			}
 		case !host.PeerElsewhere && host.Used:
-			tx, _ := privateNames(hostIf)
-			leftovers = append(leftovers, leftover{a, []string{hostIf, tx}})
+			_, rx := privateNames(hostIf)
+			leftovers = append(leftovers, leftover{a, []string{hostIf, rx}})
 			seen[hostIf] = true
 		default:
 			endpoints = append(endpoints, endpoint{a, host})
@@ -106,7 +106,7 @@ func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint
 		if !ok || seen[l.Name] {
 			continue
 		}
-		if hostIf := hostIfName(a); hostIf == l.Name || strings.HasPrefix(l.Name, privatePrefix) {
+		if hostIf := hostIfName(a); hostIf == l.Name || strings.HasPrefix(l.Name, rxPrefix) {
 			add(a, hostIf)
 		}
 	}

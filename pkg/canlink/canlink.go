@@ -50,6 +50,9 @@ type Link struct {
 	PeerIndex int
 	// PeerElsewhere tells that the other end is in another netns than this one.
 	PeerElsewhere bool
+	// Active tells that the device sends what is handed to it (IF_OPER_UP of linux/if.h). The kernel drops that for a
+	// moment after the carrier of a device that is up comes on, until its link watch has run (net/core/link_watch.c).
+	Active bool
 	// Used tells that the carrier has been up: both ends of a pair were, at the same time.
 	Used bool
 }
@@ -153,11 +156,12 @@ func (c *Conn) AddVcan(name string, mtu int, alias string) error {
 }
 
 // Pair is a vxcan pair to be made. Its first end is up from the start; the peer cannot be (ENOTCONN until the pair is
-// linked), see SetUp.
+// linked), see SetUp. The end that is set up last sends from then on; the other one a moment later, see Link.Active.
 type Pair struct {
 	Name, PeerName string // PeerName may hold one %d, for the first free number
 	MTU            int    // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
 	Alias          string // of the first end, if not "", at most MaxAlias bytes
+	PeerAlias      string // of the other end, if not "", where both are in the same netns
 	// Index is the ifindex of both ends, or of the first one only where both are in the same netns; 0 lets the kernel
 	// choose.
 	Index     int
@@ -171,6 +175,9 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 	requests := []*nl.NetlinkRequest{p.request()}
 	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between
 		requests = append(requests, aliasRequest(p.Name, p.Alias))
+	}
+	if p.PeerAlias != "" && p.PeerNetns == nil {
+		requests = append(requests, aliasRequest(p.PeerName, p.PeerAlias))
 	}
 	requests = append(requests, getByName(p.Name))
 	replies, err := c.conn.Batch(requests...)
@@ -287,6 +294,12 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 			}
 			return nil
 		})
+	case unix.IFLA_OPERSTATE:
+		if len(value) != 1 {
+			return fmt.Errorf("attribute %d: %d bytes, want 1", kind, len(value))
+		}
+		const ifOperUp = 6 // IF_OPER_UP, linux/if.h
+		l.Active = value[0] == ifOperUp
 	case unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID, unix.IFLA_CARRIER_UP_COUNT:
 		if len(value) != 4 {
 			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))

@@ -1,0 +1,425 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// world is a host in a netns of its own, with two buses, and containers on them.
+type world struct {
+	t       *testing.T
+	netns   ns.NetNS // of the host
+	crowd   ns.NetNS // of the containers that are there from the start
+	host    Host
+	notices []string
+	ends    []Result // of the containers on vcan0
+	private Result   // of the one whose container end was moved into place, if there is one
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	cantest.Require(t)
+	w := &world{t: t, netns: cantest.NewNetns(t), crowd: cantest.NewNetns(t)}
+	w.host = Host{StateDir: t.TempDir(), Notice: func(_, what string) { w.notices = append(w.notices, what) }}
+	return w
+}
+
+// do runs a part of the test on the host.
+func (w *world) do(run func() error) {
+	w.t.Helper()
+	if err := w.netns.Do(func(ns.NetNS) error { return run() }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// run runs commands on the host.
+func (w *world) run(lines ...string) {
+	w.t.Helper()
+	w.do(func() error {
+		for _, line := range lines {
+			words := strings.Fields(line)
+			if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil || len(out) > 0 { // cangw's status means nothing
+				return fmt.Errorf("%s: %w: %s", line, errors.Join(err, errors.New("failed")), out)
+			}
+		}
+		return nil
+	})
+}
+
+func request(hub, id string, netns ns.NetNS) Request {
+	return Request{Spec{Hub: hub}, Attachment{Runtime: "test", Network: "net", ContainerID: id}, Target{netns.Path(), "can%d"}}
+}
+
+// attach puts a container on a bus and returns what was noticed.
+func (w *world) attach(hub, id string, netns ns.NetNS) (result Result, notices []string) {
+	w.t.Helper()
+	w.notices = nil
+	w.do(func() error {
+		results, err := w.host.Attach(context.Background(), request(hub, id, netns))
+		if err == nil {
+			result = results[0]
+		}
+		return err
+	})
+	return result, w.notices
+}
+
+// attachHere puts a container on a bus as Docker up to 27 does: it moves the container end itself.
+func (w *world) attachHere(id string) {
+	w.t.Helper()
+	w.do(func() (err error) {
+		w.private, err = w.host.AttachHere(context.Background(), Spec{Hub: "vcan0"}, Attachment{Runtime: "test", Network: "net", ContainerID: id})
+		return err
+	})
+	w.move(w.netns, w.private.ContIf, w.crowd)
+	w.up(w.crowd, w.private.ContIf)
+}
+
+// move moves a device to another netns.
+func (w *world) move(from ns.NetNS, name string, to ns.NetNS) {
+	w.t.Helper()
+	err := from.Do(func(ns.NetNS) error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetNsFd(l, int(to.Fd()))
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) up(netns ns.NetNS, name string) {
+	w.t.Helper()
+	err := netns.Do(func(ns.NetNS) error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(l)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// check is what Check says of the first container on vcan0.
+func (w *world) check() (err error) {
+	w.t.Helper()
+	w.do(func() error {
+		r := request("vcan0", "c0", w.crowd)
+		err = w.host.Check(context.Background(), r.Spec, r.Attachment, []string{w.ends[0].ContIf}, w.crowd.Path())
+		return nil
+	})
+	return err
+}
+
+func (w *world) inventory() (all inventory) {
+	w.do(func() error {
+		all = takeInventory(w.t, w.host.StateDir)
+		slices.Sort(all.links)
+		return nil
+	})
+	return all
+}
+
+// expectExactlyOnce lets each of some interfaces send a classic, an extended and an FD frame, and fails unless all others
+// hear each of them exactly once, and the sender does not.
+func (w *world) expectExactlyOnce(interfaces ...port) {
+	w.t.Helper()
+	var listeners []*cantest.Listener
+	for _, i := range interfaces {
+		listeners = append(listeners, cantest.Listen(w.t, i.netns, i.name))
+	}
+	sent := make([][]cantest.Frame, len(interfaces))
+	for i, from := range interfaces {
+		sender := cantest.NewSender(w.t, from.netns, from.name)
+		id := uint32(0x100 + i)
+		sent[i] = []cantest.Frame{{ID: id, Data: "classic"}, {ID: id | 0x80000000, Data: "extended"}, {ID: id, FD: true, Data: "twelve bytes"}}
+		for _, f := range sent[i] {
+			if err := sender.Send(f); err != nil {
+				w.t.Errorf("%s: %v", from.name, err)
+			}
+		}
+		sender.Close()
+	}
+	cantest.WaitQuiet(3*len(interfaces)*len(interfaces), listeners...)
+	for to, l := range listeners {
+		foreign, _ := l.Heard()
+		l.Close()
+		for from, frames := range sent {
+			for _, f := range frames {
+				want := 1
+				if from == to {
+					want = 0
+				}
+				if got := foreign[f]; got != want {
+					w.t.Errorf("%s hears a frame of %s %d times, want %d", interfaces[to].name, interfaces[from].name, got, want)
+				}
+			}
+		}
+	}
+}
+
+// port is a CAN interface.
+type port struct {
+	netns ns.NetNS
+	name  string
+}
+
+// damages are all the ways in which a bus can differ from what it must be and that the next ADD of anything on it
+// repairs. HOSTIF is the host end of the oldest container, and PRIVATE the part of the names of the devices of one
+// whose ends do not share an ifindex.
+var damages = []struct {
+	name     string
+	commands []string
+	do       func(w *world)
+	words    []string // of CHECK and of the log of ADD
+	private  bool     // needs a container whose ends do not share an ifindex
+}{
+	{name: "hub deleted", commands: []string{"ip link del vcan0"}, words: []string{"hub vcan0 is missing"}},
+	{name: "hub down", commands: []string{"ip link set vcan0 down"}, words: []string{"hub vcan0 is down"}},
+	{
+		name:     "hub made again by hand",
+		commands: []string{"ip link del vcan0", "ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 alias mine up"},
+		words:    []string{"4 gateway rules are missing (cangw -A -s vcan0 -d vcan0-tx -i -l 1, "},
+	},
+	{
+		name:  "hub moved to another netns and back",
+		do:    func(w *world) { w.move(w.netns, "vcan0", w.crowd); w.move(w.crowd, "vcan0", w.netns) },
+		words: []string{"hub vcan0 is down", "4 gateway rules are missing"},
+	},
+	{name: "backplane deleted", commands: []string{"ip link del vcan0-rx"}, words: []string{"backplane vcan0-tx, vcan0-rx is missing"}},
+	{name: "tx down", commands: []string{"ip link set vcan0-tx down"}, words: []string{"backplane vcan0-tx, vcan0-rx is down"}},
+	{name: "rx down", commands: []string{"ip link set vcan0-rx down"}, words: []string{"backplane vcan0-tx, vcan0-rx is down"}},
+	{
+		name:     "tx renamed",
+		commands: []string{"ip link set vcan0-tx down", "ip link set vcan0-tx name elsewhere up"},
+		words:    []string{"backplane vcan0-tx, vcan0-rx is not one vxcan pair"},
+	},
+	{
+		name:     "rx renamed",
+		commands: []string{"ip link set vcan0-rx down", "ip link set vcan0-rx name elsewhere up"},
+		words:    []string{"backplane vcan0-tx, vcan0-rx is not one vxcan pair"},
+	},
+	{
+		name:  "rx moved away",
+		do:    func(w *world) { w.move(w.netns, "vcan0-rx", w.crowd) },
+		words: []string{"backplane vcan0-tx, vcan0-rx is not one vxcan pair"},
+	},
+	{
+		name:     "backplane of classic CAN",
+		commands: []string{"ip link set vcan0-rx down", "ip link set vcan0-rx mtu 16 up"},
+		words:    []string{"backplane vcan0-tx, vcan0-rx has MTU 72 and 16, want 72"},
+	},
+	{name: "host end down", commands: []string{"ip link set HOSTIF down"}, words: []string{"host end HOSTIF of test net/c0 is down"}},
+	{name: "all rules flushed", commands: []string{"cangw -F"}, words: []string{"gateway rules are missing (cangw -A -s "}},
+	{
+		name:     "a rule of the hub deleted",
+		commands: []string{"cangw -D -s vcan0-rx -d vcan0 -e -l 1"},
+		words:    []string{"1 gateway rule is missing (cangw -A -s vcan0-rx -d vcan0 -e -l 1)"},
+	},
+	{
+		name:     "a rule of the oldest deleted",
+		commands: []string{"cangw -D -s vcan0-rx -d HOSTIF -X -l 1"},
+		words:    []string{"1 gateway rule is missing (cangw -A -s vcan0-rx -d HOSTIF -X -l 1)"},
+	},
+	{
+		name:     "a rule three times",
+		commands: []string{"cangw -A -s HOSTIF -d vcan0-tx -i -l 1", "cangw -A -s HOSTIF -d vcan0-tx -i -l 1"},
+		words:    []string{"2 gateway rules are there more than once, so that frames arrive more than once (cangw -A -s HOSTIF -d vcan0-tx -i -l 1, "},
+	},
+	{
+		name:     "a rule without a hop limit",
+		commands: []string{"cangw -D -s vcan0-rx -d vcan0 -e -l 1", "cangw -A -s vcan0-rx -d vcan0 -e"},
+		words: []string{
+			"1 gateway rule is missing (cangw -A -s vcan0-rx -d vcan0 -e -l 1)",
+			"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d vcan0 -e)",
+		},
+	},
+	{
+		name:     "a rule that goes round",
+		commands: []string{"cangw -A -s vcan0-rx -d vcan0-tx -i -l 1"},
+		words:    []string{"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d vcan0-tx -i -l 1)"},
+	},
+	{name: "private backplane deleted", private: true, commands: []string{"ip link del txPRIVATE"}, words: []string{"backplane txPRIVATE, rxPRIVATE is missing"}},
+	{name: "private backplane down", private: true, commands: []string{"ip link set rxPRIVATE down"}, words: []string{"backplane txPRIVATE, rxPRIVATE is down"}},
+	{
+		name: "private backplane of classic CAN", private: true,
+		commands: []string{"ip link set txPRIVATE down", "ip link set txPRIVATE mtu 16 up"},
+		words:    []string{"backplane txPRIVATE, rxPRIVATE has MTU 16 and 72, want 72"},
+	},
+}
+
+// TestMend damages a bus in every way, with 1 and with 30 containers and a second bus on the host: CHECK says what is
+// wrong, the next ADD of something else repairs it and says so, CHECK is silent, and frames arrive exactly once.
+func TestMend(t *testing.T) {
+	for _, n := range []int{1, 30} {
+		w := newWorld(t)
+		for i := range n {
+			end, _ := w.attach("vcan0", fmt.Sprint("c", i), w.crowd)
+			w.ends = append(w.ends, end)
+		}
+		for i := range 5 {
+			w.attach("vcan1", fmt.Sprint("other", i), w.crowd)
+		}
+		for _, d := range damages {
+			if d.private && w.private.HostIf == "" {
+				w.attachHere("private")
+			}
+			words := strings.NewReplacer("HOSTIF", w.ends[0].HostIf, "PRIVATE", strings.TrimPrefix(w.private.HostIf, hostPrefix))
+			t.Run(fmt.Sprintf("%s, %d endpoints", d.name, n), func(t *testing.T) {
+				w.t = t
+				if err := w.check(); err != nil {
+					t.Fatalf("before the damage: %v", err)
+				}
+				before := w.inventory()
+				for _, line := range d.commands {
+					w.run(words.Replace(line))
+				}
+				if d.do != nil {
+					d.do(w)
+				}
+				damage := w.check()
+				late := cantest.NewNetns(t)
+				end, notices := w.attach("vcan0", "late", late)
+				for _, want := range d.words {
+					want = words.Replace(want)
+					if damage == nil || !strings.Contains(damage.Error(), want) {
+						t.Errorf("CHECK: %v, want %q", damage, want)
+					}
+					if !slices.ContainsFunc(notices, func(n string) bool {
+						return strings.HasPrefix(n, "found and repaired: ") && strings.Contains(n, want)
+					}) {
+						t.Errorf("ADD: %q, want %q", notices, want)
+					}
+				}
+				if err := w.check(); err != nil {
+					t.Errorf("after ADD: %v", err)
+				}
+				ports := []port{{w.netns, "vcan0"}, {late, end.ContIf}, {w.crowd, w.ends[0].ContIf}}
+				if n > 1 {
+					ports = append(ports, port{w.crowd, w.ends[n-1].ContIf})
+				}
+				if d.private {
+					ports = append(ports, port{w.crowd, w.private.ContIf})
+				}
+				w.expectExactlyOnce(ports...)
+				w.do(func() error {
+					return w.host.Detach(context.Background(), "vcan0", request("vcan0", "late", late).Attachment)
+				})
+				if d.name == "all rules flushed" { // those of the other bus too
+					w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan1"}) })
+				}
+				after := w.inventory()
+				if !slices.Equal(before.links, after.links) || len(before.rules) != len(after.rules) {
+					t.Errorf("before: %v, %d rules; after: %v, %d rules", before.links, len(before.rules), after.links, len(after.rules))
+				}
+				if d.name == "hub made again by hand" { // give it back
+					w.run("ip link del vcan0")
+					w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan0"}) })
+				}
+			})
+			w.t = t
+		}
+	}
+}
+
+// TestMoveBack: a runtime that moves container ends itself has moved one back, without telling anybody. CHECK of others
+// says so, and the next ADD takes away what is left, or what is left of a pair that went alone.
+func TestMoveBack(t *testing.T) {
+	w := newWorld(t)
+	first, _ := w.attach("vcan0", "c0", w.crowd)
+	w.ends = []Result{first}
+	before := w.inventory()
+	for name, damage := range map[string]func(){
+		"pair moved back": func() { w.move(w.crowd, w.private.ContIf, w.netns) },
+		"pair deleted":    func() { w.run("ip link del " + w.private.HostIf) },
+	} {
+		w.attachHere("private")
+		damage()
+		if err := w.check(); err == nil || !strings.Contains(err.Error(), "devices of test net/private are left over") {
+			t.Errorf("%s: CHECK: %v", name, err)
+		}
+		_, notices := w.attach("vcan0", "c0", w.crowd)
+		if !slices.ContainsFunc(notices, func(n string) bool {
+			return strings.HasPrefix(n, "found and repaired: devices of test net/private are left over")
+		}) {
+			t.Errorf("%s: ADD: %q", name, notices)
+		}
+		if err := w.check(); err != nil {
+			t.Errorf("%s: after ADD: %v", name, err)
+		}
+		if after := w.inventory(); !slices.Equal(before.links, after.links) || !slices.Equal(before.rules, after.rules) {
+			t.Errorf("%s: before %+v, after %+v", name, before, after)
+		}
+	}
+}
+
+// TestRefused: what only the administrator can change is refused, and nothing is made or changed.
+func TestRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		commands []string
+		spec     Spec
+		want     error
+		words    string
+	}{
+		"somebody's hub is down": {[]string{"ip link add vcan0 type vcan"}, Spec{Hub: "vcan0"}, ErrNotReady, "hub vcan0 is down: ip link set vcan0 up"},
+		"no controller":          {nil, Spec{Hub: "slcan0", Physical: true}, ErrNotReady, "hub slcan0: there is no such device"},
+		"no CAN device":          {nil, Spec{Hub: "lo"}, ErrInvalid, "hub lo is not a CAN device"},
+		"not said to be physical": {
+			[]string{"ip link add slot0 type vxcan peer name slot1"}, Spec{Hub: "slot0"}, ErrInvalid, `hub slot0 is a vxcan device, not vcan: set "physical": true`,
+		},
+		"classic hub": {
+			[]string{"ip link add vcan0 mtu 16 type vcan", "ip link set vcan0 up"}, Spec{Hub: "vcan0", MTU: canlink.FDMTU},
+			ErrInvalid, "hub vcan0 has MTU 16 (classic CAN), less than the mtu 72 of this network",
+		},
+		"another name": {
+			[]string{"ip link add vcan0 type vcan", "ip link set vcan0 up", "ip link property add dev vcan0 altname frontcan"},
+			Spec{Hub: "frontcan"}, ErrInvalid, "hub frontcan is another name of device vcan0: name vcan0",
+		},
+		"backplane of somebody": {
+			[]string{"ip link add vcan0-rx type vcan"}, Spec{Hub: "vcan0"}, ErrInvalid, "vcan0-rx is a device of somebody else, where the backplane must be: rename or delete it",
+		},
+		"named like a backplane": {nil, Spec{Hub: "vcan0-tx"}, ErrInvalid, "names that end in -tx and -rx are those of backplanes"},
+		"named like an endpoint": {nil, Spec{Hub: hostIfName(Attachment{})}, ErrInvalid, "it could be the name of an endpoint's device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for _, line := range test.commands {
+				w.run(line)
+			}
+			before := w.inventory()
+			r := request("", "c0", w.crowd)
+			r.Spec = test.spec
+			w.do(func() error {
+				_, attach := w.host.Attach(context.Background(), r)
+				_, here := w.host.AttachHere(context.Background(), r.Spec, r.Attachment)
+				check := w.host.Check(context.Background(), r.Spec, r.Attachment, []string{"can0"}, w.crowd.Path())
+				heal := w.host.Heal(context.Background(), r.Spec)
+				for verb, err := range map[string]error{"Attach": attach, "AttachHere": here, "Heal": heal, "Check": check} {
+					if verb != "Check" && !errors.Is(err, test.want) || err == nil || !strings.Contains(err.Error(), test.words) {
+						t.Errorf("%s: %v, want %q", verb, err, test.words)
+					}
+				}
+				return nil
+			})
+			after := w.inventory()
+			if !slices.Equal(before.links, after.links) || len(after.rules) > 0 || len(after.files) > 0 {
+				t.Errorf("before %+v, after %+v", before, after)
+			}
+		})
+	}
+}
