@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vxcan/vxcan/integration/cantest"
 )
 
@@ -87,6 +89,7 @@ func TestController(t *testing.T) {
 	}
 	on(b).with(onController).ok(t, "DEL")
 	expectOnWire(t, controller, all[:2], 10)
+	expectKinds(t, controller, a)
 	on(a).with(onController).ok(t, "DEL")
 
 	if now := controllerState(t, "slot0"); now != up {
@@ -94,6 +97,32 @@ func TestController(t *testing.T) {
 	}
 	if got := controller.Commands(); !slices.Equal(got, upCommands) {
 		t.Errorf("the controller was told %q, want %q", got, upCommands)
+	}
+}
+
+// expectKinds fails the test unless frames of all kinds and lengths pass from a container to the wire and back.
+func expectKinds(t *testing.T, controller *cantest.Controller, c *container) {
+	t.Helper()
+	var sent []cantest.Frame
+	for _, id := range []uint32{0, 0x7FF, unix.CAN_EFF_FLAG, unix.CAN_EFF_FLAG | 0x1FFFFFFF} {
+		for size := range 9 {
+			sent = append(sent,
+				cantest.Frame{ID: id, Data: "\xFF\x00\r\x01abcd"[:size]},
+				cantest.Frame{ID: id | unix.CAN_RTR_FLAG, Data: strings.Repeat("\x00", size)})
+		}
+	}
+	wire, inC := controller.Listen(), cantest.Listen(t, c.netns, "can0")
+	sendAll(t, c, sent)
+	for _, f := range sent {
+		if err := controller.Send(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cantest.WaitQuiet(3*len(sent), wire, inC) // the container's own frames too
+	for where, l := range map[string]*cantest.Listener{"wire": wire, "container": inC} {
+		if got := l.InOrder(); !slices.Equal(got, sent) {
+			t.Errorf("on the %s arrives\n%v\nwant\n%v", where, got, sent)
+		}
 	}
 }
 

@@ -259,16 +259,23 @@ func openPTY() (master, slave int, err error) {
 }
 
 // errNoSLCAN is a kernel without the driver.
-var errNoSLCAN = errors.New("this kernel has no slcan (CONFIG_CAN_SLCAN; on Ubuntu in linux-modules-extra)")
+var errNoSLCAN = errors.New("this kernel has no slcan (CONFIG_CAN_SLCAN)")
 
 // attachSLCAN makes a terminal a CAN device with a name in the current netns.
 func attachSLCAN(tty int, name string) error {
 	const slcan = 17 // N_SLCAN, linux/tty.h
 	err := unix.IoctlSetPointerInt(tty, unix.TIOCSETD, slcan)
-	if errors.Is(err, unix.EINVAL) { // no such line discipline, and the kernel has tried to load it
-		out, err := exec.Command("modprobe", "slcan").CombinedOutput()
-		return fmt.Errorf("%w: modprobe: %w: %s", errNoSLCAN, err, bytes.TrimSpace(out))
-	} else if err != nil {
+	if errors.Is(err, unix.EINVAL) { // no such line discipline, although the kernel has tried to load it
+		if out, err := exec.Command("modinfo", "slcan").CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", errNoSLCAN, bytes.TrimSpace(out))
+		}
+		out, modprobeErr := exec.Command("modprobe", "slcan").CombinedOutput()
+		if modprobeErr != nil {
+			return fmt.Errorf("modprobe slcan: %w: %s", modprobeErr, bytes.TrimSpace(out))
+		}
+		err = unix.IoctlSetPointerInt(tty, unix.TIOCSETD, slcan)
+	}
+	if err != nil {
 		return fmt.Errorf("set line discipline slcan: %w", err)
 	}
 	device, err := unix.NewIfreq("")
