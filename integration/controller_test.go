@@ -68,11 +68,11 @@ func TestController(t *testing.T) {
 	a, b := newContainer(t, "a"), newContainer(t, "b")
 	on(a).with(onController).fails(t, "ADD", 11, "slot0", "no such device")
 	controller := cantest.NewController(t, "slot0")
-	new := controllerState(t, "slot0")
+	fresh := controllerState(t, "slot0")
 	on(a).with(onController).fails(t, "ADD", 11, "slot0", "down")
 	on(a).with(`"hub":"slot0"`).fails(t, "ADD", 7, "slot0", `"physical": true`)
-	if now := controllerState(t, "slot0"); now != new {
-		t.Errorf("failed ADDs changed the controller:\n%s\n%s", new, now)
+	if now := controllerState(t, "slot0"); now != fresh {
+		t.Errorf("failed ADDs changed the controller:\n%s\n%s", fresh, now)
 	}
 	setUpController(t, controller, 1000)
 	on(a).with(onController+`,"mtu":72`).fails(t, "ADD", 7, "mtu 72", "MTU 16")
@@ -126,8 +126,9 @@ func expectKinds(t *testing.T, controller *cantest.Controller, c *container) {
 	}
 }
 
-// TestControllerQueue: what a container sends faster than the wire takes it waits in the controller's queue. What finds
-// no place there is lost on the way to the wire and to the host's programs, and nowhere else; the writes succeed.
+// TestControllerQueue: frames that a container sends faster than the wire takes them wait in the controller's queue. A
+// frame that finds the queue full reaches neither the wire nor programs on the host, although its write succeeds. Other
+// containers hear it.
 func TestControllerQueue(t *testing.T) {
 	const burst = 500
 	for _, c := range []struct {
@@ -198,8 +199,8 @@ func TestControllerPace(t *testing.T) {
 	}
 }
 
-// TestControllerTrouble: a controller that cannot send keeps containers neither from hearing each other nor, which is
-// the same, from believing that their frames went out. The owner sets it up again, and all is as before.
+// TestControllerTrouble: while the controller cannot send, containers hear each other, and their writes succeed although
+// nothing reaches the wire. When its owner has set it up again, the sockets from before hear the wire and reach it.
 func TestControllerTrouble(t *testing.T) {
 	const count = 20
 	for _, c := range []struct {
