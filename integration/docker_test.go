@@ -353,22 +353,23 @@ func (d *dockerHost) expectRepaired(hub string) {
 	}
 }
 
-// testController: a hub that is a CAN controller, which a vxcan end stands in for, as in TestExistingHub.
+// testController: a hub that is a CAN controller, with a driver, a queue and a wire.
 func (d *dockerHost) testController() {
-	wire := newContainer(d.t, "wire")
-	command(d.t, "ip", "link", "add", "slot0", "index", "5000", "mtu", "16", "type", "vxcan",
-		"peer", "name", "slot1", "mtu", "16", "netns", "wire", "index", "5000")
-	command(d.t, "ip", "link", "set", "slot0", "up")
-	command(d.t, "ip", "-netns", "wire", "link", "set", "slot1", "up")
-	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "mtu=16", "-o", "physical=true", "controller")
-	c := d.run("c0", "--network", "controller")
-	expectExactlyOnce(d.t, []station{{"wire", wire.netns, "slot1"}, c.on("can0")}, 100, false)
-	d.docker("rm", "-f", "c0")
-	if !slices.Contains(canLinks(d.t), "slot0") {
-		d.t.Error("the controller was deleted")
+	controller := cantest.NewController(d.t, "slot0")
+	setUpController(d.t, controller, 1000)
+	up := controllerState(d.t, "slot0")
+	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "controller")
+	c1, c2 := d.run("c1", "--network", "controller"), d.run("c2", "--network", "controller")
+	expectOnWire(d.t, controller, []station{{"host", nil, "slot0"}, c1.on("can0"), c2.on("can0")}, 100)
+	d.docker("rm", "-f", "c1", "c2")
+	if now := controllerState(d.t, "slot0"); now != up {
+		d.t.Errorf("the controller was changed:\n%s\n%s", up, now)
+	}
+	if got := controller.Commands(); !slices.Equal(got, upCommands) {
+		d.t.Errorf("the controller was told %q, want %q", got, upCommands)
 	}
 
-	command(d.t, "ip", "link", "del", "slot0") // unplugged
+	controller.Unplug()
 	start := time.Now()
 	d.refusesToRun([]string{"run", "-d", "--rm", "--network", "controller", dockerImage}, "slot0", "no such device")
 	if took := time.Since(start); took > 20*time.Second { // Docker asks again for half a minute when it thinks that it helps

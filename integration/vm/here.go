@@ -37,6 +37,12 @@ func runHere(args []string) (int, error) {
 	cmd := exec.Command(self, args...) // hereMain
 	cmd.Env = append(os.Environ(), startedEnv+"="+startedHere)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	netns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0, err
+	}
+	defer netns.Close()
+	cmd.ExtraFiles = []*os.File{netns} // netnsFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
 	}
@@ -54,6 +60,23 @@ func runHere(args []string) (int, error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// netnsFD is this machine's own netns to hereMain.
+const netnsFD = 3
+
+// netnsFile is where the command finds that netns: the kernel makes the devices of serial CAN adapters there.
+const netnsFile = "/run/vm/netns"
+
+// showNetns makes netnsFile.
+func showNetns() error {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(netnsFile), 0o755), os.WriteFile(netnsFile, nil, 0o600)); err != nil {
+		return err
+	}
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", netnsFD), netnsFile, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount this machine's netns on %s: %w", netnsFile, err)
+	}
+	return unix.Close(netnsFD)
 }
 
 // leaveInterrupts leaves a ^C to the command, which gets it too, and may be a shell.
@@ -103,6 +126,9 @@ func hideMachine() error {
 		if err := m.do(); err != nil {
 			return err
 		}
+	}
+	if err := showNetns(); err != nil {
+		return err
 	}
 	for _, dir := range []string{"/etc", "/opt", "/var/lib"} {
 		if err := mountCopy(dir, dir, filepath.Join("/run/vm", dir)); err != nil {

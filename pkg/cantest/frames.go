@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -104,6 +105,7 @@ type Listener struct {
 	mu      sync.Mutex
 	foreign map[Frame]int // from other CAN interfaces
 	own     map[Frame]int // sent by a program on this one, heard by local echo
+	inOrder []Frame       // foreign
 	total   int
 }
 
@@ -161,15 +163,20 @@ func (l *Listener) run(t testing.TB, conn syscall.RawConn) {
 			t.Error(err)
 			return
 		}
-		l.mu.Lock()
-		if flags&unix.MSG_DONTROUTE != 0 { // "created on the local host", net/can/raw.c
-			l.own[f]++
-		} else {
-			l.foreign[f]++
-		}
-		l.total++
-		l.mu.Unlock()
+		l.hear(f, flags&unix.MSG_DONTROUTE != 0) // "created on the local host", net/can/raw.c
 	}
+}
+
+func (l *Listener) hear(f Frame, own bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if own {
+		l.own[f]++
+	} else {
+		l.foreign[f]++
+		l.inOrder = append(l.inOrder, f)
+	}
+	l.total++
 }
 
 // WaitQuiet waits until none of the listeners has heard anything for a while, which is longer while they have not heard
@@ -206,4 +213,11 @@ func (l *Listener) Heard() (foreign, own map[Frame]int) {
 		return c
 	}
 	return copyOf(l.foreign), copyOf(l.own)
+}
+
+// InOrder returns the frames heard from other interfaces, each as often as it was heard, in the order of their arrival.
+func (l *Listener) InOrder() []Frame {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.inOrder)
 }
