@@ -21,7 +21,7 @@ func TestBadInput(t *testing.T) {
 		code  uint
 		words []string
 	}{
-		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, interface, mtu, physical"}},
+		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, interface, mtu, physical, pod-hubs"}},
 		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "number", "string"}},
 		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, "string", "true or false"}},
 		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, "string"}},
@@ -31,6 +31,10 @@ func TestBadInput(t *testing.T) {
 		{"hub too long", `"hub":"vcan567890123456"`, nil, 7, []string{`"hub"`, "16 bytes", "15"}},
 		{"hub with a slash", `"hub":"../vcan0"`, nil, 7, []string{`"hub"`, `"/"`}},
 		{"hub dot dot", `"hub":".."`, nil, 7, []string{`"hub"`}},
+		{"hub like a backplane", `"hub":"vcan0-tx"`, nil, 7, []string{`"hub"`, "vcan0-tx", "backplanes"}},
+		{"hub like an endpoint", `"hub":"vx0123456789abc"`, nil, 7, []string{`"hub"`, "vx0123456789abc", "endpoint"}},
+		{"pod-hubs not a list", `"pod-hubs":"vcan1"`, nil, 7, []string{`"pod-hubs"`, "string", "array"}},
+		{"pod-hubs with two stars", `"pod-hubs":["v*n*"]`, nil, 7, []string{`"pod-hubs"`, `"v*n*"`, "prefixes"}},
 		{"hub with a blank", `"hub":"vcan 0"`, nil, 7, []string{`"hub"`}},
 		{"interface too long", `"interface":"can4567890123456"`, nil, 7, []string{`"interface"`, "15"}},
 		{"interface with a slash", `"interface":"a/b"`, nil, 7, []string{`"interface"`, `"/"`}},

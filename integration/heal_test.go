@@ -2,33 +2,34 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// TestHeal: whoever takes something of a bus away, CHECK says what is missing, and the next ADD of anything on this bus
-// puts it back for everybody, in one line of the log a thing.
+// TestHeal: CHECK names what is missing of a bus, and the next ADD of another container repairs it and says so. (TestMend
+// of pkg/bus does this with every kind of damage and with many containers.)
 func TestHeal(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage []string // a command
-		check  string   // in the words of CHECK
-		log    string   // in the log of the next ADD
+		words  string   // of CHECK and of the log of the next ADD
+		own    bool     // only the container's own ADD repairs it
 	}{
-		{"hub deleted", []string{"ip", "link", "del", "vcan0"}, "hub vcan0 is missing", "made vcan0, which was missing"},
-		{"hub down", []string{"ip", "link", "set", "vcan0", "down"}, "hub vcan0 is down", "set hub vcan0 up"},
-		{"backplane deleted", []string{"ip", "link", "del", "vcan0-rx"}, "backplane vcan0-tx, vcan0-rx is missing", "made vcan0-tx, which was missing"},
-		{"backplane down", []string{"ip", "link", "set", "vcan0-rx", "down"}, "backplane vcan0-tx, vcan0-rx is down", "set backplane vcan0-rx up"},
-		{"all rules flushed", []string{"cangw", "-F"}, "is missing", "gateway rules that were missing"},
-		{"one rule deleted", []string{"cangw", "-D", "-s", "vcan0-rx", "-d", "HOSTIF", "-X"}, "gateway rule (cangw -A -s vcan0-rx -d HOSTIF -X) is missing", "added 1 gateway rules"},
-		{"one rule doubled", []string{"cangw", "-A", "-s", "HOSTIF", "-d", "vcan0-tx", "-i"}, "is there 2 times", "deleted 1 gateway rules that were too many"},
-		{"host end down", []string{"ip", "link", "set", "HOSTIF", "down"}, "host end HOSTIF is down: ip link set HOSTIF up", ""},
-		{"container end down", []string{"ip", "-netns", "a", "link", "set", "can0", "down"}, "container end can0 is down", ""},
-		{"container end renamed", []string{"ip", "netns", "exec", "a", "sh", "-c", "ip link set can0 down && ip link set can0 name can9 up"}, "container end is named can9", ""},
-		{"pair deleted", []string{"ip", "link", "del", "HOSTIF"}, "host end HOSTIF is missing", ""},
+		{"hub deleted", []string{"ip", "link", "del", "vcan0"}, "hub vcan0 is missing", false},
+		{"backplane deleted", []string{"ip", "link", "del", "vcan0-rx"}, "backplane vcan0-tx, vcan0-rx is missing", false},
+		{"all rules flushed", []string{"cangw", "-F"}, "8 gateway rules are missing", false},
+		{"one rule deleted", []string{"cangw", "-D", "-s", "vcan0-rx", "-d", "HOSTIF", "-X", "-l", "1"}, "1 gateway rule is missing (cangw -A -s vcan0-rx -d HOSTIF -X -l 1)", false},
+		{"one rule doubled", []string{"cangw", "-A", "-s", "HOSTIF", "-d", "vcan0-tx", "-i", "-l", "1"}, "1 gateway rule is there more than once", false},
+		{"host end down", []string{"ip", "link", "set", "HOSTIF", "down"}, "host end HOSTIF of cni canbus0/a/eth0 is down", false},
+		{"container end down", []string{"ip", "-netns", "a", "link", "set", "can0", "down"}, "container end can0 is down: ip link set can0 up in the container", true},
+		{"container end renamed", []string{"ip", "netns", "exec", "a", "sh", "-c", "ip link set can0 down && ip link set can0 name can9 up"}, "container end is named can9", true},
+		{"container end classic", []string{"ip", "netns", "exec", "a", "sh", "-c", "ip link set can0 down && ip link set can0 mtu 16 up"}, "have MTU 72 and 16, want 72", true},
+		{"pair deleted", []string{"ip", "link", "del", "HOSTIF"}, "host end HOSTIF is missing", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			freshHost(t)
@@ -46,18 +47,18 @@ func TestHeal(t *testing.T) {
 
 			err := on(a).check(t, first)
 			var cniErr *types.Error
-			if !errors.As(err, &cniErr) || !strings.Contains(cniErr.Msg, replace.Replace(c.check)) {
-				t.Fatalf("CHECK: got %v, want %q", err, replace.Replace(c.check))
+			if !errors.As(err, &cniErr) || !strings.Contains(cniErr.Msg, replace.Replace(c.words)) {
+				t.Fatalf("CHECK: got %v, want %q", err, replace.Replace(c.words))
 			}
 			t.Logf("CHECK: %s", cniErr.Msg)
 
-			if c.log == "" { // this endpoint's own devices, which only its own ADD makes anew
+			if c.own {
 				_, log := on(a).add(t)
 				t.Logf("ADD: %s", log)
 			}
 			second, log := on(b).add(t)
-			if c.log != "" && !strings.Contains(log, c.log) {
-				t.Errorf("the log of ADD lacks %q: %s", c.log, log)
+			if want := replace.Replace("found and repaired: " + c.words); !c.own && !strings.Contains(log, want) {
+				t.Errorf("the log of ADD lacks %q: %s", want, log)
 			}
 			if err := on(a).check(t, first); err != nil {
 				t.Errorf("after ADD: %v", err)
@@ -68,42 +69,50 @@ func TestHeal(t *testing.T) {
 	}
 }
 
-// TestHealLargeBus: on a bus whose rules do not fit into one look, a flushed rule table is seen all the same, and so is
-// one that other buses' rules hide.
+// TestHealLargeBus: on a host with many endpoints one ADD repairs a hub that was deleted and made again by hand, and a
+// flushed rule table; on a sound bus it finds nothing to repair.
 func TestHealLargeBus(t *testing.T) {
 	freshHost(t)
 	crowd := newContainer(t, "crowd") // all in one netns, which takes less time to make
-	add := func(name, members string) string {
-		result, _ := call{containerID: name, netns: crowd.path}.with(`"interface":"can%d"` + members).add(t)
-		return hostIf(result)
+	add := func(name, members string) (hostEnd, log string) {
+		result, log := call{containerID: name, netns: crowd.path}.with(`"interface":"can%d"` + members).add(t)
+		return hostIf(result), log
 	}
-	const many = 60 // whose 244 rules are more than a look at the youngest shows
 	var ends, otherEnds []string
-	for _, name := range containerNames("c", many) {
-		ends = append(ends, add(name, ""))
+	for _, name := range containerNames("c", 30) {
+		end, _ := add(name, "")
+		ends = append(ends, end)
 	}
-	expectRules(t, true, "vcan0", ends...)
-	command(t, "cangw", "-F")
-	result, log := on(newContainer(t, "late")).add(t)
-	ends = append(ends, hostIf(result))
-	if !strings.Contains(log, "added 244 gateway rules") {
-		t.Errorf("log: %s", log)
+	for _, name := range containerNames("o", 30) {
+		end, _ := add(name, `,"hub":"vcan1","name":"other"`)
+		otherEnds = append(otherEnds, end)
 	}
-	expectRules(t, true, "vcan0", ends...)
-
-	for _, name := range containerNames("o", many) {
-		otherEnds = append(otherEnds, add(name, `,"hub":"vcan1","name":"other"`))
+	for i, damage := range []struct {
+		commands []string
+		words    string
+	}{
+		{nil, ""},
+		{[]string{"ip link del vcan0", "ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up"}, "found and repaired: 4 gateway rules are missing"},
+		{[]string{"cangw -F"}, "found and repaired: 132 gateway rules are missing"},
+	} {
+		for _, line := range damage.commands {
+			words := strings.Fields(line)
+			command(t, words[0], words[1:]...)
+		}
+		end, log := add(fmt.Sprint("late", i), "")
+		ends = append(ends, end)
+		if damage.words == "" && strings.Contains(log, "repaired") || !strings.Contains(log, damage.words) {
+			t.Errorf("%v: log: %s", damage.commands, log)
+		}
 	}
-	// The first bus's youngest rules are out of sight now; one ADD there must see that nothing is wrong.
-	result, log = on(newContainer(t, "later")).add(t)
-	ends = append(ends, hostIf(result))
-	if strings.Contains(log, "gateway rules") {
-		t.Errorf("log of an ADD on a sound bus: %s", log)
-	}
+	end, _ := add("other-late", `,"hub":"vcan1","name":"other"`)
+	otherEnds = append(otherEnds, end)
 	got, want := rules(t), append(wantRules(true, "vcan0", ends...), wantRules(true, "vcan1", otherEnds...)...)
-	if len(got) != len(want) {
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
 		t.Errorf("%d rules, want %d", len(got), len(want))
 	}
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"oldest", crowd.netns, "can0"}}, 5, true)
 }
 
 // TestLikeReboot: devices, rules and netns are gone, and the records are an earlier boot's. Everybody comes back by
@@ -139,7 +148,7 @@ func TestForeignRules(t *testing.T) {
 	command(t, "ip", "link", "add", "vcan9", "mtu", "72", "type", "vcan")
 	command(t, "cangw", "-A", "-s", "vcan9", "-d", "vcan0", "-e")
 	command(t, "cangw", "-A", "-s", "vcan0", "-d", "vcan9", "-m", "SET:I:123.0.0000000000000000")
-	command(t, "cangw", "-D", "-s", "vcan0", "-d", "vcan0-tx", "-i")
+	command(t, "cangw", "-D", "-s", "vcan0", "-d", "vcan0-tx", "-i", "-l", "1")
 	on(newContainer(t, "b")).add(t)
 	foreign := 0
 	for _, rule := range rules(t) {

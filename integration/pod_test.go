@@ -2,13 +2,15 @@ package integration
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
 // pod is the call for a pod with an annotation, chained as in a cluster.
 func pod(c *container, annotation string) call {
-	return on(c).with(fmt.Sprintf(`"interface":"can0","capabilities":{"io.kubernetes.cri.pod-annotations":true},`+
+	return on(c).with(fmt.Sprintf(`"interface":"can0","pod-hubs":["vcan1","bench*"],"capabilities":{"io.kubernetes.cri.pod-annotations":true},`+
 		`"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":%q}]},`+
 		`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"app":"robot"%s}}`, c.path, annotation))
 }
@@ -49,11 +51,29 @@ func TestPodAnnotation(t *testing.T) {
 			if got := box.links(t); len(got) != 1 {
 				t.Errorf("after DEL: %v", got)
 			}
+			expectOnlyConfiguredHub(t)
 		})
 	}
 }
 
-// TestPodAnnotationWrong: a pod that asks for nonsense is told so, and gets nothing half.
+// expectOnlyConfiguredHub fails the test if anything is left but the configured hub, which stays, if it was made.
+func expectOnlyConfiguredHub(t *testing.T) {
+	t.Helper()
+	if got := canLinks(t); len(got) > 0 {
+		if want := []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+			t.Errorf("devices %v, want %v", got, want)
+		}
+		expectRules(t, true, "vcan0")
+	}
+	files, _ := filepath.Glob(stateDir + "/*")
+	for _, name := range files {
+		if !strings.HasPrefix(filepath.Base(name), "vcan0.") {
+			t.Errorf("left behind: %s", name)
+		}
+	}
+}
+
+// TestPodAnnotationWrong: a pod that asks for what it may not have, or for nonsense, is told so, and nothing is made.
 func TestPodAnnotationWrong(t *testing.T) {
 	for _, c := range []struct {
 		annotation string
@@ -62,8 +82,14 @@ func TestPodAnnotationWrong(t *testing.T) {
 		{`""`, []string{"vxcan/networks", "empty", "vcan0:can0,vcan1:can1"}},
 		{`"can0,"`, []string{"vxcan/networks"}},
 		{`"vcan0:can0:x"`, []string{"vxcan/networks", `":"`}},
-		{`"can0,lo:can1"`, []string{`hub "lo"`, "pods may name vcan0"}},
+		{`"can0,lo:can1"`, []string{`hub "lo"`, "a pod may name vcan0, vcan1, bench*"}},
+		{`"vcan2:can0"`, []string{`hub "vcan2"`, "a pod may name vcan0, vcan1, bench*"}},
+		{`"vcan0-tx:can0"`, []string{`hub "vcan0-tx"`, "a pod may name vcan0, vcan1, bench*"}},
+		{`"bench-tx:can0"`, []string{`hub "bench-tx"`, "those of backplanes"}},
+		{`"can0,can1,can2,can3,can4,can5,can6,can7,can8"`, []string{"9 interfaces, at most 8 are allowed"}},
+		// Refused when the first one has been made, with a hub that nobody had before.
 		{`"can0,vcan1:can0"`, []string{"can0", "vcan0"}},
+		{`"bench1:can0,vcan1:can1,can0"`, []string{"can0", "bench1"}},
 	} {
 		t.Run(c.annotation, func(t *testing.T) {
 			freshHost(t)
@@ -73,10 +99,48 @@ func TestPodAnnotationWrong(t *testing.T) {
 			if got := box.links(t); len(got) != 1 {
 				t.Errorf("left in the pod: %v", got)
 			}
+			expectNothing(t)
 			this.ok(t, "DEL")
-			if got := len(rules(t)); got > 4 { // the hub's, once there was one
-				t.Errorf("%d rules left", got)
-			}
+			expectNothing(t)
 		})
 	}
+}
+
+// TestPodHubs: a hub that was made because a pod named it goes with its last endpoint, whoever that is, and one that the
+// administrator's configuration names stays.
+func TestPodHubs(t *testing.T) {
+	freshHost(t)
+	first, second := newContainer(t, "first"), newContainer(t, "second")
+	manyHubs := pod(first, `,"vxcan/networks":"bench0:can0,bench1:can1,vcan1:can2"`)
+	manyHubs.add(t)
+	other := pod(second, `,"vxcan/networks":"bench1:can0"`)
+	other.add(t)
+	expectExactlyOnce(t, []station{{"host", nil, "bench1"}, {"first", first.netns, "can1"}, {"second", second.netns, "can0"}}, 5, true)
+
+	// The configuration may have been narrowed since.
+	manyHubs.with(`"pod-hubs":[]`).ok(t, "DEL")
+	if got, want := canLinks(t), []string{"bench1", "bench1-rx", "bench1-tx", hostEnds(t)[0]}; !slices.Equal(got, want) {
+		t.Errorf("with one pod left: %v, want %v", got, want)
+	}
+	other.ok(t, "DEL")
+	expectOnlyConfiguredHub(t)
+
+	// Once the administrator's configuration names it, the hub stays.
+	other.add(t)
+	theirs := on(first).with(`"hub":"bench1","interface":"can7"`)
+	theirs.add(t)
+	other.ok(t, "DEL")
+	theirs.ok(t, "DEL")
+	if got, want := canLinks(t), []string{"bench1", "bench1-rx", "bench1-tx"}; !slices.Equal(got, want) {
+		t.Errorf("a configured hub without endpoints: %v, want %v", got, want)
+	}
+}
+
+// TestPodHubsGC: a pod that is gone without a DEL takes its hub along at the next GC.
+func TestPodHubsGC(t *testing.T) {
+	freshHost(t)
+	this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
+	this.add(t)
+	call{}.with(`"cni.dev/valid-attachments":[]`).ok(t, "GC")
+	expectOnlyConfiguredHub(t)
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,10 +16,12 @@ func TestRules(t *testing.T) {
 	}{{72, 4}, {16, 2}} {
 		t.Run(fmt.Sprintf("mtu %d", bus.mtu), func(t *testing.T) {
 			freshHost(t)
+			command(t, "ip", "link", "add", "vcan0", "mtu", fmt.Sprint(bus.mtu), "type", "vcan")
+			command(t, "ip", "link", "set", "vcan0", "up")
 			var hostIfs []string
 			for n := 1; n <= 5; n++ {
 				c := newContainer(t, fmt.Sprintf("c%d", n))
-				result, _ := on(c).with(fmt.Sprintf(`"mtu":%d`, bus.mtu)).add(t)
+				result, _ := on(c).add(t)
 				hostIfs = append(hostIfs, hostIf(result))
 				if got, want := len(rules(t)), bus.perMember*(n+1); got != want {
 					t.Errorf("%d endpoints: %d rules, want %d", n, got, want)
@@ -50,6 +53,47 @@ func expectSameAsCangw(t *testing.T, fd bool, hostIfs []string) {
 	listing, _ := try("ip", "netns", "exec", reference.id, "cangw", "-L")
 	if got, want := rules(t), sortedRules(listing); !slices.Equal(got, want) {
 		t.Errorf("rules:\n%s\ncangw's own:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestMaxHops: guides tell people to load can-gw with more hops. A frame must arrive exactly once then, too, and not go
+// round for ever.
+func TestMaxHops(t *testing.T) {
+	if os.Getenv("VXCAN_VM") != "booted" {
+		t.Skip("loads can-gw with another parameter: needs a kernel of its own (bin/vm -boot)")
+	}
+	freshHost(t)
+	load := func(parameters ...string) {
+		command(t, "modprobe", "--remove", "can-gw")
+		command(t, "modprobe", append([]string{"can-gw"}, parameters...)...)
+	}
+	t.Cleanup(func() { load() })
+	for _, hops := range []string{"2", "6"} {
+		load("max_hops=" + hops)
+		stations := []station{{"host", nil, "vcan0"}}
+		for _, name := range []string{"a", "b"} {
+			c := newContainer(t, name+hops)
+			on(c).add(t)
+			stations = append(stations, station{name, c.netns, "can0"})
+		}
+		expectExactlyOnce(t, stations, 5, true)
+	}
+}
+
+// TestMTUOrder: networks with different MTUs share a hub, whichever comes first.
+func TestMTUOrder(t *testing.T) {
+	for _, order := range [][]int{{16, 72}, {72, 16}} {
+		freshHost(t)
+		stations := []station{{"host", nil, "vcan0"}}
+		for _, mtu := range order {
+			c := newContainer(t, fmt.Sprint("mtu", mtu))
+			on(c).with(fmt.Sprintf(`"name":"net%d","mtu":%d`, mtu, mtu)).add(t)
+			stations = append(stations, station{c.id, c.netns, "can0"})
+		}
+		expectExactlyOnce(t, stations, 5, false)
+		for _, c := range stations[1:] {
+			command(t, "ip", "netns", "del", c.name)
+		}
 	}
 }
 
