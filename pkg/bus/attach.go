@@ -148,6 +148,9 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		}
 		b.view.links = append(b.view.links, host)
 	}
+	if !slices.ContainsFunc(b.endpoints, func(e endpoint) bool { return e.host.Name == hostIf }) {
+		b.endpoints = append(b.endpoints, endpoint{a, host})
+	}
 	if err := b.mend(spec, hostIf); err != nil {
 		return Result{}, err
 	}

@@ -156,7 +156,10 @@ type bus struct {
 	saved  bool // this call has written the record
 	fresh  bool // this call starts the bus, so that what it lacks is no damage
 	view   view
-	made   []string // devices that this call has made
+	// endpoints and leftovers are those of the view.
+	endpoints []endpoint
+	leftovers []leftover
+	made      []string // devices that this call has made
 }
 
 // record is what is remembered of a bus.
@@ -271,10 +274,10 @@ func (b *bus) observe() (corrections []string, err error) {
 		return nil, err
 	}
 	recorded := b.record.Endpoints
-	b.record.Endpoints = nil
-	endpoints, _ := b.view.endpoints(b.name, recorded)
-	for _, e := range endpoints {
-		b.record.Endpoints = append(b.record.Endpoints, e.Attachment)
+	b.endpoints, b.leftovers = b.view.endpoints(b.name, recorded)
+	b.record.Endpoints = make([]Attachment, len(b.endpoints))
+	for i, e := range b.endpoints {
+		b.record.Endpoints[i] = e.Attachment
 	}
 	for _, a := range without(recorded, b.record.Endpoints) {
 		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", a))

@@ -139,21 +139,19 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(A
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	recorded := b.record.Endpoints
-	if !found && !slices.ContainsFunc(recorded, stale) {
+	if !found && !slices.ContainsFunc(b.record.Endpoints, stale) {
 		return nil
 	}
 	if _, err := b.observe(); err != nil {
 		return err
 	}
-	_, leftovers := b.view.endpoints(hub, recorded)
 	var hostIfs []string
 	for _, a := range b.record.Endpoints {
 		if stale(a) {
 			hostIfs = append(hostIfs, hostIfName(a))
 		}
 	}
-	for _, l := range leftovers {
+	for _, l := range b.leftovers {
 		if stale(l.Attachment) {
 			hostIfs = append(hostIfs, hostIfName(l.Attachment))
 			b.notice("deleted what %s left behind", l.Attachment)

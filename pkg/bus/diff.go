@@ -165,16 +165,14 @@ func diffRules(w want, v view) []difference {
 	private := make(map[string]backplane) // by host end
 	for _, p := range w.backplanes {
 		tx, rx := v.link(p.tx), v.link(p.rx)
-		if !isPair(tx, rx) {
-			continue
-		}
 		plane := backplane{uint32(tx.Index), uint32(rx.Index)}
-		planes = append(planes, plane)
-		if p.of != "" {
+		if isPair(tx, rx) {
+			planes = append(planes, plane)
 			private[p.of] = plane
 		}
 	}
-	if len(planes) == len(private) || hub.Index == 0 { // without the bus's own backplane or the hub
+	common, ok := private[""]
+	if !ok || hub.Index == 0 {
 		return nil
 	}
 	members := []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD()}}
@@ -189,7 +187,7 @@ func diffRules(w want, v view) []difference {
 			attaching = []uint32{m.dev, m.private.tx, m.private.rx}
 		}
 	}
-	missing, doubled, unwanted := compare(rules(planes[0], members), v.jobs, planes...)
+	missing, doubled, unwanted := compare(rules(common, members), v.jobs, planes...)
 	all := []difference{
 		{what: describe("missing", missing, v), change: change{addRules: missing}},
 		{what: describe("there more than once, so that frames arrive more than once", doubled, v), change: change{deleteRules: doubled}},

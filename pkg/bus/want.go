@@ -19,11 +19,10 @@ type backplaneWant struct {
 	of     string // the host end of a private endpoint, "" for the bus's own
 }
 
-// want derives what the bus must be made of from the record and the view. attaching is the host end that is being
+// want derives what the bus must be made of from the endpoints that are there. attaching is the host end that is being
 // attached, or "".
 func (b *bus) want(spec Spec, attaching string) want {
-	w := want{spec: spec, attaching: attaching}
-	w.endpoints, w.leftovers = b.view.endpoints(b.name, b.record.Endpoints)
+	w := want{spec: spec, endpoints: b.endpoints, leftovers: b.leftovers, attaching: attaching}
 	tx, rx := backplaneNames(b.name)
 	w.backplanes = []backplaneWant{{tx: tx, rx: rx, alias: backplaneAlias}}
 	for _, e := range w.endpoints {
