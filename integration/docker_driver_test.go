@@ -231,6 +231,7 @@ func TestDockerOrphans(t *testing.T) {
 	expectBus(t, "vcan0", 1)
 	moveBack()
 	restart()
+	d.waitFor("what is left to go", func() bool { return len(hostEnds(t)) == 0 }) // the driver answers before
 	expectBus(t, "vcan0", 0)
 
 	contEnd = source()
@@ -239,8 +240,8 @@ func TestDockerOrphans(t *testing.T) {
 	command(t, "ip", "-n", c.id, "link", "del", "can0") // as with a netns that went
 	on(other).add(t)
 	expectBus(t, "vcan0", 1)
-	if strings.Contains(d.log(), "too many") {
-		t.Error("rules that went with their devices were reported as too many")
+	if strings.Contains(d.log(), "gateway rule") {
+		t.Error("rules that went with their devices were reported")
 	}
 	on(other).ok(t, "DEL")
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
@@ -267,13 +268,13 @@ func TestDockerDamage(t *testing.T) {
 	check()
 	command(t, "ip", "link", "set", tx, "down")
 	check()
-	command(t, "cangw", "-D", "-s", "rx"+contEnd[2:], "-d", hostIf(result), "-X", "-i")
+	command(t, "cangw", "-D", "-s", "rx"+contEnd[2:], "-d", hostIf(result), "-X", "-i", "-l", "1")
 	if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), "rx"+contEnd[2:]) {
 		t.Errorf("CHECK of the CNI container, which lacks a rule from the Docker container: %v", err)
 	}
 	check()
-	command(t, "cangw", "-A", "-s", "rx"+contEnd[2:], "-d", "vcan0", "-e", "-i")
-	if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), "2 times") {
+	command(t, "cangw", "-A", "-s", "rx"+contEnd[2:], "-d", "vcan0", "-e", "-i", "-l", "1")
+	if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), "there more than once") {
 		t.Errorf("CHECK with a doubled rule: %v", err)
 	}
 	check()
@@ -292,6 +293,7 @@ func TestDockerDamage(t *testing.T) {
 // TestDockerLock: a lock that is not freed is an error in time, because Docker itself waits for ever.
 func TestDockerLock(t *testing.T) {
 	d := driverTest(t)
+	t.Setenv("VXCAN_LOCK_TIMEOUT", "3s")
 	d.startDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	f, err := os.Open(stateDir + "/vcan0.lock")
@@ -306,6 +308,45 @@ func TestDockerLock(t *testing.T) {
 	d.refused("NetworkDriver.Join", someJoin, 503, "vcan0.lock", "held by another call", "VXCAN_LOCK_TIMEOUT")
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// TestDockerManyNetworks: with a hundred networks the driver answers as soon as it is started, while it looks for what
+// lost calls left behind, and goes when it is told to.
+func TestDockerManyNetworks(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	const networks = 100
+	for i := range networks {
+		d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer(`"n1"`, fmt.Sprintf(`"n%d"`, i), `"vxcan.id":"0"`, fmt.Sprintf(`"vxcan.id":"%d"`, i)).Replace(someNetwork))
+	}
+	d.ok("NetworkDriver.CreateEndpoint", someEndpoint)
+	d.ok("NetworkDriver.Join", someJoin)
+	d.ok("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, "e1", "e2", 1))
+	d.ok("NetworkDriver.Join", strings.Replace(someJoin, "e1", "e2", 1))
+	d.stopDriver(os.Kill)
+	// As if Docker's call had been lost.
+	state, err := os.ReadFile(driverStateDir + "/networks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, driverStateDir+"/networks.json", strings.Replace(string(state), `"e2"`, `"gone"`, 1))
+
+	start := time.Now()
+	d.startDriver()
+	d.ok("Plugin.Activate", "")
+	t.Logf("first answer after %v", time.Since(start))
+	d.waitFor("the lost endpoint to go", func() bool { return len(hostEnds(t)) == 1 })
+	t.Logf("collected after %v", time.Since(start))
+	if got, want := len(rules(t)), 4*networks+len(dockerRules(t, "vcan1", hostEnds(t)...))-4; got != want {
+		t.Errorf("%d rules, want %d", got, want)
+	}
+	d.stopDriver(syscall.SIGTERM)
+	start = time.Now()
+	d.startDriver()
+	d.stopDriver(syscall.SIGTERM)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("start and SIGTERM took %v", took)
 	}
 }
 

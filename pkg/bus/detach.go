@@ -91,10 +91,10 @@ func (b *bus) removeDevices() error {
 	return b.k.Delete(devices...)
 }
 
-// Collect detaches every attachment that is stale, on whatever bus it is, and deletes the devices that others of a
-// runtime have left behind if they are stale, too. It looks at all devices once, and at a bus only where something is
-// stale. stale is asked again while the lock of the attachment's bus is held. Collect goes on after errors and returns them all.
-func (h *Host) Collect(ctx context.Context, stale func(Attachment) bool) error {
+// Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that all there is of an
+// attachment is devices which serve nobody. Collect looks at the devices of the host once, and then only at buses where
+// something is stale, where it asks again while it holds the lock. It goes on after errors and returns them all.
+func (h *Host) Collect(ctx context.Context, stale func(a Attachment, left bool) bool) error {
 	if CheckRootful() != nil { // nothing was ever made
 		return nil
 	}
@@ -102,7 +102,7 @@ func (h *Host) Collect(ctx context.Context, stale func(Attachment) bool) error {
 	if err != nil {
 		return err
 	}
-	hubs, err := h.hubsInKernel(stale)
+	hubs, err := h.staleHubs(stale)
 	if err != nil {
 		return err
 	}
@@ -116,43 +116,54 @@ func (h *Host) Collect(ctx context.Context, stale func(Attachment) bool) error {
 	return errors.Join(errs...)
 }
 
-// hubsInKernel names the hubs of stale attachments by the aliases of their devices.
-func (h *Host) hubsInKernel(stale func(Attachment) bool) (hubs []string, err error) {
+// staleHubs names the hubs of what is stale, by the aliases of the devices.
+func (h *Host) staleHubs(stale func(a Attachment, left bool) bool) (hubs []string, err error) {
 	k, err := h.connect()
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
-	links, err := k.AllLinks()
-	for _, l := range links {
-		if hub, a, ok := parseAlias(l.Alias); ok && CheckName(hub) == nil && !slices.Contains(hubs, hub) && stale(a) {
+	var v view
+	if v.links, err = k.AllLinks(); err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for _, l := range v.links {
+		hub, _, ok := parseAlias(l.Alias)
+		if !ok || seen[hub] || CheckName(hub) != nil {
+			continue
+		}
+		seen[hub] = true
+		endpoints, leftovers := v.endpoints(hub, nil)
+		if slices.ContainsFunc(endpoints, func(e endpoint) bool { return stale(e.Attachment, false) }) ||
+			slices.ContainsFunc(leftovers, func(l leftover) bool { return stale(l.Attachment, true) }) {
 			hubs = append(hubs, hub)
 		}
 	}
-	return hubs, err
+	return hubs, nil
 }
 
-// collect is Collect on one bus. found tells that the kernel has devices of stale attachments there.
-func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(Attachment) bool) (retErr error) {
+// collect is Collect on one bus. found tells that staleHubs has found it.
+func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a Attachment, left bool) bool) (retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	if !found && !slices.ContainsFunc(b.record.Endpoints, stale) {
+	if !found && !slices.ContainsFunc(b.record.Endpoints, func(a Attachment) bool { return stale(a, false) }) {
 		return nil
 	}
 	if _, err := b.observe(); err != nil {
 		return err
 	}
 	var hostIfs []string
-	for _, a := range b.record.Endpoints {
-		if stale(a) {
-			hostIfs = append(hostIfs, hostIfName(a))
+	for _, e := range b.endpoints {
+		if stale(e.Attachment, false) {
+			hostIfs = append(hostIfs, e.host.Name)
 		}
 	}
 	for _, l := range b.leftovers {
-		if stale(l.Attachment) {
+		if stale(l.Attachment, true) {
 			hostIfs = append(hostIfs, hostIfName(l.Attachment))
 			b.notice("deleted what %s left behind", l.Attachment)
 		}

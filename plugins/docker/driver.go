@@ -51,7 +51,7 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 	log = log.With("network", r.NetworkID)
 	h := bus.NewHost(log)
 	n, err := d.disk.removeNetwork(ctx, r.NetworkID)
-	errs := []error{err, h.Collect(ctx, func(a bus.Attachment) bool { return a.Runtime == runtimeName && a.Network == r.NetworkID })}
+	errs := []error{err, h.Collect(ctx, func(a bus.Attachment, _ bool) bool { return a.Runtime == runtimeName && a.Network == r.NetworkID })}
 	if n != nil {
 		log = log.With("hub", n.Hub)
 		errs = append(errs, d.removeHub(ctx, h, n.Hub))
@@ -172,7 +172,7 @@ func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest
 	if err == nil && all.Networks[r.NetworkID] != nil {
 		return h.Detach(ctx, all.Networks[r.NetworkID].Hub, r.attachment())
 	}
-	return errors.Join(err, h.Collect(ctx, func(a bus.Attachment) bool { return a == r.attachment() }))
+	return errors.Join(err, h.Collect(ctx, func(a bus.Attachment, _ bool) bool { return a == r.attachment() }))
 }
 
 // collect makes good for calls that were lost while no driver ran: Docker does not repeat them. An endpoint of a network
@@ -181,12 +181,12 @@ func (d *driver) collect(ctx context.Context) {
 	log := slog.With("cmd", "start")
 	all, err := d.disk.read(ctx)
 	if err == nil {
-		err = bus.NewHost(log).Collect(ctx, func(a bus.Attachment) bool {
-			if a.Runtime != runtimeName || !all.lost(a) {
+		err = bus.NewHost(log).Collect(ctx, func(a bus.Attachment, left bool) bool {
+			if a.Runtime != runtimeName || all.Networks[a.Network] == nil || !left && !all.lost(a) {
 				return false
 			}
 			now, err := d.disk.read(ctx) // it may have been created since
-			return err == nil && now.lost(a)
+			return err == nil && (left || now.lost(a))
 		})
 	}
 	if err != nil && ctx.Err() == nil {

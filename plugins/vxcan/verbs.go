@@ -68,7 +68,7 @@ func cmdDel(args *skel.CmdArgs) error {
 	requests, err := c.requests(args)
 	if err != nil { // the pod may name fewer hubs than at its ADD
 		log.Info("detaching whatever there is", "err", err)
-		err = h.Collect(context.Background(), func(a bus.Attachment) bool {
+		err = h.Collect(context.Background(), func(a bus.Attachment, _ bool) bool {
 			return a.Runtime == runtimeName && a.Network == c.Name && a.ContainerID == args.ContainerID && a.IfName == args.IfName
 		})
 	}
@@ -130,9 +130,9 @@ func cmdGC(args *skel.CmdArgs) error {
 	for _, a := range append(c.ValidAttachments, c.Attachments...) {
 		valid[a] = true
 	}
-	err = bus.NewHost(log).Collect(context.Background(), func(a bus.Attachment) bool {
+	err = bus.NewHost(log).Collect(context.Background(), func(a bus.Attachment, left bool) bool {
 		ours := a.Runtime == runtimeName && a.Network == c.Name
-		return ours && !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}]
+		return ours && (left || !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}])
 	})
 	if err != nil {
 		return cniError(err)
