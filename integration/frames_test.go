@@ -96,7 +96,9 @@ func TestBurst(t *testing.T) {
 	} else {
 		t.Logf("with the default backlog %d frames of a burst are lost", lost)
 	}
-	command(t, "sysctl", "-p", "../plugins/vxcan/40-vxcan.conf")
+	if err := applySysctl("../plugins/vxcan/40-vxcan.conf"); err != nil {
+		t.Fatal(err)
+	}
 	if lost := burst(); lost != 0 {
 		t.Errorf("%d frames of a burst lost with the backlog that make install ships", lost)
 	}

@@ -136,12 +136,15 @@ func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool
 	return isNew, err
 }
 
-// removeNetwork removes a network. It returns what was on record, or nil.
+// removeNetwork removes a network, and the file with the last one. It returns what was on record, or nil.
 func (d disk) removeNetwork(ctx context.Context, id string) (old *network, err error) {
 	err = d.with(ctx, func(r *records, file *store.File) error {
 		old = r.Networks[id]
 		delete(r.Networks, id)
-		return file.SaveSynced(r)
+		if err := file.SaveSynced(r); err != nil || len(r.Networks) > 0 {
+			return err
+		}
+		return file.Remove() // and should a power cut undo that, there is an empty one
 	})
 	return old, err
 }
