@@ -61,12 +61,12 @@ func OneLine(err error) string {
 
 // Spec is the bus that a network's configuration asks for.
 type Spec struct {
-	Hub      string // device name
-	Physical bool   // the hub is a real controller: used, never made
-	MTU      int    // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
+	Hub      string `json:"hub"`                // device name
+	Physical bool   `json:"physical,omitempty"` // the hub is a real controller: used, never made
+	MTU      int    `json:"mtu,omitempty"`      // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
-	Transient bool
+	Transient bool `json:"-"`
 }
 
 func (s Spec) check() error {

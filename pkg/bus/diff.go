@@ -175,7 +175,7 @@ func diffRules(w want, v view) []difference {
 	if !ok || hub.Index == 0 {
 		return nil
 	}
-	members := []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD()}}
+	members := []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
 	var attaching []uint32 // the devices of who is being attached
 	for _, e := range w.endpoints {
 		m := member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), private: private[e.host.Name]}

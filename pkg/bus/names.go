@@ -5,7 +5,6 @@ import (
 	"encoding/base32"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -57,14 +56,6 @@ func CheckMTU(mtu int) error {
 		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, mtu, canlink.ClassicMTU, canlink.FDMTU)
 	}
 	return nil
-}
-
-// ParseMTU reads the MTU that an option asks for.
-func ParseMTU(text string) (mtu int, err error) {
-	if mtu, err = strconv.Atoi(text); err != nil {
-		return 0, fmt.Errorf("%w mtu %q: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, text, canlink.ClassicMTU, canlink.FDMTU)
-	}
-	return mtu, CheckMTU(mtu)
 }
 
 // CheckInterface tells what is wrong with the name of an interface to be: a device name, or one with %d for the first

@@ -15,6 +15,8 @@ type member struct {
 	dev uint32 // ifindex
 	fd  bool   // takes CAN FD frames
 	hub bool
+	// controller tells of a hub that it is hardware, which reports what happens on the wire in error frames.
+	controller bool
 	// private is the member's own backplane, for an endpoint whose two ends could not get the same ifindex.
 	private backplane
 }
@@ -23,11 +25,18 @@ type member struct {
 // echoes would go round for ever.
 const maxHops = 1
 
+// errorFrames takes error frames of all classes and nothing else (CAN_ERR_FLAG and CAN_ERR_MASK of linux/can.h as mask,
+// find_rcv_list of net/can/af_can.c). The gateway drops them unless a rule asks for them.
+var errorFrames = cangw.Filter{Mask: 0x3fffffff}
+
 // rules is which rules a bus must have: all of them, each exactly once. Everything else here follows from it.
 //
 // A member sends into the common backplane's tx and hears its rx. It does not hear itself, because a frame keeps its
 // origin's ifindex, also across netns, and the gateway does not send a frame to the ifindex it came from: for that, both
 // ends of an endpoint's pair carry the same one. Into tx that check must not stop anything: IIFTxOK.
+//
+// Error frames of a controller go to the endpoints. None goes to a controller, which would send it as a data frame, and
+// none comes from an endpoint, which could forge it.
 //
 // A member with a private backplane would hear itself on the common one. Its own rx feeds every member but itself, and
 // no check is wanted anywhere on its way.
@@ -39,7 +48,14 @@ func rules(common backplane, members []member) []cangw.Rule {
 			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.FD, Hops: maxHops})
 		}
 	}
+	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller })
 	for _, m := range members {
+		switch {
+		case m.controller:
+			all = append(all, cangw.Rule{Src: m.dev, Dst: common.tx, Flags: cangw.IIFTxOK, Filter: errorFrames, Hops: maxHops})
+		case withErrors && !m.hub:
+			all = append(all, cangw.Rule{Src: common.rx, Dst: m.dev, Filter: errorFrames, Hops: maxHops})
+		}
 		if m.private == (backplane{}) {
 			add(m.dev, common.tx, cangw.IIFTxOK, m.fd)
 			add(common.rx, m.dev, m.echo(), m.fd)

@@ -51,6 +51,15 @@ func TestRules(t *testing.T) {
 				cangw.Rule{Src: b, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: b, Hops: 1},
 			),
 		},
+		"controller": {
+			[]member{{dev: hub, hub: true, controller: true}, {dev: a}, {dev: d, private: backplane{dTx, dRx}}},
+			[]cangw.Rule{
+				{Src: hub, Dst: tx, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
+				{Src: rx, Dst: a, Filter: errorFrames, Hops: 1}, {Src: a, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: a, Hops: 1},
+				{Src: rx, Dst: d, Filter: errorFrames, Hops: 1}, {Src: d, Dst: dTx, Flags: tok, Hops: 1}, {Src: rx, Dst: d, Flags: tok, Hops: 1},
+				{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: dRx, Dst: a, Flags: tok, Hops: 1},
+			},
+		},
 		"private backplane": {
 			[]member{hubFD, {dev: a}, {dev: d, fd: true, private: backplane{dTx, dRx}}},
 			append(slices.Clone(hubRules),

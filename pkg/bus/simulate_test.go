@@ -30,6 +30,7 @@ type device struct {
 type frame struct {
 	origin uint32 // can_skb_prv(skb)->ifindex: of the device that a program sent it to, in whatever netns
 	hops   uint8  // cgw_hops(skb)
+	error  bool   // CAN_ERR_FLAG
 	fd     bool
 }
 
@@ -69,7 +70,7 @@ func (m *model) canSend(d *device, f frame, loop bool) (sent bool) {
 		return false // EMSGSIZE
 	}
 	if d.peer != nil {
-		m.receive(d.peer, frame{origin: f.origin, fd: f.fd}) // with the hop counter reset
+		m.receive(d.peer, frame{origin: f.origin, error: f.error, fd: f.fd}) // with the hop counter reset
 	}
 	if loop {
 		m.receive(d, f)
@@ -88,6 +89,7 @@ func (m *model) receive(d *device, f frame) {
 		switch {
 		case j.Src != d.index:
 		case (j.Flags&cangw.FD != 0) != f.fd:
+		case (j.Filter == errorFrames) != f.error:
 		case f.hops >= m.maxHops: // "deleted"
 		case m.passed > storm:
 		case j.Flags&cangw.IIFTxOK == 0 && f.origin == dst.index: // in no counter
@@ -97,7 +99,7 @@ func (m *model) receive(d *device, f frame) {
 			if j.Hops != 0 && hops == 1 { // the first job adjusts the counter to its limit
 				hops = m.maxHops - j.Hops + 1
 			}
-			m.canSend(dst, frame{origin: f.origin, hops: hops, fd: f.fd}, j.Flags&cangw.Echo != 0)
+			m.canSend(dst, frame{origin: f.origin, hops: hops, error: f.error, fd: f.fd}, j.Flags&cangw.Echo != 0)
 		}
 	}
 }
@@ -185,6 +187,50 @@ func TestEveryoneHearsEveryoneOnce(t *testing.T) {
 		m.maxHops = uint8(1 + random.IntN(6)) // CGW_MAX_HOPS
 		if faults := faults(m, stations); len(faults) > 0 {
 			t.Fatalf("%+v:\n%v", members, faults)
+		}
+	}
+}
+
+// TestErrorFrames: a controller's error frames reach each endpoint once, and nothing else. A forged one reaches nothing.
+func TestErrorFrames(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for range 500 {
+		members := []member{{dev: hub, hub: true, controller: true, fd: random.IntN(2) == 0}}
+		for i := range uint32(random.IntN(6)) {
+			m := member{dev: 10 + i, fd: members[0].fd && random.IntN(3) > 0}
+			if random.IntN(3) == 0 {
+				m.private = backplane{tx: 200 + 2*i, rx: 201 + 2*i}
+			}
+			members = append(members, m)
+		}
+		m, stations := build(members, func(m member) uint32 {
+			if m.private == (backplane{}) {
+				return sameIndex(m)
+			}
+			return 1000 + m.dev
+		})
+		m.maxHops = uint8(1 + random.IntN(6))
+		if faults := faults(m, stations); len(faults) > 0 {
+			t.Fatalf("%+v:\n%v", members, faults)
+		}
+		for _, from := range stations {
+			for _, s := range stations {
+				s.device.heard = 0
+			}
+			if from.hub { // the driver hands it up: nothing is sent
+				m.receive(from.device, frame{origin: from.dev, error: true})
+			} else {
+				m.canSend(from.device, frame{origin: from.device.index, error: true}, true)
+			}
+			for _, to := range stations {
+				want := 0
+				if from.hub || to.dev == from.dev {
+					want = 1
+				}
+				if got := to.device.heard; got != want {
+					t.Fatalf("%+v: %d hears an error frame of %d %d times, want %d", members, to.dev, from.dev, got, want)
+				}
+			}
 		}
 	}
 }

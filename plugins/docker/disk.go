@@ -28,9 +28,7 @@ type records struct {
 
 // network is what CreateNetwork said.
 type network struct {
-	Hub       string              `json:"hub"`
-	Physical  bool                `json:"physical,omitempty"`
-	MTU       int                 `json:"mtu,omitempty"`
+	bus.Spec
 	Prefix    string              `json:"prefix"` // of interface names in containers
 	Endpoints map[string]endpoint `json:"endpoints,omitempty"`
 }
@@ -39,8 +37,6 @@ type network struct {
 type endpoint struct {
 	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and a number
 }
-
-func (n *network) spec() bus.Spec { return bus.Spec{Hub: n.Hub, Physical: n.Physical, MTU: n.MTU} }
 
 // find returns a network.
 func (r *records) find(networkID string) (*network, error) {

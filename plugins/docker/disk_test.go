@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // TestDiskReboot: networks outlive a reboot, and endpoints do not.
@@ -17,7 +19,7 @@ func TestDiskReboot(t *testing.T) {
 		t.Errorf("endpoint of no network: %v", err)
 	}
 	for _, want := range []bool{true, false} {
-		isNew, err := d.putNetwork(ctx, "n", &network{Hub: "vcan0", Prefix: "can"})
+		isNew, err := d.putNetwork(ctx, "n", &network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"})
 		if err != nil || isNew != want {
 			t.Fatalf("new: %v, %v", isNew, err)
 		}
@@ -78,7 +80,7 @@ func TestDiskUnusable(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := d.putNetwork(ctx, "n", &network{Hub: "vcan0"})
+		_, err := d.putNetwork(ctx, "n", &network{Spec: bus.Spec{Hub: "vcan0"}})
 		if content != newer {
 			if err != nil {
 				t.Error(err)

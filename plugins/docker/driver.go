@@ -35,7 +35,7 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 			retErr = errors.Join(retErr, err)
 		}
 	}()
-	if err := bus.NewHost(log).Heal(ctx, n.spec()); err != nil {
+	if err := bus.NewHost(log).Heal(ctx, n.Spec); err != nil {
 		return nil, err
 	}
 	log.Info("created")
@@ -76,7 +76,7 @@ func (d *driver) removeHub(ctx context.Context, h *bus.Host, hub string) error {
 		return err
 	}
 	if n := all.onHub(hub); n != nil {
-		return h.Heal(ctx, n.spec())
+		return h.Heal(ctx, n.Spec)
 	}
 	return nil
 }
@@ -124,11 +124,11 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 			target.Interface = e.IfName
 		}
 		var attached []bus.Result
-		if attached, err = bus.NewHost(log).Attach(ctx, bus.Request{Spec: n.spec(), Attachment: r.attachment(), Target: target}); err == nil {
+		if attached, err = bus.NewHost(log).Attach(ctx, bus.Request{Spec: n.Spec, Attachment: r.attachment(), Target: target}); err == nil {
 			made = attached[0]
 		}
 	} else {
-		made, err = bus.NewHost(log).AttachHere(ctx, n.spec(), r.attachment())
+		made, err = bus.NewHost(log).AttachHere(ctx, n.Spec, r.attachment())
 		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.Prefix}
 		if prefix := strings.TrimRight(e.IfName, "0123456789"); prefix != "" {
 			response.InterfaceName.DstPrefix = prefix

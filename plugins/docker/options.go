@@ -10,17 +10,12 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// Options of `docker network create -o`. The first three are the predecessors'.
+// Options of `docker network create -o` that only Docker has, and its predecessors had.
 const (
-	optDev      = "vxcan.dev"  // the hub's name without its number
-	optID       = "vxcan.id"   // the hub's number
-	optPeer     = "vxcan.peer" // the interface's name in containers without its number
-	optHub      = "hub"        // the hub's name
-	optMTU      = "mtu"
-	optPhysical = "physical"
+	optDev  = "vxcan.dev"  // the hub's name without its number
+	optID   = "vxcan.id"   // the hub's number
+	optPeer = "vxcan.peer" // the interface's name in containers without its number
 )
-
-var ownOptions = []string{optHub, optMTU, optPhysical, optDev, optID, optPeer}
 
 // Docker's own.
 const (
@@ -40,48 +35,39 @@ func parseNetwork(r createNetworkRequest) (*network, error) {
 		}
 	}
 	generic, _ := r.Options[genericOptions].(map[string]any)
-	options := map[string]string{optDev: "vcan", optID: "0", optPeer: "can", optMTU: "", optPhysical: "false", optHub: ""}
-	for _, key := range slices.Sorted(maps.Keys(generic)) {
-		switch {
-		case slices.Contains(ownOptions, key):
-			options[key] = fmt.Sprint(generic[key])
-		case !strings.HasPrefix(key, dockerPrefix):
-			return nil, fmt.Errorf("%w option %q: the options of vxcan are %s", bus.ErrInvalid, key, strings.Join(ownOptions, ", "))
+	c, old := bus.NewConfig(), map[string]string{optDev: "vcan", optID: "0", optPeer: "can"}
+	for _, name := range slices.Sorted(maps.Keys(generic)) {
+		value := fmt.Sprint(generic[name])
+		if _, known := old[name]; known {
+			old[name] = value
+			continue
 		}
+		switch known, err := c.Set(bus.Docker, name, value); {
+		case err != nil:
+			return nil, fmt.Errorf("option %q: %w", name, err)
+		case !known && !strings.HasPrefix(name, dockerPrefix):
+			return nil, fmt.Errorf("%w option %q: the options of vxcan are %s", bus.ErrInvalid, name,
+				strings.Join(bus.KeyNames(bus.Docker, optDev, optID, optPeer), ", "))
+		}
+	}
+	if number, err := strconv.Atoi(old[optID]); err != nil || number < 0 {
+		return nil, fmt.Errorf("%w option %q: %q; want a number, as in %s=vcan %s=0 for hub vcan0", bus.ErrInvalid, optID, old[optID], optDev, optID)
 	}
 	_, dev := generic[optDev]
 	_, id := generic[optID]
-	n := &network{Hub: options[optDev] + options[optID], Prefix: options[optPeer]}
-	if hub := options[optHub]; hub != "" {
-		if (dev || id) && hub != n.Hub {
-			return nil, fmt.Errorf("%w option %q: it says %s, but %s and %s say %s; leave one out", bus.ErrInvalid, optHub, hub, optDev, optID, n.Hub)
+	if hub := old[optDev] + old[optID]; dev || id {
+		if _, given := generic["hub"]; given && hub != c.Hub {
+			return nil, fmt.Errorf("%w option \"hub\": it says %s, but %s and %s say %s; leave one out", bus.ErrInvalid, c.Hub, optDev, optID, hub)
 		}
-		n.Hub = hub
-	}
-	return n, n.parse(options)
-}
-
-// parse validates the values.
-func (n *network) parse(options map[string]string) error {
-	if err := bus.CheckHub(n.Hub); err != nil {
-		return fmt.Errorf("hub: %w", err)
-	}
-	if number, err := strconv.Atoi(options[optID]); err != nil || number < 0 {
-		return fmt.Errorf("%w option %q: %q; want a number, as in %s=vcan %s=0 for hub vcan0", bus.ErrInvalid, optID, options[optID], optDev, optID)
-	}
-	if err := bus.CheckName(n.Prefix + "0"); err != nil {
-		return fmt.Errorf("option %q: %w", optPeer, err)
-	}
-	var err error
-	if n.Physical, err = strconv.ParseBool(options[optPhysical]); err != nil {
-		return fmt.Errorf("%w option %q: %q; want true or false", bus.ErrInvalid, optPhysical, options[optPhysical])
-	}
-	if text := options[optMTU]; text != "" {
-		if n.MTU, err = bus.ParseMTU(text); err != nil {
-			return fmt.Errorf("option %q: %w", optMTU, err)
+		if err := bus.CheckHub(hub); err != nil {
+			return nil, fmt.Errorf("options %s and %s: %w", optDev, optID, err)
 		}
+		c.Hub = hub
 	}
-	return nil
+	if err := bus.CheckName(old[optPeer] + "0"); err != nil {
+		return nil, fmt.Errorf("option %q: %w", optPeer, err)
+	}
+	return &network{Spec: c.Spec, Prefix: old[optPeer]}, nil
 }
 
 // parseEndpoint reads and validates what CreateEndpoint says.

@@ -22,17 +22,17 @@ func TestParseNetwork(t *testing.T) {
 		want    network
 		words   []string // of an error
 	}{
-		"none":             {options: `{}`, want: network{Hub: "vcan0", Prefix: "can"}},
-		"null":             {options: `null`, want: network{Hub: "vcan0", Prefix: "can"}},
-		"predecessors'":    {options: `{"vxcan.dev":"can_host","vxcan.id":"1","vxcan.peer":"can_docker"}`, want: network{Hub: "can_host1", Prefix: "can_docker"}},
-		"id alone":         {options: `{"vxcan.id":"3"}`, want: network{Hub: "vcan3", Prefix: "can"}},
-		"a number":         {options: `{"vxcan.id":3}`, want: network{Hub: "vcan3", Prefix: "can"}},
-		"ours":             {options: `{"hub":"can0","physical":"true","mtu":"16"}`, want: network{Hub: "can0", Physical: true, MTU: 16, Prefix: "can"}},
-		"both the same":    {options: `{"hub":"vcan2","vxcan.id":"2"}`, want: network{Hub: "vcan2", Prefix: "can"}},
+		"none":             {options: `{}`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
+		"null":             {options: `null`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
+		"predecessors'":    {options: `{"vxcan.dev":"can_host","vxcan.id":"1","vxcan.peer":"can_docker"}`, want: network{Spec: bus.Spec{Hub: "can_host1"}, Prefix: "can_docker"}},
+		"id alone":         {options: `{"vxcan.id":"3"}`, want: network{Spec: bus.Spec{Hub: "vcan3"}, Prefix: "can"}},
+		"a number":         {options: `{"vxcan.id":3}`, want: network{Spec: bus.Spec{Hub: "vcan3"}, Prefix: "can"}},
+		"ours":             {options: `{"hub":"can0","physical":"true","mtu":"16"}`, want: network{Spec: bus.Spec{Hub: "can0", Physical: true, MTU: 16}, Prefix: "can"}},
+		"both the same":    {options: `{"hub":"vcan2","vxcan.id":"2"}`, want: network{Spec: bus.Spec{Hub: "vcan2"}, Prefix: "can"}},
 		"both":             {options: `{"hub":"vcan2","vxcan.dev":"can"}`, words: []string{"vcan2", "can0", "leave one out"}},
-		"Docker's":         {options: `{"com.docker.network.driver.mtu":"1500"}`, want: network{Hub: "vcan0", Prefix: "can"}},
+		"Docker's":         {options: `{"com.docker.network.driver.mtu":"1500"}`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
 		"a wrong key":      {options: `{"vxcan.mtu":"16"}`, words: []string{`"vxcan.mtu"`, "hub, mtu, physical, vxcan.dev, vxcan.id, vxcan.peer"}},
-		"an empty hub":     {options: `{"hub":""}`, want: network{Hub: "vcan0", Prefix: "can"}},
+		"an empty hub":     {options: `{"hub":""}`, words: []string{`option "hub"`, "empty"}},
 		"a bad hub":        {options: `{"hub":"can 0"}`, words: []string{"hub", `"can 0"`}},
 		"a long hub":       {options: `{"vxcan.dev":"abcdefghijklmno"}`, words: []string{"16 bytes"}},
 		"a bad id":         {options: `{"vxcan.id":"-1"}`, words: []string{"vxcan.id", `"-1"`, "number"}},
@@ -40,7 +40,7 @@ func TestParseNetwork(t *testing.T) {
 		"a long peer":      {options: `{"vxcan.peer":"abcdefghijklmno"}`, words: []string{"vxcan.peer", "16 bytes"}},
 		"a bad mtu":        {options: `{"mtu":"2060"}`, words: []string{"mtu", "2060", "16", "72"}},
 		"a bad physical":   {options: `{"physical":"yes"}`, words: []string{"physical", "yes", "true or false"}},
-		"options no table": {options: `"x"`, want: network{Hub: "vcan0", Prefix: "can"}},
+		"options no table": {options: `"x"`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

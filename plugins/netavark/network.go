@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 )
-
-// ownOptions are the options of a network (podman network create -o) that we know.
-var ownOptions = []string{"hub", "interface", "mtu", "physical"}
 
 // network is what a call says of a network (Network in libnetwork/types of Podman's common library), as far as it
 // concerns us.
@@ -42,55 +38,33 @@ type membership struct {
 	} `json:"network_options"`
 }
 
-// settings are a network's options with the defaults filled in.
-type settings struct {
-	bus.Spec
-	Interface string // in the container
-}
-
-// settings reads and validates what the network says. Its errors name the option and what is allowed.
-func (n *network) settings() (settings, error) {
+// config reads and validates what the network says. Its errors name the option and what is allowed.
+func (n *network) config() (bus.Config, error) {
+	c := bus.NewConfig()
 	if err := n.refuseIP(); err != nil {
-		return settings{}, err
+		return c, err
 	}
-	s := settings{Spec: bus.Spec{Hub: bus.DefaultHub}, Interface: bus.DefaultInterface}
 	if n.NetworkInterface != "" {
 		if err := bus.CheckInterface(n.NetworkInterface); err != nil {
-			return settings{}, fmt.Errorf("--interface-name: %w", err)
+			return c, fmt.Errorf("--interface-name: %w", err)
 		}
-		s.Interface = n.NetworkInterface
+		c.Interface = n.NetworkInterface
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Options)) {
-		if err := s.set(name, n.Options[name]); err != nil {
-			return settings{}, err
+		switch known, err := c.Set(bus.Netavark, name, n.Options[name]); {
+		case !known:
+			return c, fmt.Errorf("%w option %q: the options of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.Netavark), ", "))
+		case err != nil:
+			return c, fmt.Errorf("option %q: %w", name, err)
 		}
 	}
-	if asked := n.NetworkInterface; asked != "" && asked != s.Interface {
-		return settings{}, fmt.Errorf("%w option \"interface\": %q, but --interface-name says %q; leave one out", bus.ErrInvalid, s.Interface, asked)
+	if asked := n.NetworkInterface; asked != "" && asked != c.Interface {
+		return c, fmt.Errorf("%w option \"interface\": %q, but --interface-name says %q; leave one out", bus.ErrInvalid, c.Interface, asked)
 	}
-	return s, nil
-}
-
-// set takes one option over.
-func (s *settings) set(name, value string) (err error) {
-	switch name {
-	case "hub":
-		s.Hub, err = value, bus.CheckHub(value)
-	case "interface":
-		s.Interface, err = value, bus.CheckInterface(value)
-	case "mtu":
-		s.MTU, err = bus.ParseMTU(value)
-	case "physical":
-		if s.Physical, err = strconv.ParseBool(value); err != nil {
-			return fmt.Errorf(`%w option "physical": %q; want true or false`, bus.ErrInvalid, value)
-		}
-	default:
-		return fmt.Errorf("%w option %q: the options of vxcan are %s", bus.ErrInvalid, name, strings.Join(ownOptions, ", "))
+	if c.Interface == "" {
+		c.Interface = bus.DefaultInterface
 	}
-	if err != nil {
-		return fmt.Errorf("option %q: %w", name, err)
-	}
-	return nil
+	return c, nil
 }
 
 // refuseIP tells which of Podman's flags ask for what a CAN bus has not got.
@@ -116,30 +90,30 @@ func noIP(flags string) error {
 }
 
 // parseMembership reads and validates what setup is told.
-func parseMembership(input []byte) (*membership, settings, error) {
+func parseMembership(input []byte) (*membership, bus.Config, error) {
 	m := new(membership)
 	if err := json.Unmarshal(input, m); err != nil {
-		return nil, settings{}, fmt.Errorf("stdin: %w", err)
+		return nil, bus.Config{}, fmt.Errorf("stdin: %w", err)
 	}
 	if m.ContainerID == "" || m.Network.Name == "" {
-		return nil, settings{}, errors.New("stdin: container_id or network.name is missing")
+		return nil, bus.Config{}, errors.New("stdin: container_id or network.name is missing")
 	}
-	s, err := m.Network.settings()
+	c, err := m.Network.config()
 	if err != nil {
-		return nil, settings{}, err
+		return nil, bus.Config{}, err
 	}
 	opts := m.NetworkOptions
 	switch {
 	case len(opts.Options) > 0:
-		return nil, settings{}, fmt.Errorf("%w options of --network %s: %s; only interface_name is known", bus.ErrInvalid,
+		return nil, bus.Config{}, fmt.Errorf("%w options of --network %s: %s; only interface_name is known", bus.ErrInvalid,
 			m.Network.Name, strings.Join(slices.Sorted(maps.Keys(opts.Options)), ", "))
 	case len(opts.StaticIPs) > 0:
-		return nil, settings{}, noIP("--ip and --ip6")
+		return nil, bus.Config{}, noIP("--ip and --ip6")
 	case opts.StaticMAC != "":
-		return nil, settings{}, fmt.Errorf("%w network: a CAN interface has no MAC address; leave out --mac-address", bus.ErrInvalid)
+		return nil, bus.Config{}, fmt.Errorf("%w network: a CAN interface has no MAC address; leave out --mac-address", bus.ErrInvalid)
 	}
-	s.Interface = bus.InterfaceName(opts.InterfaceName, s.Interface)
-	return m, s, nil
+	c.Interface = bus.InterfaceName(opts.InterfaceName, c.Interface)
+	return m, c, nil
 }
 
 // attachment is the container to pkg/bus. Podman puts a container on a network once, so the interface's name is no part

@@ -33,11 +33,11 @@ func complete(input []byte) (map[string]any, error) {
 	if err := json.Unmarshal(input, &all); err != nil || n.Name == "" {
 		return nil, errors.Join(errors.New("stdin: name is missing"), err)
 	}
-	s, err := n.settings()
+	c, err := n.config()
 	if err != nil {
 		return nil, err
 	}
-	options := map[string]string{"hub": s.Hub, "interface": s.Interface}
+	options := map[string]string{"hub": c.Hub, "interface": c.Interface}
 	for name, value := range n.Options {
 		options[name] = value
 	}
@@ -63,12 +63,12 @@ type netInterface struct {
 // setup puts a container on the bus. netavark calls no teardown after a setup that failed: Attach takes away itself
 // what it made.
 func setup(input []byte, netnsPath string) (any, error) {
-	m, s, err := parseMembership(input)
+	m, c, err := parseMembership(input)
 	if err != nil {
 		return nil, err
 	}
 	made, err := host("setup", m).Attach(context.Background(), bus.Request{
-		Spec: s.Spec, Attachment: m.attachment(), Target: bus.Target{NetnsPath: netnsPath, Interface: s.Interface},
+		Spec: c.Spec, Attachment: m.attachment(), Target: bus.Target{NetnsPath: netnsPath, Interface: c.Interface},
 	})
 	if errors.Is(err, bus.ErrNameTaken) {
 		return nil, fmt.Errorf("%w (podman run --network %s:interface_name=…, or podman network create -o interface=…)", err, m.Network.Name)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -22,13 +21,7 @@ const runtimeName = "cni"
 // conf is the network configuration on stdin.
 type conf struct {
 	types.PluginConf
-
-	Hub       string `json:"hub"`
-	Physical  bool   `json:"physical"`
-	Interface string `json:"interface"`
-	MTU       int    `json:"mtu"`
-	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
-	PodHubs []string `json:"pod-hubs"`
+	bus bus.Config // our own keys
 
 	RuntimeConfig struct {
 		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
@@ -40,14 +33,11 @@ type conf struct {
 	chained bool // on ADD: behind another plugin
 }
 
-// ownKeys are ours. Others are refused, unless CNI reserves them or a runtime injects them.
-var (
-	ownKeys      = []string{"hub", "interface", "mtu", "physical", "pod-hubs"}
-	reservedKeys = []string{
-		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult",
-		"ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
-	}
-)
+// reservedKeys are those that CNI has, or that runtimes inject.
+var reservedKeys = []string{
+	"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult",
+	"ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
+}
 
 const reservedPrefix = "cni.dev/"
 
@@ -61,12 +51,11 @@ func parseConf(stdin []byte) (*conf, error) {
 	if keys == nil {
 		return nil, fmt.Errorf("%w configuration: JSON null, want an object", bus.ErrInvalid)
 	}
-	c := &conf{Hub: bus.DefaultHub}
+	c := &conf{bus: bus.NewConfig()}
 	err := json.Unmarshal(stdin, c)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		key := strings.TrimPrefix(wrong.Field, "PluginConf.")
-		return c, fmt.Errorf("%w key %q: JSON %s, want %s", bus.ErrInvalid, key, wrong.Value, jsonWord(wrong.Type.Kind()))
+		err = fmt.Errorf("%w key %q: JSON %s", bus.ErrInvalid, strings.TrimPrefix(wrong.Field, "PluginConf."), wrong.Value)
 	} else if err != nil {
 		return nil, err
 	}
@@ -74,67 +63,29 @@ func parseConf(stdin []byte) (*conf, error) {
 	_, attachments := keys["cni.dev/attachments"]
 	c.hasList = valid || attachments
 	c.chained = c.RawPrevResult != nil
-	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		if !slices.Contains(ownKeys, key) && !slices.Contains(reservedKeys, key) && !strings.HasPrefix(key, reservedPrefix) {
-			return c, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, key, strings.Join(ownKeys, ", "))
+	errs := []error{err}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		known, err := c.bus.SetJSON(name, keys[name])
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
+		case !known && !slices.Contains(reservedKeys, name) && !strings.HasPrefix(name, reservedPrefix):
+			errs = append(errs, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
 		}
 	}
-	return c, c.validate(keys)
-}
-
-// jsonWord is what JSON calls a type of Go.
-func jsonWord(kind reflect.Kind) string {
-	switch kind {
-	case reflect.Bool:
-		return "true or false"
-	case reflect.String:
-		return "a string"
-	case reflect.Int:
-		return "a whole number"
-	case reflect.Slice:
-		return "an array"
-	}
-	return "an object"
-}
-
-// validate checks the values that are there; the kernel's part of it, pkg/bus does.
-func (c *conf) validate(keys map[string]json.RawMessage) error {
-	if err := bus.CheckHub(c.Hub); err != nil {
-		return fmt.Errorf(`key "hub": %w`, err)
-	}
-	for _, pattern := range c.PodHubs {
-		name := strings.TrimSuffix(pattern, "*")
-		if pattern != "*" && bus.CheckName(name) != nil || strings.Contains(name, "*") {
-			return fmt.Errorf(`%w key "pod-hubs": %q; want names of hubs, or prefixes of names with * behind them`, bus.ErrInvalid, pattern)
-		}
-	}
-	if _, set := keys["interface"]; set {
-		if err := bus.CheckInterface(c.Interface); err != nil {
-			return fmt.Errorf(`key "interface": %w`, err)
-		}
-	}
-	if _, set := keys["mtu"]; set {
-		if err := bus.CheckMTU(c.MTU); err != nil {
-			return fmt.Errorf(`key "mtu": %w`, err)
-		}
-	}
-	return nil
-}
-
-func (c *conf) spec() bus.Spec {
-	return bus.Spec{Hub: c.Hub, Physical: c.Physical, MTU: c.MTU}
+	return c, errors.Join(errs...)
 }
 
 // interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's
 // interface. Alone, it is ours.
 func (c *conf) interfaceName(ifName string) string {
 	switch {
-	case c.chained && c.Interface == "":
+	case c.chained && c.bus.Interface == "":
 		return bus.DefaultInterface
 	case c.chained:
-		return c.Interface
+		return c.bus.Interface
 	}
-	return bus.InterfaceName(ifName, c.Interface)
+	return bus.InterfaceName(ifName, c.bus.Interface)
 }
 
 // prevResult is the result of the plugins before us, or of ADD, as the newest type; nil if there is none.

@@ -27,6 +27,7 @@ func TestParseConf(t *testing.T) {
 		``:                  {Hub: "vcan0"},
 		`"hub": "can7"`:     {Hub: "can7"},
 		`"hub": null`:       {Hub: "vcan0"},
+		`"mtu": null`:       {Hub: "vcan0"},
 		`"physical": true`:  {Hub: "vcan0", Physical: true},
 		`"physical": false`: {Hub: "vcan0"},
 		`"mtu": 16`:         {Hub: "vcan0", MTU: 16},
@@ -45,7 +46,7 @@ func TestParseConf(t *testing.T) {
 			t.Errorf("%s: %v", keys, err)
 			continue
 		}
-		if diff := cmp.Diff(want, c.spec()); diff != "" || c.Name != "canbus0" || c.CNIVersion != "1.1.0" {
+		if diff := cmp.Diff(want, c.bus.Spec); diff != "" || c.Name != "canbus0" || c.CNIVersion != "1.1.0" {
 			t.Errorf("%s (- want, + got)\n%s", keys, diff)
 		}
 	}
@@ -53,7 +54,7 @@ func TestParseConf(t *testing.T) {
 
 // An error names the key and what is allowed, and what could be read comes along for DEL.
 func TestParseConfInvalid(t *testing.T) {
-	const keys = "the keys of vxcan are hub, interface, mtu, physical"
+	const keys = "the keys of vxcan are hub, interface, mtu, physical, pod-hubs"
 	const mtus = "want 16 (classic CAN) or 72 (CAN FD)"
 	for config, words := range map[string][]string{
 		`"huub": "vcan1"`:              {`key "huub"`, keys},
@@ -68,25 +69,23 @@ func TestParseConfInvalid(t *testing.T) {
 		`"hub": "vcan%d"`:              {`key "hub"`, `"%" is not allowed`},
 		`"hub": "a b"`:                 {`key "hub"`, `" " is not allowed`},
 		`"hub": "a\u0000b"`:            {`key "hub"`, `"\x00" is not allowed`},
-		`"hub": 0`:                     {`key "hub"`, "JSON number, want a string"},
-		`"hub": ["vcan0"]`:             {`key "hub"`, "JSON array, want a string"},
+		`"hub": 0`:                     {`key "hub"`, "value 0: want a string"},
+		`"hub": ["vcan0"]`:             {`key "hub"`, `value ["vcan0"]: want a string`},
 		`"interface": ""`:              {`key "interface"`, "1 to 15 bytes"},
-		`"interface": null`:            {`key "interface"`, "1 to 15 bytes"},
 		`"interface": "can%d%d"`:       {`key "interface"`, `"%" is not allowed`},
 		`"interface": "can/0"`:         {`key "interface"`, `"/" is not allowed`},
-		`"interface": {}`:              {`key "interface"`, "JSON object, want a string"},
+		`"interface": {}`:              {`key "interface"`, "value {}: want a string"},
 		`"mtu": 0`:                     {`key "mtu": invalid mtu 0`, mtus},
-		`"mtu": null`:                  {`key "mtu": invalid mtu 0`, mtus},
 		`"mtu": -16`:                   {`key "mtu": invalid mtu -16`, mtus},
 		`"mtu": 17`:                    {`key "mtu": invalid mtu 17`, mtus},
 		`"mtu": 1500`:                  {`key "mtu": invalid mtu 1500`, mtus},
 		`"mtu": 2060`:                  {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
-		`"mtu": 72.5`:                  {`key "mtu"`, "JSON number 72.5, want a whole number"},
-		`"mtu": 1e99`:                  {`key "mtu"`, "JSON number 1e99, want a whole number"},
-		`"mtu": "72"`:                  {`key "mtu"`, "JSON string, want a whole number"},
-		`"physical": "true"`:           {`key "physical"`, "JSON string, want true or false"},
-		`"physical": 1`:                {`key "physical"`, "JSON number, want true or false"},
-		`"cni.dev/attachments": {}`:    {`key "cni.dev/attachments"`, "JSON object, want an array"},
+		`"mtu": 72.5`:                  {`key "mtu"`, "value 72.5: want a whole number"},
+		`"mtu": 1e99`:                  {`key "mtu"`, "value 1e99: want a whole number"},
+		`"mtu": "72"`:                  {`key "mtu"`, `value "72": want a whole number`},
+		`"physical": "true"`:           {`key "physical"`, `value "true": want true or false`},
+		`"physical": 1`:                {`key "physical"`, "value 1: want true or false"},
+		`"cni.dev/attachments": {}`:    {`key "cni.dev/attachments"`, "JSON object"},
 	} {
 		c, err := parseConf([]byte(with(config)))
 		if !errors.Is(err, bus.ErrInvalid) {
@@ -132,7 +131,7 @@ func TestParseConfNoObject(t *testing.T) {
 func TestParseConfPartly(t *testing.T) {
 	for _, wrong := range []string{`"mtu": "72"`, `"mtu": 17`, `"huub": 1`, `"physical": 0`} {
 		for _, config := range []string{with(`"hub": "vcan7", "interface": "can3", ` + wrong), with(wrong + `, "interface": "can3", "hub": "vcan7"`)} {
-			if c, err := parseConf([]byte(config)); err == nil || c == nil || c.Hub != "vcan7" || c.Interface != "can3" {
+			if c, err := parseConf([]byte(config)); err == nil || c == nil || c.bus.Hub != "vcan7" || c.bus.Interface != "can3" {
 				t.Errorf("%s: %+v, %v", config, c, err)
 			}
 		}

@@ -25,7 +25,7 @@ func (c *conf) requests(args *skel.CmdArgs) ([]bus.Request, error) {
 	if c.podDecides() {
 		return c.podRequests(args)
 	}
-	return []bus.Request{c.request(args, c.spec(), c.Interface, c.interfaceName(args.IfName))}, nil
+	return []bus.Request{c.request(args, c.bus.Spec, c.bus.Interface, c.interfaceName(args.IfName))}, nil
 }
 
 // request is for an interface called ifName; entry is its name in the configuration or the annotation, perhaps empty.
@@ -55,12 +55,12 @@ func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err erro
 	for item := range strings.SplitSeq(list, ",") {
 		hub, ifName, both := strings.Cut(strings.TrimSpace(item), ":")
 		if !both {
-			hub, ifName = c.Hub, hub
+			hub, ifName = c.bus.Hub, hub
 		}
-		spec := c.spec()
-		if hub != c.Hub {
-			if !slices.ContainsFunc(c.PodHubs, func(pattern string) bool { return matchesHub(pattern, hub) }) {
-				return nil, fmt.Errorf("%w hub %q: a pod may name %s", bus.ErrInvalid, hub, strings.Join(append([]string{c.Hub}, c.PodHubs...), ", "))
+		spec := c.bus.Spec
+		if hub != c.bus.Hub {
+			if !slices.ContainsFunc(c.bus.PodHubs, func(pattern string) bool { return matchesHub(pattern, hub) }) {
+				return nil, fmt.Errorf("%w hub %q: a pod may name %s", bus.ErrInvalid, hub, strings.Join(append([]string{c.bus.Hub}, c.bus.PodHubs...), ", "))
 			}
 			spec = bus.Spec{Hub: hub, Transient: true} // the configuration speaks of its own hub only
 		}

@@ -84,8 +84,8 @@ func TestPodHubsInvalid(t *testing.T) {
 		`["a", "**"]`:  `"**"`,
 		`[""]`:         `""`,
 		`["a/b"]`:      `"a/b"`,
-		`"vcan1"`:      `JSON string, want an array`,
-		`["vcan1", 7]`: `JSON number, want a string`,
+		`"vcan1"`:      `value "vcan1": want an array of names`,
+		`["vcan1", 7]`: `want an array of names`,
 	} {
 		_, err := parseConf([]byte(with(`"pod-hubs": ` + value)))
 		if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), `key "pod-hubs"`) {
