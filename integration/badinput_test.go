@@ -22,9 +22,9 @@ func TestBadInput(t *testing.T) {
 		words []string
 	}{
 		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, interface, mtu, physical, pod-hubs"}},
-		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "number", "string"}},
-		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, "string", "true or false"}},
-		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, "string"}},
+		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "value 3", "string"}},
+		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, `"yes"`, "true or false"}},
+		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, `"72"`, "whole number"}},
 		{"mtu 1500", `"mtu":1500`, nil, 7, []string{`"mtu"`, "1500", "16", "72"}},
 		{"mtu 0", `"mtu":0`, nil, 7, []string{`"mtu"`, "16", "72"}},
 		{"hub empty", `"hub":""`, nil, 7, []string{`"hub"`, "empty"}},
@@ -33,7 +33,7 @@ func TestBadInput(t *testing.T) {
 		{"hub dot dot", `"hub":".."`, nil, 7, []string{`"hub"`}},
 		{"hub like a backplane", `"hub":"vcan0-tx"`, nil, 7, []string{`"hub"`, "vcan0-tx", "backplanes"}},
 		{"hub like an endpoint", `"hub":"vx0123456789abc"`, nil, 7, []string{`"hub"`, "vx0123456789abc", "endpoint"}},
-		{"pod-hubs not a list", `"pod-hubs":"vcan1"`, nil, 7, []string{`"pod-hubs"`, "string", "array"}},
+		{"pod-hubs not a list", `"pod-hubs":"vcan1"`, nil, 7, []string{`"pod-hubs"`, `"vcan1"`, "array"}},
 		{"pod-hubs with two stars", `"pod-hubs":["v*n*"]`, nil, 7, []string{`"pod-hubs"`, `"v*n*"`, "prefixes"}},
 		{"hub with a blank", `"hub":"vcan 0"`, nil, 7, []string{`"hub"`}},
 		{"interface too long", `"interface":"can4567890123456"`, nil, 7, []string{`"interface"`, "15"}},

@@ -81,7 +81,15 @@ func TestController(t *testing.T) {
 	up := controllerState(t, "slot0")
 	result, _ := on(a).with(onController).add(t)
 	other, _ := on(b).with(onController).add(t)
-	expectRules(t, false, "slot0", hostIf(result), hostIf(other))
+	want := wantRules(false, "slot0", hostIf(result), hostIf(other))
+	want = append(want, "cangw -A -s slot0 -d slot0-tx -i -l 1 -f 000:3FFFFFFF") // error frames
+	for _, end := range []string{hostIf(result), hostIf(other)} {
+		want = append(want, fmt.Sprintf("cangw -A -s slot0-rx -d %s -l 1 -f 000:3FFFFFFF", end))
+	}
+	slices.Sort(want)
+	if got := rules(t); !slices.Equal(got, want) {
+		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
 	all := []station{{"host", nil, "slot0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}
 	expectOnWire(t, controller, all, 100)
 	if err := on(a).with(onController).check(t, result); err != nil {
@@ -269,6 +277,50 @@ func TestControllerTrouble(t *testing.T) {
 				t.Errorf("the socket from before hears the wire %d times, want 1", heard[fromWire])
 			}
 		})
+	}
+}
+
+// TestControllerErrors: what a controller reports in error frames, a container's candump shows as a host's does. A container
+// cannot forge an error frame, and none is sent to the wire.
+func TestControllerErrors(t *testing.T) {
+	freshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	setUpController(t, controller, 1000)
+	a, b := newContainer(t, "a"), newContainer(t, "b")
+	on(a).with(onController).add(t)
+	on(b).with(onController).add(t)
+	listeners := map[string]*cantest.Listener{
+		"host": cantest.ListenErrors(t, nil, "slot0"), "a": cantest.ListenErrors(t, a.netns, "can0"), "b": cantest.ListenErrors(t, b.netns, "can0"),
+	}
+	deaf, wire := cantest.Listen(t, b.netns, "can0"), controller.Listen()
+
+	forged := cantest.Frame{ID: unix.CAN_ERR_FLAG | 0x40, Data: "\x00\x00\x00\x00\x00\x00\x00\x00"}
+	if err := cantest.NewSender(t, a.netns, "can0").Send(forged); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"e1a\r", "sw096000\r", "sp128000\r"} { // an ACK error, error-warning, error-passive
+		if err := controller.WriteRaw(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cantest.WaitQuiet(9, listeners["host"], listeners["a"], listeners["b"])
+	onHost := listeners["host"].InOrder()
+	if len(onHost) < 3 {
+		t.Errorf("the host hears %d error frames, want 3: %v", len(onHost), onHost)
+	}
+	for _, name := range []string{"a", "b"} {
+		if got, _ := listeners[name].Heard(); len(got) != len(onHost) {
+			t.Errorf("container %s hears the error frames %v, the host %v", name, got, onHost)
+		} else {
+			for _, f := range onHost {
+				if got[f] != 1 {
+					t.Errorf("container %s hears the error frame %v %d times, want 1", name, f, got[f])
+				}
+			}
+		}
+	}
+	if got := len(deaf.InOrder()) + len(wire.InOrder()); got != 0 {
+		t.Errorf("%d frames reach the wire or a program that did not ask for error frames", got)
 	}
 }
 

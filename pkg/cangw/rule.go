@@ -169,11 +169,11 @@ func (r Rule) Format(name func(index uint32) string) string {
 			b.WriteString(" " + f.option)
 		}
 	}
-	if r.Filter != (Filter{}) {
-		fmt.Fprintf(&b, " -f %03X:%X", r.Filter.ID, r.Filter.Mask)
-	}
 	if r.Hops != 0 {
 		fmt.Fprintf(&b, " -l %d", r.Hops)
+	}
+	if r.Filter != (Filter{}) {
+		fmt.Fprintf(&b, " -f %03X:%X", r.Filter.ID, r.Filter.Mask)
 	}
 	return b.String()
 }

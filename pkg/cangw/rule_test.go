@@ -52,7 +52,7 @@ var golden = []struct {
 	"-s bpR -d vcan0 -l 1", Rule{Src: 3, Dst: 2, Hops: 1},
 	"1d 01 00 00 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00 05 00 0d 00 01 00 00 00",
 }, {
-	"-s vcan0 -d bpT -i -f 123:7FF -l 2", Rule{Src: 2, Dst: 4, Flags: IIFTxOK, Filter: Filter{ID: 0x123, Mask: 0x7ff}, Hops: 2},
+	"-s vcan0 -d bpT -i -l 2 -f 123:7FF", Rule{Src: 2, Dst: 4, Flags: IIFTxOK, Filter: Filter{ID: 0x123, Mask: 0x7ff}, Hops: 2},
 	"1d 01 04 00 08 00 09 00 02 00 00 00 08 00 0a 00 04 00 00 00 0c 00 0b 00 23 01 00 00 ff 07 00 00 05 00 0d 00 02 00 00 00",
 }}
 

@@ -56,9 +56,8 @@ func openCAN(netns ns.NetNS, ifName string) (fd int, err error) {
 		if err != nil {
 			return errors.Join(err, unix.Close(fd))
 		}
-		const canRawFDFrames = 5 // CAN_RAW_FD_FRAMES, linux/can/raw.h
 		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, canRawFDFrames, 1),
+			unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FD_FRAMES, 1),
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20),
 			unix.Bind(fd, &unix.SockaddrCAN{Ifindex: iface.Index}),
 		)
@@ -116,6 +115,27 @@ func Listen(t testing.TB, netns ns.NetNS, ifName string) *Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return listen(t, fd, ifName)
+}
+
+// ListenErrors is Listen for error frames of all classes, and nothing else.
+func ListenErrors(t testing.TB, netns ns.NetNS, ifName string) *Listener {
+	t.Helper()
+	fd, err := openCAN(netns, ifName)
+	if err == nil {
+		err = errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_ERR_FILTER, unix.CAN_ERR_MASK),
+			unix.SetsockoptCanRawFilter(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FILTER, nil),
+		)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listen(t, fd, ifName)
+}
+
+func listen(t testing.TB, fd int, ifName string) *Listener {
+	t.Helper()
 	// With Go's poller, closing ends a read.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		t.Fatal(err)
