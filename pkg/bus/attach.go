@@ -251,7 +251,7 @@ const minIndex, maxIndex = 1 << 20, 1 << 30
 func drawIndex() int { return minIndex + rand.IntN(maxIndex-minIndex) }
 
 // addPair makes the pair of an attachment, its peer in the container's netns, and returns the host end. A container end
-// that stays here is left down: whoever moves it sets it up. An index that is taken on either side is drawn anew.
+// that stays here is left down: the runtime that moves it sets it up. An index that is taken on either side is drawn anew.
 func (b *bus) addPair(a Attachment, mtu int, at place) (host canlink.Link, err error) {
 	pair := canlink.Pair{Name: hostIfName(a), PeerName: at.ifName, MTU: mtu, Alias: alias(b.name, a), PeerNetns: at.netns}
 	const draws = 8
@@ -309,7 +309,7 @@ func checkNameFree(at place) error {
 	switch {
 	case err != nil || taken.Index == 0:
 	case at.here():
-		err = fmt.Errorf("%w %s: a device of somebody else has that name; rename or delete it", ErrNameTaken, at.ifName)
+		err = fmt.Errorf("%w %s: another program's device has that name; rename or delete it", ErrNameTaken, at.ifName)
 	default:
 		err = fmt.Errorf("%w %s: the container (%s) has one of that name already; choose another name", ErrNameTaken, at.ifName, at.netns.Path())
 	}

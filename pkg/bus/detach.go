@@ -63,7 +63,7 @@ func (b *bus) detach(hostIfs []string) error {
 	return nil
 }
 
-// removeTransient takes away a bus that nobody is on any more, if it was made for a pod.
+// removeTransient takes away a bus that was made for a pod, when no endpoint is left on it.
 func (b *bus) removeTransient() error {
 	links, err := b.k.Links(b.name)
 	if err != nil || links[0].Alias != transientAlias {
@@ -91,8 +91,8 @@ func (b *bus) removeDevices() error {
 	return b.k.Delete(devices...)
 }
 
-// Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that all there is of an
-// attachment is devices which serve nobody. Collect looks at the devices of the host once, and then only at buses where
+// Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that the devices of an
+// attachment are left over, see endpoints. Collect looks at the devices of the host once, and then only at buses where
 // something is stale, where it asks again while it holds the lock. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, stale func(a Attachment, left bool) bool) error {
 	if CheckRootful() != nil { // nothing was ever made
@@ -171,8 +171,8 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	return b.detach(hostIfs)
 }
 
-// Remove takes away a bus that nobody is on any more: its backplane, and its hub if we made it. While an endpoint of
-// any network is left it does nothing. It blocks for the bus's lock.
+// Remove takes away a bus without endpoints: its backplane, and its hub if we made it. While an endpoint of any network
+// is left it does nothing. It blocks for the bus's lock.
 func (h *Host) Remove(ctx context.Context, hub string) (retErr error) {
 	if err := CheckName(hub); err != nil {
 		return err

@@ -140,7 +140,7 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 	case !isPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
 			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != p.alias) {
-				return refuse(ErrInvalid, fmt.Sprintf("%s is a device of somebody else, where the backplane must be", end.Name), "rename or delete it")
+				return refuse(ErrInvalid, fmt.Sprintf("%s is another program's device, and the backplane needs this name", end.Name), "rename or delete it")
 			}
 		}
 		return make(name+" is not one vxcan pair", p.tx, p.rx)
@@ -176,7 +176,7 @@ func diffRules(w want, v view) []difference {
 		return nil
 	}
 	members := []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
-	var attaching []uint32 // the devices of who is being attached
+	var attaching []uint32 // devices of the endpoint that is being attached
 	for _, e := range w.endpoints {
 		m := member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), private: private[e.host.Name]}
 		if e.private() && m.private == (backplane{}) {

@@ -202,7 +202,7 @@ func explain(err error) error {
 	return err
 }
 
-// CheckRootful returns ErrPermission in any but the initial user namespace, whose map is all IDs: there the kernel takes
+// CheckRootful returns ErrPermission in any but the initial user namespace, which maps all IDs: there the kernel takes
 // no gateway rules, and so nothing was ever made.
 func CheckRootful() error {
 	idMap, err := os.ReadFile("/proc/self/uid_map")

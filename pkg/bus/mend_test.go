@@ -391,7 +391,7 @@ func TestRefused(t *testing.T) {
 			Spec{Hub: "frontcan"}, ErrInvalid, "hub frontcan is another name of device vcan0: name vcan0",
 		},
 		"backplane of somebody": {
-			[]string{"ip link add vcan0-rx type vcan"}, Spec{Hub: "vcan0"}, ErrInvalid, "vcan0-rx is a device of somebody else, where the backplane must be: rename or delete it",
+			[]string{"ip link add vcan0-rx type vcan"}, Spec{Hub: "vcan0"}, ErrInvalid, "vcan0-rx is another program's device, and the backplane needs this name: rename or delete it",
 		},
 		"named like a backplane": {nil, Spec{Hub: "vcan0-tx"}, ErrInvalid, "names that end in -tx and -rx are those of backplanes"},
 		"named like an endpoint": {nil, Spec{Hub: hostIfName(Attachment{})}, ErrInvalid, "it could be the name of an endpoint's device"},

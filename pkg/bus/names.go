@@ -98,7 +98,7 @@ func matches(name, wanted string) bool {
 	return ok && isNumber(number)
 }
 
-// Devices whose names are hashed have one of these prefixes, and digits of base32hex behind it.
+// Devices with hashed names have one of these prefixes, and digits of base32hex behind it.
 const (
 	hostPrefix      = "vx" // host ends
 	containerPrefix = "vc" // container ends that a runtime is to move

@@ -72,8 +72,8 @@ func rules(common backplane, members []member) []cangw.Rule {
 	return all
 }
 
-// echo makes programs on the hub hear a frame. Elsewhere nobody listens, and the copy would loop back into the rules
-// that start there.
+// echo makes programs on the hub hear a frame. No program listens on a host end, and the copy would loop back into the
+// rules that start there.
 func (m member) echo() cangw.Flags {
 	if m.hub {
 		return cangw.Echo

@@ -61,8 +61,9 @@ type leftover struct {
 // endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
 // record, and then those that only the aliases of their devices tell of.
 //
-// A pair whose container end was in use and is in the host's netns again serves nobody: a runtime that had moved it into
-// the container has moved it back, and nobody has told us. Neither does the private backplane of a missing host end.
+// Left over is a pair with a container end that was in use and is in the host's netns again: a runtime that had moved it
+// into the container has moved it back, and the call that should tell us was lost. So is the private backplane of a host
+// end that is missing.
 func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint, leftovers []leftover) {
 	hostEnds := make(map[string]canlink.Link) // what may be one, by name
 	aliased := make(map[string]Attachment)    // by device name

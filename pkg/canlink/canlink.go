@@ -144,7 +144,7 @@ const rtextFilterSkipStats = 1 << 3
 // taken.
 func (c *Conn) AddVcan(name string, mtu int, alias string) error {
 	err := c.conn.Do(vcanRequest(name, mtu))
-	if err == nil && alias != "" { // not in one datagram: if the name is taken, somebody else's device would get it
+	if err == nil && alias != "" { // not in one datagram: if the name is taken, the device that has it would get the alias
 		if err = c.SetAlias(name, alias); err != nil {
 			err = errors.Join(err, c.Delete(name))
 		}
@@ -170,7 +170,7 @@ type Pair struct {
 
 // AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the
 // index on this side, and EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the
-// alias all the same, so Name should be one that nobody else would give.
+// alias all the same, so Name should be one that no other program uses.
 func (c *Conn) AddPair(p Pair) (Link, error) {
 	requests := []*nl.NetlinkRequest{p.request()}
 	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between

@@ -1,6 +1,6 @@
 // Package rtnl is one NETLINK_ROUTE socket that sends several requests in one datagram.
 //
-// vishvananda/netlink, whose encoder it uses, sends one request at a time and waits for each; a batch is about ten
+// vishvananda/netlink has the encoder that is used here, but sends one request at a time and waits for each; a batch is about ten
 // times faster (one system call in, replies drained in order) and cannot be torn apart by a kill. It knows nothing of
 // links or rules: pkg/canlink and pkg/cangw encode those.
 //

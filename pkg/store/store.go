@@ -91,7 +91,7 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 		if isCurrent(lock) {
 			return &File{base: base, lock: lock}, nil
 		}
-		if err := lock.Unlock(); err != nil { // Remove has removed it meanwhile, and nobody else would wait for it
+		if err := lock.Unlock(); err != nil { // Remove has removed the file meanwhile
 			return nil, fmt.Errorf("%w: %w", ErrIO, err)
 		}
 	}
@@ -165,7 +165,7 @@ func (f *File) SetAside() (path string, err error) {
 	return path, nil
 }
 
-// Save replaces the file. Whoever is killed meanwhile leaves the old or the new content, whole. After a power cut the
+// Save replaces the file. After a kill at any point the old or the new content is there, whole. After a power cut the
 // file may be unusable.
 func (f *File) Save(data any) error { return f.save(data, false) }
 

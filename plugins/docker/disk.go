@@ -67,7 +67,7 @@ func (r *records) onHub(hub string) *network {
 	return nil
 }
 
-// disk keeps the records. Nobody who holds its lock waits for the lock of a bus.
+// disk keeps the records. A call that holds its lock never waits for the lock of a bus.
 type disk struct{ dir string }
 
 // with calls use with what is on disk, locked.

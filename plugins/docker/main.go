@@ -1,5 +1,5 @@
 // Command vxcan-docker is the Docker remote network driver that puts containers on CAN buses of their host. systemd
-// starts it by its socket, and it leaves when nobody has asked for a while; everything it knows is on disk.
+// starts it by its socket, and it ends when there has been no request for a while; its state is on disk.
 package main
 
 import (

@@ -33,7 +33,7 @@ func listen(path string) (net.Listener, error) {
 	return listeners[0], nil
 }
 
-// listenAt makes a unix socket, only root's. One that nobody serves any more is replaced.
+// listenAt makes a unix socket, only root's. One that no process serves any more is replaced.
 func listenAt(path string) (net.Listener, error) {
 	if conn, err := net.Dial("unix", path); err == nil {
 		return nil, errors.Join(fmt.Errorf("socket %s: another process serves it (vxcan-docker.socket?)", path), conn.Close())

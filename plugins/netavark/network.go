@@ -117,7 +117,7 @@ func parseMembership(input []byte) (*membership, bus.Config, error) {
 }
 
 // attachment is the container to pkg/bus. Podman puts a container on a network once, so the interface's name is no part
-// of who it is, and must not be: podman network reload calls setup with the name that the interface has got, and
+// of the attachment, and must not be: podman network reload calls setup with the name that the interface has got, and
 // teardown with the one that Podman first had for it.
 func (m *membership) attachment() bus.Attachment {
 	return bus.Attachment{Runtime: runtimeName, Network: m.Network.Name, ContainerID: m.ContainerID}

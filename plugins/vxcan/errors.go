@@ -18,7 +18,7 @@ const (
 )
 
 // cniError gives an error the code that the CNI specification has for it. No other place knows codes, but for
-// STATUS, whose one is its own.
+// STATUS, which has one of its own.
 func cniError(err error) error {
 	var (
 		locked *store.LockedError

@@ -31,7 +31,7 @@ func main() {
 	}, version.VersionsStartingFrom("0.3.1"), "vxcan "+buildVersion+", a CNI plugin that puts containers on a CAN bus")
 }
 
-// dropTime leaves the time to whoever keeps our stderr; to print one costs a look at /etc/localtime.
+// dropTime leaves the time to the program that keeps our stderr; printing one means reading /etc/localtime.
 func dropTime(_ []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey {
 		return slog.Attr{}

@@ -122,7 +122,7 @@ func cmdGC(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	log := logger("GC", c, args)
-	if !c.hasList { // without a list nobody is known to be stale
+	if !c.hasList { // without a list, no attachment is known to be stale
 		log.Info("no list of valid attachments: nothing to do")
 		return nil
 	}
