@@ -36,10 +36,14 @@ func (m *machine) qemuCommand(root *rootFS, scratch, disk string) ([]string, err
 	if err := writeInitramfs(initramfs, filepath.Join(root.dir, "lib/modules", release)); err != nil {
 		return nil, fmt.Errorf("make initramfs: %w", err)
 	}
-	return []string{
+	cpu := []string{"-accel", "tcg,thread=multi", "-smp", fmt.Sprint(m.cpus)}
+	if m.icount {
+		// Without sleep, the clock goes on to the next timer as soon as the CPU has nothing to do.
+		cpu = []string{"-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=0,sleep=off", "-rtc", "clock=vm"}
+	}
+	return append([]string{
 		qemuPath, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
-		"-smp", fmt.Sprint(m.cpus), "-m", fmt.Sprint(m.memMiB),
+		"-machine", "q35", "-cpu", "max", "-m", fmt.Sprint(m.memMiB),
 		"-kernel", "/boot/vmlinuz-" + release, "-initrd", root.hostPath(initramfs),
 		"-append", "console=ttyS0 panic=-1 " + scratchEnv + "=" + scratch,
 		"-virtfs", "local,path=/,readonly=on,multidevs=remap,security_model=none,mount_tag=" + rootTag,
@@ -51,7 +55,7 @@ func (m *machine) qemuCommand(root *rootFS, scratch, disk string) ([]string, err
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out", "-device", "virtconsole,chardev=err",
 		"-object", "can-bus,id=wire",
 		"-device", "kvaser_pci,canbus=wire", "-device", "kvaser_pci,canbus=wire",
-	}, nil
+	}, cpu...), nil
 }
 
 // writeInitramfs makes a root that holds this program and modules: a cpio archive in the format that the kernel's
