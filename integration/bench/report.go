@@ -51,7 +51,7 @@ func machineName() string {
 	if err != nil {
 		return "unknown"
 	}
-	return fmt.Sprintf("%s, %d CPU", strings.TrimSpace(string(out)), runtime.NumCPU())
+	return fmt.Sprintf("%s, CPUs: %d", strings.TrimSpace(string(out)), runtime.NumCPU())
 }
 
 func (b *bench) note(name string, took cost) {
@@ -91,7 +91,7 @@ var rows = []row{
 	{"a delivered frame, 30 receivers ÷ the predecessor's mesh", 0.5, ratio("delivery, star", "delivery, mesh")},
 	{"the same ÷ 30 sockets on one vcan (nobody can do better)", math.NaN(), ratio("delivery, star", "delivery, one vcan")},
 	{"a frame written and read ÷ the same on a vxcan pair", 2.5, ratio("passage, star", "passage, bare pair")},
-	{"lost or doubled on a busy bus, 30 receivers", 0, lostOrDoubled("busy bus")},
+	{"lost or doubled on a busy bus, 10 receivers", 0, lostOrDoubled("busy bus")},
 	{"lost or doubled in a flood, 2 senders on 2 CPUs, 10 receivers", 0, lostOrDoubled("flood, star")},
 	{"frames of one sender out of order", 0, outOfOrder},
 	{"frames of two senders in different order at two receivers ÷ mesh", 1, disagreement},
@@ -163,7 +163,7 @@ func disagreement(r *results) value {
 // table is the figures in Markdown.
 func (r *results) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s; flood and order: %s.\n\n", r.Machine, r.SMP)
+	fmt.Fprintf(&b, "Counted on %s. Flood and order: %s.\n\n", r.Machine, r.SMP)
 	b.WriteString("| figure | at most | measured | quartiles | |\n| --- | --- | --- | --- | --- |\n")
 	for _, row := range rows {
 		v := row.value(r)
