@@ -158,5 +158,8 @@ func installAndExec() error {
 	if out, err := exec.Command("install", append([]string{"-D", "-t", pluginDir}, files...)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("install plugins: %w: %s", err, out)
 	}
+	if err := predecessorIntoMemory(); err != nil {
+		return err
+	}
 	return unix.Exec(filepath.Join(pluginDir, filepath.Base(self)), os.Args, os.Environ())
 }

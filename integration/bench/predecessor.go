@@ -3,12 +3,58 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The predecessor is the Docker driver that vxcan's users come from. For an attach it starts these processes, in this
 // order; Docker itself moves and renames the container end, by netlink. Its gateway rules are a mesh: two a direction,
 // classic and FD, to the hub and to every peer.
+
+// predecessorIntoMemory puts the predecessor's programs and their libraries where the plugins are, in their own places:
+// the machine's root is its host's, which to open a file there is to ask.
+func predecessorIntoMemory() error {
+	files := []string{"/etc/ld.so.cache"}
+	for _, name := range []string{"ip", "cangw"} {
+		program, err := exec.LookPath(name)
+		if err != nil {
+			return err
+		}
+		out, err := exec.Command("ldd", program).Output()
+		if err != nil {
+			return fmt.Errorf("ldd %s: %w", program, err)
+		}
+		files = append(files, program)
+		for word := range strings.FieldsSeq(string(out)) {
+			if filepath.IsAbs(word) {
+				files = append(files, word)
+			}
+		}
+	}
+	done := make(map[string]bool)
+	for _, file := range files {
+		file, err := filepath.EvalSymlinks(file)
+		if err != nil {
+			return err
+		}
+		if done[file] {
+			continue
+		}
+		done[file] = true
+		copied := fmt.Sprintf("%s/predecessor-%d", pluginDir, len(done))
+		if out, err := exec.Command("cp", "-p", file, copied).CombinedOutput(); err != nil {
+			return fmt.Errorf("cp %s: %w: %s", file, err, out)
+		}
+		if err := unix.Mount(copied, file, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", copied, file, err)
+		}
+	}
+	return nil
+}
 
 // mesh makes a predecessor's hub with n endpoints on it.
 func (b *bench) mesh(hub string, n int) error {

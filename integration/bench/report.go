@@ -143,6 +143,9 @@ func lostOrDoubled(name string) func(r *results) value {
 }
 
 func outOfOrder(r *results) value {
+	if len(r.Traffic) == 0 {
+		return value{missing: true}
+	}
 	n := 0
 	for _, all := range r.Traffic {
 		for _, t := range all {
@@ -153,6 +156,9 @@ func outOfOrder(r *results) value {
 }
 
 func disagreement(r *results) value {
+	if len(r.Traffic["flood, star"]) == 0 {
+		return value{missing: true}
+	}
 	star, mesh, sent := 0, 0, 0
 	for i, t := range r.Traffic["flood, star"] {
 		star, mesh, sent = star+t.Disagree, mesh+r.Traffic["flood, mesh"][i].Disagree, sent+t.Sent
