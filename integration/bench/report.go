@@ -217,8 +217,8 @@ func (r *results) counts() string {
 		middle := median(all)
 		low, high := all[len(all)/4]-middle, all[len(all)*3/4]-middle
 		wait, faults := "", ""
-		if ns := time.Duration(median(r.Waits[name])); ns > 0 {
-			wait = ns.Round(100 * time.Microsecond).String()
+		if ns := time.Duration(median(r.Waits[name])).Round(100 * time.Microsecond); ns > 0 {
+			wait = ns.String()
 		}
 		if n := r.Faults[name]; len(n) > 0 {
 			faults = fmt.Sprint(median(n))
