@@ -3,20 +3,20 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // The predecessor is the Docker driver that vxcan's users come from. For an attach it starts these processes, in this
 // order; Docker itself moves and renames the container end, by netlink. Its gateway rules are a mesh: two a direction,
 // classic and FD, to the hub and to every peer.
 
-// predecessorIntoMemory puts the predecessor's programs and their libraries where the plugins are, in their own places:
-// the machine's root is its host's, which to open a file there is to ask.
+// predecessorIntoMemory puts the predecessor's programs and their libraries into memory. The machine's root is an overlay:
+// what is changed there is copied to its upper layer, which is in memory where instructions are counted. To open a file of
+// the lower layer is to ask the host.
 func predecessorIntoMemory() error {
 	files := []string{"/etc/ld.so.cache"}
 	for _, name := range []string{"ip", "cangw"} {
@@ -35,22 +35,13 @@ func predecessorIntoMemory() error {
 			}
 		}
 	}
-	done := make(map[string]bool)
 	for _, file := range files {
-		file, err := filepath.EvalSymlinks(file)
+		info, err := os.Stat(file)
 		if err != nil {
 			return err
 		}
-		if done[file] {
-			continue
-		}
-		done[file] = true
-		copied := fmt.Sprintf("%s/predecessor-%d", pluginDir, len(done))
-		if out, err := exec.Command("cp", "-p", file, copied).CombinedOutput(); err != nil {
-			return fmt.Errorf("cp %s: %w: %s", file, err, out)
-		}
-		if err := unix.Mount(copied, file, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", copied, file, err)
+		if err := os.Chmod(file, info.Mode()); err != nil {
+			return err
 		}
 	}
 	return nil
