@@ -30,7 +30,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -106,10 +106,14 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
-bench: ## measure, beside what people use instead, in a quarter of an hour
-bench-quick: ## the same in a few minutes
-bench bench-quick: setup-test build $(TOOLS)
-	bin/bench $(if $(filter %-quick,$@),-quick -out bin,-out integration/bench) -smp '$(VM) -suite trixie -qemu' -vm '$(VM)'
+# What a machine counts that counts instructions does not depend on this one, nor on what else it does.
+BENCH = bin/bench -counting '$(VM) -suite trixie -qemu -icount' -smp '$(VM) -suite trixie -qemu'
+
+bench: ## count what a container and a frame cost, beside what people use instead, in a quarter of an hour
+bench-quick: ## the same in a few minutes, into bin
+bench-where: ## tell where the instructions of an ADD go
+bench bench-quick bench-where: setup-bench bin/vm bin/vxcan bin/bench
+	$(BENCH) $(if $(filter %-where,$@),-where,$(if $(filter %-quick,$@),-quick -out bin,-out integration/bench))
 
 # The newest that the Go of our modules can build.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1

@@ -2,230 +2,158 @@ package main
 
 import (
 	"bytes"
-	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
-
-	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
-
-	"github.com/vxcan/vxcan/pkg/bus"
-	"github.com/vxcan/vxcan/pkg/cangw"
-	"github.com/vxcan/vxcan/pkg/canlink"
-	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// pluginDir is where plugins are installed, ours and the reference plugins that Debian's containernetworking-plugins has
-// in referenceDir, side by side on the machine's own disk: from a file system of its host's, a program takes some 5 ms
-// more to start.
+// Sizes of buses: of a large one, of the largest, and how many containers start at once.
 const (
-	pluginDir    = "/opt/cni/bin"
-	referenceDir = "/usr/lib/cni"
+	large   = 100
+	largest = 1000
+	atOnce  = 32
 )
 
-// install copies the plugins to where they are called.
-func (b *bench) install(ours string) error {
-	plugins := []string{ours + "/vxcan"}
-	for _, p := range []plugin{bridge, ptp, lo, {path: "host-local"}} {
-		plugins = append(plugins, filepath.Join(referenceDir, filepath.Base(p.path)))
+// attaching counts what it takes to attach a container, in rounds of everything, one after the other.
+func (b *bench) attaching() error {
+	rounds, warmUp := 11, 1
+	if b.quick {
+		rounds, warmUp = 5, 1
 	}
-	return run("install", append([]string{"-D", "-t", pluginDir}, plugins...)...)
-}
-
-// many is the size of the large bus.
-const many = 100
-
-// plugin is a CNI plugin to be executed.
-type plugin struct {
-	host string // which one it is executed on
-	path string
-	conf string // JSON
-}
-
-// vxcan is ours, on a hub and a host of its own.
-func (b *bench) vxcan(hub string) plugin {
-	return plugin{hub, pluginDir + "/vxcan", fmt.Sprintf(
-		`{"cniVersion":"1.0.0","name":"bench-%s","type":"vxcan","hub":%q,"interface":"can0"}`, hub, hub)}
-}
-
-var (
-	bridge = plugin{"bridge", pluginDir + "/bridge", `{"cniVersion":"1.0.0","name":"bench","type":"bridge","bridge":"br-bench"}`}
-	ptp    = plugin{"ptp", pluginDir + "/ptp", `{"cniVersion":"1.0.0","name":"bench","type":"ptp","ipam":{"type":"host-local","subnet":"10.99.0.0/16"}}`}
-	lo     = plugin{"loopback", pluginDir + "/loopback", `{"cniVersion":"1.0.0","name":"bench","type":"loopback"}`}
-)
-
-// command is a call of a plugin, yet to be executed.
-func (p plugin) command(verb, id string, prevResult []byte) *exec.Cmd {
-	conf := p.conf
-	if prevResult != nil {
-		conf = strings.TrimSuffix(conf, "}") + `,"prevResult":` + string(prevResult) + "}"
+	fmt.Fprintln(os.Stderr, "making the buses")
+	if err := b.prepare(); err != nil {
+		return err
 	}
-	cmd := exec.Command(p.path)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+id, "CNI_NETNS=/run/netns/"+id,
-		"CNI_IFNAME=eth0", "CNI_PATH="+filepath.Dir(p.path))
-	cmd.Stdin = strings.NewReader(conf)
-	return cmd
-}
-
-// call executes a plugin and returns how long that took.
-func (b *bench) call(p plugin, verb, id string, prevResult []byte) (took time.Duration, stdout []byte, err error) {
-	cmd := p.command(verb, id, prevResult)
-	var out, words bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &words
-	took, err = b.timeOn(p.host, cmd.Run)
-	if err != nil {
-		return 0, nil, fmt.Errorf("%s %s: %w: %s%s", filepath.Base(p.path), verb, err, out.String(), words.String())
-	}
-	return took, out.Bytes(), nil
-}
-
-// on calls do on a host, which is a network namespace: the devices and rules of one contestant are not to be in another
-// one's way.
-func (b *bench) on(host string, do func() error) error {
-	if b.hosts[host] == nil {
-		name := "host-" + host
-		if err := run("ip", "netns", "add", name); err != nil {
+	for round := range warmUp + rounds {
+		fmt.Fprintf(os.Stderr, "attaching: round %d of %d\n", round+1, warmUp+rounds)
+		if err := b.round(); err != nil {
 			return err
 		}
-		netns, err := ns.GetNS("/run/netns/" + name)
-		if err != nil {
-			return err
+		if round+1 == warmUp {
+			clear(b.results.Samples)
+			clear(b.results.Waits)
 		}
-		b.hosts[host] = netns
 	}
-	return b.hosts[host].Do(func(ns.NetNS) error { return do() })
-}
-
-// timeOn measures how long something takes on a host.
-func (b *bench) timeOn(host string, do func() error) (took time.Duration, err error) {
-	unix.Sync() // or the fsync of one would have to wait for what others wrote
-	time.Sleep(settle)
-	err = b.on(host, func() error {
-		start := time.Now()
-		err := do()
-		took = time.Since(start)
-		return err
-	})
-	return took, err
-}
-
-// settle is a pause before whatever is measured, for what the kernel still has to do for what was before: it takes
-// devices apart behind the back of who deleted them.
-const settle = 100 * time.Millisecond
-
-// pair measures ADD and DEL of one more container.
-func (b *bench) pair(name string, p plugin) error {
-	id, err := b.box(name)
-	if err != nil {
-		return err
-	}
-	took, _, err := b.call(p, "ADD", id, nil)
-	if err != nil {
-		return err
-	}
-	b.note(name+" ADD", took)
-	if took, _, err = b.call(p, "DEL", id, nil); err != nil {
-		return err
-	}
-	b.note(name+" DEL", took)
 	return nil
 }
 
-// control measures what it takes to attach a container: one round of everything, one after the other, and the ratios
-// within it.
-func (b *bench) control() error {
-	few, large := b.vxcan("vcan0"), b.vxcan("vcan1")
-	version := func(name string) error {
-		took, _, err := b.call(few, "VERSION", "x", nil)
-		b.note(name, took)
-		return err
-	}
+// The hubs, each on a host of its own.
+var (
+	empty   = vxcan("vcan0") // warm, with nobody there
+	one     = vxcan("vcan1")
+	hundred = vxcan("vcan2")
+	most    = vxcan("vcan3")
+	cold    = vxcan("vcan4")
+	crowd   = vxcan("vcan5")
+)
+
+// round counts everything once.
+func (b *bench) round() error {
 	steps := []func() error{
-		func() error { return version("VERSION") },
-		func() error { return b.pair("warm", b.vxcan("vcan3")) },
-		func() error { return b.pair("1 endpoint", few) },
+		b.version,
 		b.floor,
-		func() error { return version("VERSION, later") },
-		func() error { return b.pair("100 endpoints", large) },
-		func() error { return b.check("CHECK, 1 endpoint", few, b.one) },
-		func() error { return b.check("CHECK, 100 endpoints", large, b.hundredth) },
+		func() error { return b.pair("", empty) },
+		func() error { return b.pair("loopback ", loopback) },
+		func() error { return b.pair("bridge ", bridge) },
+		func() error { return b.pair("1 there ", one) },
+		func() error { return b.pair("100 there ", hundred) },
+		func() error { return b.check("1 there CHECK", one, b.one) },
+		func() error { return b.check("100 there CHECK", hundred, b.hundredth) },
 		b.cold,
-		b.warmProcess,
-		func() error { return b.pair("bridge", bridge) },
-		func() error { return b.pair("ptp", ptp) },
-		func() error { return b.pair("loopback", lo) },
-		func() error { return b.predecessor("predecessor, 1 endpoint", "pre0", 1) },
-		func() error { return b.predecessor("predecessor, 30 endpoints", "pre1", 30) },
+		b.together,
+		func() error { return b.predecessor("predecessor, 1 there", "pre0", 1) },
+		func() error { return b.predecessor("predecessor, 30 there", "pre1", 30) },
+	}
+	if !b.quick {
+		steps = append(steps, func() error { return b.pair("1000 there ", most) })
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	last := func(name string) float64 { return float64(b.results.Samples[name][len(b.results.Samples[name])-1]) }
-	for name, value := range map[string]float64{
-		"ADD ÷ bridge ADD":        last("warm ADD") / last("bridge ADD"),
-		"ADD ÷ VERSION":           last("warm ADD") / last("VERSION"),
-		"ADD ÷ (VERSION + floor)": last("warm ADD") / (last("VERSION") + last("floor: netlink of an ADD")),
-		"ADD 100 ÷ 1":             (last("100 endpoints ADD") / last("VERSION, later")) / (last("1 endpoint ADD") / last("VERSION")),
-		"predecessor ÷ ADD, 1":    last("predecessor, 1 endpoint") / last("1 endpoint ADD"),
-		"predecessor ÷ ADD, 30":   last("predecessor, 30 endpoints") / last("1 endpoint ADD"),
-		"cold ÷ warm":             last("cold ADD") / last("warm ADD"),
-		"DEL ÷ bridge DEL":        last("warm DEL") / last("bridge DEL"),
-		"CHECK 100 ÷ 1":           last("CHECK, 100 endpoints") / last("CHECK, 1 endpoint"),
-	} {
-		b.results.Ratios[name] = append(b.results.Ratios[name], value)
-	}
 	return nil
 }
 
-// prepare makes what is there before anything is measured: a bus with one endpoint, one with a hundred, and the
-// predecessor's two.
+func (b *bench) version() error {
+	took, _, err := b.call(empty, "VERSION", attachment{"x", "can0"}, nil)
+	b.note("VERSION", took)
+	return err
+}
+
+// pair counts ADD and DEL of one more container.
+func (b *bench) pair(name string, p plugin) error {
+	a, err := b.box(p.host)
+	if err != nil {
+		return err
+	}
+	took, _, err := b.call(p, "ADD", a, nil)
+	if err != nil {
+		return err
+	}
+	b.note(name+"ADD", took)
+	if took, _, err = b.call(p, "DEL", a, nil); err != nil {
+		return err
+	}
+	b.note(name+"DEL", took)
+	return nil
+}
+
+func (b *bench) check(name string, p plugin, a attached) error {
+	took, _, err := b.call(p, "CHECK", a.attachment, a.result)
+	b.note(name, took)
+	return err
+}
+
+// prepare makes what is there before anything is counted.
 func (b *bench) prepare() error {
-	info, err := os.Stat(b.vxcan("").path)
+	info, err := os.Stat(empty.path)
 	if err != nil {
 		return err
 	}
 	b.results.BinaryBytes = info.Size()
-	// A hub that is warm, and has nobody on it.
-	warm := b.vxcan("vcan3")
-	first, err := b.stay(warm)
-	if err != nil {
+	if err := b.pair("", empty); err != nil {
 		return err
 	}
-	if _, _, err := b.call(warm, "DEL", first.id, nil); err != nil {
+	if err := b.memory(); err != nil {
 		return err
 	}
-	err = b.on(warm.host, func() (err error) {
-		b.results.PeakKiB, err = peakMemory(warm.command("ADD", first.id, nil))
-		return err
-	})
-	if err != nil {
+	if b.one, err = b.populate(one, 1); err != nil {
 		return err
 	}
-	if _, _, err := b.call(warm, "DEL", first.id, nil); err != nil {
+	if b.hundredth, err = b.populate(hundred, large); err != nil {
 		return err
 	}
-	if b.one, err = b.stay(b.vxcan("vcan0")); err != nil {
+	if err := b.on(hundred.host, func() (err error) { b.results.Rules, err = countRules(); return err }); err != nil {
 		return err
 	}
-	for range many {
-		if b.hundredth, err = b.stay(b.vxcan("vcan1")); err != nil {
+	if !b.quick {
+		if _, err = b.populate(most, largest); err != nil {
 			return err
 		}
 	}
-	if err := b.on("vcan1", func() (err error) { b.results.Rules, err = countRules(); return err }); err != nil {
+	return errors.Join(b.mesh("pre0", 1), b.mesh("pre1", 30))
+}
+
+// memory measures the peak memory of an ADD.
+func (b *bench) memory() error {
+	a, err := b.box(empty.host)
+	if err != nil {
 		return err
 	}
-	if err := b.mesh("pre0", 1); err != nil {
+	call, err := empty.ready("ADD", a, nil)
+	if err != nil {
 		return err
 	}
-	return b.mesh("pre1", 30)
+	defer call.close()
+	err = b.on(empty.host, func() (err error) { b.results.PeakKiB, err = peakMemory(call); return err })
+	if err != nil {
+		return err
+	}
+	_, _, err = b.call(empty, "DEL", a, nil)
+	return err
 }
 
 // countRules counts a host's gateway rules by cangw.
@@ -240,145 +168,118 @@ func countRules() (n int, err error) {
 
 // attached is an endpoint that stays.
 type attached struct {
-	id     string
+	attachment
 	result []byte
 }
 
-func (b *bench) stay(p plugin) (attached, error) {
+// populate puts n endpoints on a bus, all in one container, and returns the last.
+func (b *bench) populate(p plugin, n int) (last attached, err error) {
 	id, err := b.netns()
+	for i := 0; i < n && err == nil; i++ {
+		last, err = b.stay(p, attachment{id, "c" + strconv.Itoa(i)})
+	}
+	return last, err
+}
+
+func (b *bench) stay(p plugin, a attachment) (attached, error) {
+	call, err := p.ready("ADD", a, nil)
 	if err != nil {
 		return attached{}, err
 	}
-	_, result, err := b.call(p, "ADD", id, nil)
-	return attached{id, result}, err
+	defer call.close()
+	if err := b.on(p.host, call.run); err != nil {
+		return attached{}, err
+	}
+	result, err := call.result()
+	return attached{a, result}, err
 }
 
-func (b *bench) check(name string, p plugin, a attached) error {
-	took, _, err := b.call(p, "CHECK", a.id, a.result)
-	b.note(name, took)
-	return err
-}
-
-// cold measures an ADD that finds nothing: no hub, no backplane, no record.
+// cold counts an ADD that finds nothing: no hub, no backplane, no record.
 func (b *bench) cold() error {
-	p := b.vxcan("vcan2")
-	id, err := b.box("cold")
+	a, err := b.box(cold.host)
 	if err != nil {
 		return err
 	}
-	took, _, err := b.call(p, "ADD", id, nil)
+	took, _, err := b.call(cold, "ADD", a, nil)
 	if err != nil {
 		return err
 	}
 	b.note("cold ADD", took)
-	if _, _, err := b.call(p, "DEL", id, nil); err != nil {
+	if _, _, err := b.call(cold, "DEL", a, nil); err != nil {
 		return err
 	}
-	for _, device := range []string{"vcan2", "vcan2-tx"} {
-		if err := b.on("vcan2", func() error { return run("ip", "link", "del", device) }); err != nil {
+	err = b.on(cold.host, func() error {
+		return errors.Join(run("ip", "link", "del", "vcan4"), run("ip", "link", "del", "vcan4-tx"))
+	})
+	return errors.Join(err, os.Remove("/var/lib/cni/vxcan/vcan4.json"))
+}
+
+// together counts many ADDs to one bus in a row, and at once, as when a host boots.
+func (b *bench) together() error {
+	for _, how := range []struct {
+		name string
+		do   func([]*process) error
+	}{{"32 ADDs in a row", inARow}, {"32 ADDs at once", allAtOnce}} {
+		if err := b.many(how.name, how.do); err != nil {
+			return fmt.Errorf("%s: %w", how.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) many(name string, do func([]*process) error) error {
+	var adds, dels []*process
+	for i := range atOnce {
+		a, err := b.box(fmt.Sprintf("crowd %d", i))
+		if err != nil {
+			return err
+		}
+		for verb, list := range map[string]*[]*process{"ADD": &adds, "DEL": &dels} {
+			call, err := crowd.ready(verb, a, nil)
+			if err != nil {
+				return err
+			}
+			defer call.close()
+			*list = append(*list, call)
+		}
+	}
+	took, err := b.countOn(crowd.host, func() error { return do(adds) })
+	if err != nil {
+		return err
+	}
+	b.note(name, took)
+	return b.on(crowd.host, func() error { return inARow(dels) })
+}
+
+func inARow(calls []*process) error {
+	for _, call := range calls {
+		if err := call.run(); err != nil {
+			return err
+		}
+		if _, err := call.result(); err != nil {
 			return err
 		}
 	}
-	return os.Remove(bus.DefaultStateDir + "/vcan2.json")
+	return nil
 }
 
-// floor measures the netlink messages of a warm ADD, from this process: what of it is the kernel's.
-func (b *bench) floor() error {
-	id, err := b.box("floor")
-	if err != nil {
-		return err
+func allAtOnce(calls []*process) error {
+	var started []*os.Process
+	for _, call := range calls {
+		p, err := call.start()
+		if err != nil {
+			return err
+		}
+		started = append(started, p)
 	}
-	took, err := b.timeOn("vcan0", func() error { return netlinkOfADD("/run/netns/"+id, "floor0") })
-	if err != nil {
-		return err
-	}
-	b.note("floor: netlink of an ADD", took)
-	return b.on("vcan0", func() error { return run("ip", "link", "del", "floor0") })
-}
-
-func netlinkOfADD(netnsPath, hostIf string) error {
-	netns, err := ns.GetNS(netnsPath)
-	if err != nil {
-		return err
-	}
-	defer netns.Close()
-	home, err := rtnl.Dial()
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	container, err := rtnl.DialAt(netns)
-	if err != nil {
-		return err
-	}
-	defer container.Close()
-	links, err := canlink.On(home).Get("vcan0", "vcan0-tx", "vcan0-rx", hostIf)
-	if err != nil {
-		return err
-	}
-	peek, err := rtnl.Dial() // where a hundred others are, the rest of the list would be in the way
-	if err != nil {
-		return err
-	}
-	defer peek.Close()
-	if _, _, err := cangw.Peek(peek, func([]cangw.Job) bool { return true }); err != nil {
-		return err
-	}
-	const index = 1 << 19 // below those that an ADD draws
-	err = canlink.On(home).AddPair(canlink.Pair{Name: hostIf, PeerName: "can0", MTU: canlink.FDMTU, Index: index, Alias: "bench", PeerNetns: netns})
-	if err != nil {
-		return err
-	}
-	tx, rx := uint32(links[1].Index), uint32(links[2].Index)
-	err = cangw.On(home).Add(
-		cangw.Rule{Src: index, Dst: tx, Flags: cangw.IIFTxOK}, cangw.Rule{Src: index, Dst: tx, Flags: cangw.IIFTxOK | cangw.FD},
-		cangw.Rule{Src: rx, Dst: index}, cangw.Rule{Src: rx, Dst: index, Flags: cangw.FD})
-	if err != nil {
-		return err
-	}
-	_, err = canlink.On(container).SetUp(index)
-	return err
-}
-
-// warmProcess measures all of an ADD but the exec: the same code, called in this process.
-func (b *bench) warmProcess() error {
-	id, err := b.box("warm process")
-	if err != nil {
-		return err
-	}
-	a := bus.Attachment{Runtime: "bench", Network: "bench", ContainerID: id, IfName: "eth0"}
-	var h bus.Host
-	took, err := b.timeOn("vcan0", func() error {
-		_, err := h.Attach(context.Background(), bus.Spec{Hub: "vcan0"}, a, bus.Target{NetnsPath: "/run/netns/" + id, Interface: "can0"})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	b.note("ADD without exec", took)
-	return b.on("vcan0", func() error { return h.Detach(context.Background(), "vcan0", a) })
-}
-
-// box is the network namespace for one of the things that are measured in every round, which leaves it empty. A new one
-// each time would keep the kernel busy with taking the old ones apart.
-func (b *bench) box(name string) (id string, err error) {
-	if b.boxes[name] == "" {
-		b.boxes[name], err = b.netns()
-	}
-	return b.boxes[name], err
-}
-
-// netns makes the network namespace of a container.
-func (b *bench) netns() (id string, err error) {
-	b.count++
-	id = "b" + strconv.Itoa(b.count)
-	return id, run("ip", "netns", "add", id)
-}
-
-// run runs a program and fails with its words.
-func run(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	for i, call := range calls {
+		var err error
+		if call.state, err = started[i].Wait(); err != nil {
+			return err
+		}
+		if _, err := call.result(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

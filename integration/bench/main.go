@@ -1,10 +1,17 @@
-// Command bench measures vxcan beside what people use instead, all in one run, interleaved, and says how the figures
-// compare. Machines differ and have neighbours: only ratios of one run mean anything.
+// Command bench measures vxcan beside what people use instead, and says how the figures compare.
 //
-//	bench [-quick] [-out DIR] [-vm COMMAND] [-smp COMMAND]
+//	bench [-quick] [-out DIR] [-counting COMMAND] [-smp COMMAND]
 //
-// It runs itself on two kernels with CAN: by -smp, which should have several CPUs, for attaching, latency and order, and
-// by -vm, which should be fast, for a busy bus. It prints a table, and writes it to DIR as results.json and chart.svg.
+// It runs itself on two machines. -counting runs a command on one whose clock counts instructions, the kernel's
+// included: what attaching and a delivered frame cost is measured there, and is the same on every host and under any
+// load. -smp runs one on a machine with real CPUs, at least two: order, and losses in a flood.
+//
+// It prints the figures, and writes them to DIR: every sample to results.json, a chart to chart.svg, and the table to
+// README.md, between the two lines that mark its place there.
+//
+//	bench -where [-counting COMMAND]
+//
+// tells where the instructions of an ADD go, see where.go.
 package main
 
 import (
@@ -13,62 +20,46 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 )
 
-// bench is the measuring side, on the kernel with CAN.
+// bench is the measuring side, on the machine with CAN.
 type bench struct {
 	quick   bool
 	results results
 
-	count  int                 // of network namespaces
-	hosts  map[string]ns.NetNS // by the bus or bridge that is there
-	boxes  map[string]string   // network namespaces by what is attached there, again and again
-	meshes map[string][]string // the predecessor's host ends by hub
+	count  int                   // of network namespaces
+	hosts  map[string]bool       // the network namespaces that stand for hosts
+	boxes  map[string]attachment // by what is attached there, again and again
+	meshes map[string][]string   // the predecessor's host ends by hub
 
 	one, hundredth attached // endpoints to CHECK
 }
 
-// results is what is written as JSON.
-type results struct {
-	Machine string `json:"machine"`
-	// Samples are times in nanoseconds, by what was measured.
-	Samples map[string][]time.Duration `json:"samples"`
-	// Ratios are of times that were measured one after the other, by what was compared.
-	Ratios  map[string][]float64 `json:"ratios"`
-	Traffic map[string]traffic   `json:"traffic"`
-	// PeakKiB is the peak memory of an ADD, resident.
-	PeakKiB int `json:"peakKiB"`
-	// BinaryBytes is the size of the stripped plugin.
-	BinaryBytes int64 `json:"binaryBytes"`
-	// Rules are the gateway rules on the bus with a hundred endpoints.
-	Rules int `json:"rules"`
-}
-
-func (b *bench) note(name string, took time.Duration) {
-	b.results.Samples[name] = append(b.results.Samples[name], took)
-}
-
 func main() {
-	quick := flag.Bool("quick", false, "a few minutes instead of a quarter of an hour")
-	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,ordering,keeping) and write JSON to stdout")
-	out := flag.String("out", ".", "`directory` for results.json and chart.svg")
-	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "`command` that runs a command on a kernel with CAN and several CPUs")
-	vm := flag.String("vm", "bin/vm", "the same on a fast one")
+	quick := flag.Bool("quick", false, "fewer rounds, no bus of a thousand")
+	where := flag.Bool("where", false, "tell where the instructions of an ADD go")
+	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,flooding,where) and write JSON to stdout")
+	out := flag.String("out", ".", "`directory` for results.json, chart.svg and the table in README.md")
+	counting := flag.String("counting", "bin/vm -suite trixie -qemu -icount", "`command` that runs a command on a machine that counts instructions")
+	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "the same on one with several CPUs")
 	flag.Parse()
 	var err error
-	if *measure != "" {
+	switch {
+	case *measure != "":
 		err = measureHere(*measure, *quick)
-	} else {
-		err = measureAndReport(*quick, strings.Fields(*smp), strings.Fields(*vm), *out)
+	case *where:
+		err = measureBy(strings.Fields(*counting), "where", *quick, new(results))
+	default:
+		err = measureAndReport(*quick, strings.Fields(*counting), strings.Fields(*smp), *out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -76,20 +67,21 @@ func main() {
 	}
 }
 
-func measureAndReport(quick bool, smp, vm []string, out string) error {
-	var r, busy results
-	if err := measureBy(smp, "attaching,carrying,ordering", quick, &r); err != nil {
+func measureAndReport(quick bool, counting, smp []string, out string) error {
+	var r, flood results
+	if err := measureBy(counting, "attaching,carrying", quick, &r); err != nil {
 		return err
 	}
-	if err := measureBy(vm, "keeping", quick, &busy); err != nil {
+	if err := measureBy(smp, "flooding", quick, &flood); err != nil {
 		return err
 	}
-	r.Machine += "; busy bus: " + busy.Machine
-	maps.Copy(r.Samples, busy.Samples)
-	maps.Copy(r.Ratios, busy.Ratios)
-	maps.Copy(r.Traffic, busy.Traffic)
-	fmt.Print(r.table())
-	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")))
+	r.SMP = flood.Machine
+	for name, all := range flood.Traffic {
+		r.Traffic[name] = all
+	}
+	fmt.Print(r.table(), "\n", r.counts())
+	return errors.Join(r.writeJSON(filepath.Join(out, "results.json")), r.writeChart(filepath.Join(out, "chart.svg")),
+		r.writeTable(filepath.Join(out, "README.md")))
 }
 
 // measureBy runs this program by vm for some parts of the results.
@@ -109,23 +101,18 @@ func measureBy(vm []string, parts string, quick bool, r *results) error {
 }
 
 func measureHere(parts string, quick bool) error {
-	if os.Getenv("VXCAN_VM") == "" { // it replaces the plugins in /opt/cni/bin, whosever they are
+	if os.Getenv("VXCAN_VM") == "" { // it replaces the plugins in /opt/cni/bin
 		return errors.New("not on this machine itself: make bench")
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if err := installAndExec(); err != nil {
 		return err
 	}
+	runtime.LockOSThread()  // this thread changes its network namespace
+	debug.SetGCPercent(400) // rarely: it would run while something is measured
 	b := &bench{
 		quick: quick,
-		hosts: make(map[string]ns.NetNS), boxes: make(map[string]string), meshes: make(map[string][]string),
-	}
-	b.results = results{
-		Machine: machineName(), Samples: make(map[string][]time.Duration),
-		Ratios: make(map[string][]float64), Traffic: make(map[string]traffic),
-	}
-	if err := b.install(filepath.Dir(self)); err != nil {
-		return err
+		hosts: make(map[string]bool), boxes: make(map[string]attachment), meshes: make(map[string][]string),
+		results: newResults(),
 	}
 	for part := range strings.SplitSeq(parts, ",") {
 		var err error
@@ -134,12 +121,12 @@ func measureHere(parts string, quick bool) error {
 			err = b.attaching()
 		case "carrying":
 			err = b.carrying()
-		case "ordering":
-			err = b.ordering()
-		case "keeping":
-			err = b.keeping()
+		case "flooding":
+			err = b.flooding()
+		case "where":
+			err = b.where()
 		default:
-			err = fmt.Errorf("no part %q: want attaching, carrying, ordering or keeping", part)
+			err = fmt.Errorf("no part %q: want attaching, carrying, flooding or where", part)
 		}
 		if err != nil {
 			return err
@@ -148,25 +135,31 @@ func measureHere(parts string, quick bool) error {
 	return json.NewEncoder(os.Stdout).Encode(b.results)
 }
 
-// attaching measures what it takes to attach a container.
-func (b *bench) attaching() error {
-	if err := b.prepare(); err != nil {
+// pluginDir is on a file system in memory where the machine counts instructions: to wait for a disk or for another
+// machine's files would be counted as time. The reference plugins are those of Debian's containernetworking-plugins.
+const (
+	pluginDir    = "/opt/cni/bin"
+	referenceDir = "/usr/lib/cni"
+)
+
+// installAndExec copies the plugins and this program to pluginDir, and goes on as that copy.
+func installAndExec() error {
+	self, err := os.Executable()
+	if err != nil {
 		return err
 	}
-	rounds, warmUp := 30, 3
-	if b.quick {
-		rounds, warmUp = 5, 1
+	if filepath.Dir(self) == pluginDir {
+		return nil
 	}
-	for round := range warmUp + rounds {
-		fmt.Fprintf(os.Stderr, "\rattaching: round %d of %d ", round+1, warmUp+rounds)
-		if err := b.control(); err != nil {
-			return err
-		}
-		if round+1 == warmUp {
-			clear(b.results.Samples)
-			clear(b.results.Ratios)
-		}
+	files := []string{self, filepath.Join(filepath.Dir(self), "vxcan")}
+	for _, p := range []plugin{bridge, loopback} {
+		files = append(files, filepath.Join(referenceDir, filepath.Base(p.path)))
 	}
-	fmt.Fprintln(os.Stderr)
-	return nil
+	if out, err := exec.Command("install", append([]string{"-D", "-t", pluginDir}, files...)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("install plugins: %w: %s", err, out)
+	}
+	if err := predecessorIntoMemory(); err != nil {
+		return err
+	}
+	return unix.Exec(filepath.Join(pluginDir, filepath.Base(self)), os.Args, os.Environ())
 }

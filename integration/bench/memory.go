@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"syscall"
@@ -13,18 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peakMemory executes a command and returns the most memory it had at once, in KiB, resident. It stops the process on
+// peakMemory executes a process and returns the most memory it had at once, in KiB, resident. It stops the process on
 // its way out and asks /proc: what wait4 says is at least the memory of whoever started it.
-func peakMemory(cmd *exec.Cmd) (kiB int, err error) {
+func peakMemory(p *process) (kiB int, err error) {
 	runtime.LockOSThread() // who traces is a thread
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
-	if err := cmd.Start(); err != nil {
+	p.attr.Sys = &syscall.SysProcAttr{Ptrace: true}
+	started, err := p.start()
+	if err != nil {
 		return 0, err
 	}
-	defer cmd.Wait() // for its pipes; the process is waited for here
-	pid := cmd.Process.Pid
-	for started := false; ; {
+	defer started.Release()
+	pid := started.Pid
+	for executed := false; ; {
 		var ws unix.WaitStatus
 		if _, err := unix.Wait4(pid, &ws, 0, nil); err != nil {
 			return 0, err
@@ -34,9 +34,9 @@ func peakMemory(cmd *exec.Cmd) (kiB int, err error) {
 		case ws.Exited() && ws.ExitStatus() == 0 && kiB > 0:
 			return kiB, nil
 		case ws.Exited() || ws.Signaled():
-			return 0, fmt.Errorf("%s: ended with %#x, peak memory %d KiB", cmd.Path, ws, kiB)
-		case !started: // by its execve
-			started, signal = true, 0
+			return 0, fmt.Errorf("%s: ended with %#x, peak memory %d KiB", p.path, ws, kiB)
+		case !executed:
+			executed, signal = true, 0
 			err = unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACEEXIT)
 		case ws.TrapCause() == unix.PTRACE_EVENT_EXIT:
 			signal = 0

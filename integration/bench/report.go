@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image/color"
 	"math"
 	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -15,139 +19,267 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// goal is a figure and how far it may go.
-type goal struct {
+// results is what is written as JSON.
+type results struct {
+	Machine string `json:"machine"` // that counts instructions
+	SMP     string `json:"smp"`     // that has several CPUs
+	// Samples are numbers of instructions, by what was counted, one a round.
+	Samples map[string][]int64 `json:"samples"`
+	// Waits are the nanoseconds that passed in the same samples while the CPU had nothing to do.
+	Waits map[string][]int64 `json:"waits"`
+	// Faults are the page faults of the same samples, where it is one process.
+	Faults  map[string][]int64   `json:"faults"`
+	Traffic map[string][]traffic `json:"traffic"`
+	// PeakKiB is the peak memory of an ADD, resident.
+	PeakKiB int `json:"peakKiB"`
+	// BinaryBytes is the size of the stripped plugin.
+	BinaryBytes int64 `json:"binaryBytes"`
+	// Rules are the gateway rules on the bus with a hundred endpoints.
+	Rules int `json:"rules"`
+}
+
+func newResults() results {
+	return results{
+		Machine: machineName(), Samples: make(map[string][]int64), Waits: make(map[string][]int64),
+		Faults: make(map[string][]int64), Traffic: make(map[string][]traffic),
+	}
+}
+
+// machineName is the kernel and the number of CPUs.
+func machineName() string {
+	out, err := exec.Command("uname", "-srm").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%s, CPUs: %d", strings.TrimSpace(string(out)), runtime.NumCPU())
+}
+
+func (b *bench) note(name string, took cost) {
+	b.results.Samples[name] = append(b.results.Samples[name], took.instructions.Nanoseconds())
+	b.results.Waits[name] = append(b.results.Waits[name], took.waiting.Nanoseconds())
+	if took.faults > 0 {
+		b.results.Faults[name] = append(b.results.Faults[name], took.faults)
+	}
+}
+
+// value is a figure: a number, its spread from first to third quartile, and words to go with it.
+type value struct {
+	of, from, to float64
+	unit         string
+	missing      bool
+}
+
+// row is a figure of the table and its limit.
+type row struct {
 	name  string
-	most  float64 // negative: at least so much
-	value func(r *results) (value, spread float64, unit string)
+	most  float64 // negative: at least so much; NaN: none
+	value func(r *results) value
 }
 
-// ratio is the median of ratios within rounds, and their interquartile range.
-func ratio(name string) func(r *results) (float64, float64, string) {
-	return func(r *results) (float64, float64, string) {
-		all := slices.Sorted(slices.Values(r.Ratios[name]))
+var rows = []row{
+	{"ADD ÷ ADD of `loopback`, which sets one device up and keeps nothing", 1.05, ratio("ADD", "loopback ADD")},
+	{"ADD ÷ ADD of `bridge`", 0.8, ratio("ADD", "bridge ADD")},
+	{"ADD ÷ (VERSION + netlink floor)", 1.2, ratio("ADD", "VERSION", "netlink floor")},
+	{"ADD with 100 there ÷ with 1", 1.25, ratio("100 there ADD", "1 there ADD")},
+	{"ADD with 1000 there ÷ with 1", 3, ratio("1000 there ADD", "1 there ADD")},
+	{"32 ADDs at once ÷ 32 in a row", 1.2, ratio("32 ADDs at once", "32 ADDs in a row")},
+	{"cold ADD (no hub, no backplane) ÷ ADD", 1.5, ratio("cold ADD", "ADD")},
+	{"DEL ÷ DEL of `bridge`", 0.8, ratio("DEL", "bridge DEL")},
+	{"CHECK with 100 there ÷ with 1", 2, ratio("100 there CHECK", "1 there CHECK")},
+	{"the predecessor's attach ÷ ADD, with 1 there", -5, ratio("predecessor, 1 there", "1 there ADD")},
+	{"the predecessor's attach ÷ ADD, with 30 there", -40, ratio("predecessor, 30 there", "1 there ADD")},
+	{"a delivered frame, 30 receivers ÷ the predecessor's mesh", 0.5, ratio("delivery, star", "delivery, mesh")},
+	{"the same ÷ 30 sockets on one vcan (nobody can do better)", math.NaN(), ratio("delivery, star", "delivery, one vcan")},
+	{"a frame written and read ÷ the same on a vxcan pair", 2.5, ratio("passage, star", "passage, bare pair")},
+	{"lost or doubled on a busy bus, 10 receivers", 0, lostOrDoubled("busy bus")},
+	{"lost or doubled in a flood, 2 senders on 2 CPUs, 10 receivers", 0, lostOrDoubled("flood, star")},
+	{"frames of one sender out of order", 0, outOfOrder},
+	{"frames of two senders in different order at two receivers ÷ mesh", 1, disagreement},
+	{"gateway rules for 100 endpoints", 404, func(r *results) value { return exactly(float64(r.Rules), "") }},
+	{"peak memory of an ADD, MiB", 15, func(r *results) value { return exactly(float64(r.PeakKiB)/1024, "") }},
+	{"size of the plugin, MiB", 4, func(r *results) value { return exactly(float64(r.BinaryBytes)/(1<<20), "") }},
+}
+
+func exactly(n float64, unit string) value { return value{n, n, n, unit, false} }
+
+// ratio is the median of a sum's ratio to another one's, and its quartiles over the rounds.
+func ratio(name string, to ...string) func(r *results) value {
+	return func(r *results) value {
+		var all []float64
+		for i, of := range r.Samples[name] {
+			sum := int64(0)
+			for _, name := range to {
+				if i >= len(r.Samples[name]) {
+					return value{missing: true}
+				}
+				sum += r.Samples[name][i]
+			}
+			all = append(all, float64(of)/float64(sum))
+		}
 		if len(all) == 0 {
-			return 0, 0, "not measured"
+			return value{missing: true}
 		}
-		return all[len(all)/2], all[len(all)*3/4] - all[len(all)/4], ""
+		slices.Sort(all)
+		return value{of: median(all), from: all[len(all)/4], to: all[len(all)*3/4]}
 	}
 }
 
-func lostOrDoubled(name string) func(r *results) (float64, float64, string) {
-	return func(r *results) (float64, float64, string) {
-		t, ok := r.Traffic[name]
-		if !ok {
-			return 0, 0, "not measured"
+func median[T int64 | float64](all []T) T {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
+func lostOrDoubled(name string) func(r *results) value {
+	return func(r *results) value {
+		n, heard, pace := 0, 0, 0
+		for _, t := range r.Traffic[name] {
+			n, heard, pace = n+t.Lost+t.Doubled, heard+t.Heard, max(pace, t.PerSecond)
 		}
-		return float64(t.Lost + t.Doubled), 0, fmt.Sprintf("of %d heard, sent at %d/s", t.Heard, t.PerSecond)
+		if heard == 0 {
+			return value{missing: true}
+		}
+		return exactly(float64(n), fmt.Sprintf("of %d heard, sent at %d/s", heard, pace))
 	}
 }
 
-var goals = []goal{
-	{"ADD, 1st endpoint on a warm hub ÷ bridge ADD", 0.6, ratio("ADD ÷ bridge ADD")},
-	{"ADD ÷ own VERSION", 1.25, ratio("ADD ÷ VERSION")},
-	{"ADD ÷ (VERSION + floor)", 1.25, ratio("ADD ÷ (VERSION + floor)")},
-	{"ADD with 100 endpoints ÷ ADD with 1, each over VERSION", 1.1, ratio("ADD 100 ÷ 1")},
-	{"predecessor's attach ÷ ADD, 1 endpoint", -5, ratio("predecessor ÷ ADD, 1")},
-	{"predecessor's attach ÷ ADD, 30 endpoints", -40, ratio("predecessor ÷ ADD, 30")},
-	{"cold ADD ÷ warm ADD", 1.5, ratio("cold ÷ warm")},
-	{"DEL ÷ bridge DEL", 0.9, ratio("DEL ÷ bridge DEL")},
-	{"CHECK with 100 endpoints ÷ with 1", 2, ratio("CHECK 100 ÷ 1")},
-	{"gateway rules for 100 endpoints", 404, func(r *results) (float64, float64, string) { return float64(r.Rules), 0, "" }},
-	{"CPU time of a delivered frame ÷ predecessor's mesh, 30 receivers", 0.8, ratio("delivery ÷ mesh")},
-	{"one-way latency ÷ bare pair", 2.5, ratio("latency ÷ bare pair")},
-	{"lost or doubled in a minute's traffic (80 % of 1 Mbit/s), 5 receivers", 0, lostOrDoubled("paced, 5 receivers")},
-	{"lost or doubled in a minute's traffic (80 % of 1 Mbit/s), 30 receivers", 0, lostOrDoubled("paced, 30 receivers")},
-	{"lost or doubled in a flood, 2 senders, 10 receivers", 0, lostOrDoubled("flood, star")},
-	{"frames of one sender out of order", 0, func(r *results) (float64, float64, string) {
-		n := 0
-		for _, t := range r.Traffic {
+func outOfOrder(r *results) value {
+	if len(r.Traffic) == 0 {
+		return value{missing: true}
+	}
+	n := 0
+	for _, all := range r.Traffic {
+		for _, t := range all {
 			n += t.OutOfOrder
 		}
-		return float64(n), 0, ""
-	}},
-	{"two senders' frames in different order at two receivers ÷ mesh", 1, func(r *results) (float64, float64, string) {
-		value, spread, unit := ratio("order ÷ mesh")(r)
-		if star, mesh := r.Traffic["flood, star"], r.Traffic["flood, mesh"]; unit == "" {
-			unit = fmt.Sprintf("(%d and %d of %d)", star.Disagree, mesh.Disagree, star.Sent)
-		}
-		return value, spread, unit
-	}},
-	{"peak memory of an ADD", 15, func(r *results) (float64, float64, string) { return float64(r.PeakKiB) / 1024, 0, "MiB" }},
-	{"bin/vxcan, stripped", 4, func(r *results) (float64, float64, string) { return float64(r.BinaryBytes) / (1 << 20), 0, "MiB" }},
+	}
+	return exactly(float64(n), "")
 }
 
-// table is the figures as a Markdown table, and the times they come from.
+func disagreement(r *results) value {
+	if len(r.Traffic["flood, star"]) == 0 {
+		return value{missing: true}
+	}
+	star, mesh, sent := 0, 0, 0
+	for i, t := range r.Traffic["flood, star"] {
+		star, mesh, sent = star+t.Disagree, mesh+r.Traffic["flood, mesh"][i].Disagree, sent+t.Sent
+	}
+	return exactly(float64(star)/float64(max(1, mesh)), fmt.Sprintf("(%d and %d of %d)", star, mesh, sent))
+}
+
+// table is the figures in Markdown.
 func (r *results) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n| figure | at most | measured | spread | |\n| --- | --- | --- | --- | --- |\n", r.Machine)
-	for _, g := range goals {
-		value, spread, unit := g.value(r)
-		limit, ok := fmt.Sprintf("%g", g.most), value <= g.most
-		if g.most < 0 {
-			limit, ok = fmt.Sprintf("at least %g", -g.most), value >= -g.most
+	fmt.Fprintf(&b, "Counted on %s. Flood and order: %s.\n\n", r.Machine, r.SMP)
+	b.WriteString("| figure | at most | measured | quartiles | |\n| --- | --- | --- | --- | --- |\n")
+	for _, row := range rows {
+		v := row.value(r)
+		limit, ok := fmt.Sprintf("%.4g", row.most), v.of <= row.most
+		switch {
+		case math.IsNaN(row.most):
+			limit, ok = "–", true
+		case row.most < 0:
+			limit, ok = fmt.Sprintf("at least %.4g", -row.most), v.of >= -row.most
 		}
-		verdict := "reached"
-		if unit == "not measured" {
-			verdict = unit
-		} else if !ok {
+		verdict, spread := "", ""
+		if v.from != v.to {
+			spread = fmt.Sprintf("%s to %s", number(v.from), number(v.to))
+		}
+		measured := strings.TrimSpace(number(v.of) + " " + v.unit)
+		switch {
+		case v.missing:
+			measured, verdict = "", "not measured"
+		case !ok:
 			verdict = "missed"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.3g %s | %.2g | %s |\n", g.name, limit, value, unit, spread, verdict)
-	}
-	b.WriteString("\n| time | median | first to third quartile |\n| --- | --- | --- |\n")
-	for _, name := range r.names() {
-		all := slices.Sorted(slices.Values(r.Samples[name]))
-		fmt.Fprintf(&b, "| %s | %v | %v to %v |\n", name, short(median(all)), short(all[len(all)/4]), short(all[len(all)*3/4]))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", row.name, limit, measured, spread, verdict)
 	}
 	return b.String()
 }
 
-func short(d time.Duration) time.Duration {
-	switch {
-	case d > 10*time.Millisecond:
-		return d.Round(100 * time.Microsecond)
-	case d > 10*time.Microsecond:
-		return d.Round(100 * time.Nanosecond)
+func number(f float64) string {
+	if f >= 100 || f == math.Trunc(f) {
+		return fmt.Sprintf("%.0f", f)
 	}
-	return d
+	return fmt.Sprintf("%.3g", f)
 }
 
-// names are what was timed, fastest first.
-func (r *results) names() []string {
+// counts are the numbers behind the figures, in Markdown.
+func (r *results) counts() string {
 	var names []string
 	for name := range r.Samples {
 		names = append(names, name)
 	}
 	slices.SortFunc(names, func(a, b string) int { return int(median(r.Samples[a]) - median(r.Samples[b])) })
-	return names
+	var b strings.Builder
+	b.WriteString("| counted | instructions | quartiles | wait | page faults |\n| --- | --- | --- | --- | --- |\n")
+	for _, name := range names {
+		all := slices.Sorted(slices.Values(r.Samples[name]))
+		middle := median(all)
+		low, high := all[len(all)/4]-middle, all[len(all)*3/4]-middle
+		wait, faults := "", ""
+		if ns := time.Duration(median(r.Waits[name])).Round(100 * time.Microsecond); ns > 0 {
+			wait = ns.String()
+		}
+		if n := r.Faults[name]; len(n) > 0 {
+			faults = fmt.Sprint(median(n))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %+.1f to %+.1f %% | %s | %s |\n", name, instructions(middle),
+			100*float64(low)/float64(middle), 100*float64(high)/float64(middle), wait, faults)
+	}
+	return b.String()
 }
+
+func instructions(n int64) string {
+	if n < 100_000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%.2f million", float64(n)/1e6)
+}
+
+// The table's place in README.md is between these lines.
+const tableBegin, tableEnd = "<!-- table: written by bench -->\n", "<!-- end of table -->\n"
+
+// writeTable puts the figures in their place in a text, if there is one.
+func (r *results) writeTable(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), tableBegin)
+	_, after, closed := strings.Cut(rest, tableEnd)
+	if !ok || !closed {
+		return fmt.Errorf("%s has no place for the table: want the lines %q and %q", path, tableBegin, tableEnd)
+	}
+	return os.WriteFile(path, []byte(before+tableBegin+"\n"+r.table()+"\n"+r.counts()+"\n"+tableEnd+after), 0o644)
+}
+
+// numbers are those of one array, a line each.
+var numbers = regexp.MustCompile(`\[[\s\d,]+\]`)
 
 func (r *results) writeJSON(path string) error {
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
+	data = numbers.ReplaceAllFunc(data, func(array []byte) []byte { return []byte(strings.Join(strings.Fields(string(array)), " ")) })
 	return os.WriteFile(path, append(data, '\n'), 0o644)
 }
 
-// writeChart draws how long an attach takes, by whom.
+// writeChart draws what an attach takes, by whom.
 func (r *results) writeChart(path string) error {
 	ours, theirs := color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}, color.Gray{Y: 0xa0}
 	bars := []struct {
 		label, sample string
 		color         color.Color
 	}{
-		{"netlink\nfloor", "floor: netlink of an ADD", ours},
-		{"vxcan\nVERSION", "VERSION", ours},
-		{"vxcan\nADD", "warm ADD", ours},
-		{"vxcan ADD\n100 there", "100 endpoints ADD", ours},
-		{"vxcan ADD\ncold", "cold ADD", ours},
+		{"vxcan", "ADD", ours},
+		{"vxcan\n100 there", "100 there ADD", ours},
 		{"loopback", "loopback ADD", theirs},
 		{"bridge", "bridge ADD", theirs},
-		{"ptp", "ptp ADD", theirs},
-		{"predecessor\n1 there", "predecessor, 1 endpoint", theirs},
-		{"predecessor\n30 there", "predecessor, 30 endpoints", theirs},
+		{"predecessor\n1 there", "predecessor, 1 there", theirs},
+		{"predecessor\n30 there", "predecessor, 30 there", theirs},
 	}
 	var values []float64
 	var labels []string
@@ -156,11 +288,11 @@ func (r *results) writeChart(path string) error {
 		if len(all) == 0 {
 			return fmt.Errorf("chart: %s was not measured", bar.sample)
 		}
-		values = append(values, float64(median(all))/float64(time.Millisecond))
-		labels = append(labels, bar.label)
+		values = append(values, float64(median(all))/1e6)
+		labels = append(labels, fmt.Sprintf("%s\n%.3g", bar.label, values[len(values)-1]))
 	}
 	p := plot.New()
-	p.Title.Text = "Attaching a container, median in ms (log scale)\n" + r.Machine
+	p.Title.Text = "Attaching a container: millions of instructions, kernel included (log scale)"
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Min = math.Pow(10, math.Floor(math.Log10(slices.Min(values))))
 	p.Y.Max = math.Pow(10, math.Ceil(math.Log10(slices.Max(values))))
@@ -172,9 +304,9 @@ func (r *results) writeChart(path string) error {
 		if err != nil {
 			return err
 		}
-		bar.Width, bar.Color = vg.Points(36), bars[i].color
+		bar.Width, bar.Color = vg.Points(48), bars[i].color
 		p.Add(bar)
 	}
 	p.X.Min, p.X.Max = -0.5, float64(len(values))-0.5
-	return p.Save(28*vg.Centimeter, 12*vg.Centimeter, path)
+	return p.Save(24*vg.Centimeter, 11*vg.Centimeter, path)
 }

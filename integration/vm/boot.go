@@ -35,6 +35,7 @@ type machine struct {
 	memMiB     int
 	qemu       bool // instead of User Mode Linux
 	cpus       int  // QEMU's; User Mode Linux has one
+	icount     bool // QEMU's clock counts instructions
 }
 
 // job is what the booted machine is to do, handed over as a file in the scratch directory.
@@ -42,6 +43,7 @@ type job struct {
 	Args, Env []string
 	Dir       string
 	Shared    []string // directories of this machine's that the root lacks
+	InMemory  bool     // the scratch disk
 }
 
 // Names in the scratch directory, which both sides see.
@@ -82,7 +84,7 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	if err := makeDisk(disk); err != nil {
 		return 0, err
 	}
-	if err := writeJob(scratch, root, args); err != nil {
+	if err := m.writeJob(scratch, root, args); err != nil {
 		return 0, err
 	}
 	command := m.umlCommand(root, scratch, disk)
@@ -97,12 +99,14 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	return status, nil
 }
 
-func writeJob(scratch string, root *rootFS, args []string) error {
+func (m *machine) writeJob(scratch string, root *rootFS, args []string) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0])})
+	data, err := json.Marshal(job{
+		Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount,
+	})
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func setUp() (p platform, j job, err error) {
 	if j, err = readJob(p.scratch.data); err != nil {
 		return p, j, err
 	}
-	if err = mountAll(p, j.Shared); err != nil {
+	if err = mountAll(p, j); err != nil {
 		return p, j, err
 	}
 	err = errors.Join(os.Chdir(newRoot), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), os.Chdir("/"))
@@ -114,14 +114,18 @@ func setUp() (p platform, j job, err error) {
 
 // mountAll puts the machine's root together: a read-only one under an overlay on the scratch disk. Container storage
 // lies on the disk itself, because an overlay cannot be the upper layer of one.
-func mountAll(p platform, shared []string) error {
-	if err := (mount{p.disk, disk, "ext4", 0, ""}).do(); err != nil {
+func mountAll(p platform, j job) error {
+	scratch := mount{p.disk, disk, "ext4", 0, ""}
+	if j.InMemory {
+		scratch = mount{"tmpfs", disk, "tmpfs", 0, "mode=0755"}
+	}
+	if err := scratch.do(); err != nil {
 		return err
 	}
 	if err := mountCopy(p.root, newRoot, filepath.Join(disk, "copy")); err != nil {
 		return err
 	}
-	for _, dir := range shared {
+	for _, dir := range j.Shared {
 		if err := mountCopy(p.host+dir, newRoot+dir, filepath.Join(disk, "copy-"+url.PathEscape(dir))); err != nil {
 			return err
 		}

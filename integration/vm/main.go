@@ -5,7 +5,7 @@
 // boots User Mode Linux from Debian's package on this machine's own root file system, copy on write: what the command
 // writes goes to a scratch disk, never to this machine.
 //
-//	vm [-suite NAME] [-boot] [-qemu [-cpus N]] [-disk FILE] [-mem MIB] command [argument ...]
+//	vm [-suite NAME] [-boot] [-qemu [-cpus N | -icount]] [-disk FILE] [-mem MIB] command [argument ...]
 //
 // With -suite, or VXCAN_VM_SUITE in the environment, it boots another Debian release, with that release's kernel and
 // container runtimes. Its root is made on first use and kept in $XDG_CACHE_HOME/vxcan or /var/cache/vxcan; of this
@@ -14,6 +14,10 @@
 //
 // With -qemu it emulates a PC instead, on any host, and boots Debian's own kernel there: several CPUs, and two CAN
 // controllers on one wire (modprobe kvaser_pci), but ten times as slow, and without stdin.
+//
+// With -icount that PC has one CPU and a clock that counts its instructions: one is a nanosecond, on every host and
+// under any load. A wait for this machine would make the clock jump, so the disk of that PC is in its memory; what the
+// command needs of the root must be read before it is measured.
 //
 // The command finds VXCAN_VM in its environment: "booted" on a kernel of its own, else "here".
 //
@@ -50,13 +54,14 @@ func main() {
 	flag.StringVar(&m.disk, "disk", "", "`file` to keep as the machine's disk; the next boot with it is a reboot")
 	flag.BoolVar(&m.qemu, "qemu", false, "emulate a PC instead of booting User Mode Linux")
 	flag.IntVar(&m.cpus, "cpus", 2, "`number` of CPUs of that PC")
+	flag.BoolVar(&m.icount, "icount", false, "one CPU for that PC, a clock that counts its instructions as nanoseconds, and its disk in memory")
 	flag.IntVar(&m.memMiB, "mem", 2048, "memory of the booted machine in `MiB`")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-qemu [-cpus n]] [-disk file] [-mem MiB] command [argument ...]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-disk file] [-mem MiB] command [argument ...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() == 0 {
+	if flag.NArg() == 0 || m.icount && (!m.qemu || m.disk != "") {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -36,12 +36,24 @@ func (m *machine) qemuCommand(root *rootFS, scratch, disk string) ([]string, err
 	if err := writeInitramfs(initramfs, filepath.Join(root.dir, "lib/modules", release)); err != nil {
 		return nil, fmt.Errorf("make initramfs: %w", err)
 	}
-	return []string{
+	options := "console=ttyS0 panic=-1 "
+	cpu := []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", fmt.Sprint(m.cpus)}
+	if m.icount {
+		// Without sleep, the clock goes on to the next timer as soon as the CPU has nothing to do. A string instruction
+		// counts once for each element: a kernel that believes bytes to be fast (ERMS) would clear a page in 4096, and
+		// most of what a new process takes would be that.
+		cpu = []string{
+			"-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm", "-smp", "1",
+			"-icount", "shift=0,sleep=off", "-rtc", "clock=vm",
+		}
+		// Else it is up to the random addresses of a process how many huge pages it gets, which are cleared for it.
+		options += "transparent_hugepage=madvise "
+	}
+	return append([]string{
 		qemuPath, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
-		"-smp", fmt.Sprint(m.cpus), "-m", fmt.Sprint(m.memMiB),
+		"-machine", "q35", "-m", fmt.Sprint(m.memMiB),
 		"-kernel", "/boot/vmlinuz-" + release, "-initrd", root.hostPath(initramfs),
-		"-append", "console=ttyS0 panic=-1 " + scratchEnv + "=" + scratch,
+		"-append", options + scratchEnv + "=" + scratch,
 		"-virtfs", "local,path=/,readonly=on,multidevs=remap,security_model=none,mount_tag=" + rootTag,
 		"-virtfs", "local,path=" + root.hostPath("/") + ",multidevs=remap,security_model=none,mount_tag=" + hostTag,
 		"-drive", "if=virtio,format=raw,cache=unsafe,file=" + root.hostPath(disk),
@@ -51,7 +63,7 @@ func (m *machine) qemuCommand(root *rootFS, scratch, disk string) ([]string, err
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=out", "-device", "virtconsole,chardev=err",
 		"-object", "can-bus,id=wire",
 		"-device", "kvaser_pci,canbus=wire", "-device", "kvaser_pci,canbus=wire",
-	}, nil
+	}, cpu...), nil
 }
 
 // writeInitramfs makes a root that holds this program and modules: a cpio archive in the format that the kernel's
