@@ -82,7 +82,9 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 		if err != nil {
 			return traffic{}, err
 		}
-		listening.Go(func() {
+		listening.Add(1)
+		go func() {
+			defer listening.Done()
 			defer unix.Close(fd)
 			for last := false; r.err == nil && !last; {
 				last = done.Load() // one more time, for what is still under way
@@ -99,7 +101,7 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 					}
 				})
 			}
-		})
+		}()
 	}
 	errs := make([]error, senders)
 	start := time.Now()
@@ -109,7 +111,9 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 			return traffic{}, err
 		}
 		defer unix.Close(fd)
-		sending.Go(func() {
+		sending.Add(1)
+		go func() {
+			defer sending.Done()
 			runtime.LockOSThread()
 			each := 1
 			if rate > 0 {
@@ -126,7 +130,7 @@ func send(t topology, senders, frames int, rate int) (traffic, error) {
 				}
 				errs[i] = batch.send(fd, now)
 			}
-		})
+		}()
 	}
 	sending.Wait()
 	took := time.Since(start)
