@@ -15,9 +15,10 @@ func (l Limits) usable() bool {
 		l.Tseg1Max < most && l.Tseg2Max < most && l.BRPMin > 0 && l.BRPInc > 0 && l.BRPMax >= l.BRPMin
 }
 
-// timing returns the bit rate and the sample point that the kernel would set, of the best bit timing that there is. ok is
-// false if there is none whose prescaler is in range. It does not look how far off the bit rate is: the kernel takes up to
-// 5 %. samplePoint is in 0.1 %, 0 leaves it to the kernel. Limits must be usable, bitrate not 0.
+// timing returns bit rate, sample point and prescaler of the best bit timing that there is: what the kernel would set. ok
+// is false if there is none whose prescaler is in range, or if the best has no segment before the sample point, which
+// kernels refuse from 6.3 on, and controllers before. It does not look how far off the bit rate is: the kernel takes up
+// to 5 %. samplePoint is in 0.1 %, 0 leaves it to the kernel. Limits must be usable, bitrate not 0.
 func (l Limits) timing(clock, bitrate, samplePoint uint32) (best BitTiming, ok bool) {
 	if samplePoint == 0 {
 		samplePoint = defaultSamplePoint(bitrate)
@@ -40,12 +41,12 @@ func (l Limits) timing(clock, bitrate, samplePoint uint32) (best BitTiming, ok b
 		if rateError < bestRateError {
 			bestPointError = 1<<32 - 1
 		}
-		point, pointError := l.samplePoint(samplePoint, tseg)
+		point, pointError, tseg1 := l.samplePoint(samplePoint, tseg)
 		if pointError >= bestPointError {
 			continue
 		}
 		bestRateError, bestPointError = rateError, pointError
-		best, ok = BitTiming{Bitrate: rate, SamplePoint: point, BRP: brp}, true
+		best, ok = BitTiming{Bitrate: rate, SamplePoint: point, BRP: brp}, tseg1 > 0
 		if rateError == 0 && pointError == 0 {
 			break
 		}
@@ -54,8 +55,8 @@ func (l Limits) timing(clock, bitrate, samplePoint uint32) (best BitTiming, ok b
 }
 
 // samplePoint is the sample point of a bit of 1+tseg time quanta that is the nearest to the wanted one and not behind it,
-// and how far away that is (can_update_sample_point).
-func (l Limits) samplePoint(want, tseg uint32) (point, pointError uint32) {
+// how far away that is, and how many time quanta there are between the first one and it (can_update_sample_point).
+func (l Limits) samplePoint(want, tseg uint32) (point, pointError, tseg1 uint32) {
 	pointError = 1<<32 - 1
 	for less := range uint32(2) {
 		tseg2 := tseg + syncSeg - want*(tseg+syncSeg)/1000 - less
@@ -65,10 +66,10 @@ func (l Limits) samplePoint(want, tseg uint32) (point, pointError uint32) {
 		}
 		here := 1000 * (tseg + syncSeg - tseg2) / (tseg + syncSeg)
 		if here <= want && want-here < pointError {
-			point, pointError = here, want-here
+			point, pointError, tseg1 = here, want-here, tseg-tseg2
 		}
 	}
-	return point, pointError
+	return point, pointError, tseg1
 }
 
 // nearest is the bit rate next to the wanted one, however far away, that there is a bit timing for.

@@ -210,6 +210,17 @@ func (r rate) differs() []string {
 	return nil
 }
 
+// rounded tells of bit rates that are not exactly as wanted. Kernels before 6.3 say nothing of it.
+func (c Controller) rounded(s Settings) []string {
+	var words []string
+	for _, r := range []rate{c.rate(s), c.dataRate(s)} {
+		if r.want != 0 && r.now.Bitrate != r.want {
+			words = append(words, fmt.Sprintf("%s: %s is %d, as near to %d as it can be", c, r.key, r.now.Bitrate, r.want))
+		}
+	}
+	return words
+}
+
 // known tells whether the kernel knows the bit rate. slcan has one without when it is set up as its adapter was before
 // (CAN_BITRATE_UNKNOWN, drivers/net/can/dev/dev.c).
 func (t BitTiming) known() bool { return t.Bitrate != 0 && t.Bitrate != 1<<32-1 }

@@ -45,16 +45,17 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 	if err != nil {
 		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
 	}
-	if words := replies[0].Warning; words != "" {
-		warnings = append(warnings, fmt.Sprintf("%s: %s", before, words))
-	}
 	if after, err = c.parseController(before.Index, replies[1]); err != nil {
 		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
 	}
 	if differences := after.Differs(s); len(differences) > 0 {
 		return Controller{}, nil, fmt.Errorf("set up %s: the kernel has set %s", before, strings.Join(differences, "; "))
 	}
-	return after, warnings, nil
+	rounded := after.rounded(s)
+	if words := replies[0].Warning; words != "" && len(rounded) == 0 { // else it says the same, only less exactly
+		warnings = append(warnings, fmt.Sprintf("%s: %s", before, words))
+	}
+	return after, append(warnings, rounded...), nil
 }
 
 // Restore sets a controller down, gives it back the settings and the queue in before, and brings it up if it was up. A
