@@ -1,9 +1,8 @@
 package canlink
 
 // This is the kernel's calculation of bit timings, to know what a controller would do before it is asked to:
-// can_calc_bittiming of drivers/net/can/dev/calc_bittiming.c (before 6.1 bittiming.c in the same directory). Of equally
-// good results it picks the same one as kernels from 6.3 on; older ones may pick another bit rate that is as far off,
-// on the other side.
+// can_calc_bittiming of drivers/net/can/dev/calc_bittiming.c (bittiming.c in older kernels). Of several equally good
+// results it picks the one of 6.12. Older kernels may pick another, of which bit rate and sample point are as far off.
 
 // syncSeg is the first segment of each bit in time quanta (CAN_SYNC_SEG, linux/can/bittiming.h).
 const syncSeg = 1
@@ -16,9 +15,9 @@ func (l Limits) usable() bool {
 }
 
 // timing returns bit rate, sample point and prescaler of the best bit timing that there is: what the kernel would set. ok
-// is false if there is none whose prescaler is in range, or if the best has no segment before the sample point, which
-// kernels refuse from 6.3 on, and controllers before. It does not look how far off the bit rate is: the kernel takes up
-// to 5 %. samplePoint is in 0.1 %, 0 leaves it to the kernel. Limits must be usable, bitrate not 0.
+// is false if no prescaler in range gives one, or if the best has no segment before the sample point, which 6.12 refuses
+// and 6.1 sets although no controller can do it. How far off the bit rate is is not judged here: the kernel takes up to
+// 5 %. samplePoint is in 0.1 %, 0 leaves it to the kernel. Limits must be usable, bitrate not 0.
 func (l Limits) timing(clock, bitrate, samplePoint uint32) (best BitTiming, ok bool) {
 	if samplePoint == 0 {
 		samplePoint = defaultSamplePoint(bitrate)

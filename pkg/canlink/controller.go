@@ -36,7 +36,7 @@ type Controller struct {
 
 	Modes          Modes
 	Supported      Modes // what can be switched
-	KnowsSupported bool  // the kernel tells Supported (since 5.18)
+	KnowsSupported bool  // the kernel tells Supported (IFLA_CAN_CTRLMODE_EXT); old ones do not
 
 	RestartMS    uint32   // milliseconds from bus-off to a restart, 0 is never
 	Termination  uint16   // ohms, 0 is off

@@ -210,7 +210,7 @@ func (r rate) differs() []string {
 	return nil
 }
 
-// rounded tells of bit rates that are not exactly as wanted. Kernels before 6.3 say nothing of it.
+// rounded tells of bit rates that are not exactly as wanted. A 6.1 kernel says nothing of it.
 func (c Controller) rounded(s Settings) []string {
 	var words []string
 	for _, r := range []rate{c.rate(s), c.dataRate(s)} {

@@ -175,7 +175,7 @@ func TestSJA1000Timing(t *testing.T) {
 			want, ok := controller.Limits.timing(controller.Clock, rate, point)
 			ok = ok && uint64(distance(want.Bitrate, rate))*1000/uint64(rate) <= 50 // CAN_CALC_MAX_ERROR
 			if !ok && kernelOK && got.PropSeg+got.PhaseSeg1 == 0 {
-				short++ // kernels before 6.3 set that
+				short++ // 6.1 sets that
 				continue
 			}
 			if ok != kernelOK {
