@@ -34,8 +34,10 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 	if err == nil {
 		err = replies[0].Err
 	}
-	if errors.Is(err, unix.EBUSY) {
-		return Controller{}, nil, fmt.Errorf("set up %s: another program has just brought it up: %w", before, err)
+	if replies != nil && errors.Is(err, unix.EBUSY) { // which a driver may answer too, and then the device is down
+		if now, lookErr := c.parseController(before.Index, replies[1]); lookErr == nil && now.Up {
+			return Controller{}, nil, fmt.Errorf("set up %s: another program has just brought it up: %w", before, err)
+		}
 	}
 	defer func() {
 		if retErr != nil {
