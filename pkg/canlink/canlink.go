@@ -1,7 +1,8 @@
-// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices, vxcan pairs, and whatever
-// real controllers are there. It knows no bus and no gateway rule, starts no process and keeps nothing.
+// Package canlink makes, finds and deletes CAN network devices by rtnetlink, vcan devices and vxcan pairs, and reads and
+// sets up the real controllers that are there. It knows no bus and no gateway rule, starts no process and keeps nothing.
 //
-// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h.
+// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, drivers/net/can/dev/, linux/can/vxcan.h, linux/can/netlink.h,
+// linux/if_link.h.
 package canlink
 
 import (

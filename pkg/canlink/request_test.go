@@ -62,8 +62,12 @@ func parseAttrs(t *testing.T, path []uint16, b []byte) map[uint16]any {
 		switch here := fmt.Sprint(append(path, kind)); here {
 		case fmt.Sprint([]uint16{unix.IFLA_LINKINFO}), fmt.Sprint([]uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA}):
 			attrs[kind] = parseAttrs(t, append(path, kind), value)
-		case fmt.Sprint([]uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, 1}): // VXCAN_INFO_PEER, linux/can/vxcan.h
-			attrs[kind] = tree{
+		case fmt.Sprint([]uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, 1}):
+			if len(value) == bitTimingSize { // IFLA_CAN_BITTIMING, linux/can/netlink.h
+				attrs[kind] = fmt.Sprintf("% x", value)
+				break
+			}
+			attrs[kind] = tree{ // VXCAN_INFO_PEER, linux/can/vxcan.h
 				Header: fmt.Sprintf("% x", value[:unix.SizeofIfInfomsg]),
 				Attrs:  parseAttrs(t, append(path, kind), value[unix.SizeofIfInfomsg:]),
 			}

@@ -105,6 +105,16 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// The names of drivers come by the same socket; lo has none.
+func TestDriver(t *testing.T) {
+	if driver, err := dial(t).Driver("nosuchdevice"); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("%q, %v; want ENODEV", driver, err)
+	}
+	if driver, err := dial(t).Driver("lo"); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("%q, %v; want EOPNOTSUPP", driver, err)
+	}
+}
+
 func TestDialAt(t *testing.T) {
 	cantest.Require(t)
 	c, err := DialAt(cantest.NewNetns(t))

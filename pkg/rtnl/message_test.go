@@ -27,6 +27,10 @@ const (
 		00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 08 00 1f 00 88 13 00 00 0a 00 03 00
 		76 63 61 6e 30 00 00 00 0c 00 12 00 08 00 01 00 76 63 61 6e 26 00 01 00 49 6e 76 61 6c 69 64 20
 		6e 75 6d 62 65 72 20 6f 66 20 74 72 61 6e 73 6d 69 74 20 71 75 65 75 65 73 00 00 00`
+	// ip link set can0 type can bitrate 700000, by iproute2 6.15 on a 6.12 kernel: done, with a warning
+	warningDatagram = `
+		3c 00 00 00 02 00 00 03 98 a4 05 6b d8 00 00 00 00 00 00 00 54 00 00 00 10 00 05 00 98 a4 05 6b
+		00 00 00 00 18 00 01 00 62 69 74 72 61 74 65 20 65 72 72 6f 72 3a 20 33 2e 38 25 00`
 	// cangw -L, with two jobs: -s bpR -d vcan0 -f 123~7FF and -s bpR -d vcan0 -e -l 1 (whose last attribute but two is
 	// one byte long, and padded)
 	dumpDatagram = `
@@ -121,6 +125,24 @@ func TestMessageErr(t *testing.T) {
 	}
 }
 
+// What the kernel remarks on a request that it carried out is no error. Cut off, only the words may be lost.
+func TestMessageWarning(t *testing.T) {
+	whole := parseOne(t, warningDatagram)
+	if words := whole.extAck(); whole.err() != nil || words != "bitrate error: 3.8%" {
+		t.Errorf("%q, %v", words, whole.err())
+	}
+	if words := parseOne(t, ackDatagram).extAck(); words != "" {
+		t.Errorf("an acknowledgement alone says %q", words)
+	}
+	for n := 4; n < len(whole.data); n++ {
+		m := whole
+		m.data = whole.data[:n]
+		if words := m.extAck(); m.err() != nil || words != "" {
+			t.Errorf("%d bytes: %q, %v", n, words, m.err())
+		}
+	}
+}
+
 // An error that is cut off is an error still; only the kernel's words may be lost.
 func TestMessageErrTruncated(t *testing.T) {
 	whole := parseOne(t, extAckDatagram)
@@ -157,7 +179,7 @@ func TestMessageErrWrongLength(t *testing.T) {
 }
 
 func FuzzParseMessages(f *testing.F) {
-	for _, datagram := range []string{ackDatagram, errorDatagram, extAckDatagram, dumpDatagram, doneDatagram} {
+	for _, datagram := range []string{ackDatagram, errorDatagram, extAckDatagram, warningDatagram, dumpDatagram, doneDatagram} {
 		f.Add(unhex(f, datagram))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -40,6 +40,9 @@ type Conn struct {
 type Reply struct {
 	Data []byte // payload of the message that was asked for, nil if none was
 	Err  error  // a syscall.Errno, with the kernel's own words where it has some
+	// Warning is what the kernel says of a request that it did carry out, or "". It comes with the acknowledgement, which
+	// Batch asks for after the last request only: other requests need NLM_F_ACK.
+	Warning string
 }
 
 // Dial opens a socket in the calling thread's network namespace.
@@ -124,7 +127,9 @@ func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 			case !ours: // left over from a request that was given up
 				continue
 			case m.kind == unix.NLMSG_ERROR:
-				replies[i].Err = m.err()
+				if replies[i].Err = m.err(); replies[i].Err == nil {
+					replies[i].Warning = m.extAck()
+				}
 			default:
 				replies[i].Data = append([]byte(nil), m.data...)
 			}
@@ -151,6 +156,16 @@ func (c *Conn) Do(requests ...*nl.NetlinkRequest) error {
 		}
 	}
 	return nil
+}
+
+// Driver is the name of the driver of a device, as ethtool -i shows it (ETHTOOL_GDRVINFO, linux/ethtool.h): netlink does
+// not tell. Any socket of the namespace can ask.
+func (c *Conn) Driver(device string) (string, error) {
+	info, err := unix.IoctlGetEthtoolDrvinfo(c.fd, device)
+	if err != nil {
+		return "", fmt.Errorf("driver of %s: %w", device, err)
+	}
+	return unix.ByteSliceToString(info.Driver[:]), nil
 }
 
 // Dump sends a dump request and calls each with the payload of every message. It returns how many datagrams they came
@@ -263,7 +278,7 @@ func (m message) err() error {
 	return unix.Errno(errno)
 }
 
-// extAck is the kernel's own text for an error (NLMSGERR_ATTR_MSG), or "".
+// extAck is the kernel's own text for an error, or with an acknowledgement (NLMSGERR_ATTR_MSG), or "".
 func (m message) extAck() string {
 	if m.flags&unix.NLM_F_ACK_TLVS == 0 || len(m.data) < 4+unix.SizeofNlMsghdr {
 		return ""

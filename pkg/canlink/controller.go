@@ -1,0 +1,381 @@
+package canlink
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Can is the kind of the controllers that can be set up by netlink (IFLA_INFO_KIND).
+const Can = "can"
+
+// ErrNotController is returned, wrapped, for a device of another kind than Can.
+var ErrNotController = errors.New("not a controller that can be set up by netlink")
+
+// Controller is a CAN controller as the kernel shows it: linux/can/netlink.h and drivers/net/can/dev/netlink.c.
+type Controller struct {
+	Link
+	Driver   string // of the device, such as "kvaser_pci"; "" where it has none, as on a terminal (slcan)
+	Hardware string // name of the controller's type, such as "sja1000"; "" where the driver gives none
+	Queue    int    // frames that the transmit queue holds (IFLA_TXQLEN)
+	State    State
+
+	Timing, DataTiming BitTiming // zero as long as none was set
+	Limits, DataLimits Limits    // zero where the driver has none
+	Bitrates           []uint32  // the only bit rates that there are, where the driver has such a list
+	DataBitrates       []uint32
+	MaxBitrate         uint32 // of the transceiver, in bits per second; 0 is no limit
+	Clock              uint32 // in Hz
+
+	Modes          Modes
+	Supported      Modes // what can be switched
+	KnowsSupported bool  // the kernel tells Supported (IFLA_CAN_CTRLMODE_EXT); old ones do not
+
+	RestartMS    uint32   // milliseconds from bus-off to a restart, 0 is never
+	Termination  uint16   // ohms, 0 is off
+	Terminations []uint16 // what there is to choose from, 0 included; none where termination cannot be switched
+
+	TxErrors, RxErrors uint16 // error counters, 0 where the driver does not tell them
+}
+
+// State is the state of a controller (enum can_state, linux/can/netlink.h). Some drivers say StateStopped while they
+// work: nothing but StateBusOff proves anything.
+type State uint32
+
+// States of a controller.
+const (
+	StateErrorActive  State = 0 // CAN_STATE_ERROR_ACTIVE
+	StateErrorWarning State = 1 // CAN_STATE_ERROR_WARNING
+	StateErrorPassive State = 2 // CAN_STATE_ERROR_PASSIVE
+	StateBusOff       State = 3 // CAN_STATE_BUS_OFF
+	StateStopped      State = 4 // CAN_STATE_STOPPED
+	StateSleeping     State = 5 // CAN_STATE_SLEEPING
+)
+
+func (s State) String() string {
+	names := []string{"error-active", "error-warning", "error-passive", "bus-off", "stopped", "sleeping"}
+	if int64(s) < int64(len(names)) {
+		return names[s]
+	}
+	return fmt.Sprintf("state %d", uint32(s))
+}
+
+// Modes are what can be on or off in a controller (struct can_ctrlmode, linux/can/netlink.h).
+type Modes uint32
+
+// Modes of a controller.
+const (
+	ModeLoopback       Modes = 0x01  // CAN_CTRLMODE_LOOPBACK
+	ModeListenOnly     Modes = 0x02  // CAN_CTRLMODE_LISTENONLY
+	ModeTripleSampling Modes = 0x04  // CAN_CTRLMODE_3_SAMPLES
+	ModeOneShot        Modes = 0x08  // CAN_CTRLMODE_ONE_SHOT
+	ModeBerrReporting  Modes = 0x10  // CAN_CTRLMODE_BERR_REPORTING
+	ModeFD             Modes = 0x20  // CAN_CTRLMODE_FD
+	ModePresumeAck     Modes = 0x40  // CAN_CTRLMODE_PRESUME_ACK
+	ModeFDNonISO       Modes = 0x80  // CAN_CTRLMODE_FD_NON_ISO
+	modeCCLen8DLC      Modes = 0x100 // CAN_CTRLMODE_CC_LEN8_DLC
+	modeTDC            Modes = 0x600 // CAN_CTRLMODE_TDC_AUTO and CAN_CTRLMODE_TDC_MANUAL
+)
+
+// ourModes are those that Settings decide: all that change what is on the wire or what the host hears of it. Not among
+// them is CC_LEN8_DLC, which tells a program the DLC of a frame in a byte that is unused otherwise; nor TDC, which the
+// kernel works out with the data bit rate, unless a request names it.
+const ourModes = ModeLoopback | ModeListenOnly | ModeTripleSampling | ModeOneShot | ModeBerrReporting | ModeFD |
+	ModePresumeAck | ModeFDNonISO
+
+var modeNames = []struct {
+	mode Modes
+	name string
+}{
+	{ModeLoopback, "loopback"}, {ModeListenOnly, "listen-only"}, {ModeTripleSampling, "triple-sampling"},
+	{ModeOneShot, "one-shot"}, {ModeBerrReporting, "berr-reporting"}, {ModeFD, "fd"}, {ModePresumeAck, "presume-ack"},
+	{ModeFDNonISO, "fd-non-iso"}, {modeCCLen8DLC, "cc-len8-dlc"}, {0x200, "tdc-auto"}, {0x400, "tdc-manual"},
+}
+
+// String names the modes that are on as ip link does, separated by a comma.
+func (m Modes) String() string {
+	var names []string
+	for _, n := range modeNames {
+		if m&n.mode != 0 {
+			names = append(names, n.name)
+			m &^= n.mode
+		}
+	}
+	if m != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint32(m)))
+	}
+	return strings.Join(names, ", ")
+}
+
+// BitTiming is struct can_bittiming of linux/can/netlink.h. All but the first four and the last are in time quanta.
+type BitTiming struct {
+	Bitrate     uint32 // bits per second
+	SamplePoint uint32 // in 0.1 %
+	TQ          uint32 // time quantum in ns
+	PropSeg     uint32
+	PhaseSeg1   uint32
+	PhaseSeg2   uint32
+	SJW         uint32
+	BRP         uint32 // the clock is divided by it
+}
+
+// Limits is struct can_bittiming_const of linux/can/netlink.h less its name. Segments are in time quanta.
+type Limits struct {
+	Tseg1Min, Tseg1Max     uint32 // PropSeg and PhaseSeg1
+	Tseg2Min, Tseg2Max     uint32 // PhaseSeg2
+	SJWMax                 uint32
+	BRPMin, BRPMax, BRPInc uint32
+}
+
+// Numbers from linux/can/netlink.h.
+const (
+	canBitTiming          = 1  // IFLA_CAN_BITTIMING
+	canBitTimingConst     = 2  // IFLA_CAN_BITTIMING_CONST
+	canClock              = 3  // IFLA_CAN_CLOCK
+	canState              = 4  // IFLA_CAN_STATE
+	canCtrlMode           = 5  // IFLA_CAN_CTRLMODE
+	canRestartMS          = 6  // IFLA_CAN_RESTART_MS
+	canRestart            = 7  // IFLA_CAN_RESTART
+	canBerrCounter        = 8  // IFLA_CAN_BERR_COUNTER
+	canDataBitTiming      = 9  // IFLA_CAN_DATA_BITTIMING
+	canDataBitTimingConst = 10 // IFLA_CAN_DATA_BITTIMING_CONST
+	canTermination        = 11 // IFLA_CAN_TERMINATION
+	canTerminationConst   = 12 // IFLA_CAN_TERMINATION_CONST
+	canBitrateConst       = 13 // IFLA_CAN_BITRATE_CONST
+	canDataBitrateConst   = 14 // IFLA_CAN_DATA_BITRATE_CONST
+	canBitrateMax         = 15 // IFLA_CAN_BITRATE_MAX
+	canCtrlModeExt        = 17 // IFLA_CAN_CTRLMODE_EXT
+
+	canCtrlModeSupported = 1 // IFLA_CAN_CTRLMODE_SUPPORTED, in IFLA_CAN_CTRLMODE_EXT
+)
+
+const (
+	bitTimingSize   = 32 // struct can_bittiming
+	limitsNameSize  = 16 // can_bittiming_const.name
+	limitsSize      = 48 // struct can_bittiming_const
+	ctrlModeSize    = 8  // struct can_ctrlmode
+	berrCounterSize = 4  // struct can_berr_counter
+)
+
+// Controller reads a controller by its ifindex. It fails with ErrNotFound if there is no such device, and with
+// ErrNotController if it is of another kind.
+func (c *Conn) Controller(index int) (Controller, error) {
+	replies, err := c.conn.Batch(getRequest(index))
+	if err != nil {
+		return Controller{}, err
+	}
+	return c.parseController(index, replies[0])
+}
+
+// parseController reads the answer to getRequest(index), and adds what only ethtool knows.
+func (c *Conn) parseController(index int, r rtnl.Reply) (Controller, error) {
+	if errors.Is(r.Err, unix.ENODEV) {
+		return Controller{}, fmt.Errorf("device with index %d: %w", index, ErrNotFound)
+	}
+	if r.Err != nil {
+		return Controller{}, fmt.Errorf("look up device with index %d: %w", index, r.Err)
+	}
+	controller, err := unmarshalController(r.Data)
+	if err != nil {
+		return Controller{}, err
+	}
+	if controller.Kind != Can {
+		return Controller{}, fmt.Errorf("device %s of kind %q: %w", controller.Name, controller.Kind, ErrNotController)
+	}
+	// It is only for messages. A device without a driver of its own gets the name of its kind from the kernel.
+	if driver, err := c.conn.Driver(controller.Name); err == nil && driver != Can {
+		controller.Driver = driver
+	}
+	return controller, nil
+}
+
+// String names the controller and what it is, for messages: "can0 (kvaser_pci)".
+func (c Controller) String() string {
+	for _, words := range []string{c.Driver, c.Hardware} {
+		if words != "" {
+			return c.Name + " (" + words + ")"
+		}
+	}
+	return c.Name
+}
+
+// static are the modes that are on and that nobody can switch off: the driver has them so.
+func (c Controller) static() Modes {
+	if !c.KnowsSupported {
+		return 0
+	}
+	return c.Modes &^ c.Supported
+}
+
+// unmarshalController reads struct ifinfomsg and its attributes as parseLink does, and those of a controller.
+func unmarshalController(data []byte) (Controller, error) {
+	link, err := parseLink(data)
+	if err != nil {
+		return Controller{}, err
+	}
+	c := Controller{Link: link}
+	err = rtnl.Attrs(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
+		switch kind {
+		case unix.IFLA_TXQLEN:
+			queue, err := unmarshalUint32("IFLA_TXQLEN", value)
+			c.Queue = int(queue)
+			return err
+		case unix.IFLA_LINKINFO:
+			return c.unmarshalInfo(value)
+		}
+		return nil
+	})
+	if err != nil {
+		return Controller{}, err
+	}
+	return c, nil
+}
+
+// unmarshalInfo reads what is in IFLA_LINKINFO. The data of another kind of device mean something else.
+func (c *Controller) unmarshalInfo(info []byte) error {
+	if c.Kind != Can {
+		return nil
+	}
+	return rtnl.Attrs(info, func(kind uint16, value []byte) error {
+		if kind == nl.IFLA_INFO_DATA {
+			return rtnl.Attrs(value, c.unmarshalAttr)
+		}
+		return nil
+	})
+}
+
+func (c *Controller) unmarshalAttr(kind uint16, value []byte) (err error) {
+	switch kind {
+	case canBitTiming:
+		c.Timing, err = unmarshalBitTiming("IFLA_CAN_BITTIMING", value)
+	case canDataBitTiming:
+		c.DataTiming, err = unmarshalBitTiming("IFLA_CAN_DATA_BITTIMING", value)
+	case canBitTimingConst:
+		c.Hardware, c.Limits, err = unmarshalLimits("IFLA_CAN_BITTIMING_CONST", value)
+	case canDataBitTimingConst:
+		_, c.DataLimits, err = unmarshalLimits("IFLA_CAN_DATA_BITTIMING_CONST", value)
+	case canBitrateConst:
+		c.Bitrates, err = unmarshalUint32s("IFLA_CAN_BITRATE_CONST", value)
+	case canDataBitrateConst:
+		c.DataBitrates, err = unmarshalUint32s("IFLA_CAN_DATA_BITRATE_CONST", value)
+	case canBitrateMax:
+		c.MaxBitrate, err = unmarshalUint32("IFLA_CAN_BITRATE_MAX", value)
+	case canClock: // struct can_clock is this one number
+		c.Clock, err = unmarshalUint32("IFLA_CAN_CLOCK", value)
+	case canRestartMS:
+		c.RestartMS, err = unmarshalUint32("IFLA_CAN_RESTART_MS", value)
+	case canState:
+		var state uint32
+		state, err = unmarshalUint32("IFLA_CAN_STATE", value)
+		c.State = State(state)
+	case canCtrlMode:
+		if err = wantSize("IFLA_CAN_CTRLMODE", value, ctrlModeSize); err == nil {
+			c.Modes = Modes(binary.NativeEndian.Uint32(value[4:8])) // flags; the mask before them is for requests
+		}
+	case canCtrlModeExt:
+		return rtnl.Attrs(value, c.unmarshalCtrlModeExt)
+	case canBerrCounter:
+		if err = wantSize("IFLA_CAN_BERR_COUNTER", value, berrCounterSize); err == nil {
+			c.TxErrors, c.RxErrors = binary.NativeEndian.Uint16(value[0:2]), binary.NativeEndian.Uint16(value[2:4])
+		}
+	case canTermination:
+		if err = wantSize("IFLA_CAN_TERMINATION", value, 2); err == nil {
+			c.Termination = binary.NativeEndian.Uint16(value)
+		}
+	case canTerminationConst:
+		if len(value)%2 != 0 {
+			return fmt.Errorf("IFLA_CAN_TERMINATION_CONST: %d bytes, want a multiple of 2", len(value))
+		}
+		c.Terminations = nil
+		for pair := range slices.Chunk(value, 2) {
+			c.Terminations = append(c.Terminations, binary.NativeEndian.Uint16(pair))
+		}
+	}
+	return err
+}
+
+func (c *Controller) unmarshalCtrlModeExt(kind uint16, value []byte) error {
+	if kind != canCtrlModeSupported {
+		return nil
+	}
+	supported, err := unmarshalUint32("IFLA_CAN_CTRLMODE_SUPPORTED", value)
+	c.Supported, c.KnowsSupported = Modes(supported), err == nil
+	return err
+}
+
+func wantSize(name string, value []byte, want int) error {
+	if len(value) != want {
+		return fmt.Errorf("%s: %d bytes, want %d", name, len(value), want)
+	}
+	return nil
+}
+
+func unmarshalUint32(name string, value []byte) (uint32, error) {
+	if err := wantSize(name, value, 4); err != nil {
+		return 0, err
+	}
+	return binary.NativeEndian.Uint32(value), nil
+}
+
+func unmarshalUint32s(name string, value []byte) ([]uint32, error) {
+	if len(value)%4 != 0 {
+		return nil, fmt.Errorf("%s: %d bytes, want a multiple of 4", name, len(value))
+	}
+	var numbers []uint32
+	for number := range slices.Chunk(value, 4) {
+		numbers = append(numbers, binary.NativeEndian.Uint32(number))
+	}
+	return numbers, nil
+}
+
+func unmarshalBitTiming(name string, b []byte) (BitTiming, error) {
+	if err := wantSize(name, b, bitTimingSize); err != nil {
+		return BitTiming{}, err
+	}
+	return BitTiming{
+		Bitrate:     binary.NativeEndian.Uint32(b[0:4]),
+		SamplePoint: binary.NativeEndian.Uint32(b[4:8]),
+		TQ:          binary.NativeEndian.Uint32(b[8:12]),
+		PropSeg:     binary.NativeEndian.Uint32(b[12:16]),
+		PhaseSeg1:   binary.NativeEndian.Uint32(b[16:20]),
+		PhaseSeg2:   binary.NativeEndian.Uint32(b[20:24]),
+		SJW:         binary.NativeEndian.Uint32(b[24:28]),
+		BRP:         binary.NativeEndian.Uint32(b[28:32]),
+	}, nil
+}
+
+func (t BitTiming) marshal() []byte {
+	b := make([]byte, bitTimingSize)
+	binary.NativeEndian.PutUint32(b[0:4], t.Bitrate)
+	binary.NativeEndian.PutUint32(b[4:8], t.SamplePoint)
+	binary.NativeEndian.PutUint32(b[8:12], t.TQ)
+	binary.NativeEndian.PutUint32(b[12:16], t.PropSeg)
+	binary.NativeEndian.PutUint32(b[16:20], t.PhaseSeg1)
+	binary.NativeEndian.PutUint32(b[20:24], t.PhaseSeg2)
+	binary.NativeEndian.PutUint32(b[24:28], t.SJW)
+	binary.NativeEndian.PutUint32(b[28:32], t.BRP)
+	return b
+}
+
+func unmarshalLimits(name string, b []byte) (string, Limits, error) {
+	if err := wantSize(name, b, limitsSize); err != nil {
+		return "", Limits{}, err
+	}
+	return unix.ByteSliceToString(b[:limitsNameSize]), Limits{
+		Tseg1Min: binary.NativeEndian.Uint32(b[16:20]),
+		Tseg1Max: binary.NativeEndian.Uint32(b[20:24]),
+		Tseg2Min: binary.NativeEndian.Uint32(b[24:28]),
+		Tseg2Max: binary.NativeEndian.Uint32(b[28:32]),
+		SJWMax:   binary.NativeEndian.Uint32(b[32:36]),
+		BRPMin:   binary.NativeEndian.Uint32(b[36:40]),
+		BRPMax:   binary.NativeEndian.Uint32(b[40:44]),
+		BRPInc:   binary.NativeEndian.Uint32(b[44:48]),
+	}, nil
+}

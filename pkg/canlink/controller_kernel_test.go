@@ -1,0 +1,249 @@
+package canlink
+
+import (
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Controllers are in the netns of the test itself: the kernel makes them in the machine's.
+func dialHere(t *testing.T) *Conn {
+	t.Helper()
+	conn, err := rtnl.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return On(conn)
+}
+
+func readController(t *testing.T, c *Conn, index int) Controller {
+	t.Helper()
+	controller, err := c.Controller(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return controller
+}
+
+// settled is a controller less what changes by itself and what having been up leaves.
+func settled(c Controller) Controller {
+	c.State, c.TxErrors, c.RxErrors, c.Used, c.Active = 0, 0, 0, false, false
+	return c
+}
+
+func newSLCAN(t *testing.T, c *Conn) (*cantest.Controller, Controller) {
+	t.Helper()
+	adapter := cantest.NewController(t, "slot0")
+	return adapter, readController(t, c, get(t, c, "slot0").Index)
+}
+
+// The whole life of the commonest kind of adapter: one that knows no restart, no FD and no bit timings.
+func TestSLCAN(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	adapter, fresh := newSLCAN(t, c)
+	want := with(slcanFresh, func(c *Controller) { c.Name, c.Index = "slot0", fresh.Index })
+	if diff := cmp.Diff(want, fresh); diff != "" {
+		t.Fatalf("fresh (- want, + got)\n%s", diff)
+	}
+
+	s := Settings{Bitrate: 500_000, SamplePoint: 700, RestartMS: 100}
+	up, warnings, err := c.SetUpController(fresh, s, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantWarnings := []string{
+		"slot0: sample-point is left to the adapter",
+		"slot0: no restart-ms: its driver cannot restart after bus-off",
+	}
+	if diff := cmp.Diff(wantWarnings, warnings); diff != "" {
+		t.Errorf("warnings (- want, + got)\n%s", diff)
+	}
+	want = with(fresh, func(c *Controller) { c.Up, c.Queue, c.Timing.Bitrate = true, 1000, 500_000 })
+	if diff := cmp.Diff(settled(want), settled(up)); diff != "" {
+		t.Errorf("up (- want, + got)\n%s", diff)
+	}
+	eventually(t, "set-up of the adapter: C, S6, O", func() bool {
+		return slices.Equal(adapter.Commands(), []string{"C", "S6", "O"})
+	})
+	if differs := up.Differs(s); differs != nil {
+		t.Errorf("%q", differs)
+	}
+
+	// Up, it is not touched but for the queue.
+	for name, before := range map[string]Controller{"says so": up, "says it is down": fresh} {
+		if _, _, err := c.SetUpController(before, Settings{Bitrate: 250_000}, 500); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("up, before %s: %v, want EBUSY", name, err)
+		}
+	}
+	if now := readController(t, c, up.Index); !cmp.Equal(settled(now), settled(up)) {
+		t.Errorf("a second time changed it: %s", cmp.Diff(settled(up), settled(now)))
+	}
+	if err := c.SetTxQueue(up.Index, 2000); err != nil {
+		t.Error(err)
+	}
+	if now := readController(t, c, up.Index); now.Queue != 2000 || !now.Up {
+		t.Errorf("queue %d, up %t", now.Queue, now.Up)
+	}
+	if err := c.Restart(up.Index); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("restart: %v, want EOPNOTSUPP", err)
+	}
+
+	for state, line := range map[State]string{StateErrorWarning: "sw096000\r", StateErrorPassive: "sp128000\r", StateBusOff: "sb256000\r"} {
+		if err := adapter.WriteRaw(line); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "state "+state.String(), func() bool { return readController(t, c, up.Index).State == state })
+	}
+
+	// Back to what it was: only the bit rate cannot be forgotten.
+	if err := c.Restore(fresh); err != nil {
+		t.Error(err)
+	}
+	want = with(fresh, func(c *Controller) { c.Timing.Bitrate = 500_000 })
+	if diff := cmp.Diff(settled(want), settled(readController(t, c, fresh.Index))); diff != "" {
+		t.Errorf("restored (- want, + got)\n%s", diff)
+	}
+	if err := c.Restore(up); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(settled(up), settled(readController(t, c, fresh.Index))); diff != "" {
+		t.Errorf("restored to up (- want, + got)\n%s", diff)
+	}
+
+	for range 2 {
+		if err := c.SetDown(up.Index); err != nil {
+			t.Error(err)
+		}
+	}
+	adapter.Unplug()
+	for what, err := range map[string]error{"restore": c.Restore(up), "set down": c.SetDown(up.Index)} {
+		if err != nil {
+			t.Errorf("%s, unplugged: %v", what, err)
+		}
+	}
+	if _, err := c.Controller(up.Index); !errors.Is(err, ErrNotFound) {
+		t.Errorf("read, unplugged: %v", err)
+	}
+	if _, _, err := c.SetUpController(fresh, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("set up, unplugged: %v", err)
+	}
+}
+
+// What the last owner left is not kept, and what the kernel refuses half-way is undone.
+func TestSLCANLeftover(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	adapter, fresh := newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "txqueuelen", "55", "type", "can", "bitrate", "125000", "listen-only", "on")
+	before := readController(t, c, fresh.Index)
+	if before.Modes != ModeListenOnly || before.Timing.Bitrate != 125_000 || before.Queue != 55 {
+		t.Fatalf("%v, %+v, queue %d", before.Modes, before.Timing, before.Queue)
+	}
+
+	told := len(adapter.Commands())
+	for _, s := range []Settings{
+		{}, {Bitrate: 300_000}, {Bitrate: 500_000, OneShot: true}, {Bitrate: 500_000, FD: true, DataBitrate: 1_000_000},
+		{Bitrate: 500_000, SetTermination: true, Termination: 120},
+	} {
+		_, _, err := c.SetUpController(before, s, 1000)
+		if err == nil || errors.As(err, new(unix.Errno)) {
+			t.Errorf("%+v: %v, want our own words", s, err)
+		}
+	}
+	// The check cannot know what an old kernel does not tell; then the kernel says it, after it has set the bit rate.
+	blind := with(before, func(c *Controller) { c.KnowsSupported, c.Bitrates = false, nil })
+	for what, s := range map[string]Settings{
+		"mode": {Bitrate: 500_000, OneShot: true}, "bit rate": {Bitrate: 300_000},
+		"termination": {Bitrate: 500_000, SetTermination: true, Termination: 120},
+	} {
+		blind.Terminations = []uint16{120}
+		_, _, err := c.SetUpController(blind, s, 1000)
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if diff := cmp.Diff(settled(before), settled(readController(t, c, before.Index))); diff != "" {
+			t.Errorf("%s (- before, + after)\n%s", what, diff)
+		}
+	}
+	if commands := adapter.Commands(); len(commands) != told {
+		t.Errorf("the adapter was told %q", commands)
+	}
+
+	up, warnings, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 0)
+	if err != nil || len(warnings) != 0 || up.Modes != 0 || up.Queue != 55 {
+		t.Errorf("%v, queue %d, %q, %v", up.Modes, up.Queue, warnings, err)
+	}
+	if err := c.Restore(before); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(settled(before), settled(readController(t, c, before.Index))); diff != "" {
+		t.Errorf("restored (- want, + got)\n%s", diff)
+	}
+}
+
+// A controller that another program brought up without telling the kernel its bit rate.
+func TestSLCANUnknownBitrate(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	_, fresh := newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "up")
+	up := readController(t, c, fresh.Index)
+	if diff := cmp.Diff([]string{"bitrate unknown, want 500000"}, up.Differs(Settings{Bitrate: 500_000})); diff != "" {
+		t.Errorf("%+v\n%s", up.Timing, diff)
+	}
+	if err := c.Restore(up); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(settled(up), settled(readController(t, c, fresh.Index))); diff != "" {
+		t.Errorf("restored (- want, + got)\n%s", diff)
+	}
+}
+
+func TestControllerOfOtherKind(t *testing.T) {
+	cantest.Require(t)
+	c := dialAt(t, cantest.NewNetns(t))
+	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lo", "vcan0"} {
+		if _, err := c.Controller(get(t, c, name).Index); !errors.Is(err, ErrNotController) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.Controller(4711); !errors.Is(err, ErrNotFound) {
+		t.Errorf("none: %v", err)
+	}
+	if _, _, err := c.SetUpController(Controller{Link: get(t, c, "vcan0")}, Settings{Bitrate: 500_000}, 0); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("vcan, which is up: %v", err)
+	}
+}
+
+func run(t *testing.T, command ...string) []byte {
+	t.Helper()
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(command, " "), err, out)
+	}
+	return out
+}
+
+// eventually waits for what a driver does in its own time.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package canlink
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// SetUpController gives a controller that is down all its settings and a transmit queue of so many frames (0 leaves the
+// queue as it is), and brings it up. before is what Controller has just read of it. It returns the controller as it is
+// then, and warnings: what was left out, and what the kernel remarked. Some drivers block for seconds.
+//
+// Nothing is changed where Check refuses, and where the controller is up already, by before or because another program
+// has just brought it up: that is EBUSY. Where the kernel refuses anything else, or sets something else than it was asked
+// for, the controller is put back to what it was, see Restore.
+func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after Controller, warnings []string, retErr error) {
+	if warnings, retErr = before.Check(s); retErr != nil {
+		return Controller{}, nil, retErr
+	}
+	if before.Up {
+		return Controller{}, nil, fmt.Errorf("set up %s: it is up: %w", before, unix.EBUSY)
+	}
+	if s.RestartMS != 0 && c.refusesRestart(before.Index) {
+		warnings = append(warnings, fmt.Sprintf("%s: no restart-ms: its driver cannot restart after bus-off", before))
+		s.RestartMS = 0
+	}
+	request := before.setUpRequest(s, queue)
+	request.Flags |= unix.NLM_F_ACK // for the warning
+	replies, err := c.conn.Batch(request, getRequest(before.Index))
+	if err == nil {
+		err = replies[0].Err
+	}
+	if replies != nil && errors.Is(err, unix.EBUSY) { // which a driver may answer too, and then the device is down
+		if now, lookErr := c.parseController(before.Index, replies[1]); lookErr == nil && now.Up {
+			return Controller{}, nil, fmt.Errorf("set up %s: another program has just brought it up: %w", before, err)
+		}
+	}
+	defer func() {
+		if retErr != nil {
+			after, warnings, retErr = Controller{}, nil, errors.Join(retErr, c.Restore(before))
+		}
+	}()
+	if err != nil {
+		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
+	}
+	if after, err = c.parseController(before.Index, replies[1]); err != nil {
+		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
+	}
+	if differences := after.Differs(s); len(differences) > 0 {
+		return Controller{}, nil, fmt.Errorf("set up %s: the kernel has set %s", before, strings.Join(differences, "; "))
+	}
+	rounded := after.rounded(s)
+	if words := replies[0].Warning; words != "" && len(rounded) == 0 { // else it says the same, only less exactly
+		warnings = append(warnings, fmt.Sprintf("%s: %s", before, words))
+	}
+	return after, append(warnings, rounded...), nil
+}
+
+// Restore sets a controller down, gives it back the settings and the queue in before, and brings it up if it was up. A
+// controller that is gone is no error.
+//
+// Two things it cannot undo: a controller that never had a bit rate keeps the one that it got since, and the transmitter
+// delay compensation of CAN FD is calculated anew.
+func (c *Conn) Restore(before Controller) error {
+	now, err := c.Controller(before.Index)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", before, err)
+	}
+	requests := []*nl.NetlinkRequest{downRequest(before.Index), before.restoreRequest(now)}
+	if before.Up {
+		requests = append(requests, upRequest(before.Index))
+	}
+	replies, err := c.conn.Batch(requests...)
+	for _, r := range replies {
+		if r.Err != nil && !errors.Is(r.Err, unix.ENODEV) {
+			err = errors.Join(err, r.Err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", before, err)
+	}
+	return nil
+}
+
+// SetDown sets a device down. One that is down or gone is no error.
+func (c *Conn) SetDown(index int) error {
+	if err := c.conn.Do(downRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("set device with index %d down: %w", index, err)
+	}
+	return nil
+}
+
+// Restart restarts a controller that is in bus-off. The kernel answers EOPNOTSUPP if the driver cannot, EBUSY if it is in
+// another state, and EINVAL if it is down or restarts by itself (restart-ms).
+func (c *Conn) Restart(index int) error {
+	if err := c.conn.Do(restartRequest(index)); err != nil {
+		return fmt.Errorf("restart controller with index %d: %w", index, err)
+	}
+	return nil
+}
+
+// SetTxQueue sets how many frames the transmit queue of a device holds. The device may be up.
+func (c *Conn) SetTxQueue(index, frames int) error {
+	if err := c.conn.Do(queueRequest(index, frames)); err != nil {
+		return fmt.Errorf("set transmit queue of device with index %d to %d frames: %w", index, frames, err)
+	}
+	return nil
+}
+
+// refusesRestart tells whether the driver of a controller that is down cannot restart after bus-off. To ask is the only
+// way to know, and changes nothing: the kernel looks at the driver first and then refuses because the device is down.
+// Kernels that do not look at the driver refuse for that alone, and take a restart-ms from every driver.
+func (c *Conn) refusesRestart(index int) bool {
+	return errors.Is(c.conn.Do(restartRequest(index)), unix.EOPNOTSUPP)
+}
+
+// changeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
+// controller and do nothing.
+func changeRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	r.AddData(msg)
+	return r
+}
+
+func upRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
+	r.AddData(msg)
+	return r
+}
+
+func downRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Change = int32(index), unix.IFF_UP
+	r.AddData(msg)
+	return r
+}
+
+func queueRequest(index, frames int) *nl.NetlinkRequest {
+	r := changeRequest(index)
+	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(frames))))
+	return r
+}
+
+func restartRequest(index int) *nl.NetlinkRequest {
+	r := changeRequest(index)
+	info, data := canInfo()
+	data.AddRtAttr(canRestart, nl.Uint32Attr(1))
+	r.AddData(info)
+	return r
+}
+
+// canInfo is an IFLA_LINKINFO, and in it the IFLA_INFO_DATA to be filled.
+func canInfo() (info, data *nl.RtAttr) {
+	info = nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Can))
+	return info, info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+}
+
+// setUpRequest sets everything and brings the controller up. The kernel changes bit rate, modes, restart-ms, data bit
+// rate and termination in this order; the first that it refuses ends it, and those before stay changed. Then it brings
+// the controller up, and then it changes the queue. All modes are named, because those of an earlier owner are still on.
+func (c Controller) setUpRequest(s Settings, queue int) *nl.NetlinkRequest {
+	r := upRequest(c.Index)
+	if queue != 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(queue))))
+	}
+	want, mask := s.modes()|c.static(), ourModes&c.Supported|c.static()
+	if !c.KnowsSupported { // to name a mode that the driver lacks could be an error, even to switch it off
+		mask = want | ourModes&c.Modes
+	}
+	info, data := canInfo()
+	data.AddRtAttr(canBitTiming, c.rate(s).timing().marshal())
+	data.AddRtAttr(canCtrlMode, marshalCtrlMode(mask, want))
+	if s.RestartMS != c.RestartMS { // some drivers refuse to be told
+		data.AddRtAttr(canRestartMS, nl.Uint32Attr(s.RestartMS))
+	}
+	if s.FD {
+		data.AddRtAttr(canDataBitTiming, c.dataRate(s).timing().marshal())
+	}
+	if s.SetTermination {
+		data.AddRtAttr(canTermination, nl.Uint16Attr(s.Termination))
+	}
+	r.AddData(info)
+	return r
+}
+
+// timing is what to ask for. A driver with a list of bit rates would record a sample point that it can do nothing about.
+func (r rate) timing() BitTiming {
+	if !r.limits.usable() && len(r.list) > 0 {
+		return BitTiming{Bitrate: r.want}
+	}
+	return BitTiming{Bitrate: r.want, SamplePoint: r.point}
+}
+
+// restoreRequest gives a controller that is down, and now has other settings, the old ones.
+func (c Controller) restoreRequest(now Controller) *nl.NetlinkRequest {
+	r := changeRequest(c.Index)
+	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(c.Queue))))
+	info, data := canInfo()
+	modes, mask := c.Modes, now.Supported|now.static()
+	if !now.KnowsSupported {
+		mask = c.Modes | now.Modes
+	}
+	mask &^= modeTDC // so that the kernel calculates it
+	if c.Timing.known() {
+		data.AddRtAttr(canBitTiming, c.Timing.again().marshal())
+	}
+	switch {
+	case modes&ModeFD == 0:
+	case c.Timing.known() && c.DataTiming.known():
+		data.AddRtAttr(canDataBitTiming, c.DataTiming.again().marshal())
+	default: // FD on by MTU alone, which the kernel refuses here without both bit rates
+		modes &^= ModeFD
+	}
+	data.AddRtAttr(canCtrlMode, marshalCtrlMode(mask, modes&mask))
+	if c.RestartMS != now.RestartMS {
+		data.AddRtAttr(canRestartMS, nl.Uint32Attr(c.RestartMS))
+	}
+	if c.Termination != now.Termination {
+		data.AddRtAttr(canTermination, nl.Uint16Attr(c.Termination))
+	}
+	r.AddData(info)
+	return r
+}
+
+// again is the request for a bit timing that a controller had: by its segments, if it is known by segments. The kernel
+// takes either these or a bit rate.
+func (t BitTiming) again() BitTiming {
+	if t.TQ == 0 {
+		return BitTiming{Bitrate: t.Bitrate, SamplePoint: t.SamplePoint}
+	}
+	return BitTiming{TQ: t.TQ, PropSeg: t.PropSeg, PhaseSeg1: t.PhaseSeg1, PhaseSeg2: t.PhaseSeg2, SJW: t.SJW}
+}
+
+// marshalCtrlMode is struct can_ctrlmode of linux/can/netlink.h.
+func marshalCtrlMode(mask, flags Modes) []byte {
+	b := make([]byte, ctrlModeSize)
+	binary.NativeEndian.PutUint32(b[0:4], uint32(mask))
+	binary.NativeEndian.PutUint32(b[4:8], uint32(flags))
+	return b
+}
