@@ -252,24 +252,97 @@ func TestUSBAdapterTrouble(t *testing.T) {
 func startCandump(t testing.TB, name string, count int) (words func() string) {
 	t.Helper()
 	var out strings.Builder
-	cmd, cancel := limited("candump", "-e", "-T", "20000", "-n", strconv.Itoa(count), name+",0:0,#FFFFFFFF")
+	cmd, cancel := limited("candump", "-e", "-T", "20000", "-n", strconv.Itoa(count), name+",92345678:DFFFFFFF,#FFFFFFFF")
 	t.Cleanup(cancel)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	socket := func() bool { // net/can/proc.c lists the sockets of each device by their error filters
-		table, _ := os.ReadFile("/proc/net/can/rcvlist_err")
+		table, _ := os.ReadFile("/proc/thread-self/net/can/rcvlist_err")
 		return strings.Contains(string(table), name+" ") && !strings.Contains(string(table), "("+name+": no entry)")
 	}
 	for deadline := time.Now().Add(20 * time.Second); !socket(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("candump does not listen")
+			table, err := os.ReadFile("/proc/thread-self/net/can/rcvlist_err")
+			t.Fatalf("candump does not listen: %s%v, %s", table, err, out.String())
 		}
 	}
 	return func() string {
 		_ = cmd.Wait()
 		return out.String()
+	}
+}
+
+// TestUSBAdapterRestart: a device that is set down, or an adapter that is unplugged, while frames are on their way in both
+// directions, afterwards takes and sends each new frame exactly once, and no old one.
+func TestUSBAdapterRestart(t *testing.T) {
+	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
+	setUpUSB(t, "slot0")
+	packets := func(direction string) int {
+		t.Helper()
+		text := strings.TrimSpace(command(t, "cat", "/sys/class/net/slot0/statistics/"+direction+"_packets"))
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const rounds, count = 10, 100
+	for round := range rounds {
+		if round%3 == 2 {
+			adapter.Pace(cantest.Stopped) // ten frames stay in the adapter
+		}
+		sender, ended := cantest.NewSender(t, nil, "slot0"), make(chan bool)
+		go func() {
+			defer close(ended)
+			for _, f := range numbered(3 * count) {
+				if adapter.Send(f) != nil || sender.Send(f) != nil {
+					return // the device went
+				}
+			}
+		}()
+		time.Sleep(time.Duration(round) * 5 * time.Millisecond)
+		if round%2 == 0 {
+			command(t, "ip", "link", "set", "slot0", "down")
+		} else {
+			adapter.Unplug()
+		}
+		<-ended
+		sender.Close()
+		adapter.Pace(cantest.Unlimited)
+		rx, tx := 0, 0
+		if round%2 == 0 {
+			rx, tx = packets("rx"), packets("tx")
+			command(t, "ip", "link", "set", "slot0", "up")
+		} else {
+			adapter.Plug()
+			setUpUSB(t, "slot0")
+		}
+		wire, host := adapter.Listen(), cantest.Listen(t, nil, "slot0")
+		sender = cantest.NewSender(t, nil, "slot0")
+		fromWire, fromHost := mixed(0x100, count), mixed(0x200, count)
+		for i := range fromWire {
+			if err := adapter.Send(fromWire[i]); err != nil {
+				t.Fatal(err)
+			}
+			if err := sender.Send(fromHost[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cantest.WaitQuiet(3*len(fromWire), wire, host)
+		if got := host.InOrder(); !slices.Equal(got, fromWire) {
+			t.Errorf("round %d: the host hears %d frames, want %d in order", round, len(got), len(fromWire))
+		}
+		if got := wire.InOrder(); !slices.Equal(got, fromHost) {
+			t.Errorf("round %d: on the wire are %d frames, want %d in order", round, len(got), len(fromHost))
+		}
+		if rx, tx := packets("rx")-rx, packets("tx")-tx; rx != len(fromWire) || tx != len(fromHost) {
+			t.Errorf("round %d: the driver counts %d received, %d sent; want %d", round, rx, tx, len(fromWire))
+		}
+		wire.Close()
+		host.Close()
+		sender.Close()
 	}
 }
 

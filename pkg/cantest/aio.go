@@ -19,7 +19,7 @@ type transfers struct {
 	context uintptr
 	memory  []byte // of each slot: struct iocb, its address, its buffer; then one struct io_event
 	slots   int
-	free    []int // slots without a transfer, for who needs to know
+	free    []int // slots without a transfer: the caller's account
 }
 
 const (
@@ -100,8 +100,11 @@ func (x *transfers) wait() (slot, size int, err error) {
 	return slot, int(result), nil
 }
 
-// cancel ends the transfer of a slot, if one is under way; wait tells when.
-func (x *transfers) cancel(slot int) {
+// cancelAll ends the transfers under way; wait tells of each. No data moves in one that it has ended.
+func (x *transfers) cancelAll() {
 	var event [eventSize]byte // which the kernel leaves to wait
-	_, _, _ = unix.Syscall(unix.SYS_IO_CANCEL, x.context, uintptr(x.address(x.slot(slot))), uintptr(unsafe.Pointer(&event)))
+	for slot := range x.slots {
+		// It fails where no transfer is under way.
+		_, _, _ = unix.Syscall(unix.SYS_IO_CANCEL, x.context, uintptr(x.address(x.slot(slot))), uintptr(unsafe.Pointer(&event)))
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -192,16 +193,17 @@ func (r request) toHost() bool { return r.requestType&0x80 != 0 }
 
 // enum usb_functionfs_event_type
 const (
-	eventUnbind = 1 // unplugged; the last event
-	eventEnable = 2 // the host has chosen the configuration: the endpoints can be used
-	eventSetup  = 4 // a control request
+	eventUnbind  = 1 // unplugged; the last event
+	eventEnable  = 2 // the host has chosen the configuration: the endpoints can be used
+	eventDisable = 3 // they cannot any more; left out where eventUnbind follows at once
+	eventSetup   = 4 // a control request
 )
 
-// events waits for events of a plugged device.
+// events waits for events of a plugged device. It, answer, receive and refuse are for a thread that gets no signals.
 func (g *gadget) events() ([]event, error) {
 	const size = 12
 	buf := make([]byte, 4*size)
-	n, err := uninterrupted(unix.Read, g.control, buf)
+	n, err := unix.Read(g.control, buf)
 	if errors.Is(err, unix.EIDRM) {
 		return nil, nil // a request that the host has taken back
 	} else if err != nil {
@@ -218,14 +220,14 @@ func (g *gadget) events() ([]event, error) {
 
 // answer sends the host what it has requested.
 func (g *gadget) answer(r request, data []byte) error {
-	_, err := uninterrupted(unix.Write, g.control, data[:min(len(data), int(r.length))])
+	_, err := unix.Write(g.control, data[:min(len(data), int(r.length))])
 	return ignoreGone(err)
 }
 
 // receive takes what the host sends with a request, which is nil if the host has gone.
 func (g *gadget) receive(r request) ([]byte, error) {
 	data := make([]byte, r.length)
-	n, err := uninterrupted(unix.Read, g.control, data)
+	n, err := unix.Read(g.control, data)
 	if err != nil {
 		return nil, ignoreGone(err)
 	}
@@ -246,16 +248,6 @@ func (g *gadget) refuse(r request) error {
 	return ignoreGone(err)
 }
 
-// uninterrupted repeats what a signal ends, as those of Go's scheduler do. The kernel takes the transfer back then, and
-// waits for it or for another one.
-func uninterrupted(transfer func(int, []byte) (int, error), fd int, data []byte) (int, error) {
-	for {
-		if n, err := transfer(fd, data); !errors.Is(err, unix.EINTR) {
-			return n, err
-		}
-	}
-}
-
 // ignoreGone drops what a request ends with that the host has taken back, or that an unplug has ended.
 func ignoreGone(err error) error {
 	for _, gone := range []error{unix.EIDRM, unix.ESHUTDOWN, unix.ECONNRESET, unix.EOVERFLOW} {
@@ -264,6 +256,18 @@ func ignoreGone(err error) error {
 		}
 	}
 	return err
+}
+
+// blockSignals ties the goroutine to its thread for good, and lets that get no signals, as those of Go's scheduler: when
+// one comes while a control request is answered, FunctionFS drops the data and returns EINTR, even if the host has taken
+// the answer already.
+func blockSignals() error {
+	runtime.LockOSThread() // a thread that is never unlocked ends with its goroutine
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	return os.NewSyscallError("block signals", unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil))
 }
 
 // usbPath is the name of the plugged device with a serial number in /sys/bus/usb/devices, or "".

@@ -164,9 +164,10 @@ const (
 	BusOff  State = 3
 )
 
-// errorFrame is what a controller reports when it enters a state (linux/can/error.h).
+// errorFrame is what a controller reports when it enters a state (linux/can/error.h). CAN_ERR_CNT is not set, as in most
+// adapters: candump -e takes an error class with it for invalid.
 func (s State) errorFrame(txErrors, rxErrors uint8) Frame {
-	id, data := uint32(unix.CAN_ERR_FLAG|unix.CAN_ERR_CNT), make([]byte, 8)
+	id, data := uint32(unix.CAN_ERR_FLAG), make([]byte, 8)
 	switch s {
 	case Active:
 		id |= unix.CAN_ERR_CRTL

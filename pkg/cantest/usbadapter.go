@@ -44,7 +44,8 @@ type USBAdapter struct {
 	idle        bool        // no frame is on its way to the wire
 	unsent      []hostFrame // in the adapter, for the wire
 	toHost      [][]byte    // in the adapter, for the driver
-	in          *transfers  // nil unless the endpoints are enabled
+	in, out     *transfers  // nil unless the endpoints are enabled
+	outBusy     bool        // transfers of out are under way
 	commands    []string
 	listeners   []*Listener
 	peers       []*USBAdapter
@@ -260,6 +261,9 @@ func (a *USBAdapter) run() {
 		defer pumps.Done()
 		a.runWire()
 	}()
+	if err := blockSignals(); err != nil {
+		a.t.Error(err)
+	}
 	for {
 		events, err := a.gadget.events()
 		if err != nil {
@@ -269,10 +273,14 @@ func (a *USBAdapter) run() {
 		for _, e := range events {
 			switch e.kind {
 			case eventEnable:
+				a.disable()
 				err = a.enable(&pumps)
+			case eventDisable:
+				a.disable()
 			case eventSetup:
 				err = a.control(e.request)
 			case eventUnbind:
+				a.disable()
 				return
 			}
 			if err != nil {
@@ -347,6 +355,9 @@ func (a *USBAdapter) obey(request uint8, data []byte) {
 	case gsMode:
 		command = gsModeWords(data)
 		a.reset()
+		for a.outBusy { // until frames from before are forgotten
+			a.changed.Wait()
+		}
 		a.started = command != "reset"
 		a.changed.Broadcast()
 	}
@@ -357,15 +368,15 @@ func (a *USBAdapter) obey(request uint8, data []byte) {
 func (a *USBAdapter) reset() {
 	a.started, a.state, a.txErrors, a.rxErrors = false, Active, 0, 0
 	a.unsent, a.toHost = nil, nil
-	if a.in != nil {
-		for slot := range inSlots {
-			a.in.cancel(slot)
+	for _, x := range []*transfers{a.in, a.out} {
+		if x != nil {
+			x.cancelAll()
 		}
 	}
+	a.changed.Broadcast()
 }
 
-// enable starts the transfers of the endpoints, which end by themselves when the host disables them or the adapter is
-// unplugged.
+// enable makes it possible to start the transfers of the endpoints, until disable.
 func (a *USBAdapter) enable(pumps *sync.WaitGroup) error {
 	in, err := newTransfers(a.gadget.in, aioWrite, inSlots)
 	if err != nil {
@@ -376,18 +387,12 @@ func (a *USBAdapter) enable(pumps *sync.WaitGroup) error {
 		return errors.Join(err, in.close())
 	}
 	a.mu.Lock()
-	a.in = in
+	a.in, a.out = in, out
 	a.mu.Unlock()
 	pumps.Add(2)
 	go func() {
 		defer pumps.Done()
 		a.runOut(out)
-		a.mu.Lock()
-		if a.in == in {
-			a.in = nil
-		}
-		a.changed.Broadcast()
-		a.mu.Unlock()
 	}()
 	go func() {
 		defer pumps.Done()
@@ -396,44 +401,69 @@ func (a *USBAdapter) enable(pumps *sync.WaitGroup) error {
 	return nil
 }
 
-// runOut takes frames from the driver.
+// disable is for when the kernel has ended the transfers.
+func (a *USBAdapter) disable() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reset()
+	a.in, a.out = nil, nil
+	for a.outBusy {
+		a.changed.Wait()
+	}
+}
+
+// runOut takes frames from the driver while the adapter is started.
 func (a *USBAdapter) runOut(out *transfers) {
-	pending := 0
-	submit := func(slot int) {
-		if err := out.submit(slot, bufSize); err != nil {
-			a.t.Errorf("USB adapter %s: read: %v", a.Serial, err)
-			return
-		}
-		pending++
-	}
-	for slot := range outSlots {
-		submit(slot)
-	}
-	for pending > 0 {
-		slot, size, err := out.wait()
-		pending--
-		if err != nil {
-			if !endpointGone(err) {
-				a.t.Errorf("USB adapter %s: read: %v", a.Serial, err)
-			}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.out == out {
+		if !a.started {
+			a.changed.Wait()
 			continue
 		}
-		h, err := unmarshalHostFrame(out.buffer(slot)[:size])
-		if err != nil {
-			a.t.Errorf("USB adapter %s: from the driver: %v", a.Serial, err)
-		} else {
-			a.mu.Lock()
-			if a.started {
-				a.unsent = append(a.unsent, h)
-				a.changed.Broadcast()
-			}
-			a.mu.Unlock()
+		for slot := range outSlots {
+			a.submitFromHost(out, slot)
 		}
-		submit(slot)
+		for len(out.free) < outSlots {
+			a.mu.Unlock()
+			slot, size, err := out.wait()
+			a.mu.Lock()
+			out.free = append(out.free, slot)
+			if err == nil && a.started {
+				a.takeFromHost(out.buffer(slot)[:size])
+				a.submitFromHost(out, slot)
+			} else if err != nil && !endpointGone(err) {
+				a.t.Errorf("USB adapter %s: read: %v", a.Serial, err)
+			}
+		}
+		a.outBusy = false
+		a.changed.Broadcast()
+		a.started = false // if it is not, the host has disabled the endpoint, and disable follows
 	}
 	if err := out.close(); err != nil {
 		a.t.Error(err)
 	}
+}
+
+// submitFromHost has the driver's next frame go to a slot; a.mu is held.
+func (a *USBAdapter) submitFromHost(out *transfers, slot int) {
+	if err := out.submit(slot, bufSize); err != nil {
+		a.t.Errorf("USB adapter %s: read: %v", a.Serial, err)
+		return
+	}
+	out.free = slices.DeleteFunc(out.free, func(other int) bool { return other == slot })
+	a.outBusy = true
+}
+
+// takeFromHost takes a frame from the driver; a.mu is held.
+func (a *USBAdapter) takeFromHost(b []byte) {
+	h, err := unmarshalHostFrame(b)
+	if err != nil {
+		a.t.Errorf("USB adapter %s: from the driver: %v", a.Serial, err)
+		return
+	}
+	a.unsent = append(a.unsent, h)
+	a.changed.Broadcast()
 }
 
 // runIn gives frames to the driver as it takes them. give starts with them.
