@@ -35,11 +35,7 @@ type canDetails struct {
 			State      string   `json:"state"`
 			Modes      []string `json:"ctrlmode"`
 			Terminated int      `json:"termination"`
-			Counters   struct {
-				TX int `json:"tx"`
-				RX int `json:"rx"`
-			} `json:"berr_counter"`
-			BitTiming struct {
+			BitTiming  struct {
 				BitRate int `json:"bitrate"`
 			} `json:"bittiming"`
 			DataBitTiming struct {
@@ -63,7 +59,6 @@ func detailsOf(t testing.TB, name string) canDetails {
 func TestUSBAdapter(t *testing.T) {
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
 	t.Logf("at the plug: %q", adapter.Commands())
-	t.Logf("%s", command(t, "ip", "-details", "link", "show", "dev", "slot0"))
 	serial, err := os.ReadFile("/sys/class/net/slot0/device/../serial")
 	if got := strings.TrimSpace(string(serial)); err != nil || got != "A1B2C3" {
 		t.Errorf("serial number %q, %v", got, err)
@@ -75,7 +70,6 @@ func TestUSBAdapter(t *testing.T) {
 
 	setUpUSB(t, "slot0")
 	t.Logf("when set up: %q", adapter.Commands())
-	t.Logf("%s", command(t, "ip", "-details", "link", "show", "dev", "slot0"))
 	before := detailsOf(t, "slot0")
 	data := before.LinkInfo.Data
 	if before.LinkInfo.Kind != "can" || before.MTU != 72 || data.BitTiming.BitRate != 500000 ||
@@ -209,15 +203,14 @@ func TestUSBAdapterTrouble(t *testing.T) {
 		tx, rx     uint8
 		wantInLink string
 	}{
-		{cantest.Warning, 96, 0, "ERROR-WARNING"},
-		{cantest.Passive, 128, 5, "ERROR-PASSIVE"},
+		{cantest.ErrorWarning, 96, 0, "ERROR-WARNING"},
+		{cantest.ErrorPassive, 128, 5, "ERROR-PASSIVE"},
 		{cantest.BusOff, 248, 0, "BUS-OFF"},
 	} {
 		if err := adapter.SetState(c.state, c.tx, c.rx); err != nil {
 			t.Fatal(err)
 		}
 		waitForState(t, "slot0", `"state":"`+c.wantInLink+`"`)
-		t.Logf("%s: %+v", c.wantInLink, detailsOf(t, "slot0").LinkInfo.Data)
 	}
 	said := errors()
 	t.Logf("candump -e:\n%s", said)
@@ -337,7 +330,9 @@ func TestUSBAdapterRestart(t *testing.T) {
 		if got := wire.InOrder(); !slices.Equal(got, fromHost) {
 			t.Errorf("round %d: on the wire are %d frames, want %d in order", round, len(got), len(fromHost))
 		}
-		if rx, tx := packets("rx")-rx, packets("tx")-tx; rx != len(fromWire) || tx != len(fromHost) {
+		rx, tx = packets("rx")-rx, packets("tx")-tx
+		// From 6.6 on the driver counts what it has sent as received, too.
+		if (rx != len(fromWire) && rx != len(fromWire)+len(fromHost)) || tx != len(fromHost) {
 			t.Errorf("round %d: the driver counts %d received, %d sent; want %d", round, rx, tx, len(fromWire))
 		}
 		wire.Close()

@@ -35,8 +35,9 @@ const (
 	english   = 0x0409
 )
 
-// errNoGadget is a kernel without what a gadget needs.
-var errNoGadget = errors.New("this kernel has no USB gadgets (CONFIG_USB_DUMMY_HCD, CONFIG_USB_CONFIGFS_F_FS)")
+// errNoGadget is a kernel without what a gadget or its driver needs.
+var errNoGadget = errors.New("this kernel cannot emulate a USB CAN adapter " +
+	"(CONFIG_USB_DUMMY_HCD, CONFIG_USB_CONFIGFS_F_FS, CONFIG_CAN_GS_USB)")
 
 // loadGadgetModules loads all that is needed; the driver too, because without udev a plugged device loads none. dummy_hcd
 // gets two controllers.

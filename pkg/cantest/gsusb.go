@@ -158,10 +158,10 @@ type State uint32
 
 // The states that the wire can bring a controller into.
 const (
-	Active  State = 0
-	Warning State = 1
-	Passive State = 2
-	BusOff  State = 3
+	ErrorActive  State = 0
+	ErrorWarning State = 1
+	ErrorPassive State = 2
+	BusOff       State = 3
 )
 
 // errorFrame is what a controller reports when it enters a state (linux/can/error.h). CAN_ERR_CNT is not set, as in most
@@ -169,13 +169,13 @@ const (
 func (s State) errorFrame(txErrors, rxErrors uint8) Frame {
 	id, data := uint32(unix.CAN_ERR_FLAG), make([]byte, 8)
 	switch s {
-	case Active:
+	case ErrorActive:
 		id |= unix.CAN_ERR_CRTL
 		data[1] = unix.CAN_ERR_CRTL_ACTIVE
-	case Warning:
+	case ErrorWarning:
 		id |= unix.CAN_ERR_CRTL
 		data[1] = unix.CAN_ERR_CRTL_TX_WARNING
-	case Passive:
+	case ErrorPassive:
 		id |= unix.CAN_ERR_CRTL
 		data[1] = unix.CAN_ERR_CRTL_TX_PASSIVE
 	case BusOff:
