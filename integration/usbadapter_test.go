@@ -16,7 +16,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// These tests show that the USB adapter is what the kernel's own driver takes for one (bin/vm -qemu).
+// These tests need bin/vm -qemu. The first ones show that the emulated USB adapter is to the kernel's own driver what a
+// real one is.
 
 // setUpUSB does what the owner of an adapter does.
 func setUpUSB(t testing.TB, name string) {
@@ -361,4 +362,21 @@ func TestUSBAdapters(t *testing.T) {
 		}
 		there.Close()
 	}
+}
+
+// TestUSBAdapterBus: four containers, the host and the wire of a CAN FD controller each hear every frame of the others
+// exactly once.
+func TestUSBAdapterBus(t *testing.T) {
+	freshHost(t)
+	write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
+	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
+	setUpUSB(t, "slot0")
+	command(t, "ip", "link", "set", "slot0", "txqueuelen", "20000") // for all that five stations send at once
+	parties := []party{{"wire", adapter.Listen(), adapter.Send, false}, station{"host", nil, "slot0"}.party(t)}
+	for i := range 4 {
+		c := newContainer(t, fmt.Sprintf("c%d", i))
+		on(c).with(onController + `,"mtu":72`).add(t)
+		parties = append(parties, station{c.id, c.netns, "can0"}.party(t))
+	}
+	exchange(t, parties, 1000, true)
 }

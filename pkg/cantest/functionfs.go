@@ -36,12 +36,15 @@ const (
 )
 
 // errNoGadget is a kernel without what a gadget or its driver needs.
-var errNoGadget = errors.New("this kernel cannot emulate a USB CAN adapter " +
-	"(CONFIG_USB_DUMMY_HCD, CONFIG_USB_CONFIGFS_F_FS, CONFIG_CAN_GS_USB)")
+var errNoGadget = errors.New("no emulated USB CAN adapters on this kernel")
 
 // loadGadgetModules loads all that is needed; the driver too, because without udev a plugged device loads none. dummy_hcd
 // gets two controllers.
 func loadGadgetModules() error {
+	if os.Getenv("VXCAN_VM") != "booted" {
+		return fmt.Errorf("%w: it is not the test's own (bin/vm -qemu)", errNoGadget)
+	}
+	// CONFIG_USB_LIBCOMPOSITE, CONFIG_USB_CONFIGFS_F_FS, CONFIG_CAN_GS_USB and CONFIG_USB_DUMMY_HCD.
 	for _, module := range [][]string{{"libcomposite"}, {"usb_f_fs"}, {"gs_usb"}, {"dummy_hcd", "num=2"}} {
 		if out, err := exec.Command("modprobe", module...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: modprobe %s: %w: %s", errNoGadget, module[0], err, strings.TrimSpace(string(out)))

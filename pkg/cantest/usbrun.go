@@ -32,6 +32,7 @@ func (a *USBAdapter) run() {
 			return
 		}
 		for _, e := range events {
+			var err error
 			switch e.kind {
 			case eventEnable:
 				a.disable()
