@@ -3,11 +3,12 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
-	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
 // mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
@@ -19,7 +20,7 @@ func (b *bus) mend(spec Spec, attaching string) error {
 		if err == nil && !changed {
 			b.warnOfBacklog()
 			return nil
-		} else if err != nil && !errors.Is(err, unix.ENODEV) {
+		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) { // another program was faster
 			return err
 		}
 		if _, err := b.observe(); err != nil {
@@ -32,11 +33,11 @@ func (b *bus) mend(spec Spec, attaching string) error {
 // apply carries out changes. It tells whether devices were made or removed: then it has left the rules for later, when
 // their devices are known.
 func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
+	if err := refusal(all); err != nil {
+		return false, err
+	}
 	var add, remove []cangw.Rule
 	for _, d := range all {
-		if d.refusal != nil {
-			return false, d.refusal
-		}
 		if err := b.applyDevices(spec, d.change); err != nil {
 			return false, err
 		}
@@ -56,67 +57,69 @@ func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
 	for _, d := range all {
 		isRules := len(d.change.addRules)+len(d.change.deleteRules) > 0
 		if !d.expected && !b.fresh && !(changed && isRules) {
-			b.notice("found and repaired: %s", d.what)
+			b.repaired = append(b.repaired, d.what)
 		}
 	}
 	return changed, nil
 }
 
 func (b *bus) applyDevices(spec Spec, c change) error {
-	if len(c.remove) > 0 {
-		if err := b.k.Delete(c.remove...); err != nil {
-			return err
-		}
+	if err := b.k.Delete(c.remove...); err != nil {
+		return err
 	}
 	if c.addHub != "" {
 		alias := hubAlias
 		if spec.Transient {
 			alias = transientAlias
 		}
-		if err := b.k.AddVcan(c.addHub, canlink.FDMTU, alias); err != nil {
-			return err
-		}
-		b.made = append(b.made, c.addHub)
-	}
-	if c.keepHub != "" {
-		if err := b.k.SetAlias(c.keepHub, hubAlias); err != nil {
+		if err := b.k.AddVcan(c.addHub, b.drawIndex(), alias); err != nil {
 			return err
 		}
 	}
 	if c.addPair != nil {
-		end, err := b.k.AddPair(*c.addPair)
-		if err != nil {
+		pair := *c.addPair
+		pair.Index, pair.PeerIndex = b.drawIndex(), b.drawIndex()
+		if _, err := b.k.AddPair(pair); err != nil {
 			return err
 		}
-		b.made = append(b.made, end.Name)
 	}
-	if len(c.up) == 0 {
-		return nil
-	}
-	links, err := b.k.Links(c.up...) // they may have been made just now
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		if l.Index == 0 {
-			return unix.ENODEV // gone since
-		}
-		if err := b.k.SetUp(l.Index); err != nil {
-			return fmt.Errorf("device %s: %w", l.Name, err)
+	for _, index := range c.up {
+		if err := b.k.SetUp(index); err != nil {
+			return fmt.Errorf("device %s: %w", b.view.nameOf(uint32(index)), err)
 		}
 	}
 	return nil
 }
 
-// undo takes away the devices that this call has made, with their rules.
+// Indexes are drawn from a range that no kernel reaches by counting, and near each other, which makes a list of devices
+// cheaper.
+const minIndex = 1 << 20
+
+// drawIndex draws an ifindex for a device to be made, and notes it for undo.
+func (b *bus) drawIndex() int {
+	for {
+		index := minIndex + rand.IntN(2*len(b.view.links)+64)
+		if b.view.at(index).Index == 0 && !slices.Contains(b.made, index) {
+			b.made = append(b.made, index)
+			return index
+		}
+	}
+}
+
+// undo takes away the devices that this call has made, with their rules. It has a socket of its own, because that of the
+// call may be what has failed.
 func (b *bus) undo() error {
 	if len(b.made) == 0 {
 		return nil
 	}
-	return b.k.Delete(b.made...)
+	k, err := b.host.connect()
+	if err != nil {
+		return err
+	}
+	return errors.Join(k.Delete(b.made...), k.Close())
 }
 
-// refusal is the first difference that only the administrator can put right, or nil.
+// refusal is the first difference that only the administrator can repair, or nil.
 func refusal(all []difference) error {
 	for _, d := range all {
 		if d.refusal != nil {

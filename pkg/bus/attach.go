@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -27,7 +26,7 @@ type Result struct {
 	ContIf        string // container end
 	HubMTU, IfMTU int
 
-	made []string // devices that were made for it, the hub and the backplane too
+	made []int // ifindexes of the devices that were made for it, the hub and the backplane too
 }
 
 // Request is what Attach is to do.
@@ -42,7 +41,7 @@ type Request struct {
 // again, hubs and backplanes too. It blocks for the lock of one bus after the other.
 func (h *Host) Attach(ctx context.Context, requests ...Request) (results []Result, retErr error) {
 	for _, r := range requests {
-		if err := errors.Join(r.Spec.check(), CheckInterface(r.Interface)); err != nil {
+		if err := errors.Join(r.Spec.check(), CheckInterface(r.Interface), checkAlias(r.Hub, r.Attachment)); err != nil {
 			return nil, err
 		}
 	}
@@ -73,7 +72,7 @@ func (h *Host) Attach(ctx context.Context, requests ...Request) (results []Resul
 // netns, down, under the name that the result has as ContIf. Called again before it has been moved, it changes nothing;
 // after that, the attachment is built anew.
 func (h *Host) AttachHere(ctx context.Context, spec Spec, a Attachment) (Result, error) {
-	if err := spec.check(); err != nil {
+	if err := errors.Join(spec.check(), checkAlias(spec.Hub, a)); err != nil {
 		return Result{}, err
 	}
 	return h.attachAt(ctx, spec, a, place{ifName: containerPrefix + hostIfName(a)[2:]})
@@ -122,13 +121,12 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	hub := b.view.link(b.name)
-	mtu := spec.mtu(hub)
+	mtu := spec.mtu(b.view.link(b.name))
 	host, err := b.inPlace(a, at, mtu)
 	if err != nil {
 		return Result{}, err
 	}
-	if host.Index == 0 && b.view.link(hostIf).Index != 0 {
+	if old := b.view.link(hostIf); host.Index == 0 && old.Index != 0 {
 		if err := b.deleteEndpoint(hostIf); err != nil {
 			return Result{}, err
 		}
@@ -154,10 +152,7 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 	if err := b.mend(spec, hostIf); err != nil {
 		return Result{}, err
 	}
-	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: hub.MTU, IfMTU: mtu, made: b.made}
-	if hub.Index == 0 {
-		res.HubMTU = canlink.FDMTU
-	}
+	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.link(b.name).MTU, IfMTU: mtu, made: b.made}
 	if !at.here() {
 		end, err := at.SetUp(host.PeerIndex) // last, so that what goes up is whole
 		if err != nil {
@@ -167,6 +162,14 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		if err := b.awaitActive(hostIf); err != nil {
 			return Result{}, err
 		}
+	}
+	if hub := b.view.link(b.name); hub.Alias == transientAlias && !spec.Transient {
+		if err := b.k.SetAlias(hub.Index, hubAlias); err != nil { // it stays now
+			return Result{}, err
+		}
+	}
+	for _, what := range b.repaired {
+		b.notice("found and repaired: %s", what)
 	}
 	return res, nil
 }
@@ -213,7 +216,7 @@ func (b *bus) inPlace(a Attachment, at place, mtu int) (canlink.Link, error) {
 		return canlink.Link{}, err
 	}
 	if hub, _, ok := parseAlias(host.Alias); ok && hub != b.name {
-		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; give each entry an interface name of its own",
+		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; remove the container first, or give each entry an interface name of its own",
 			ErrInvalid, at.ifName, end.Name, hub)
 	}
 	for _, d := range diffEndpoint(hostIf, host, end, at, mtu, func(name string) bool { return matches(name, at.ifName) }) {
@@ -245,22 +248,20 @@ func (b *bus) restore(before record, onDisk bool) error {
 	return b.save()
 }
 
-// Indexes of pairs are drawn from a range that no kernel reaches by counting.
-const minIndex, maxIndex = 1 << 20, 1 << 30
-
-func drawIndex() int { return minIndex + rand.IntN(maxIndex-minIndex) }
-
 // addPair makes the pair of an attachment, its peer in the container's netns, and returns the host end. A container end
 // that stays here is left down: the runtime that moves it sets it up. An index that is taken on either side is drawn anew.
 func (b *bus) addPair(a Attachment, mtu int, at place) (host canlink.Link, err error) {
 	pair := canlink.Pair{Name: hostIfName(a), PeerName: at.ifName, MTU: mtu, Alias: alias(b.name, a), PeerNetns: at.netns}
 	const draws = 8
 	for range draws {
-		pair.Index = drawIndex()
+		pair.Index = b.drawIndex()
+		pair.PeerIndex = pair.Index
+		if at.here() {
+			pair.PeerIndex = b.drawIndex()
+		}
 		host, err = b.k.AddPair(pair)
 		switch {
 		case err == nil:
-			b.made = append(b.made, host.Name)
 			return host, nil
 		case errors.Is(err, unix.EEXIST): // a name, or the index on the host
 			if err := checkNameFree(at); err != nil {
@@ -287,20 +288,29 @@ func (h *Host) takeBack(ctx context.Context, a Attachment, r Result) (retErr err
 	if _, err := b.observe(); err != nil {
 		return err
 	}
-	if slices.Contains(r.made, r.HostIf) {
-		b.record.Endpoints = without(b.record.Endpoints, []Attachment{a})
-		retErr = b.deleteEndpoint(r.HostIf)
+	if slices.Contains(r.made, b.view.link(r.HostIf).Index) {
+		retErr = b.detach([]string{r.HostIf})
 	}
 	if len(b.record.Endpoints) == 0 {
-		retErr = errors.Join(retErr, b.k.Delete(r.made...))
+		retErr = errors.Join(retErr, b.k.Delete(r.made...), b.saveOrRemove())
 	}
-	return errors.Join(retErr, b.saveOrRemove())
+	return retErr
 }
 
-// deleteEndpoint deletes an endpoint's devices. What is not there is no error.
+// deleteEndpoint deletes an endpoint's devices by the name of its host end. What is not there is no error.
 func (b *bus) deleteEndpoint(hostIf string) error {
-	tx, _ := privateNames(hostIf)
-	return b.k.Delete(hostIf, tx)
+	_, rx := privateNames(hostIf)
+	links, err := b.k.Links(hostIf, rx)
+	if err != nil {
+		return err
+	}
+	var indexes []int
+	for _, l := range links {
+		if l.Kind == canlink.Vxcan {
+			indexes = append(indexes, l.Index)
+		}
+	}
+	return b.k.Delete(indexes...)
 }
 
 // checkNameFree tells whether a device has the name that a container end is to get.

@@ -159,7 +159,10 @@ type bus struct {
 	// endpoints and leftovers are those of the view.
 	endpoints []endpoint
 	leftovers []leftover
-	made      []string // devices that this call has made
+	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
+	made []int
+	// repaired is what to notice when the call has succeeded.
+	repaired []string
 }
 
 // record is what is remembered of a bus.
@@ -202,7 +205,9 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 func (b *bus) close() error {
 	err := b.k.Close()
 	if !b.onDisk {
-		err = errors.Join(err, b.file.Remove())
+		if err := b.file.Remove(); err != nil {
+			b.notice("left a lock file behind, which does no harm: %s", OneLine(err))
+		}
 	}
 	return errors.Join(err, b.file.Close())
 }
@@ -223,11 +228,8 @@ func (b *bus) load() error {
 	b.onDisk, err = b.file.Load(&b.record)
 	var unusable *store.UnusableError
 	if errors.As(err, &unusable) {
-		aside, err := b.file.SetAside()
-		if err != nil {
-			return err
-		}
-		b.notice("%v and was set aside as %s", unusable, aside)
+		b.notice("going on without the record: %v", unusable)
+		b.onDisk, b.record = true, record{}
 	} else if err != nil {
 		return err
 	}

@@ -28,29 +28,39 @@ func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []str
 		return err
 	}
 	defer c.Close()
-	if _, err := b.observe(); err != nil {
-		return err
+	damage, err := b.damage(spec, a, contIfs, place{netns: netns, container: c})
+	if err == nil && len(damage) > 0 {
+		// A container that dies between the lists of devices and of rules looks like damage once.
+		var again Damage
+		again, err = b.damage(spec, a, contIfs, place{netns: netns, container: c})
+		damage = slices.DeleteFunc(damage, func(d string) bool { return !slices.Contains(again, d) })
 	}
-	hostIf := hostIfName(a)
-	host := b.view.link(hostIf)
-	end, err := c.LinkAt(host.PeerIndex)
 	if err != nil {
 		return err
-	}
-	named := func(name string) bool { return slices.Contains(contIfs, name) }
-	all := diff(b.want(spec, ""), b.view)
-	all = append(all, diffEndpoint(hostIf, host, end, place{netns: netns}, spec.mtu(b.view.link(b.name)), named)...)
-	var damage Damage
-	for _, d := range all {
-		if !d.expected {
-			damage = append(damage, d.String())
-		}
 	}
 	b.warnOfBacklog()
 	if len(damage) > 0 {
 		return damage
 	}
 	return nil
+}
+
+// damage is what one look at the kernel shows.
+func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damage Damage, err error) {
+	if _, err := b.observe(); err != nil {
+		return nil, err
+	}
+	hostIf := hostIfName(a)
+	host := b.view.link(hostIf)
+	end, err := at.LinkAt(host.PeerIndex)
+	if err != nil {
+		return nil, err
+	}
+	named := func(name string) bool { return slices.Contains(contIfs, name) }
+	for _, d := range append(diff(b.want(spec, ""), b.view), diffEndpoint(hostIf, host, end, at, spec.mtu(b.view.link(b.name)), named)...) {
+		damage = append(damage, d.String())
+	}
+	return damage, nil
 }
 
 // Heal makes sure of a bus, hub and backplane, and puts right whatever of it is missing, without attaching anybody. It
@@ -79,5 +89,11 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 			return err
 		}
 	}
-	return b.mend(spec, "")
+	if err := b.mend(spec, ""); err != nil {
+		return err
+	}
+	for _, what := range b.repaired {
+		b.notice("found and repaired: %s", what)
+	}
+	return nil
 }

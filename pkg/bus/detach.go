@@ -15,7 +15,9 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 		return nil
 	}
 	b, err := h.open(ctx, hub)
-	if err != nil {
+	if errors.Is(err, store.ErrIO) { // a read-only disk, say
+		return h.detachUnrecorded(hub, a, err)
+	} else if err != nil {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
@@ -29,12 +31,23 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 	return b.detach(names)
 }
 
+// detachUnrecorded is Detach where the bus cannot be locked: the devices are what matters.
+func (h *Host) detachUnrecorded(hub string, a Attachment, cause error) error {
+	k, err := h.connect()
+	if err != nil {
+		return err
+	}
+	b := &bus{host: h, name: hub, k: k}
+	b.notice("going on without the record: %s", OneLine(cause))
+	return errors.Join(b.deleteEndpoint(hostIfName(a)), k.Close())
+}
+
 // sameAs tells whether two attachments are one that is called differently: because its network's configuration has been
 // edited, or because `podman network reload` calls ADD by the container end's name, which is one of Entry's, and later
-// DEL by the first one.
+// DEL by the one that Podman first made up.
 func (a Attachment) sameAs(b Attachment) bool {
-	return a.Runtime == b.Runtime && a.Network == b.Network && a.ContainerID == b.ContainerID &&
-		(a.IfName == b.IfName || a.Entry == b.Entry && (matches(a.IfName, a.Entry) || matches(b.IfName, b.Entry)))
+	renamed := a.Entry == b.Entry && (isMadeUp(a.IfName) && matches(b.IfName, a.Entry) || isMadeUp(b.IfName) && matches(a.IfName, a.Entry))
+	return a.Runtime == b.Runtime && a.Network == b.Network && a.ContainerID == b.ContainerID && (a.IfName == b.IfName || renamed)
 }
 
 // detach deletes endpoints by the names of their host ends. The devices are what matters: a record that cannot be
@@ -54,11 +67,11 @@ func (b *bus) detach(hostIfs []string) error {
 			return err
 		}
 	}
-	if len(b.record.Endpoints) == recorded && (b.known || !b.onDisk) {
+	if !b.onDisk || len(b.record.Endpoints) == recorded && recorded > 0 && b.known {
 		return nil
 	}
 	if err := b.saveOrRemove(); err != nil {
-		b.notice("left a record behind, which does no harm: %v", err)
+		b.notice("left a record behind, which does no harm: %s", OneLine(err))
 	}
 	return nil
 }
@@ -78,17 +91,17 @@ func (b *bus) removeTransient() error {
 // removeDevices deletes the backplane, what endpoints left behind, and the hub if we made it.
 func (b *bus) removeDevices() error {
 	w := b.want(Spec{Hub: b.name}, "")
-	var devices []string
+	var indexes []int
 	for _, l := range w.leftovers {
-		devices = append(devices, l.devices...)
+		indexes = append(indexes, l.device.Index)
 	}
-	if plane := w.backplanes[0]; isPair(b.view.link(plane.tx), b.view.link(plane.rx)) {
-		devices = append(devices, plane.tx)
+	if tx := b.view.link(w.backplanes[0].tx); isPair(tx, b.view.link(w.backplanes[0].rx)) {
+		indexes = append(indexes, tx.Index)
 	}
-	if isOurHub(b.view.link(b.name)) {
-		devices = append(devices, b.name)
+	if hub := b.view.link(b.name); isOurHub(hub) {
+		indexes = append(indexes, hub.Index)
 	}
-	return b.k.Delete(devices...)
+	return b.k.Delete(indexes...)
 }
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that the devices of an
@@ -135,7 +148,7 @@ func (h *Host) staleHubs(stale func(a Attachment, left bool) bool) (hubs []strin
 		}
 		seen[hub] = true
 		endpoints, leftovers := v.endpoints(hub, nil)
-		if slices.ContainsFunc(endpoints, func(e endpoint) bool { return stale(e.Attachment, false) }) ||
+		if slices.ContainsFunc(endpoints, func(e endpoint) bool { return stale(e.Attachment, v.movedBack(e)) }) ||
 			slices.ContainsFunc(leftovers, func(l leftover) bool { return stale(l.Attachment, true) }) {
 			hubs = append(hubs, hub)
 		}
@@ -158,7 +171,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	}
 	var hostIfs []string
 	for _, e := range b.endpoints {
-		if stale(e.Attachment, false) {
+		if stale(e.Attachment, b.view.movedBack(e)) {
 			hostIfs = append(hostIfs, e.host.Name)
 		}
 	}

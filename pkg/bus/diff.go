@@ -30,11 +30,10 @@ type difference struct {
 
 // change is what apply does about a difference, in the order of the fields.
 type change struct {
-	remove      []string // devices
+	remove      []int // ifindexes of devices
 	addHub      string
-	keepHub     string // a transient hub that is to stay
-	addPair     *canlink.Pair
-	up          []string // devices
+	addPair     *canlink.Pair // its indexes are drawn by apply
+	up          []int
 	deleteRules []cangw.Rule
 	addRules    []cangw.Rule
 }
@@ -64,14 +63,14 @@ func diff(w want, v view) []difference {
 		if !e.host.Up {
 			all = append(all, difference{
 				what: fmt.Sprintf("host end %s of %s is down", e.host.Name, e.Attachment), cure: byAnyAdd,
-				change: change{up: []string{e.host.Name}},
+				change: change{up: []int{e.host.Index}},
 			})
 		}
 	}
 	for _, l := range w.leftovers {
 		all = append(all, difference{
-			what: fmt.Sprintf("devices of %s are left over (%s)", l.Attachment, strings.Join(l.devices, ", ")), cure: byAnyAdd,
-			change: change{remove: l.devices},
+			what: fmt.Sprintf("backplane %s of %s is left over", l.device.Name, l.Attachment), cure: byAnyAdd,
+			change: change{remove: []int{l.device.Index}},
 		})
 	}
 	return append(all, diffRules(w, v)...)
@@ -106,10 +105,8 @@ func diffHub(w want, v view) []difference {
 		return refuse(ErrNotReady, fmt.Sprintf("hub %s is down", name), "ip link set "+name+" up")
 	case !hub.Up:
 		return []difference{{
-			what: fmt.Sprintf("hub %s is down", name), cure: byAnyAdd, change: change{up: []string{name}},
+			what: fmt.Sprintf("hub %s is down", name), cure: byAnyAdd, change: change{up: []int{hub.Index}},
 		}}
-	case hub.Alias == transientAlias && !w.spec.Transient:
-		return []difference{{what: "hub is transient", expected: true, change: change{keepHub: name}}}
 	}
 	return nil
 }
@@ -125,14 +122,20 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 	tx, rx := v.link(p.tx), v.link(p.rx)
 	name := fmt.Sprintf("backplane %s, %s", p.tx, p.rx)
 	d := difference{cure: byAnyAdd, expected: p.of != "" && p.of == w.attaching}
-	make := func(what string, remove ...string) []difference {
+	make := func(what string, remove ...int) []difference {
 		d.what = what
 		d.change = change{
-			remove:  remove,
-			addPair: &canlink.Pair{Name: p.rx, PeerName: p.tx, MTU: canlink.FDMTU, Alias: p.alias, PeerAlias: p.alias},
-			up:      []string{p.tx}, // last, because it is the end that must send at once
+			remove: slices.DeleteFunc(remove, func(index int) bool { return index == 0 }),
+			// tx is set up last, because it is the end that must send at once.
+			addPair: &canlink.Pair{Name: p.rx, PeerName: p.tx, MTU: canlink.FDMTU, Alias: p.alias, PeerUp: true},
 		}
 		return []difference{d}
+	}
+	for _, name := range []string{p.tx, p.rx} {
+		if other := v.altNameOf(name); other.Index != 0 {
+			return refuse(ErrInvalid, fmt.Sprintf("%s is another name of device %s, and the backplane needs it", name, other.Name),
+				fmt.Sprintf("ip link property del dev %s altname %s", other.Name, name))
+		}
 	}
 	switch {
 	case tx.Index == 0 && rx.Index == 0:
@@ -143,11 +146,11 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 				return refuse(ErrInvalid, fmt.Sprintf("%s is another program's device, and the backplane needs this name", end.Name), "rename or delete it")
 			}
 		}
-		return make(name+" is not one vxcan pair", p.tx, p.rx)
+		return make(name+" is not one vxcan pair", tx.Index, rx.Index)
 	case tx.MTU != canlink.FDMTU || rx.MTU != canlink.FDMTU:
-		return make(fmt.Sprintf("%s has MTU %d and %d, want %d", name, tx.MTU, rx.MTU, canlink.FDMTU), p.tx)
+		return make(fmt.Sprintf("%s has MTU %d and %d, want %d", name, tx.MTU, rx.MTU, canlink.FDMTU), tx.Index)
 	case !tx.Up || !rx.Up:
-		d.what, d.change = name+" is down", change{up: []string{p.tx, p.rx}}
+		d.what, d.change = name+" is down", change{up: []int{rx.Index, tx.Index}}
 		return []difference{d}
 	}
 	return nil

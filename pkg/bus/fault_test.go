@@ -47,8 +47,8 @@ func (f *faulty) AllLinks() ([]canlink.Link, error) {
 	return f.kernel.AllLinks()
 }
 
-func (f *faulty) AddVcan(name string, mtu int, alias string) error {
-	return errors.Join(f.step("AddVcan"), f.unlessFailed(func() error { return f.kernel.AddVcan(name, mtu, alias) }))
+func (f *faulty) AddVcan(name string, index int, alias string) error {
+	return errors.Join(f.step("AddVcan"), f.unlessFailed(func() error { return f.kernel.AddVcan(name, index, alias) }))
 }
 
 func (f *faulty) AddPair(p canlink.Pair) (canlink.Link, error) {
@@ -58,8 +58,8 @@ func (f *faulty) AddPair(p canlink.Pair) (canlink.Link, error) {
 	return f.kernel.AddPair(p)
 }
 
-func (f *faulty) SetAlias(name, alias string) error {
-	return errors.Join(f.step("SetAlias"), f.unlessFailed(func() error { return f.kernel.SetAlias(name, alias) }))
+func (f *faulty) SetAlias(index int, alias string) error {
+	return errors.Join(f.step("SetAlias"), f.unlessFailed(func() error { return f.kernel.SetAlias(index, alias) }))
 }
 
 func (f *faulty) SetUp(index int) error {

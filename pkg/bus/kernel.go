@@ -19,11 +19,11 @@ import (
 type kernel interface {
 	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
 	AllLinks() ([]canlink.Link, error)
-	AddVcan(name string, mtu int, alias string) error
+	AddVcan(name string, index int, alias string) error
 	AddPair(p canlink.Pair) (canlink.Link, error)
-	SetAlias(name, alias string) error
+	SetAlias(index int, alias string) error
 	SetUp(index int) error
-	Delete(names ...string) error
+	Delete(indexes ...int) error
 
 	Jobs() ([]cangw.Job, error)
 	AddRules(rules ...cangw.Rule) error
@@ -65,13 +65,14 @@ func (k *realKernel) Close() error { return k.conn.Close() }
 
 func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
 func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
-func (k *realKernel) Delete(names ...string) error                  { return explain(k.links.Delete(names...)) }
-func (k *realKernel) SetAlias(name, alias string) error {
-	return explain(k.links.SetAlias(name, alias))
+func (k *realKernel) Delete(indexes ...int) error                   { return explain(k.links.Delete(indexes...)) }
+
+func (k *realKernel) SetAlias(index int, alias string) error {
+	return explain(k.links.SetAlias(index, alias))
 }
 
-func (k *realKernel) AddVcan(name string, mtu int, alias string) error {
-	return explainKind(canlink.Vcan, k.links.AddVcan(name, mtu, alias))
+func (k *realKernel) AddVcan(name string, index int, alias string) error {
+	return explainKind(canlink.Vcan, k.links.AddVcan(name, index, canlink.FDMTU, alias))
 }
 
 func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {

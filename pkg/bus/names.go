@@ -74,12 +74,16 @@ func CheckInterface(name string) error {
 // InterfaceName is the name for an interface in a container: the one the runtime gives, because its user asked for it,
 // or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
 func InterfaceName(given, configured string) string {
-	number, ok := strings.CutPrefix(given, "eth")
-	madeUp := given == "" || ok && isNumber(number)
-	if madeUp && configured != "" {
+	if isMadeUp(given) && configured != "" {
 		return configured
 	}
 	return given
+}
+
+// isMadeUp tells whether an interface's name is one that runtimes give where their users ask for none.
+func isMadeUp(name string) bool {
+	number, ok := strings.CutPrefix(name, "eth")
+	return name == "" || ok && isNumber(number)
 }
 
 func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
@@ -152,14 +156,22 @@ func isOurHub(hub canlink.Link) bool {
 	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
 }
 
-// alias is what a host end says of itself, in `ip link` to people and to us when the state is lost. It is "" if that
-// does not fit, or could not be read back.
+// alias is what a host end says of itself.
 func alias(hub string, a Attachment) string {
-	text := strings.Join(append([]string{aliasMark, hub}, a.fields()...), " ")
-	if gotHub, got, ok := parseAlias(text); len(text) > canlink.MaxAlias || !ok || gotHub != hub || got != a {
-		return ""
+	return strings.Join(append([]string{aliasMark, hub}, a.fields()...), " ")
+}
+
+// checkAlias tells whether an attachment can be read back from the alias of its host end.
+func checkAlias(hub string, a Attachment) error {
+	text := alias(hub, a)
+	if len(text) > canlink.MaxAlias {
+		return fmt.Errorf("%w attachment: the names of network and container take %d bytes of %d; use a shorter network name",
+			ErrInvalid, len(text), canlink.MaxAlias)
 	}
-	return text
+	if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got != a {
+		return fmt.Errorf("%w attachment %q: a name with a blank; use another network name", ErrInvalid, a)
+	}
+	return nil
 }
 
 func parseAlias(text string) (hub string, a Attachment, ok bool) {

@@ -161,27 +161,24 @@ func TestAlias(t *testing.T) {
 	}
 }
 
-// What does not fit, or would be read back as something else, is not written.
-func TestAliasLeftOut(t *testing.T) {
+// What does not fit, or would be read back as something else, is refused.
+func TestCheckAlias(t *testing.T) {
 	fits := Attachment{Runtime: "cni", ContainerID: "id", IfName: "eth0"}
 	fits.Network = strings.Repeat("n", canlink.MaxAlias-len("vxcan vcan0 cni  id eth0 "))
-	if text := alias("vcan0", fits); len(text) != canlink.MaxAlias {
-		t.Errorf("%d bytes, want %d", len(text), canlink.MaxAlias)
+	if err := checkAlias("vcan0", fits); err != nil {
+		t.Error(err)
 	}
 	long := fits
 	long.Network += "n"
-	for _, a := range []Attachment{
-		long,
-		{"cni", "a b", "id", "eth0", ""},
-		{"cni", "net", "id", "eth0", "a b"},
-		{"cni", "net", "id", "eth0 ", ""},
+	for words, a := range map[string]Attachment{
+		"256 bytes of 255": long,
+		"cni a b/id/eth0":  {"cni", "a b", "id", "eth0", ""},
+		"cni net/id/eth0":  {"cni", "net", "id", "eth0", "a b"},
+		"cni net/id/eth0 ": {"cni", "net", "id", "eth0 ", ""},
 	} {
-		if text := alias("vcan0", a); text != "" {
-			t.Errorf("%+v: %q", a, text)
+		if err := checkAlias("vcan0", a); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%+v: %v, want %q", a, err, words)
 		}
-	}
-	if text := alias("vcan 0", Attachment{}); text != "" {
-		t.Errorf("hub with a space: %q", text)
 	}
 }
 
@@ -198,10 +195,10 @@ func FuzzAlias(f *testing.F) {
 	f.Add("vcan0", "cni", "a b", "", " ", "can0")
 	f.Fuzz(func(t *testing.T, hub, runtime, network, id, ifName, entry string) {
 		a := Attachment{runtime, network, id, ifName, entry}
-		text := alias(hub, a)
-		if text == "" {
+		if checkAlias(hub, a) != nil {
 			return
 		}
+		text := alias(hub, a)
 		if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got != a || len(text) > canlink.MaxAlias {
 			t.Errorf("%q back as %q, %+v, %v", text, gotHub, got, ok)
 		}

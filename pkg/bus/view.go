@@ -33,15 +33,18 @@ func (v view) link(name string) canlink.Link {
 	return canlink.Link{}
 }
 
-// nameOf is the name of the device with an ifindex.
-func (v view) nameOf(index uint32) string {
+// at is the device with an ifindex, or the zero Link.
+func (v view) at(index int) canlink.Link {
 	for _, l := range v.links {
-		if l.Index == int(index) {
-			return l.Name
+		if l.Index == index {
+			return l
 		}
 	}
-	return ""
+	return canlink.Link{}
 }
+
+// nameOf is the name of the device with an ifindex.
+func (v view) nameOf(index uint32) string { return v.at(int(index)).Name }
 
 // endpoint is an attachment that the kernel has the devices of.
 type endpoint struct {
@@ -52,63 +55,54 @@ type endpoint struct {
 // private tells that the two ends do not share an ifindex, see rules.
 func (e endpoint) private() bool { return e.host.PeerIndex != e.host.Index }
 
-// leftover is devices that an attachment has left behind.
+// movedBack tells that the container end was in use and is in the host's netns again: a runtime that had moved it into the
+// container has moved it back, and the call that should tell us was lost.
+func (v view) movedBack(e endpoint) bool {
+	return !e.host.PeerElsewhere && e.host.Used && !v.at(e.host.PeerIndex).Up
+}
+
+// leftover is the private backplane of an endpoint that is gone.
 type leftover struct {
 	Attachment
-	devices []string
+	device canlink.Link // one end
 }
 
 // endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
 // record, and then those that only the aliases of their devices tell of.
-//
-// Left over is a pair with a container end that was in use and is in the host's netns again: a runtime that had moved it
-// into the container has moved it back, and the call that should tell us was lost. So is the private backplane of a host
-// end that is missing.
 func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint, leftovers []leftover) {
-	hostEnds := make(map[string]canlink.Link) // what may be one, by name
-	aliased := make(map[string]Attachment)    // by device name
-	for _, l := range v.links {
+	type device struct {
+		link *canlink.Link
+		Attachment
+		aliased bool
+	}
+	devices := make(map[string]device, len(v.links)) // vxcan devices, but for those of other buses, by name
+	for i := range v.links {
+		l := &v.links[i]
 		if l.Kind != canlink.Vxcan {
 			continue
 		}
 		on, a, ok := parseAlias(l.Alias)
-		if ok && on != hub {
-			continue
-		}
-		hostEnds[l.Name] = l
-		if ok {
-			aliased[l.Name] = a
-		}
-	}
-	seen := make(map[string]bool) // attachments by the names of their host ends
-	add := func(a Attachment, hostIf string) {
-		host, ok := hostEnds[hostIf]
-		switch {
-		case seen[hostIf]:
-		case !ok:
-			if _, rx := privateNames(hostIf); aliased[rx] == a {
-				leftovers = append(leftovers, leftover{a, []string{rx}})
-				seen[hostIf] = true
-			}
-		case !host.PeerElsewhere && host.Used:
-			_, rx := privateNames(hostIf)
-			leftovers = append(leftovers, leftover{a, []string{hostIf, rx}})
-			seen[hostIf] = true
-		default:
-			endpoints = append(endpoints, endpoint{a, host})
-			seen[hostIf] = true
+		if !ok || on == hub {
+			devices[l.Name] = device{l, a, ok}
 		}
 	}
 	for _, a := range recorded {
-		add(a, hostIfName(a))
+		hostIf := hostIfName(a)
+		if d, ok := devices[hostIf]; ok {
+			endpoints = append(endpoints, endpoint{a, *d.link})
+			delete(devices, hostIf)
+		}
 	}
-	for _, l := range v.links {
-		a, ok := aliased[l.Name]
-		if !ok || seen[l.Name] {
+	for i := range v.links {
+		d, ok := devices[v.links[i].Name]
+		if !ok || !d.aliased {
 			continue
 		}
-		if hostIf := hostIfName(a); hostIf == l.Name || strings.HasPrefix(l.Name, rxPrefix) {
-			add(a, hostIf)
+		switch hostIf := hostIfName(d.Attachment); {
+		case hostIf == d.link.Name:
+			endpoints = append(endpoints, endpoint{d.Attachment, *d.link})
+		case strings.HasPrefix(d.link.Name, rxPrefix) && v.link(hostIf).Index == 0:
+			leftovers = append(leftovers, leftover{d.Attachment, *d.link})
 		}
 	}
 	return endpoints, leftovers

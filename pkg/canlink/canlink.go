@@ -45,7 +45,7 @@ type Link struct {
 	MTU   int
 	Up    bool
 	Alias string
-	// AltNames are the device's alternative names (ip link property), by which Get finds it too.
+	// AltNames are the device's alternative names (ip link property).
 	AltNames []string
 	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
 	PeerIndex int
@@ -68,7 +68,7 @@ type Conn struct{ conn *rtnl.Conn }
 func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
 
 // Get finds devices by name, in as few batches as can be. The results are in the order of the names; for one that is
-// not there it is the zero Link.
+// not there it is the zero Link. Alternative names do not count.
 func (c *Conn) Get(names ...string) ([]Link, error) {
 	var links []Link
 	for batch := range slices.Chunk(names, rtnl.MaxBatch) {
@@ -95,8 +95,12 @@ func (c *Conn) getBatch(names []string) ([]Link, error) {
 		if errors.Is(r.Err, unix.ENODEV) {
 			continue
 		}
-		if links[i], err = parseReply(r); err != nil {
+		link, err := parseReply(r)
+		if err != nil {
 			return nil, fmt.Errorf("look up device %s: %w", names[i], err)
+		}
+		if link.Name == names[i] { // else it is an alternative name
+			links[i] = link
 		}
 	}
 	return links, nil
@@ -141,46 +145,43 @@ func (c *Conn) List() ([]Link, error) {
 // linux/rtnetlink.h).
 const rtextFilterSkipStats = 1 << 3
 
-// AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name is
-// taken.
-func (c *Conn) AddVcan(name string, mtu int, alias string) error {
-	err := c.conn.Do(vcanRequest(name, mtu))
-	if err == nil && alias != "" { // not in one datagram: if the name is taken, the device that has it would get the alias
-		if err = c.SetAlias(name, alias); err != nil {
-			err = errors.Join(err, c.Delete(name))
-		}
+// AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name or
+// the index is taken.
+func (c *Conn) AddVcan(name string, index, mtu int, alias string) error {
+	requests := []*nl.NetlinkRequest{vcanRequest(name, index, mtu)}
+	if alias != "" {
+		requests = append(requests, aliasRequest(index, alias)) // in the same datagram: a kill cannot come between
 	}
-	if err != nil {
+	if err := c.conn.Do(requests...); err != nil {
 		return fmt.Errorf("add vcan %s: %w", name, err)
 	}
 	return nil
 }
 
 // Pair is a vxcan pair to be made. Its first end is up from the start; the peer cannot be (ENOTCONN until the pair is
-// linked), see SetUp. The end that is set up last sends from then on; the other one a moment later, see Link.Active.
+// linked), see PeerUp and SetUp. The end that is set up last sends from then on; the other one a moment later, see
+// Link.Active.
 type Pair struct {
-	Name, PeerName string // PeerName may hold one %d, for the first free number
-	MTU            int    // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
-	Alias          string // of the first end, if not "", at most MaxAlias bytes
-	PeerAlias      string // of the other end, if not "", where both are in the same netns
-	// Index is the ifindex of both ends, or of the first one only where both are in the same netns; 0 lets the kernel
-	// choose.
-	Index     int
-	PeerNetns ns.NetNS // nil is the same netns
+	Name, PeerName   string   // PeerName may hold one %d, for the first free number
+	Index, PeerIndex int      // ifindexes: the two ends may have the same one in different netns
+	MTU              int      // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
+	Alias            string   // of the first end, at most MaxAlias bytes; "" for none
+	PeerNetns        ns.NetNS // nil is the same netns
+	PeerUp           bool     // set the other end up and give it the same alias, where both are in the same netns
 }
 
 // AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the
-// index on this side, and EBUSY if the index is taken on the peer's. Where Name is taken, the device that has it gets the
-// alias all the same, so Name should be one that no other program uses.
+// index on this side, and EBUSY if the index is taken on the peer's.
 func (c *Conn) AddPair(p Pair) (Link, error) {
+	// All in one datagram, so that a kill cannot come between, and by index, so that nothing but what was made is touched.
 	requests := []*nl.NetlinkRequest{p.request()}
-	if p.Alias != "" { // not taken along by RTM_NEWLINK; in the same datagram a kill cannot come between
-		requests = append(requests, aliasRequest(p.Name, p.Alias))
+	if p.Alias != "" {
+		requests = append(requests, aliasRequest(p.Index, p.Alias))
 	}
-	if p.PeerAlias != "" && p.PeerNetns == nil {
-		requests = append(requests, aliasRequest(p.PeerName, p.PeerAlias))
+	if p.PeerUp {
+		requests = append(requests, aliasRequest(p.PeerIndex, p.Alias), upRequest(p.PeerIndex))
 	}
-	requests = append(requests, getByName(p.Name))
+	requests = append(requests, getRequest(p.Index))
 	replies, err := c.conn.Batch(requests...)
 	for i := 0; err == nil && i < len(replies); i++ {
 		err = replies[i].Err
@@ -193,11 +194,7 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 
 // SetUp brings a device up, and returns it as it is then.
 func (c *Conn) SetUp(index int) (Link, error) {
-	r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
-	r.AddData(msg)
-	replies, err := c.conn.Batch(r, getRequest(index))
+	replies, err := c.conn.Batch(upRequest(index), getRequest(index))
 	if err == nil {
 		err = replies[0].Err
 	}
@@ -209,20 +206,18 @@ func (c *Conn) SetUp(index int) (Link, error) {
 
 // Delete deletes devices, and with each the other end of a pair and all gateway rules of both. One that is not there is
 // no error.
-func (c *Conn) Delete(names ...string) error {
-	requests := make([]*nl.NetlinkRequest, len(names))
-	for i, name := range names {
-		requests[i] = nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
-		requests[i].AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-		requests[i].AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	}
+func (c *Conn) Delete(indexes ...int) error {
 	var errs []error
-	for start := 0; start < len(requests); start += rtnl.MaxBatch {
-		replies, err := c.conn.Batch(requests[start:min(start+rtnl.MaxBatch, len(requests))]...)
+	for batch := range slices.Chunk(indexes, rtnl.MaxBatch) {
+		requests := make([]*nl.NetlinkRequest, len(batch))
+		for i, index := range batch {
+			requests[i] = deleteRequest(index)
+		}
+		replies, err := c.conn.Batch(requests...)
 		errs = append(errs, err)
 		for i, r := range replies {
 			if r.Err != nil && !errors.Is(r.Err, unix.ENODEV) {
-				errs = append(errs, fmt.Errorf("delete device %s: %w", names[start+i], r.Err))
+				errs = append(errs, fmt.Errorf("delete device with index %d: %w", batch[i], r.Err))
 			}
 		}
 	}
@@ -230,9 +225,9 @@ func (c *Conn) Delete(names ...string) error {
 }
 
 // SetAlias sets a device's alias, at most MaxAlias bytes.
-func (c *Conn) SetAlias(name, alias string) error {
-	if err := c.conn.Do(aliasRequest(name, alias)); err != nil {
-		return fmt.Errorf("set alias of %s: %w", name, err)
+func (c *Conn) SetAlias(index int, alias string) error {
+	if err := c.conn.Do(aliasRequest(index, alias)); err != nil {
+		return fmt.Errorf("set alias of device with index %d: %w", index, err)
 	}
 	return nil
 }

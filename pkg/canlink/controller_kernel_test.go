@@ -213,7 +213,7 @@ func TestSLCANUnknownBitrate(t *testing.T) {
 func TestControllerOfOtherKind(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
-	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
+	if err := c.AddVcan("vcan0", 5000, FDMTU, ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"lo", "vcan0"} {

@@ -39,16 +39,17 @@ func TestAddVcan(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
 	for name, mtu := range map[string]int{"vcan0": FDMTU, "vcan1": ClassicMTU} {
-		if err := c.AddVcan(name, mtu, "ours"); err != nil {
+		index := 5000 + mtu
+		if err := c.AddVcan(name, index, mtu, "ours"); err != nil {
 			t.Fatal(err)
 		}
 		got := get(t, c, name)
-		want := Link{Name: name, Index: got.Index, Kind: Vcan, CAN: true, MTU: mtu, Up: true, Alias: "ours"}
-		if diff := cmp.Diff(want, got); diff != "" || got.Index == 0 || got.FD() != (mtu == FDMTU) {
+		want := Link{Name: name, Index: index, Kind: Vcan, CAN: true, MTU: mtu, Up: true, Alias: "ours"}
+		if diff := cmp.Diff(want, got); diff != "" || got.FD() != (mtu == FDMTU) {
 			t.Errorf("(- want, + got)\n%s", diff)
 		}
 	}
-	if err := c.AddVcan("vcan0", ClassicMTU, "theirs"); !errors.Is(err, unix.EEXIST) {
+	if err := c.AddVcan("vcan0", 6000, ClassicMTU, "theirs"); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("a second time: %v, want EEXIST", err)
 	}
 	if got := get(t, c, "vcan0"); got.MTU != FDMTU || got.Alias != "ours" {
@@ -82,7 +83,7 @@ func TestAddPair(t *testing.T) {
 		host, container := dialAt(t, cantest.NewNetns(t)), dialAt(t, netns)
 		alias := strings.Repeat("x", MaxAlias)
 		const index = 1<<30 - 1
-		p := Pair{Name: "vx0123456789abc", PeerName: "can%d", MTU: mtu, Index: index, Alias: alias, PeerNetns: netns}
+		p := Pair{Name: "vx0123456789abc", PeerName: "can%d", MTU: mtu, Index: index, PeerIndex: index, Alias: alias, PeerNetns: netns}
 		made, err := host.AddPair(p)
 		if err != nil {
 			t.Fatal(err)
@@ -106,7 +107,7 @@ func TestAddPair(t *testing.T) {
 		if err != nil || !end.Up {
 			t.Errorf("container end after SetUp: %+v, %v", end, err)
 		}
-		if err := host.Delete(p.Name); err != nil {
+		if err := host.Delete(p.Index); err != nil {
 			t.Error(err)
 		}
 		if _, err := container.GetIndex(index); !errors.Is(err, ErrNotFound) {
@@ -115,12 +116,19 @@ func TestAddPair(t *testing.T) {
 	}
 }
 
-// The backplane: both ends in one netns, indexes by the kernel.
+// The backplane: both ends in one netns.
 func TestAddPairHere(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
-	if _, err := c.AddPair(Pair{Name: "tx", PeerName: "rx", MTU: FDMTU}); err != nil {
+	if _, err := c.AddPair(Pair{Name: "tx", PeerName: "rx", Index: 5001, PeerIndex: 5002, MTU: FDMTU, Alias: "ours"}); err != nil {
 		t.Fatal(err)
+	}
+	up, err := c.AddPair(Pair{Name: "a", PeerName: "b", Index: 5003, PeerIndex: 5004, MTU: FDMTU, Alias: "ours", PeerUp: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := get(t, c, "b"); !b.Up || b.Alias != "ours" || b.Index != 5004 || up.Index != 5003 || up.Alias != "ours" {
+		t.Errorf("with the peer up: %+v, %+v", up, b)
 	}
 	links, err := c.Get("rx", "nosuchdevice", "tx")
 	if err != nil {
@@ -130,7 +138,7 @@ func TestAddPairHere(t *testing.T) {
 	if !cmp.Equal(links[1], Link{}) {
 		t.Errorf("no such device: %+v", links[1])
 	}
-	if rx.Name != "rx" || tx.Name != "tx" || rx.PeerIndex != tx.Index || tx.PeerIndex != rx.Index || rx.Index == tx.Index ||
+	if rx.Name != "rx" || tx.Name != "tx" || rx.PeerIndex != tx.Index || tx.PeerIndex != rx.Index || tx.Index != 5001 || rx.Index != 5002 || rx.Alias != "" ||
 		rx.PeerElsewhere || tx.PeerElsewhere || rx.Up || !tx.Up {
 		t.Errorf("tx %+v, rx %+v", tx, rx)
 	}
@@ -141,11 +149,11 @@ func TestAddPairRefused(t *testing.T) {
 	cantest.Require(t)
 	netns := cantest.NewNetns(t)
 	host, container := dialAt(t, cantest.NewNetns(t)), dialAt(t, netns)
-	taken := Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Index: 5000, Alias: "taken", PeerNetns: netns}
+	taken := Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Index: 5000, PeerIndex: 5000, Alias: "taken", PeerNetns: netns}
 	if _, err := host.AddPair(taken); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := container.AddPair(Pair{Name: "here", PeerName: "there", MTU: FDMTU, Index: 0}); err != nil {
+	if _, err := container.AddPair(Pair{Name: "here", PeerName: "there", MTU: FDMTU, Index: 7000, PeerIndex: 7001}); err != nil {
 		t.Fatal(err)
 	}
 	here := get(t, container, "here").Index
@@ -157,12 +165,12 @@ func TestAddPairRefused(t *testing.T) {
 	}{
 		"name taken":                   {func(p *Pair) { p.Name = "vx" }, unix.EEXIST},
 		"peer's name taken":            {func(p *Pair) { p.PeerName = "can0" }, unix.EEXIST},
-		"index taken on this side":     {func(p *Pair) { p.Index = 5000 }, unix.EEXIST}, // as of a device to be changed
-		"index taken in the container": {func(p *Pair) { p.Index = here }, unix.EBUSY},
+		"index taken on this side":     {func(p *Pair) { p.Index = 5000 }, unix.EEXIST},
+		"index taken in the container": {func(p *Pair) { p.Index, p.PeerIndex = here, here }, unix.EBUSY},
 		"name of 16 bytes":             {func(p *Pair) { p.Name = "0123456789abcdef" }, unix.ERANGE},
 		"peer's name with two %d":      {func(p *Pair) { p.PeerName = "can%d%d" }, unix.EINVAL},
 	} {
-		p := Pair{Name: "vy", PeerName: "can1", MTU: FDMTU, Index: 6000, PeerNetns: netns}
+		p := Pair{Name: "vy", PeerName: "can1", MTU: FDMTU, Index: 6000, PeerIndex: 6000, PeerNetns: netns}
 		test.change(&p)
 		if _, err := host.AddPair(p); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
@@ -176,11 +184,13 @@ func TestAddPairRefused(t *testing.T) {
 func TestDelete(t *testing.T) {
 	cantest.Require(t)
 	c := dialAt(t, cantest.NewNetns(t))
-	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
-		t.Fatal(err)
+	for i, name := range []string{"vcan0", "a", "b"} {
+		if err := c.AddVcan(name, 5000+i, FDMTU, ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for range 2 { // the second time it is not there
-		if err := c.Delete("vcan0"); err != nil {
+		if err := c.Delete(5000); err != nil {
 			t.Error(err)
 		}
 	}
@@ -188,19 +198,15 @@ func TestDelete(t *testing.T) {
 		t.Errorf("still there: %+v", got)
 	}
 	// Of several, those that can be deleted are.
-	for _, name := range []string{"a", "b"} {
-		if err := c.AddVcan(name, FDMTU, ""); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Delete("a", "nosuchdevice", "lo", "b"); err == nil || !strings.Contains(err.Error(), "lo") {
+	lo := get(t, c, "lo").Index
+	if err := c.Delete(5001, 4711, lo, 5002); err == nil || !strings.Contains(err.Error(), fmt.Sprint("index ", lo)) {
 		t.Errorf("deleted lo: %v", err)
 	}
 	if all, err := c.List(); err != nil || len(all) != 1 {
 		t.Errorf("left: %+v, %v; want lo", all, err)
 	}
-	if err := c.Delete("lo"); err == nil {
-		t.Error("lo deleted")
+	if err := c.Delete(); err != nil {
+		t.Errorf("nothing: %v", err)
 	}
 }
 
@@ -227,6 +233,10 @@ func TestSetUpMissing(t *testing.T) {
 	}
 }
 
+func numbered(n int, netns ns.NetNS) Pair {
+	return Pair{Name: fmt.Sprintf("a%d", n), PeerName: fmt.Sprintf("b%d", n), Index: 5000 + 2*n, PeerIndex: 5001 + 2*n, MTU: FDMTU, PeerNetns: netns}
+}
+
 // Our devices are never missing in a list that is made while others come and go, as on a host that starts containers.
 func TestListWhileOthersChange(t *testing.T) {
 	cantest.Require(t)
@@ -234,7 +244,7 @@ func TestListWhileOthersChange(t *testing.T) {
 	c, other := dialAt(t, netns), dialAt(t, netns)
 	const stable, passing = 150, 30
 	for i := range stable + passing {
-		if _, err := c.AddPair(Pair{Name: fmt.Sprintf("a%d", i), PeerName: fmt.Sprintf("b%d", i), MTU: FDMTU, PeerNetns: netns}); err != nil {
+		if _, err := c.AddPair(numbered(i, netns)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -249,8 +259,8 @@ func TestListWhileOthersChange(t *testing.T) {
 			default:
 			}
 			n := stable + i%passing
-			if err = other.Delete(fmt.Sprintf("a%d", n)); err == nil {
-				_, err = other.AddPair(Pair{Name: fmt.Sprintf("a%d", n), PeerName: fmt.Sprintf("b%d", n), MTU: FDMTU, PeerNetns: netns})
+			if err = other.Delete(numbered(n, netns).Index); err == nil {
+				_, err = other.AddPair(numbered(n, netns))
 			}
 		}
 		done <- err
@@ -284,7 +294,7 @@ func TestAgreesWithIP(t *testing.T) {
 	cantest.Require(t)
 	netns := cantest.NewNetns(t)
 	c := dialAt(t, netns)
-	if _, err := c.AddPair(Pair{Name: "vx", PeerName: "can0", MTU: FDMTU, Alias: "vxcan vcan0 cni", PeerNetns: netns}); err != nil {
+	if _, err := c.AddPair(Pair{Name: "vx", PeerName: "can0", Index: 5001, PeerIndex: 5002, MTU: FDMTU, Alias: "vxcan vcan0 cni", PeerNetns: netns}); err != nil {
 		t.Fatal(err)
 	}
 	var out []byte
@@ -302,12 +312,12 @@ func TestAgreesWithIP(t *testing.T) {
 	}
 }
 
-// A device is found by its alternative names too, and says so.
+// A device tells its alternative names, and is not found by them.
 func TestAltNames(t *testing.T) {
 	cantest.Require(t)
 	netns := cantest.NewNetns(t)
 	c := dialAt(t, netns)
-	if err := c.AddVcan("vcan0", FDMTU, ""); err != nil {
+	if err := c.AddVcan("vcan0", 5000, FDMTU, ""); err != nil {
 		t.Fatal(err)
 	}
 	err := netns.Do(func(ns.NetNS) error {
@@ -325,7 +335,10 @@ func TestAltNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, got := range map[string]Link{"by name": get(t, c, "vcan0"), "by another name": get(t, c, "frontcan"), "listed": all[1]} {
+	if got := get(t, c, "frontcan"); got.Index != 0 {
+		t.Errorf("by another name: %+v", got)
+	}
+	for what, got := range map[string]Link{"by name": get(t, c, "vcan0"), "listed": all[1]} {
 		if got.Name != "vcan0" || !cmp.Equal(got.AltNames, want) {
 			t.Errorf("%s: %+v, want the alternative names %v", what, got, want)
 		}

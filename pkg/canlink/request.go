@@ -30,8 +30,8 @@ func addRequest(index int, up bool) *nl.NetlinkRequest {
 	return r
 }
 
-func vcanRequest(name string, mtu int) *nl.NetlinkRequest {
-	r := addRequest(0, true)
+func vcanRequest(name string, index, mtu int) *nl.NetlinkRequest {
+	r := addRequest(index, true)
 	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
@@ -50,8 +50,8 @@ func (p Pair) request() *nl.NetlinkRequest {
 	// The peer's own struct ifinfomsg.
 	peerMsg := nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU)))
+	peerMsg.Index = int32(p.PeerIndex)
 	if p.PeerNetns != nil {
-		peerMsg.Index = int32(p.Index)
 		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(p.PeerNetns.Fd())))
 	}
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.PeerName))
@@ -59,10 +59,24 @@ func (p Pair) request() *nl.NetlinkRequest {
 	return r
 }
 
-func aliasRequest(name, alias string) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
-	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+func aliasRequest(index int, alias string) *nl.NetlinkRequest {
+	r := changeRequest(index)
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	return r
+}
+
+func deleteRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	r.AddData(msg)
+	return r
+}
+
+func upRequest(index int) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
+	r.AddData(msg)
 	return r
 }

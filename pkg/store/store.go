@@ -212,6 +212,9 @@ func (f *File) syncDir() error {
 // Remove removes the file, what a call that was killed may have left of a new one, and the lock file. The lock is still
 // held.
 func (f *File) Remove() error {
+	if !isCurrent(f.lock) { // the directory was removed, and its files are those of another process now
+		return nil
+	}
 	var errs []error
 	for _, path := range []string{f.temp(), f.base + fileSuffix, f.lock.Path()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

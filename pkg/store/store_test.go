@@ -438,3 +438,37 @@ func TestLockGivenUp(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDirRemoved: the administrator removes the state (rm -r /var/lib/cni) while a call holds a lock. Its Remove
+// must leave the lock file of the next call.
+func TestDirRemoved(t *testing.T) {
+	dir := t.TempDir() + "/state"
+	open := func() *File {
+		f, err := Open(context.Background(), dir, "vcan0", 100*time.Millisecond)
+		if err != nil {
+			return nil
+		}
+		return f
+	}
+	a := open()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	b := open()
+	if b == nil {
+		t.Fatal("not free after rm -r")
+	}
+	if err := b.Save("b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Remove(); err != nil { // what a call without a record does at its end
+		t.Fatal(err)
+	}
+	var data string
+	if found, _ := b.Load(&data); !found {
+		t.Error("the record of b is gone")
+	}
+	if c := open(); c != nil {
+		t.Error("b and c both hold the lock")
+	}
+}

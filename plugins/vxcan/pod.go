@@ -20,6 +20,9 @@ const annotation = "vxcan/networks"
 // maxPodInterfaces bounds what one pod can make of devices and rules.
 const maxPodInterfaces = 8
 
+// podHubDigits are allowed in the names of hubs that pods choose: administrators paste these names into shells.
+const podHubDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
 // requests are the interfaces that this call is about: one, or with the capability, those that the pod asks for.
 func (c *conf) requests(args *skel.CmdArgs) ([]bus.Request, error) {
 	if c.podDecides() {
@@ -49,9 +52,13 @@ func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err erro
 	}
 	defer func() {
 		if err != nil {
+			list = list[:min(len(list), 200)]
 			requests, err = nil, fmt.Errorf(`annotation %s is %q: %w; want a list like "can0" or "vcan0:can0,vcan1:can1"`, annotation, list, err)
 		}
 	}()
+	if n := strings.Count(list, ",") + 1; n > maxPodInterfaces {
+		return nil, fmt.Errorf("%w list: %d interfaces, at most %d are allowed", bus.ErrInvalid, n, maxPodInterfaces)
+	}
 	for item := range strings.SplitSeq(list, ",") {
 		hub, ifName, both := strings.Cut(strings.TrimSpace(item), ":")
 		if !both {
@@ -61,6 +68,9 @@ func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err erro
 		if hub != c.bus.Hub {
 			if !slices.ContainsFunc(c.bus.PodHubs, func(pattern string) bool { return matchesHub(pattern, hub) }) {
 				return nil, fmt.Errorf("%w hub %q: a pod may name %s", bus.ErrInvalid, hub, strings.Join(append([]string{c.bus.Hub}, c.bus.PodHubs...), ", "))
+			}
+			if strings.Trim(hub, podHubDigits) != "" || strings.HasPrefix(hub, "-") {
+				return nil, fmt.Errorf("%w hub %q: a pod may use letters, digits, '.', '_' and '-'", bus.ErrInvalid, hub)
 			}
 			spec = bus.Spec{Hub: hub, Transient: true} // the configuration speaks of its own hub only
 		}
@@ -75,9 +85,6 @@ func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err erro
 			return nil, fmt.Errorf("%w list: %s is there twice", bus.ErrInvalid, strings.TrimSpace(item))
 		}
 		requests = append(requests, r)
-	}
-	if len(requests) > maxPodInterfaces {
-		return nil, fmt.Errorf("%w list: %d interfaces, at most %d are allowed", bus.ErrInvalid, len(requests), maxPodInterfaces)
 	}
 	return requests, nil
 }

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // forPod is a configuration for a pod with an annotation. podHubs is the value of that key, "" for none.
@@ -90,6 +93,42 @@ func TestPodHubsInvalid(t *testing.T) {
 		_, err := parseConf([]byte(with(`"pod-hubs": ` + value)))
 		if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), `key "pod-hubs"`) {
 			t.Errorf("%s: %v, want %s", value, err, words)
+		}
+	}
+}
+
+// TestPodLongAnnotation: annotations may be 256 KiB, and kubelet repeats an ADD that failed for ever.
+func TestPodLongAnnotation(t *testing.T) {
+	items := make([]string, 40000)
+	for i := range items {
+		items[i] = fmt.Sprintf("x%x", i)
+	}
+	c := &conf{bus: bus.NewConfig()}
+	c.Capabilities = map[string]bool{annotationsCapability: true}
+	c.RuntimeConfig.Annotations = map[string]string{annotation: strings.Join(items, ",")}
+	start := time.Now()
+	_, err := c.requests(&skel.CmdArgs{ContainerID: "c", IfName: "eth0"})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if len(err.Error()) > 1000 {
+		t.Errorf("a message of %d bytes", len(err.Error()))
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestPodHubWords: the words of CHECK and of the log are commands for the administrator to paste; a pod must not be
+// able to put its own into them.
+func TestPodHubWords(t *testing.T) {
+	for _, hub := range []string{"$(reboot)", "`reboot`", "a;reboot", "-rf"} {
+		c := &conf{bus: bus.NewConfig()}
+		c.bus.PodHubs = []string{"*"}
+		c.Capabilities = map[string]bool{annotationsCapability: true}
+		c.RuntimeConfig.Annotations = map[string]string{annotation: hub + ":can0"}
+		if _, err := c.requests(&skel.CmdArgs{ContainerID: "c", IfName: "eth0"}); err == nil {
+			t.Errorf("a pod may name hub %s", hub)
 		}
 	}
 }
