@@ -18,7 +18,7 @@ func (b *bus) mend(spec Spec, attaching string) error {
 	for range rounds {
 		changed, err := b.apply(spec, diff(b.want(spec, attaching), b.view))
 		if err == nil && !changed {
-			b.warnOfBacklog()
+			b.warn(spec)
 			return nil
 		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) { // another program was faster
 			return err
@@ -56,7 +56,8 @@ func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
 	}
 	for _, d := range all {
 		isRules := len(d.change.addRules)+len(d.change.deleteRules) > 0
-		if !d.expected && !b.fresh && !(changed && isRules) {
+		mended := d.change.touchesDevices() || isRules || len(d.change.up) > 0 || d.change.controller != controllerChange{}
+		if mended && !d.expected && !b.fresh && !(changed && isRules) {
 			b.repaired = append(b.repaired, d.what)
 		}
 	}
@@ -83,9 +84,36 @@ func (b *bus) applyDevices(spec Spec, c change) error {
 			return err
 		}
 	}
+	if err := b.applyController(spec, c.controller); err != nil {
+		return err
+	}
 	for _, index := range c.up {
 		if err := b.k.SetUp(index); err != nil {
 			return fmt.Errorf("device %s: %w", b.view.nameOf(uint32(index)), err)
+		}
+	}
+	return nil
+}
+
+func (b *bus) applyController(spec Spec, c controllerChange) error {
+	now := b.view.controller
+	if c.setUp {
+		warnings, err := b.k.SetUpController(now, spec.Controller, c.queue)
+		if err != nil {
+			return err
+		}
+		b.controller = &now
+		for _, w := range warnings {
+			b.notice("%s", w)
+		}
+		return nil
+	}
+	if c.queue != 0 {
+		return b.k.SetTxQueue(now.Index, c.queue)
+	}
+	if c.restart {
+		if err := b.k.RestartController(now.Index); err != nil { // containers go on hearing each other
+			b.notice("controller %s is bus-off and cannot be restarted (%v): ip link set %s down and up", now, err, b.name)
 		}
 	}
 	return nil
@@ -106,17 +134,21 @@ func (b *bus) drawIndex() int {
 	}
 }
 
-// undo takes away the devices that this call has made, with their rules. It has a socket of its own, because that of the
-// call may be what has failed.
+// undo takes away the devices that this call has made, with their rules, and gives a controller that it has set up its
+// settings back. It has a socket of its own, because that of the call may be what has failed.
 func (b *bus) undo() error {
-	if len(b.made) == 0 {
+	if len(b.made) == 0 && b.controller == nil {
 		return nil
 	}
 	k, err := b.host.connect()
 	if err != nil {
 		return err
 	}
-	return errors.Join(k.Delete(b.made...), k.Close())
+	err = k.Delete(b.made...)
+	if b.controller != nil {
+		err = errors.Join(err, k.RestoreController(*b.controller))
+	}
+	return errors.Join(err, k.Close())
 }
 
 // refusal is the first difference that only the administrator can repair, or nil.

@@ -135,7 +135,8 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 			return Result{}, err
 		}
 	}
-	if b.put(a) || corrected || !b.known {
+	remembered := b.remember(spec)
+	if b.put(a) || remembered || corrected || !b.known {
 		if err := b.save(); err != nil {
 			return Result{}, err
 		}
@@ -233,6 +234,16 @@ func (b *bus) put(a Attachment) (changed bool) {
 		return false
 	}
 	b.record.Endpoints = append(b.record.Endpoints, a)
+	return true
+}
+
+// remember records what a controller needs to be healed, and tells whether that is new.
+func (b *bus) remember(spec Spec) (changed bool) {
+	hub := Spec{Hub: b.name, Physical: true, Controller: spec.Controller, TxQueue: spec.TxQueue}
+	if !spec.Physical || hub == b.record.Hub || b.record.Hub.setsUp() && !spec.setsUp() {
+		return false
+	}
+	b.record.Hub = hub
 	return true
 }
 

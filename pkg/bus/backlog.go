@@ -13,7 +13,15 @@ const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
 // backlogPerEndpoint is room for a burst of that many frames: each waits once for every endpoint.
 const backlogPerEndpoint = 1000
 
-// warnOfBacklog tells the administrator when a burst could lose frames on this bus.
+// warn tells the administrator when a burst could lose frames on this bus, where we change nothing.
+func (b *bus) warn(spec Spec) {
+	if c := b.view.controller; spec.Physical && !spec.setsUp() && c.Index != 0 && c.Queue < DefaultTxQueue {
+		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
+			c, c.Queue, b.name, DefaultTxQueue)
+	}
+	b.warnOfBacklog()
+}
+
 func (b *bus) warnOfBacklog() {
 	content, err := os.ReadFile(backlogFile)
 	if err != nil { // the host is itself a network namespace, where it cannot be seen

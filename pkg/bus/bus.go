@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -64,6 +65,9 @@ type Spec struct {
 	Hub      string `json:"hub"`                // device name
 	Physical bool   `json:"physical,omitempty"` // the hub is a real controller: used, never made
 	MTU      int    `json:"mtu,omitempty"`      // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
+	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
+	Controller canlink.Settings `json:"controller,omitzero"`
+	TxQueue    int              `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
 	Transient bool `json:"-"`
@@ -77,6 +81,16 @@ func (s Spec) check() error {
 		return nil
 	}
 	return CheckMTU(s.MTU)
+}
+
+// setsUp tells whether the hub is a controller that is ours to set up.
+func (s Spec) setsUp() bool { return s.Physical && s.Controller.Bitrate != 0 }
+
+func (s Spec) txQueue() int {
+	if s.TxQueue == 0 {
+		return DefaultTxQueue
+	}
+	return s.TxQueue
 }
 
 // Attachment is what a runtime names when it puts a container on a network.
@@ -159,6 +173,8 @@ type bus struct {
 	// endpoints and leftovers are those of the view.
 	endpoints []endpoint
 	leftovers []leftover
+	// controller is how the hub was before this call set it up, if it did.
+	controller *canlink.Controller
 	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
 	made []int
 	// repaired is what to notice when the call has succeeded.
@@ -167,7 +183,10 @@ type bus struct {
 
 // record is what is remembered of a bus.
 type record struct {
-	BootID    string       `json:"bootID"`
+	BootID string `json:"bootID"`
+	// Hub is what a controller needs to be healed without any container's configuration; zero for a vcan. It outlives a
+	// reboot.
+	Hub       Spec         `json:"hub,omitzero"`
 	Endpoints []Attachment `json:"endpoints"`
 }
 
@@ -234,7 +253,7 @@ func (b *bus) load() error {
 		return err
 	}
 	if b.known = b.onDisk && b.record.BootID == current; !b.known {
-		b.record = record{BootID: current}
+		b.record = record{BootID: current, Hub: b.record.Hub}
 	}
 	return nil
 }
@@ -272,7 +291,7 @@ func (b *bus) saveOrRemove() error {
 // those that are not recorded are found by the aliases of their devices. It returns these corrections in words. It
 // changes nothing in the kernel or on disk.
 func (b *bus) observe() (corrections []string, err error) {
-	if b.view, err = observe(b.k); err != nil {
+	if b.view, err = observe(b.k, b.name); err != nil {
 		return nil, err
 	}
 	recorded := b.record.Endpoints

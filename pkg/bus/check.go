@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"github.com/vxcan/vxcan/pkg/store"
 )
 
 // Check proves that a bus is whole, and that an attachment is as Attach made it: a pair of the right names and MTU, its
@@ -38,7 +40,7 @@ func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []str
 	if err != nil {
 		return err
 	}
-	b.warnOfBacklog()
+	b.warn(spec)
 	if len(damage) > 0 {
 		return damage
 	}
@@ -84,7 +86,7 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 	if err != nil {
 		return err
 	}
-	if corrected || !b.known {
+	if b.remember(spec) || corrected || !b.known {
 		if err := b.save(); err != nil {
 			return err
 		}
@@ -96,4 +98,46 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 		b.notice("found and repaired: %s", what)
 	}
 	return nil
+}
+
+// Recorded names the buses of this host that have a record.
+func (h *Host) Recorded() ([]string, error) { return store.Names(h.stateDir()) }
+
+// HealRecorded is Heal for a bus as its record says, which holds how a controller is to be set up. A bus without a record
+// is no error, nor is one without endpoints, or a controller that is not there.
+func (h *Host) HealRecorded(ctx context.Context, hub string) error {
+	if CheckName(hub) != nil {
+		return nil
+	}
+	spec, found, err := h.recordedSpec(ctx, hub)
+	if err != nil || !found {
+		return err
+	}
+	err = h.Heal(ctx, spec)
+	if err != nil && spec.Physical && h.isGone(hub) {
+		return nil // unplugged
+	}
+	return err
+}
+
+// recordedSpec is what a bus's record says of its hub. found tells whether there is something to heal.
+func (h *Host) recordedSpec(ctx context.Context, hub string) (spec Spec, found bool, retErr error) {
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return Spec{}, false, err
+	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	spec = b.record.Hub
+	spec.Hub = hub
+	return spec, b.onDisk && (spec.Physical || len(b.record.Endpoints) > 0), nil
+}
+
+func (h *Host) isGone(hub string) bool {
+	k, err := h.connect()
+	if err != nil {
+		return false
+	}
+	defer k.Close()
+	links, err := k.Links(hub)
+	return err == nil && links[0].Index == 0
 }

@@ -15,6 +15,8 @@ type Config struct {
 	Interface string // in the container, perhaps with %d; "" is the front end's default
 	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
 	PodHubs []string
+
+	controllerKey string // one that was given, for Check's words
 }
 
 // NewConfig is the configuration of a network that says nothing.
@@ -49,11 +51,14 @@ const (
 	jsonString jsonKind = "a string"
 	jsonBool   jsonKind = "true or false"
 	jsonWhole  jsonKind = "a whole number"
+	jsonNumber jsonKind = "a number"
 	jsonArray  jsonKind = "an array of names"
 )
 
 // Keys are all keys, in the order of the documentation.
-var Keys = []Key{
+var Keys = append(networkKeys, controllerKeys...)
+
+var networkKeys = []Key{
 	{
 		Name: "hub", Default: DefaultHub, json: jsonString, In: everywhere,
 		Meaning: "the bus: a device on the host, made as vcan if it is missing",
@@ -62,7 +67,10 @@ var Keys = []Key{
 	{
 		Name: "physical", Default: "false", json: jsonBool, In: everywhere,
 		Meaning: "the hub is a real controller: used, never made or deleted",
-		set:     setBool(func(c *Config) *bool { return &c.Physical }),
+		set: func(c *Config, value string) (err error) {
+			c.Physical, err = parseBool(value)
+			return err
+		},
 	},
 	{
 		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark,
@@ -94,13 +102,12 @@ var Keys = []Key{
 	},
 }
 
-func setBool(field func(c *Config) *bool) func(c *Config, value string) error {
-	return func(c *Config, value string) (err error) {
-		if *field(c), err = strconv.ParseBool(value); err != nil {
-			return fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
-		}
-		return nil
+func parseBool(value string) (bool, error) {
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
 	}
+	return on, nil
 }
 
 func checkPodHubs(patterns []string) error {
@@ -113,16 +120,14 @@ func checkPodHubs(patterns []string) error {
 	return nil
 }
 
-// KeyNames names the keys of a front end, and others that only it has, sorted.
-func KeyNames(in FrontEnd, others ...string) []string {
-	names := slices.Clone(others)
+// KeyNames names the keys of a front end, and others that only it has.
+func KeyNames(in FrontEnd, others ...string) (names []string) {
 	for _, k := range Keys {
 		if k.In&in != 0 {
 			names = append(names, k.Name)
 		}
 	}
-	slices.Sort(names)
-	return names
+	return append(names, others...)
 }
 
 func findKey(in FrontEnd, name string) (Key, bool) {
@@ -167,6 +172,13 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		var n int
 		err = json.Unmarshal(value, &n)
 		text = strconv.Itoa(n)
+	case jsonNumber:
+		var n json.Number
+		err = json.Unmarshal(value, &n)
+		text = n.String()
+		if len(value) > 0 && value[0] == '"' {
+			err = errors.New("a string")
+		}
 	case jsonArray:
 		var all []string
 		if err = json.Unmarshal(value, &all); slices.ContainsFunc(all, func(s string) bool { return s == "" || strings.Contains(s, ",") }) {

@@ -34,12 +34,22 @@ type change struct {
 	addHub      string
 	addPair     *canlink.Pair // its indexes are drawn by apply
 	up          []int
+	controller  controllerChange
 	deleteRules []cangw.Rule
 	addRules    []cangw.Rule
 }
 
-// touchesDevices tells whether the change makes or removes devices, so that rules come or go with it.
-func (c change) touchesDevices() bool { return len(c.remove) > 0 || c.addHub != "" || c.addPair != nil }
+// controllerChange is what apply does about a controller.
+type controllerChange struct {
+	setUp   bool
+	queue   int  // frames, 0 leaves it
+	restart bool // which not every driver can
+}
+
+// touchesDevices tells whether the change makes or removes devices, so that rules come or go with it, or changes MTUs.
+func (c change) touchesDevices() bool {
+	return len(c.remove) > 0 || c.addHub != "" || c.addPair != nil || c.controller.setUp
+}
 
 func (d difference) String() string {
 	if d.cure == "" {
@@ -98,17 +108,62 @@ func diffHub(w want, v view) []difference {
 	case hub.Kind != canlink.Vcan && !w.spec.Physical:
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s is a %s device, not vcan", name, kindWord(hub.Kind)),
 			`set "physical": true (option physical=true) to use it`)
-	case w.spec.MTU > hub.MTU:
-		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, hub.MTU, w.spec.MTU),
+	case w.spec.MTU > w.spec.hubMTU(hub):
+		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, w.spec.hubMTU(hub), w.spec.MTU),
 			"use mtu 16, or give the hub MTU 72")
+	case w.spec.setsUp():
+		return diffController(w, v.controller)
 	case !hub.Up && !isOurHub(hub):
 		return refuse(ErrNotReady, fmt.Sprintf("hub %s is down", name), "ip link set "+name+" up")
 	case !hub.Up:
 		return []difference{{
 			what: fmt.Sprintf("hub %s is down", name), cure: byAnyAdd, change: change{up: []int{hub.Index}},
 		}}
+	case w.spec.Physical:
+		return diffState(w, v.controller)
 	}
 	return nil
+}
+
+// diffController compares a controller that is ours to set up. One that is up is never taken down.
+func diffController(w want, c canlink.Controller) []difference {
+	name := w.spec.Hub
+	if c.Index == 0 {
+		return refuse(ErrInvalid, fmt.Sprintf("hub %s cannot be set up by netlink", name), "leave out bitrate, and set it up by its own tool")
+	}
+	if !c.Up {
+		if _, err := c.Check(w.spec.Controller); err != nil {
+			return refuse(ErrInvalid, fmt.Sprintf("hub %v", err), "change the configuration")
+		}
+		return []difference{{
+			what: fmt.Sprintf("controller %s is down", c), cure: byAnyAdd,
+			change: change{controller: controllerChange{setUp: true, queue: max(w.spec.txQueue(), c.Queue)}},
+		}}
+	}
+	if differs := c.Differs(w.spec.Controller); len(differs) > 0 {
+		return refuse(ErrInvalid, fmt.Sprintf("hub %s is up with %s", name, strings.Join(differs, "; ")),
+			fmt.Sprintf("set it down (ip link set %s down) and start the container again, or change the configuration", name))
+	}
+	all := diffState(w, c)
+	if want := w.spec.txQueue(); c.Queue < want {
+		all = append(all, difference{
+			what: fmt.Sprintf("transmit queue of controller %s holds %d frames, want %d", c, c.Queue, want), cure: byAnyAdd,
+			change: change{controller: controllerChange{queue: want}},
+		})
+	}
+	return all
+}
+
+// diffState tells whether a controller has left the bus. One that restarts by itself is left to that.
+func diffState(w want, c canlink.Controller) []difference {
+	if c.State != canlink.StateBusOff {
+		return nil
+	}
+	return []difference{{
+		what:   fmt.Sprintf("controller %s is bus-off", c),
+		cure:   fmt.Sprintf("look for the fault on the wire, then ip link set %s down and up", w.spec.Hub),
+		change: change{controller: controllerChange{restart: w.spec.setsUp() && c.RestartMS == 0}},
+	}}
 }
 
 func kindWord(kind string) string {

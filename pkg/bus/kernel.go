@@ -25,6 +25,12 @@ type kernel interface {
 	SetUp(index int) error
 	Delete(indexes ...int) error
 
+	Controller(index int) (canlink.Controller, error)
+	SetUpController(before canlink.Controller, s canlink.Settings, queue int) (warnings []string, err error)
+	RestoreController(before canlink.Controller) error
+	RestartController(index int) error
+	SetTxQueue(index, frames int) error
+
 	Jobs() ([]cangw.Job, error)
 	AddRules(rules ...cangw.Rule) error
 	DeleteRules(rules ...cangw.Rule) error
@@ -73,6 +79,23 @@ func (k *realKernel) SetAlias(index int, alias string) error {
 
 func (k *realKernel) AddVcan(name string, index int, alias string) error {
 	return explainKind(canlink.Vcan, k.links.AddVcan(name, index, canlink.FDMTU, alias))
+}
+
+func (k *realKernel) Controller(index int) (canlink.Controller, error) {
+	return k.links.Controller(index)
+}
+
+func (k *realKernel) SetUpController(before canlink.Controller, s canlink.Settings, queue int) ([]string, error) {
+	_, warnings, err := k.links.SetUpController(before, s, queue)
+	return warnings, explain(err)
+}
+
+func (k *realKernel) RestoreController(before canlink.Controller) error {
+	return k.links.Restore(before)
+}
+func (k *realKernel) RestartController(index int) error { return k.links.Restart(index) }
+func (k *realKernel) SetTxQueue(index, frames int) error {
+	return explain(k.links.SetTxQueue(index, frames))
 }
 
 func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {

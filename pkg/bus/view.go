@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -10,17 +11,25 @@ import (
 
 // view is all devices and gateway jobs of the host's netns, as the kernel listed them.
 type view struct {
-	links []canlink.Link
-	jobs  []cangw.Job
+	links      []canlink.Link
+	jobs       []cangw.Job
+	controller canlink.Controller // the hub, if it is one that netlink can set up
 }
 
-func observe(k kernel) (view, error) {
-	links, err := k.AllLinks()
-	if err != nil {
-		return view{}, err
+func observe(k kernel, hub string) (v view, err error) {
+	if v.links, err = k.AllLinks(); err != nil {
+		return v, err
 	}
-	jobs, err := k.Jobs()
-	return view{links, jobs}, err
+	if l := v.link(hub); l.Kind == canlink.Can {
+		v.controller, err = k.Controller(l.Index)
+		if errors.Is(err, canlink.ErrNotFound) { // just unplugged
+			v.links = slices.DeleteFunc(v.links, func(other canlink.Link) bool { return other.Index == l.Index })
+		} else if err != nil {
+			return v, err
+		}
+	}
+	v.jobs, err = k.Jobs()
+	return v, err
 }
 
 // link is the device of a name, or the zero Link.

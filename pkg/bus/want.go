@@ -34,12 +34,25 @@ func (b *bus) want(spec Spec, attaching string) want {
 	return w
 }
 
-// mtu is the MTU of an endpoint's two ends on a hub, which is made with canlink.FDMTU if it is missing.
+// hubMTU is the MTU that a hub has, or will have when it is made or set up.
+func (s Spec) hubMTU(hub canlink.Link) int {
+	switch {
+	case s.setsUp() && s.Controller.FD:
+		return canlink.FDMTU
+	case s.setsUp():
+		return canlink.ClassicMTU
+	case hub.Index == 0:
+		return canlink.FDMTU
+	}
+	return hub.MTU
+}
+
+// mtu is the MTU of an endpoint's two ends on a hub.
 func (s Spec) mtu(hub canlink.Link) int {
 	switch {
 	case s.MTU != 0:
 		return s.MTU
-	case hub.Index != 0 && !hub.FD():
+	case s.hubMTU(hub) < canlink.FDMTU:
 		return canlink.ClassicMTU
 	}
 	return canlink.FDMTU

@@ -67,7 +67,7 @@ func parseNetwork(r createNetworkRequest) (*network, error) {
 	if err := bus.CheckName(old[optPeer] + "0"); err != nil {
 		return nil, fmt.Errorf("option %q: %w", optPeer, err)
 	}
-	return &network{Spec: c.Spec, Prefix: old[optPeer]}, nil
+	return &network{Spec: c.Spec, Prefix: old[optPeer]}, c.Check()
 }
 
 // parseEndpoint reads and validates what CreateEndpoint says.

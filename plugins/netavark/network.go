@@ -64,7 +64,7 @@ func (n *network) config() (bus.Config, error) {
 	if c.Interface == "" {
 		c.Interface = bus.DefaultInterface
 	}
-	return c, nil
+	return c, c.Check()
 }
 
 // refuseIP tells which of Podman's flags ask for what a CAN bus has not got.

@@ -73,6 +73,9 @@ func parseConf(stdin []byte) (*conf, error) {
 			errs = append(errs, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
 		}
 	}
+	if err := c.bus.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	return c, errors.Join(errs...)
 }
 

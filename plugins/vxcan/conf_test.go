@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
 // with is a configuration with more keys than those that CNI demands.
@@ -34,6 +35,15 @@ func TestParseConf(t *testing.T) {
 		`"mtu": 72`:         {Hub: "vcan0", MTU: 72},
 		`"interface": "can0", "hub": "abcdefghijklmno", "mtu": 72, "physical": true`: {Hub: "abcdefghijklmno", MTU: 72, Physical: true},
 		`"interface": "can%d"`: {Hub: "vcan0"},
+		`"hub": "can0", "physical": true, "bitrate": 500000, "sample-point": 0.875, "fd": true, "dbitrate": 2000000, "dsample-point": 0.8,
+		  "restart-ms": 100, "txqueuelen": 500, "termination": 120, "listen-only": true, "one-shot": true, "triple-sampling": true,
+		  "berr-reporting": true, "presume-ack": true, "fd-non-iso": true`: {
+			Hub: "can0", Physical: true, TxQueue: 500, Controller: canlink.Settings{
+				Bitrate: 500000, SamplePoint: 875, FD: true, DataBitrate: 2000000, DataSamplePoint: 800, RestartMS: 100,
+				Termination: 120, SetTermination: true, ListenOnly: true, OneShot: true, TripleSampling: true,
+				BerrReporting: true, PresumeAck: true, FDNonISO: true,
+			},
+		},
 		// What CNI reserves and what runtimes inject.
 		`"args": {"cni": {"labels": []}}, "capabilities": {"portMappings": true}, "runtimeConfig": {"x": 1}`:             {Hub: "vcan0"},
 		`"cniVersions": ["1.0.0"], "disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": false`:             {Hub: "vcan0"},
@@ -54,38 +64,52 @@ func TestParseConf(t *testing.T) {
 
 // An error names the key and what is allowed, and what could be read comes along for DEL.
 func TestParseConfInvalid(t *testing.T) {
-	const keys = "the keys of vxcan are hub, interface, mtu, physical, pod-hubs"
+	const keys = "the keys of vxcan are hub, physical, interface, mtu, pod-hubs, bitrate, "
 	const mtus = "want 16 (classic CAN) or 72 (CAN FD)"
 	for config, words := range map[string][]string{
-		`"huub": "vcan1"`:              {`key "huub"`, keys},
-		`"Hub": "vcan1"`:               {`key "Hub"`, keys}, // encoding/json would take it for hub
-		`"MTU": 72`:                    {`key "MTU"`, keys},
-		`"bitrate": 500000, "mtu": 72`: {`key "bitrate"`, keys},
-		`"": 1`:                        {`key ""`, keys},
-		`"cni.dev": 1`:                 {`key "cni.dev"`, keys},
-		`"hub": ""`:                    {`key "hub"`, "1 to 15 bytes"},
-		`"hub": "abcdefghijklmnop"`:    {`key "hub"`, "16 bytes, at most 15 are allowed"},
-		`"hub": "../vcan0"`:            {`key "hub"`, `"/" is not allowed`},
-		`"hub": "vcan%d"`:              {`key "hub"`, `"%" is not allowed`},
-		`"hub": "a b"`:                 {`key "hub"`, `" " is not allowed`},
-		`"hub": "a\u0000b"`:            {`key "hub"`, `"\x00" is not allowed`},
-		`"hub": 0`:                     {`key "hub"`, "value 0: want a string"},
-		`"hub": ["vcan0"]`:             {`key "hub"`, `value ["vcan0"]: want a string`},
-		`"interface": ""`:              {`key "interface"`, "1 to 15 bytes"},
-		`"interface": "can%d%d"`:       {`key "interface"`, `"%" is not allowed`},
-		`"interface": "can/0"`:         {`key "interface"`, `"/" is not allowed`},
-		`"interface": {}`:              {`key "interface"`, "value {}: want a string"},
-		`"mtu": 0`:                     {`key "mtu": invalid mtu 0`, mtus},
-		`"mtu": -16`:                   {`key "mtu": invalid mtu -16`, mtus},
-		`"mtu": 17`:                    {`key "mtu": invalid mtu 17`, mtus},
-		`"mtu": 1500`:                  {`key "mtu": invalid mtu 1500`, mtus},
-		`"mtu": 2060`:                  {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
-		`"mtu": 72.5`:                  {`key "mtu"`, "value 72.5: want a whole number"},
-		`"mtu": 1e99`:                  {`key "mtu"`, "value 1e99: want a whole number"},
-		`"mtu": "72"`:                  {`key "mtu"`, `value "72": want a whole number`},
-		`"physical": "true"`:           {`key "physical"`, `value "true": want true or false`},
-		`"physical": 1`:                {`key "physical"`, "value 1: want true or false"},
-		`"cni.dev/attachments": {}`:    {`key "cni.dev/attachments"`, "JSON object"},
+		`"huub": "vcan1"`:               {`key "huub"`, keys},
+		`"Hub": "vcan1"`:                {`key "Hub"`, keys}, // encoding/json would take it for hub
+		`"MTU": 72`:                     {`key "MTU"`, keys},
+		`"bit-rate": 500000, "mtu": 72`: {`key "bit-rate"`, keys},
+		// A controller's.
+		`"bitrate": 500000`:                                                 {"bitrate is for a controller: set physical to true"},
+		`"txqueuelen": 1000`:                                                {"txqueuelen is for a controller: set physical to true"},
+		`"physical": true, "fd": true`:                                      {"fd needs bitrate"},
+		`"physical": true, "bitrate": 500000, "fd": true`:                   {"fd needs dbitrate"},
+		`"physical": true, "bitrate": 500000, "dbitrate": 2000000`:          {"dbitrate needs fd"},
+		`"physical": true, "bitrate": 500000, "fd": true, "dbitrate": 9600`: {"dbitrate 9600: want at least the bitrate, 500000"},
+		`"physical": true, "bitrate": 0`:                                    {`key "bitrate"`, "whole number from 1 on"},
+		`"physical": true, "bitrate": "500k"`:                               {`key "bitrate"`, `value "500k": want a whole number`},
+		`"physical": true, "bitrate": 5000000000`:                           {`key "bitrate"`, "5000000000"},
+		`"physical": true, "bitrate": 500000, "sample-point": 87.5`:         {`key "sample-point"`, `"87.5"`, "0.875"},
+		`"physical": true, "bitrate": 500000, "sample-point": "0.875"`:      {`key "sample-point"`, "want a number"},
+		`"physical": true, "bitrate": 500000, "listen-only": 1`:             {`key "listen-only"`, "true or false"},
+		`"physical": true, "bitrate": 500000, "termination": 70000`:         {`key "termination"`, "ohms"},
+		`"": 1`:                     {`key ""`, keys},
+		`"cni.dev": 1`:              {`key "cni.dev"`, keys},
+		`"hub": ""`:                 {`key "hub"`, "1 to 15 bytes"},
+		`"hub": "abcdefghijklmnop"`: {`key "hub"`, "16 bytes, at most 15 are allowed"},
+		`"hub": "../vcan0"`:         {`key "hub"`, `"/" is not allowed`},
+		`"hub": "vcan%d"`:           {`key "hub"`, `"%" is not allowed`},
+		`"hub": "a b"`:              {`key "hub"`, `" " is not allowed`},
+		`"hub": "a\u0000b"`:         {`key "hub"`, `"\x00" is not allowed`},
+		`"hub": 0`:                  {`key "hub"`, "value 0: want a string"},
+		`"hub": ["vcan0"]`:          {`key "hub"`, `value ["vcan0"]: want a string`},
+		`"interface": ""`:           {`key "interface"`, "1 to 15 bytes"},
+		`"interface": "can%d%d"`:    {`key "interface"`, `"%" is not allowed`},
+		`"interface": "can/0"`:      {`key "interface"`, `"/" is not allowed`},
+		`"interface": {}`:           {`key "interface"`, "value {}: want a string"},
+		`"mtu": 0`:                  {`key "mtu": invalid mtu 0`, mtus},
+		`"mtu": -16`:                {`key "mtu": invalid mtu -16`, mtus},
+		`"mtu": 17`:                 {`key "mtu": invalid mtu 17`, mtus},
+		`"mtu": 1500`:               {`key "mtu": invalid mtu 1500`, mtus},
+		`"mtu": 2060`:               {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
+		`"mtu": 72.5`:               {`key "mtu"`, "value 72.5: want a whole number"},
+		`"mtu": 1e99`:               {`key "mtu"`, "value 1e99: want a whole number"},
+		`"mtu": "72"`:               {`key "mtu"`, `value "72": want a whole number`},
+		`"physical": "true"`:        {`key "physical"`, `value "true": want true or false`},
+		`"physical": 1`:             {`key "physical"`, "value 1: want true or false"},
+		`"cni.dev/attachments": {}`: {`key "cni.dev/attachments"`, "JSON object"},
 	} {
 		c, err := parseConf([]byte(with(config)))
 		if !errors.Is(err, bus.ErrInvalid) {
