@@ -1,19 +1,22 @@
 PREFIX  ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
+BIN      = $(PREFIX)/bin
 LIBEXEC  = $(PREFIX)/libexec
 SYSTEMD  = $(PREFIX)/lib/systemd/system
+UDEV     = $(PREFIX)/lib/udev/rules.d
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
-UNITS    = vxcan-docker.socket vxcan-docker.service
+UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
 # What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker
+PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl
 TOOLS   = bin/vm bin/cnitool bin/bench
 bin/vxcan:          package = ./plugins/vxcan
 bin/netavark/vxcan: package = ./plugins/netavark
 bin/vxcan-docker:   package = ./plugins/docker
+bin/vxcanctl:       package = ./plugins/vxcanctl
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
@@ -91,9 +94,13 @@ test-install: root = $(CURDIR)/bin/root
 test-install: build
 	rm -rf $(root)
 	$(MAKE) -s install DESTDIR=$(root)
+	echo '[Unit]' >$(root)$(SYSTEMD)/sysinit.target # which services require
 	! command -v systemd-analyze >/dev/null || ! systemd-analyze verify --man=no --root=$(root) $(UNITS) 2>&1 | grep .
+	rm $(root)$(SYSTEMD)/sysinit.target
+	! udevadm verify --help >/dev/null 2>&1 || udevadm verify --no-summary $(root)$(UDEV)/90-vxcan.rules
 	test "$$($(root)$(CNI_BIN)/vxcan --version)" = 'vxcan $(VERSION)'
 	test "$$($(root)$(LIBEXEC)/vxcan-docker --version)" = 'vxcan-docker $(VERSION)'
+	test "$$($(root)$(BIN)/vxcanctl --version)" = 'vxcanctl $(VERSION)'
 	$(root)$(LIBEXEC)/netavark/vxcan info | grep -F '"version":"$(VERSION)"' >/dev/null
 	grep -x 'net.core.netdev_max_backlog = 65536' $(root)$(SYSCTL) >/dev/null
 	$(MAKE) -s uninstall DESTDIR=$(root)
@@ -123,29 +130,34 @@ lint: setup-lint ## check format and code
 	for module in . integration; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
-# Tells this machine's systemd, where it has one and we install for it.
-systemctl = @test '$(DESTDIR)' || systemctl $(1) 2>/dev/null || true
+# Tells this machine's systemd and udev, where it has them and we install for it.
+tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcan-docker || $(MAKE) build
+	@test -x bin/vxcanctl || $(MAKE) build
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
+	install -D -t $(DESTDIR)$(BIN) bin/vxcanctl
 	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
-	for unit in $(UNITS); do sed 's|/usr/local/libexec|$(LIBEXEC)|' plugins/docker/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
+	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
+	install -D -m 644 -t $(DESTDIR)$(UDEV) plugins/vxcanctl/90-vxcan.rules
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
-	$(call systemctl,daemon-reload)
+	$(call tell,systemctl daemon-reload)
+	$(call tell,udevadm control --reload)
 	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
-	$(call systemctl,disable --now vxcan-docker.socket)
-	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker
+	$(call tell,systemctl disable --now vxcan-docker.socket)
+	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker $(DESTDIR)$(BIN)/vxcanctl
+	rm -f $(DESTDIR)$(UDEV)/90-vxcan.rules
 	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
-	$(call systemctl,daemon-reload)
+	$(call tell,systemctl daemon-reload)
+	$(call tell,udevadm control --reload)
 	@echo 'Not removed: state in /var/lib/cni/vxcan and /var/lib/vxcan-docker; devices and sysctl values until the next boot.'
 
 clean: ## remove what was built

@@ -38,6 +38,7 @@ func TestVersion(t *testing.T) {
 		{"vxcan", "-version", "vxcan " + version + "\n"},
 		{"vxcan-docker", "--version", "vxcan-docker " + version + "\n"},
 		{"vxcan-docker", "-version", "vxcan-docker " + version + "\n"},
+		{"vxcanctl", "--version", "vxcanctl " + version + "\n"},
 	} {
 		if got := output(t, call.name, call.arg); got != call.want {
 			t.Errorf("%s %s: got %q, want %q", call.name, call.arg, got, call.want)

@@ -1,0 +1,25 @@
+// Command vxcanctl is for administrators of the buses of a host, and for udev and systemd, which call it when a
+// controller appears. It works on what is recorded of a bus and needs no configuration of a container.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
+var buildVersion = "unknown"
+
+func main() {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if newCommand(bus.NewHost(log), log).ExecuteContext(ctx) != nil {
+		os.Exit(1)
+	}
+}
