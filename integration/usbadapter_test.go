@@ -2,8 +2,10 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -379,4 +381,83 @@ func TestUSBAdapterBus(t *testing.T) {
 		parties = append(parties, station{c.id, c.netns, "can0"}.party(t))
 	}
 	exchange(t, parties, 1000, true)
+}
+
+// TestUSBAdapterSetUp: from a fresh CAN FD adapter to a container on it by its network's configuration alone. After a
+// replug vxcanctl heal sets it up again, and the sockets from before hear the wire, without a container starting.
+func TestUSBAdapterSetUp(t *testing.T) {
+	freshHost(t)
+	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
+	const network = onController + `,"bitrate":500000,"fd":true,"dbitrate":2000000,"termination":120,"restart-ms":100`
+	a, b := newContainer(t, "a"), newContainer(t, "b")
+	for members, words := range map[string][]string{
+		`,"bitrate":500000,"termination":60`:       {"slot0 (gs_usb)", "termination 60", "120"},
+		`,"bitrate":999999999`:                     {"slot0 (gs_usb)", "bitrate 999999999", "nearest"},
+		`,"bitrate":500000,"triple-sampling":true`: {"slot0 (gs_usb)", "not supported: triple-sampling"},
+		`,"bitrate":500000,"presume-ack":true`:     {"slot0 (gs_usb)", "not supported: presume-ack"},
+	} {
+		on(a).with(onController+members).fails(t, "ADD", 7, words...)
+	}
+	result, log := on(a).with(network).add(t)
+	t.Logf("%s", log)
+	if !strings.Contains(log, "no restart-ms") {
+		t.Errorf("no warning that the adapter has no restart-ms: %s", log)
+	}
+	on(b).with(network).add(t)
+	state := controllerState(t, "slot0")
+	for _, word := range []string{`"mtu":72`, `"txqlen":1000`, `"bitrate":500000`, `"bitrate":2000000`, `"termination":120`, `"FD"`} {
+		if !strings.Contains(state, word) {
+			t.Errorf("no %s: %s", word, state)
+		}
+	}
+	if err := on(a).with(network).check(t, result); err != nil {
+		t.Error(err)
+	}
+	on(newContainer(t, "c")).with(onController+`,"bitrate":250000,"name":"other"`).fails(t, "ADD", 7, "slot0 is up with", "want 250000")
+	parties := func() []party {
+		return []party{{"wire", adapter.Listen(), adapter.Send, false}, station{"host", nil, "slot0"}.party(t),
+			station{"a", a.netns, "can0"}.party(t), station{"b", b.netns, "can0"}.party(t)}
+	}
+	exchange(t, parties(), 50, true)
+
+	sender, inB := cantest.NewSender(t, a.netns, "can0"), cantest.Listen(t, b.netns, "can0")
+	const rounds = 3
+	for round := range rounds {
+		adapter.Unplug()
+		vxcanctl(t, "heal", "slot0") // as a udev event that comes late has it: no error
+		if err := sender.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprint("away", round)}); err != nil {
+			t.Errorf("round %d: unplugged, a container cannot send: %v", round, err)
+		}
+		adapter.Plug()
+		start := time.Now()
+		log := vxcanctl(t, "heal", "slot0")
+		wire := adapter.Listen()
+		back, out := cantest.Frame{ID: 0x7E8, Data: fmt.Sprint("back", round)}, cantest.Frame{ID: 0x7E0, Data: fmt.Sprint("out", round)}
+		if err := errors.Join(adapter.Send(back), sender.Send(out)); err != nil {
+			t.Fatal(err)
+		}
+		cantest.WaitQuiet(1, wire)
+		t.Logf("round %d: healed in %v: %s", round, time.Since(start), log)
+		if heard, _ := inB.Heard(); heard[back] != 1 {
+			t.Errorf("round %d: the socket from before hears the wire %d times, want 1", round, heard[back])
+		}
+		if got := wire.InOrder(); !slices.Equal(got, []cantest.Frame{out}) {
+			t.Errorf("round %d: on the wire is %v, want %v", round, got, out)
+		}
+		wire.Close()
+	}
+	inB.Close()
+	exchange(t, parties(), 50, true)
+	vxcanctl(t, "heal", "nosuchbus")
+	vxcanctl(t, "heal")
+}
+
+// vxcanctl runs vxcanctl and returns what it says.
+func vxcanctl(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(binDir(t), "vxcanctl"), args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("vxcanctl %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }

@@ -1,0 +1,104 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// setUpByUs is a network that has its controller set up.
+const setUpByUs = onController + `,"bitrate":500000`
+
+// TestControllerSetUp: a network with a bit rate sets up a controller that is down, with a queue for bursts, and uses one
+// that is up with the same settings untouched. One that is up with others is refused and never taken down. A failed ADD
+// leaves it as it was, and the last DEL leaves it up.
+func TestControllerSetUp(t *testing.T) {
+	freshHost(t)
+	a, b := newContainer(t, "a"), newContainer(t, "b")
+	on(a).with(setUpByUs).fails(t, "ADD", 11, "slot0", "no such device")
+	controller := cantest.NewController(t, "slot0")
+
+	// What the driver cannot do is refused before anything is sent; a failed ADD takes the set-up back.
+	for members, words := range map[string][]string{
+		`,"bitrate":700000`: {"slot0", "bitrate 700000"},
+		`,"bitrate":500000,"fd":true,"dbitrate":2000000`: {"slot0", "not supported: fd"},
+		`,"bitrate":500000,"termination":120`:            {"slot0", "termination 120"},
+		`,"bitrate":500000,"one-shot":true`:              {"slot0", "one-shot"},
+	} {
+		on(a).with(onController+members).fails(t, "ADD", 7, words...)
+	}
+	command(t, "ip", "-netns", "a", "link", "add", "can0", "type", "dummy")
+	on(a).with(setUpByUs).fails(t, "ADD", 7, "can0", "already")
+	if state := controllerState(t, "slot0"); strings.Contains(state, `"UP"`) {
+		t.Errorf("a failed ADD left the controller up: %s", state)
+	}
+	command(t, "ip", "-netns", "a", "link", "del", "can0")
+	expectNothing(t)
+
+	result, log := on(a).with(setUpByUs).add(t)
+	t.Logf("%s", log)
+	waitForState(t, "slot0", `"operstate":"UP"`, `"bittiming_bitrate":500000`, `"txqlen":1000`)
+	up := controllerState(t, "slot0")
+	_, log = on(b).with(onController + `,"bitrate":500000,"restart-ms":100,"name":"other"`).add(t) // a driver without it agrees all the same
+	t.Logf("%s", log)
+	expectOnWire(t, controller, []station{{"host", nil, "slot0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 50)
+	if err := on(a).with(setUpByUs).check(t, result); err != nil {
+		t.Error(err)
+	}
+	on(newContainer(t, "c")).with(onController+`,"bitrate":250000,"name":"third"`).fails(t, "ADD", 7,
+		"slot0 is up with bitrate 500000, want 250000", "set it down (ip link set slot0 down)")
+	if now := controllerState(t, "slot0"); now != up {
+		t.Errorf("the controller was changed:\n%s\n%s", up, now)
+	}
+
+	// A shorter queue is raised, also while it is up, and CHECK says so.
+	command(t, "ip", "link", "set", "slot0", "txqueuelen", "10")
+	if err := on(a).with(setUpByUs).check(t, result); err == nil || !strings.Contains(err.Error(), "holds 10 frames, want 1000") {
+		t.Errorf("CHECK with a short queue: %v", err)
+	}
+	on(a).with(setUpByUs).add(t)
+	if now := controllerState(t, "slot0"); now != up {
+		t.Errorf("after the queue was short:\n%s\n%s", up, now)
+	}
+
+	// Down, the next ADD sets it up again; bus-off, CHECK says so and ADD goes on.
+	command(t, "ip", "link", "set", "slot0", "down")
+	if err := on(a).with(setUpByUs).check(t, result); err == nil || !strings.Contains(err.Error(), "controller slot0 is down") {
+		t.Errorf("CHECK of a controller that is down: %v", err)
+	}
+	on(b).with(setUpByUs + `,"name":"other"`).add(t)
+	if err := on(a).with(setUpByUs).check(t, result); err != nil {
+		t.Errorf("after the next ADD: %v", err)
+	}
+	busOff(t, controller)
+	if err := on(a).with(setUpByUs).check(t, result); err == nil || !strings.Contains(err.Error(), "is bus-off") {
+		t.Errorf("CHECK of a controller that is bus-off: %v", err)
+	}
+	_, log = on(b).with(setUpByUs + `,"name":"other"`).add(t)
+	if !strings.Contains(log, "bus-off and cannot be restarted") {
+		t.Errorf("log of ADD while bus-off: %s", log)
+	}
+	on(a).with(setUpByUs).ok(t, "DEL")
+	on(b).with(setUpByUs+`,"name":"other"`).ok(t, "DEL")
+	if state := controllerState(t, "slot0"); !strings.Contains(state, `"UP"`) {
+		t.Errorf("the last DEL took the controller down: %s", state)
+	}
+}
+
+// TestControllerShortQueue: where the owner set the controller up, ADD and CHECK say that its queue loses bursts, and change
+// nothing.
+func TestControllerShortQueue(t *testing.T) {
+	freshHost(t)
+	setUpController(t, cantest.NewController(t, "slot0"), 0)
+	a := newContainer(t, "a")
+	result, log := on(a).with(onController).add(t)
+	const words = "holds 10 frames, so that bursts lose frames: ip link set slot0 txqueuelen 1000"
+	if !strings.Contains(log, words) {
+		t.Errorf("log of ADD: %s", log)
+	}
+	_, log, err := on(a).with(onController+`,"prevResult":`+string(marshal(t, result))).exec(t, "CHECK")
+	if err != nil || !strings.Contains(log, words) {
+		t.Errorf("CHECK: %v, %s", err, log)
+	}
+}
