@@ -26,14 +26,14 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_VM_SUITE,VXCAN_BOOT)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -85,6 +85,13 @@ test-on-%:
 	go $(GO_TEST) -exec '$(VM)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
 	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
+
+# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB.
+test-controllers: export VXCAN_TEST_USB = 1
+test-controllers:
+	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
+	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '^TestUSBAdapter' .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one

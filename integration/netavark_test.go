@@ -96,10 +96,10 @@ func TestNetavark(t *testing.T) {
 		t.Errorf("rules after three times the same setup: %v, before: %v", after, before)
 	}
 
-	// What a clumsy hand took away is put right, and reported.
+	// What was taken away is repaired, and reported.
 	command(t, "cangw", "-F")
 	_, words, err := toA.exec(t, "setup")
-	if err != nil || !strings.Contains(words, "added") || strings.Count(words, "\n") != 1 {
+	if err != nil || !strings.Contains(words, "repaired: 8 gateway rules are missing") || strings.Count(words, "\n") != 1 {
 		t.Errorf("setup after cangw -F: %v, stderr %s", err, words)
 	}
 	expectExactlyOnce(t, all, 5, true)

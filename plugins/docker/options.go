@@ -60,7 +60,7 @@ func parseNetwork(r createNetworkRequest) (*network, error) {
 			return nil, fmt.Errorf("%w option \"hub\": it says %s, but %s and %s say %s; leave one out", bus.ErrInvalid, c.Hub, optDev, optID, hub)
 		}
 		if err := bus.CheckHub(hub); err != nil {
-			return nil, fmt.Errorf("options %s and %s: %w", optDev, optID, err)
+			return nil, fmt.Errorf("options %s and %s: hub: %w", optDev, optID, err)
 		}
 		c.Hub = hub
 	}
