@@ -18,25 +18,29 @@ import (
 // runtimeName is the front end that our attachments belong to.
 const runtimeName = "cni"
 
-// conf is the network configuration on stdin.
+// conf is the network configuration on stdin. It has of types.PluginConf what is used here: decoding all of it takes a
+// tenth of an ADD.
 type conf struct {
-	types.PluginConf
-	bus bus.Config // our own keys
-
+	Name         string
+	CNIVersion   string
+	Capabilities map[string]bool
+	// RuntimeConfig is what the runtime adds for the capabilities.
 	RuntimeConfig struct {
 		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
-	} `json:"runtimeConfig"`
-	// Attachments is the name that the CNI specification has for ValidAttachments.
-	Attachments []types.GCAttachment `json:"cni.dev/attachments"`
+	}
+	// Valid are the attachments that a runtime's GC lists.
+	Valid []types.GCAttachment
 
-	hasList bool // a GC list was given, perhaps an empty one
-	chained bool // on ADD: behind another plugin
+	bus bus.Config // our own keys
+
+	rawPrevResult json.RawMessage
+	hasList       bool // a GC list was given, perhaps an empty one
+	chained       bool // on ADD: behind another plugin
 }
 
-// reservedKeys are those that CNI has, or that runtimes inject.
+// reservedKeys are those that CNI has and that are not used here, and those that runtimes inject.
 var reservedKeys = []string{
-	"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult",
-	"ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
+	"cniVersions", "type", "args", "ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
 }
 
 const reservedPrefix = "cni.dev/"
@@ -52,24 +56,16 @@ func parseConf(stdin []byte) (*conf, error) {
 		return nil, fmt.Errorf("%w configuration: JSON null, want an object", bus.ErrInvalid)
 	}
 	c := &conf{bus: bus.NewConfig()}
-	err := json.Unmarshal(stdin, c)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		err = fmt.Errorf("%w key %q: JSON %s", bus.ErrInvalid, strings.TrimPrefix(wrong.Field, "PluginConf."), wrong.Value)
-	} else if err != nil {
-		return nil, err
-	}
-	_, valid := keys["cni.dev/valid-attachments"]
-	_, attachments := keys["cni.dev/attachments"]
-	c.hasList = valid || attachments
-	c.chained = c.RawPrevResult != nil
-	errs := []error{err}
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		known, err := c.bus.SetJSON(name, keys[name])
+		if err == nil && !known {
+			known, err = c.set(name, keys[name])
+		}
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
-		case !known && !slices.Contains(reservedKeys, name) && !strings.HasPrefix(name, reservedPrefix):
+		case !known:
 			errs = append(errs, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
 		}
 	}
@@ -77,6 +73,36 @@ func parseConf(stdin []byte) (*conf, error) {
 		errs = append(errs, err)
 	}
 	return c, errors.Join(errs...)
+}
+
+// set takes a key of CNI's over.
+func (c *conf) set(name string, value json.RawMessage) (known bool, err error) {
+	switch name {
+	case "name":
+		err = json.Unmarshal(value, &c.Name)
+	case "cniVersion":
+		err = json.Unmarshal(value, &c.CNIVersion)
+	case "capabilities":
+		err = json.Unmarshal(value, &c.Capabilities)
+	case "runtimeConfig":
+		err = json.Unmarshal(value, &c.RuntimeConfig)
+	case "prevResult":
+		if string(value) != "null" {
+			c.rawPrevResult, c.chained = value, true
+			err = json.Unmarshal(value, &map[string]json.RawMessage{})
+		}
+	case "cni.dev/valid-attachments", "cni.dev/attachments": // of libcni, and of the specification
+		var valid []types.GCAttachment
+		err = json.Unmarshal(value, &valid)
+		c.Valid, c.hasList = append(c.Valid, valid...), true
+	default:
+		return slices.Contains(reservedKeys, name) || strings.HasPrefix(name, reservedPrefix), nil
+	}
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		err = fmt.Errorf("%w value: JSON %s, want what the CNI specification says", bus.ErrInvalid, wrong.Value)
+	}
+	return true, err
 }
 
 // interfaceName is the name that ADD gives the interface in the container. In a chain, CNI_IFNAME is the first plugin's
@@ -93,16 +119,16 @@ func (c *conf) interfaceName(ifName string) string {
 
 // prevResult is the result of the plugins before us, or of ADD, as the newest type; nil if there is none.
 func (c *conf) prevResult() (*types100.Result, error) {
-	if c.RawPrevResult == nil {
+	if c.rawPrevResult == nil {
 		return nil, nil
 	}
-	// Takes the raw one away.
-	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
-		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
-	}
-	result, err := types100.NewResultFromResult(c.PrevResult)
+	result, err := version.NewResult(c.CNIVersion, c.rawPrevResult)
 	if err != nil {
 		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
 	}
-	return result, nil
+	newest, err := types100.NewResultFromResult(result)
+	if err != nil {
+		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
+	}
+	return newest, nil
 }

@@ -183,11 +183,10 @@ func TestAttachmentLists(t *testing.T) {
 			t.Errorf("%s: %v", keys, err)
 			continue
 		}
-		valid := append(c.ValidAttachments, c.Attachments...)
-		if c.hasList != want.hasList || len(valid) != want.valid {
-			t.Errorf("%s: list %v, %+v", keys, c.hasList, valid)
+		if c.hasList != want.hasList || len(c.Valid) != want.valid {
+			t.Errorf("%s: list %v, %+v", keys, c.hasList, c.Valid)
 		}
-		for _, a := range valid {
+		for _, a := range c.Valid {
 			if a != (types.GCAttachment{ContainerID: "id", IfName: "eth0"}) {
 				t.Errorf("%s: %+v", keys, a)
 			}

@@ -127,7 +127,7 @@ func cmdGC(args *skel.CmdArgs) error {
 		return nil
 	}
 	valid := make(map[types.GCAttachment]bool)
-	for _, a := range append(c.ValidAttachments, c.Attachments...) {
+	for _, a := range c.Valid {
 		valid[a] = true
 	}
 	err = bus.NewHost(log).Collect(context.Background(), func(a bus.Attachment, left bool) bool {
