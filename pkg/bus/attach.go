@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -237,14 +238,28 @@ func (b *bus) put(a Attachment) (changed bool) {
 	return true
 }
 
-// remember records what a controller needs to be healed, and tells whether that is new.
+// remember records what a controller needs to be healed, and tells whether that is new. A network that leaves it as it is
+// does not make us forget how another one sets it up.
 func (b *bus) remember(spec Spec) (changed bool) {
-	hub := Spec{Hub: b.name, Physical: true, Controller: spec.Controller, TxQueue: spec.TxQueue}
-	if !spec.Physical || hub == b.record.Hub || b.record.Hub.setsUp() && !spec.setsUp() {
+	if !spec.Physical {
 		return false
 	}
-	b.record.Hub = hub
-	return true
+	old := b.controllerSpec()
+	hub := Spec{Hub: b.name, Physical: true, Controller: spec.Controller, TxQueue: spec.TxQueue}
+	if hub == old || old.setsUp() && !spec.setsUp() {
+		return false
+	}
+	data, err := json.Marshal(hub)
+	b.record.Controller = data
+	return err == nil
+}
+
+// controllerSpec is what the record says of a controller. One that cannot be read is the zero Spec.
+func (b *bus) controllerSpec() (spec Spec) {
+	if b.record.Controller != nil && json.Unmarshal(b.record.Controller, &spec) != nil {
+		return Spec{}
+	}
+	return spec
 }
 
 // restore puts the record back as it was before a call that failed.

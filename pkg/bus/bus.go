@@ -9,6 +9,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -184,10 +185,10 @@ type bus struct {
 // record is what is remembered of a bus.
 type record struct {
 	BootID string `json:"bootID"`
-	// Hub is what a controller needs to be healed without any container's configuration; zero for a vcan. It outlives a
-	// reboot.
-	Hub       Spec         `json:"hub,omitzero"`
-	Endpoints []Attachment `json:"endpoints"`
+	// Controller is the Spec of a hub that is a controller: what it needs to be healed without any container's
+	// configuration. It outlives a reboot. Raw, because most buses have none to decode.
+	Controller json.RawMessage `json:"controller,omitempty"`
+	Endpoints  []Attachment    `json:"endpoints"`
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
@@ -253,7 +254,7 @@ func (b *bus) load() error {
 		return err
 	}
 	if b.known = b.onDisk && b.record.BootID == current; !b.known {
-		b.record = record{BootID: current, Hub: b.record.Hub}
+		b.record = record{BootID: current, Controller: b.record.Controller}
 	}
 	return nil
 }

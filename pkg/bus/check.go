@@ -127,7 +127,7 @@ func (h *Host) recordedSpec(ctx context.Context, hub string) (spec Spec, found b
 		return Spec{}, false, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	spec = b.record.Hub
+	spec = b.controllerSpec()
 	spec.Hub = hub
 	return spec, b.onDisk && (spec.Physical || len(b.record.Endpoints) > 0), nil
 }

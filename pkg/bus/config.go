@@ -4,10 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 )
+
+// DefaultTxQueue is how many frames the transmit queue of a controller holds that we set up. The kernel's 10 lose most of
+// a burst: a container's write succeeds whether its frame finds a place there or not.
+const DefaultTxQueue = 1000
 
 // Config is what a network's configuration asks for, in whatever front end it is written.
 type Config struct {
@@ -25,12 +30,13 @@ func NewConfig() Config { return Config{Spec: Spec{Hub: DefaultHub}} }
 // Key is a key of a network's configuration. It has the same name and the same values in every front end: as JSON in
 // CNI, and as text in the options of Podman and Docker.
 type Key struct {
-	Name    string
-	Default string
-	Meaning string   // for the documentation
-	In      FrontEnd // where it can be written
-	json    jsonKind
-	set     func(c *Config, value string) error // fails with what is wrong with the value
+	Name       string
+	Default    string
+	Meaning    string   // for the documentation
+	In         FrontEnd // where it can be written
+	Controller bool     // how a controller is to be set up
+	json       jsonKind
+	set        func(c *Config, value string) error // fails with what is wrong with the value
 }
 
 // FrontEnd is a set of front ends.
@@ -55,10 +61,9 @@ const (
 	jsonArray  jsonKind = "an array of names"
 )
 
-// Keys are all keys, in the order of the documentation.
-var Keys = append(networkKeys, controllerKeys...)
-
-var networkKeys = []Key{
+// Keys are all keys, in the order of the documentation. Those of a controller are spelled as ip link spells them; without
+// bitrate it is left as it is.
+var Keys = [...]Key{
 	{
 		Name: "hub", Default: DefaultHub, json: jsonString, In: everywhere,
 		Meaning: "the bus: a device on the host, made as vcan if it is missing",
@@ -67,10 +72,7 @@ var networkKeys = []Key{
 	{
 		Name: "physical", Default: "false", json: jsonBool, In: everywhere,
 		Meaning: "the hub is a real controller: used, never made or deleted",
-		set: func(c *Config, value string) (err error) {
-			c.Physical, err = parseBool(value)
-			return err
-		},
+		set:     func(c *Config, value string) error { return setBool(&c.Physical, value) },
 	},
 	{
 		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark,
@@ -100,14 +102,113 @@ var networkKeys = []Key{
 			return checkPodHubs(c.PodHubs)
 		},
 	},
+	{
+		Name: "bitrate", json: jsonWhole, In: everywhere, Controller: true,
+		Meaning: "of a controller, bits per second: it is set up when it is down",
+		set:     func(c *Config, value string) error { return setNumber(&c.Controller.Bitrate, value) },
+	},
+	{
+		Name: "sample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Controller: true,
+		Meaning: "a part of a bit, such as 0.875",
+		set:     func(c *Config, value string) error { return setPoint(&c.Controller.SamplePoint, value) },
+	},
+	{
+		Name: "fd", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "CAN FD, with `dbitrate`",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.FD, value) },
+	},
+	{
+		Name: "dbitrate", json: jsonWhole, In: everywhere, Controller: true,
+		Meaning: "bits per second of the data of CAN FD frames",
+		set:     func(c *Config, value string) error { return setNumber(&c.Controller.DataBitrate, value) },
+	},
+	{
+		Name: "dsample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Controller: true,
+		Meaning: "the same for the data of CAN FD frames",
+		set:     func(c *Config, value string) error { return setPoint(&c.Controller.DataSamplePoint, value) },
+	},
+	{
+		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Controller: true,
+		Meaning: "milliseconds from bus-off to a restart; a warning where the adapter has none",
+		set:     func(c *Config, value string) error { return setNumber(&c.Controller.RestartMS, value) },
+	},
+	{
+		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Controller: true,
+		Meaning: "frames in the transmit queue; a longer one is left",
+		set: func(c *Config, value string) error {
+			var frames uint32
+			err := setNumber(&frames, value)
+			c.TxQueue = int(frames)
+			return err
+		},
+	},
+	{
+		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Controller: true,
+		Meaning: "ohms, 0 is off",
+		set: func(c *Config, value string) error {
+			ohms, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return fmt.Errorf("%w value %q: want ohms", ErrInvalid, value)
+			}
+			c.Controller.Termination, c.Controller.SetTermination = uint16(ohms), true
+			return nil
+		},
+	},
+	{
+		Name: "listen-only", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "send nothing, not even an acknowledgement",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.ListenOnly, value) },
+	},
+	{
+		Name: "one-shot", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "send each frame once, acknowledged or not",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.OneShot, value) },
+	},
+	{
+		Name: "triple-sampling", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "three samples a bit",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.TripleSampling, value) },
+	},
+	{
+		Name: "berr-reporting", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "an error frame for each bus error",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.BerrReporting, value) },
+	},
+	{
+		Name: "presume-ack", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "do without acknowledgements",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.PresumeAck, value) },
+	},
+	{
+		Name: "fd-non-iso", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Meaning: "CAN FD as before ISO 11898-1:2015",
+		set:     func(c *Config, value string) error { return setBool(&c.Controller.FDNonISO, value) },
+	},
 }
 
-func parseBool(value string) (bool, error) {
-	on, err := strconv.ParseBool(value)
-	if err != nil {
-		return false, fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
+func setBool(field *bool, value string) (err error) {
+	if *field, err = strconv.ParseBool(value); err != nil {
+		return fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
 	}
-	return on, nil
+	return nil
+}
+
+func setNumber(field *uint32, value string) error {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil || n == 0 {
+		return fmt.Errorf("%w value %q: want a whole number from 1 on", ErrInvalid, value)
+	}
+	*field = uint32(n)
+	return nil
+}
+
+func setPoint(field *uint32, value string) error {
+	point, err := strconv.ParseFloat(value, 64)
+	if err != nil || point <= 0 || point >= 1 {
+		return fmt.Errorf("%w value %q: want a part of a bit, such as 0.875", ErrInvalid, value)
+	}
+	*field = uint32(math.Round(point * 1000))
+	return nil
 }
 
 func checkPodHubs(patterns []string) error {
@@ -130,35 +231,43 @@ func KeyNames(in FrontEnd, others ...string) (names []string) {
 	return append(names, others...)
 }
 
-func findKey(in FrontEnd, name string) (Key, bool) {
-	i := slices.IndexFunc(Keys, func(k Key) bool { return k.In&in != 0 && k.Name == name })
-	if i < 0 {
-		return Key{}, false
+func findKey(in FrontEnd, name string) *Key {
+	for i := range Keys {
+		if k := &Keys[i]; k.Name == name && k.In&in != 0 {
+			return k
+		}
 	}
-	return Keys[i], true
+	return nil
+}
+
+func (c *Config) set(k *Key, value string) error {
+	if k.Controller {
+		c.controllerKey = k.Name
+	}
+	return k.set(c, value)
 }
 
 // Set takes the value of a key over, as a front end's option has it. known tells whether there is such a key. Errors wrap
 // ErrInvalid and do not name the key.
 func (c *Config) Set(in FrontEnd, name, value string) (known bool, err error) {
-	k, known := findKey(in, name)
-	if !known {
+	k := findKey(in, name)
+	if k == nil {
 		return false, nil
 	}
-	return true, k.set(c, value)
+	return true, c.set(k, value)
 }
 
 // SetJSON is Set for CNI's JSON. null is no value.
 func (c *Config) SetJSON(name string, value json.RawMessage) (known bool, err error) {
-	k, known := findKey(CNI, name)
-	if !known || string(value) == "null" {
-		return known, nil
+	k := findKey(CNI, name)
+	if k == nil || string(value) == "null" {
+		return k != nil, nil
 	}
 	text, err := k.json.text(value)
 	if err != nil {
 		return true, fmt.Errorf("%w value %s: want %s", ErrInvalid, value, k.json)
 	}
-	return true, k.set(c, text)
+	return true, c.set(k, text)
 }
 
 // text is a JSON value of this kind as an option would have it.
@@ -189,4 +298,20 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		err = json.Unmarshal(value, &text)
 	}
 	return text, err
+}
+
+// Check tells what is wrong with keys that are right one by one.
+func (c *Config) Check() error {
+	switch {
+	case c.controllerKey == "":
+		return nil
+	case !c.Physical:
+		return fmt.Errorf("%w: %s is for a controller: set physical to true", ErrInvalid, c.controllerKey)
+	case c.Controller.Bitrate == 0:
+		return fmt.Errorf("%w: %s needs bitrate, without which a controller is left as it is", ErrInvalid, c.controllerKey)
+	}
+	if err := c.Controller.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
 }
