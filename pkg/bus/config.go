@@ -103,7 +103,7 @@ var Keys = [...]Key{
 		},
 	},
 	{
-		Name: "bitrate", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "bitrate", Default: "none", json: jsonWhole, In: everywhere, Controller: true,
 		Meaning: "of a controller, bits per second: it is set up when it is down",
 		set:     func(c *Config, value string) error { return setNumber(&c.Controller.Bitrate, value) },
 	},
@@ -118,7 +118,7 @@ var Keys = [...]Key{
 		set:     func(c *Config, value string) error { return setBool(&c.Controller.FD, value) },
 	},
 	{
-		Name: "dbitrate", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "dbitrate", Default: "none", json: jsonWhole, In: everywhere, Controller: true,
 		Meaning: "bits per second of the data of CAN FD frames",
 		set:     func(c *Config, value string) error { return setNumber(&c.Controller.DataBitrate, value) },
 	},
