@@ -5,13 +5,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func getRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	r.AddData(msg)
-	return r
-}
+func getRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_GETLINK, index, 0, 0) }
 
 func getByName(name string) *nl.NetlinkRequest {
 	r := getRequest(0)
@@ -65,18 +59,25 @@ func aliasRequest(index int, alias string) *nl.NetlinkRequest {
 	return r
 }
 
-func deleteRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	r.AddData(msg)
-	return r
-}
+func deleteRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_DELLINK, index, 0, 0) }
+
+// changeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
+// controller and do nothing.
+func changeRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_NEWLINK, index, 0, 0) }
 
 func upRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	return linkRequest(unix.RTM_NEWLINK, index, unix.IFF_UP, unix.IFF_UP)
+}
+
+func downRequest(index int) *nl.NetlinkRequest {
+	return linkRequest(unix.RTM_NEWLINK, index, 0, unix.IFF_UP)
+}
+
+// linkRequest is about a device that exists; change is the mask of flags to be set.
+func linkRequest(kind, index int, flags, change uint32) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(kind, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
+	msg.Index, msg.Flags, msg.Change = int32(index), flags, change
 	r.AddData(msg)
 	return r
 }

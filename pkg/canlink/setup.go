@@ -121,24 +121,6 @@ func (c *Conn) refusesRestart(index int) bool {
 	return errors.Is(c.conn.Do(restartRequest(index)), unix.EOPNOTSUPP)
 }
 
-// changeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
-// controller and do nothing.
-func changeRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	r.AddData(msg)
-	return r
-}
-
-func downRequest(index int) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index, msg.Change = int32(index), unix.IFF_UP
-	r.AddData(msg)
-	return r
-}
-
 func queueRequest(index, frames int) *nl.NetlinkRequest {
 	r := changeRequest(index)
 	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(frames))))
