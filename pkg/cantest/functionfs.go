@@ -208,8 +208,8 @@ func (g *gadget) events() ([]event, error) {
 	const size = 12
 	buf := make([]byte, 4*size)
 	n, err := unix.Read(g.control, buf)
-	if errors.Is(err, unix.EIDRM) {
-		return nil, nil // a request that the host has taken back
+	if errors.Is(err, unix.EIDRM) || errors.Is(err, unix.EL2HLT) {
+		return nil, nil // a request that the host has taken back, or that an unplug kept us from answering
 	} else if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}

@@ -106,7 +106,7 @@ func TestNeedsRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := needsRoot(cmd, 1000); err == nil || err.Error() != "vxcanctl heal needs root: run it with sudo" {
+	if err := needsRoot(cmd, 1000); err == nil || err.Error() != "heal needs root: run it with sudo" {
 		t.Error(err)
 	}
 }

@@ -29,7 +29,7 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 // needsRoot is why a command cannot run, or nil.
 func needsRoot(cmd *cobra.Command, uid int) error {
 	if uid != 0 {
-		return errors.New(cmd.CommandPath() + " needs root: run it with sudo")
+		return errors.New(cmd.Name() + " needs root: run it with sudo")
 	}
 	return bus.CheckRootful()
 }
