@@ -161,16 +161,17 @@ func (h *Host) connect() (kernel, error) {
 
 // bus is one bus with its lock held.
 type bus struct {
-	host   *Host
-	name   string // of the hub
-	k      kernel
-	file   *store.File
-	record record
-	onDisk bool // there is a file, perhaps of an earlier boot
-	known  bool // the record is of this boot
-	saved  bool // this call has written the record
-	fresh  bool // this call starts the bus, so that what it lacks is no damage
-	view   view
+	host    *Host
+	name    string // of the hub
+	k       kernel
+	file    *store.File
+	record  record
+	onDisk  bool // there is a file, perhaps of an earlier boot
+	known   bool // the record is of this boot
+	saved   bool // this call has written the record
+	fresh   bool // this call starts the bus, so that what it lacks is no damage
+	view    view
+	healing bool // see want
 	// endpoints and leftovers are those of the view.
 	endpoints []endpoint
 	leftovers []leftover

@@ -67,7 +67,9 @@ func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damag
 
 // Heal makes sure of a bus, hub and backplane, and puts right whatever of it is missing, without attaching anybody. It
 // blocks for the bus's lock.
-func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
+func (h *Host) Heal(ctx context.Context, spec Spec) error { return h.heal(ctx, spec, false) }
+
+func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error) {
 	if err := spec.check(); err != nil {
 		return err
 	}
@@ -76,6 +78,7 @@ func (h *Host) Heal(ctx context.Context, spec Spec) (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	b.healing = recorded
 	before, onDisk := b.record, b.onDisk
 	defer func() {
 		if retErr != nil {
@@ -106,14 +109,14 @@ func (h *Host) Recorded() ([]string, error) { return store.Names(h.stateDir()) }
 // HealRecorded is Heal for a bus as its record says, which holds how a controller is to be set up. A bus without a record
 // is no error, nor is one without endpoints, or a controller that is not there.
 func (h *Host) HealRecorded(ctx context.Context, hub string) error {
-	if CheckName(hub) != nil {
+	if CheckHub(hub) != nil { // udev asks for any device
 		return nil
 	}
 	spec, found, err := h.recordedSpec(ctx, hub)
 	if err != nil || !found {
 		return err
 	}
-	err = h.Heal(ctx, spec)
+	err = h.heal(ctx, spec, true)
 	if err != nil && spec.Physical && h.isGone(hub) {
 		return nil // unplugged
 	}

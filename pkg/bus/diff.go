@@ -113,6 +113,8 @@ func diffHub(w want, v view) []difference {
 			"use mtu 16, or give the hub MTU 72")
 	case w.spec.setsUp():
 		return diffController(w, v.controller)
+	case !hub.Up && w.spec.Physical && w.healing:
+		return nil
 	case !hub.Up && !isOurHub(hub):
 		return refuse(ErrNotReady, fmt.Sprintf("hub %s is down", name), "ip link set "+name+" up")
 	case !hub.Up:

@@ -10,6 +10,8 @@ type want struct {
 	leftovers  []leftover // which must go
 	// attaching is the host end that is being attached, or "". What it lacks is no damage.
 	attaching string
+	// healing tells that a controller may be down: its owner sets it up later, and its rules wait for it.
+	healing bool
 }
 
 // backplaneWant is a vxcan pair in the host's netns.
@@ -22,7 +24,7 @@ type backplaneWant struct {
 // want derives what the bus must be made of from the endpoints that are there. attaching is the host end that is being
 // attached, or "".
 func (b *bus) want(spec Spec, attaching string) want {
-	w := want{spec: spec, endpoints: b.endpoints, leftovers: b.leftovers, attaching: attaching}
+	w := want{spec: spec, endpoints: b.endpoints, leftovers: b.leftovers, attaching: attaching, healing: b.healing}
 	tx, rx := backplaneNames(b.name)
 	w.backplanes = []backplaneWant{{tx: tx, rx: rx, alias: backplaneAlias}}
 	for _, e := range w.endpoints {
