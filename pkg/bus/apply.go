@@ -3,6 +3,7 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"slices"
 
@@ -73,7 +74,9 @@ func (b *bus) applyDevices(spec Spec, c change) error {
 		if spec.Transient {
 			alias = transientAlias
 		}
-		if err := b.k.AddVcan(c.addHub, b.drawIndex(), alias); err != nil {
+		index := b.drawIndex()
+		if err := b.k.AddVcan(c.addHub, index, alias); err != nil {
+			b.notMade(err, index)
 			return err
 		}
 	}
@@ -81,6 +84,7 @@ func (b *bus) applyDevices(spec Spec, c change) error {
 		pair := *c.addPair
 		pair.Index, pair.PeerIndex = b.drawIndex(), b.drawIndex()
 		if _, err := b.k.AddPair(pair); err != nil {
+			b.notMade(err, pair.Index, pair.PeerIndex)
 			return err
 		}
 	}
@@ -119,18 +123,27 @@ func (b *bus) applyController(spec Spec, c controllerChange) error {
 	return nil
 }
 
-// Indexes are drawn from a range that no kernel reaches by counting, and near each other, which makes a list of devices
-// cheaper.
-const minIndex = 1 << 20
-
-// drawIndex draws an ifindex for a device to be made, and notes it for undo.
+// drawIndex draws an ifindex for a device to be made, and notes it for undo. It is from a range that no kernel reaches by
+// counting. Each bus has a part of that of its own, because only calls on the same bus wait for each other; in there
+// indexes are near each other, which makes a list of devices cheaper.
 func (b *bus) drawIndex() int {
+	const first, part, parts = 1 << 20, 1 << 12, 1 << 18
+	hash := fnv.New32a()
+	hash.Write([]byte(b.name))
+	start := first + int(hash.Sum32()%parts)*part
 	for {
-		index := minIndex + rand.IntN(2*len(b.view.links)+64)
+		index := start + rand.IntN(2*len(b.view.links)+64)
 		if b.view.at(index).Index == 0 && !slices.Contains(b.made, index) {
 			b.made = append(b.made, index)
 			return index
 		}
+	}
+}
+
+// notMade takes indexes back that the kernel has refused: a device that has one of them is not ours.
+func (b *bus) notMade(err error, indexes ...int) {
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
+		b.made = slices.DeleteFunc(b.made, func(i int) bool { return slices.Contains(indexes, i) })
 	}
 }
 

@@ -286,6 +286,7 @@ func (b *bus) addPair(a Attachment, mtu int, at place) (host canlink.Link, err e
 			pair.PeerIndex = b.drawIndex()
 		}
 		host, err = b.k.AddPair(pair)
+		b.notMade(err, pair.Index, pair.PeerIndex)
 		switch {
 		case err == nil:
 			return host, nil
