@@ -46,7 +46,7 @@ func newContainerd(t testing.TB) *containerd {
 	if !bytes.Contains(content, []byte(hub)) {
 		t.Fatalf("no %s in cni.conflist:\n%s", hub, content)
 	}
-	return newContainerdWith(t, bytes.Replace(content, []byte(hub), []byte(hub+` "pod-hubs": ["vcan1"],`), 1))
+	return newContainerdWith(t, bytes.Replace(content, []byte(hub), []byte(hub+` "pod-hubs": ["vcan*"],`), 1))
 }
 
 // newContainerdWith is newContainerd with a pod network of one's own.
