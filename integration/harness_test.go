@@ -241,7 +241,8 @@ type call struct {
 	netns       string
 	ifName      string // "" is eth0
 	env         []string
-	wrap        []string // a program that runs the plugin, with its arguments
+	wrap        []string              // a program that runs the plugin, with its arguments
+	run         func(*exec.Cmd) error // nil is (*exec.Cmd).Run
 }
 
 // plainConf is the configuration that most tests use.
@@ -291,7 +292,11 @@ func (c call) exec(t testing.TB, verb string) (stdout, stderr string, err error)
 	cmd.Stdin = strings.NewReader(conf)
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
-	err = cmd.Run()
+	run := c.run
+	if run == nil {
+		run = (*exec.Cmd).Run
+	}
+	err = run(cmd)
 	if err == nil {
 		return out.String(), words.String(), nil
 	}

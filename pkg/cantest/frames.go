@@ -241,3 +241,17 @@ func (l *Listener) InOrder() []Frame {
 	defer l.mu.Unlock()
 	return slices.Clone(l.inOrder)
 }
+
+// Has tells whether a frame was heard from another interface.
+func (l *Listener) Has(f Frame) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.foreign[f] > 0
+}
+
+// Total is how many frames were heard.
+func (l *Listener) Total() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
+}

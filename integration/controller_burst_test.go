@@ -1,0 +1,274 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// wireRate is how many classic frames of 8 bytes a wire takes in a second at 500 kbit/s.
+const wireRate = 4000
+
+// bursts are how many frames a container sends in one go, by the rate of the wire. When the wire takes none of them, there is
+// room for up to 16 frames less than the queue's length: pfifo_fast frees the places of frames that went out in batches
+// (linux/ptr_ring.h, __ptr_ring_consume).
+var bursts = map[int]int{wireRate: 1000, cantest.Stopped: 984}
+
+// TestControllerBurst: a burst of a container is on the wire, whole and in order, where we set the controller up: when the
+// wire takes it at its bit rate, and when it takes nothing before the burst is over.
+func TestControllerBurst(t *testing.T) {
+	freshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	a := newContainer(t, "a")
+	on(a).with(setUpByUs).add(t)
+	for rate, count := range bursts {
+		wire, sent := controller.Listen(), numbered(count)
+		controller.Pace(rate)
+		sendAll(t, a, sent)
+		if rate == cantest.Stopped {
+			controller.Pace(cantest.Unlimited)
+		}
+		cantest.WaitQuiet(len(sent), wire)
+		if got := wire.InOrder(); !slices.Equal(got, sent) {
+			handled, dropped := toHub(t, "slot0")
+			t.Errorf("rate %d: %d frames of %d are on the wire, or in another order; the rule to the hub: %d handled, %d dropped; %s",
+				rate, len(got), len(sent), handled, dropped, command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
+		}
+		wire.Close()
+	}
+}
+
+// TestUSBAdapterBurst is TestControllerBurst with a CAN FD adapter.
+func TestUSBAdapterBurst(t *testing.T) {
+	freshHost(t)
+	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
+	a := newContainer(t, "a")
+	on(a).with(usbSetUpByUs).add(t)
+	for rate, count := range bursts {
+		wire, sent := adapter.Listen(), mixed(0x100, count/2)
+		adapter.Pace(rate)
+		sendAll(t, a, sent)
+		if rate == cantest.Stopped {
+			adapter.Pace(cantest.Unlimited)
+		}
+		cantest.WaitQuiet(len(sent), wire)
+		if got := wire.InOrder(); !slices.Equal(got, sent) {
+			handled, dropped := toHub(t, "slot0")
+			t.Errorf("rate %d: %d frames of %d are on the wire, or in another order; the rule to the hub: %d handled, %d dropped; %s",
+				rate, len(got), len(sent), handled, dropped, command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
+		}
+		wire.Close()
+	}
+}
+
+// usbSetUpByUs is a network that has its CAN FD adapter set up.
+const usbSetUpByUs = onController + `,"bitrate":500000,"fd":true,"dbitrate":2000000`
+
+// TestUSBAdapterReplugs: an adapter is unplugged and plugged in again many times while both sides send. The sockets that
+// a container had from the start hear every frame that is on the wire while the adapter is plugged in and healed, and each
+// of their frames then reaches the wire.
+func TestUSBAdapterReplugs(t *testing.T) {
+	freshHost(t)
+	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
+	a := newContainer(t, "a")
+	result, _ := on(a).with(usbSetUpByUs).add(t)
+	inA, fromA, wire := cantest.Listen(t, a.netns, "can0"), cantest.NewSender(t, a.netns, "can0"), adapter.Listen()
+
+	var mu sync.Mutex
+	next := 0
+	stop, ended := make(chan bool), make(chan bool)
+	go func() { // traffic that does not care
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			mu.Lock()
+			i := next
+			next++
+			mu.Unlock()
+			if err := adapter.Send(wireFrame(i)); err != nil {
+				t.Error(err)
+			}
+			if err := fromA.Send(containerFrame(i)); err != nil {
+				t.Errorf("a container cannot send: %v", err)
+			}
+		}
+	}()
+	current := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return next
+	}
+	heardFrom := func(l *cantest.Listener, f cantest.Frame) bool {
+		return l.Has(f)
+	}
+	waitFor := func(what string, ready func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !ready(); time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not after 10 s", what)
+			}
+		}
+	}
+	type span struct{ from, to int }
+	var spans []span
+	var firsts []time.Duration
+	start, rounds := time.Now(), 0
+	for ; rounds < 100 && time.Since(start) < 75*time.Second; rounds++ {
+		from := current() + 1
+		waitFor("traffic", func() bool { return current() > from+20 })
+		to := current() - 1
+		waitFor(fmt.Sprint("round ", rounds, ": the wire's frames"), func() bool { return heardFrom(inA, wireFrame(to)) })
+		waitFor(fmt.Sprint("round ", rounds, ": the container's frames"), func() bool { return heardFrom(wire, containerFrame(to)) })
+		spans = append(spans, span{from, to})
+		adapter.Unplug()
+		before := inA.Total()
+		plugged := time.Now()
+		adapter.Plug()
+		vxcanctl(t, "heal", "slot0")
+		waitFor("a first frame", func() bool { return inA.Total() > before })
+		firsts = append(firsts, time.Since(plugged))
+	}
+	took := time.Since(start)
+	close(stop)
+	<-ended
+	heard, _ := inA.Heard()
+	sent, _ := wire.Heard()
+	frames := 0
+	for _, s := range spans {
+		for i := s.from; i <= s.to; i++ {
+			frames++
+			if heard[wireFrame(i)] != 1 || sent[containerFrame(i)] != 1 {
+				t.Errorf("frame %d: heard %d times in the container, %d times on the wire", i, heard[wireFrame(i)], sent[containerFrame(i)])
+			}
+		}
+	}
+	for _, all := range []map[cantest.Frame]int{heard, sent} {
+		for f, n := range all {
+			if n > 1 {
+				t.Errorf("%v is heard %d times", f, n)
+			}
+		}
+	}
+	if err := on(a).with(usbSetUpByUs).check(t, result); err != nil {
+		t.Error(err)
+	}
+	ten := slices.Sorted(slices.Values(firsts[:min(10, len(firsts))]))
+	slices.Sort(firsts)
+	t.Logf("%d replugs in %v, %d frames each way; from plug to the first frame in an old socket: median of 10 %v, of all %v, most %v",
+		rounds, took, frames, ten[len(ten)/2], firsts[len(firsts)/2], firsts[len(firsts)-1])
+}
+
+func wireFrame(i int) cantest.Frame { return cantest.Frame{ID: 0x200, Data: fmt.Sprintf("%08d", i)} }
+func containerFrame(i int) cantest.Frame {
+	return cantest.Frame{ID: 0x300, Data: fmt.Sprintf("%08d", i)}
+}
+
+// sja1000 finds the two controllers of bin/vm -qemu, which are on one wire, and leaves them down with other settings than
+// ours.
+func sja1000(t *testing.T) (hub, wire string) {
+	t.Helper()
+	cards, _ := filepath.Glob("/sys/bus/pci/devices/*/vendor")
+	found := 0
+	for _, file := range cards {
+		if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) == "0x10e8" {
+			found++
+		}
+	}
+	if found < 2 {
+		t.Skip("needs two Kvaser PCI cards (bin/vm -qemu)")
+	}
+	command(t, "modprobe", "kvaser_pci")
+	var names []string
+	for deadline := time.Now().Add(20 * time.Second); len(names) < 2; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("controllers %v", names)
+		}
+		names = nil
+		for _, l := range links(t) {
+			if l.Kind == "can" {
+				names = append(names, l.Name)
+			}
+		}
+	}
+	down := func() {
+		for _, name := range names {
+			_, _ = try("ip", "link", "set", name, "down")
+		}
+	}
+	down()
+	t.Cleanup(down)
+	return names[0], names[1]
+}
+
+// TestSJA1000Bus: four containers and the host on a controller that the network sets up, and another node on the wire, each
+// hear every frame of the others exactly once.
+func TestSJA1000Bus(t *testing.T) {
+	freshHost(t)
+	hub, wire := sja1000(t)
+	write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
+	command(t, "ip", "link", "set", wire, "up", "txqueuelen", "1000", "type", "can", "bitrate", "500000")
+	network := fmt.Sprintf(`"hub":%q,"physical":true,"bitrate":500000`, hub)
+	var boxes []*container
+	var result []func() error
+	for i := range 4 {
+		c := newContainer(t, fmt.Sprintf("c%d", i))
+		r, _ := on(c).with(network).add(t)
+		boxes = append(boxes, c)
+		result = append(result, func() error { return on(c).with(network).check(t, r) })
+	}
+	waitForState(t, hub, `"bitrate":500000`, `"txqlen":1000`)
+	// The emulated receive FIFOs hold about four frames, so no more are on their way at once, in each direction.
+	there, here := station{"wire", nil, wire}.party(t), station{"host", nil, hub}.party(t)
+	toHub, toWire := atMost(3, here.listener), atMost(3, there.listener)
+	there.send, here.send = toHub(there.send), toWire(here.send)
+	parties := []party{there, here}
+	for _, c := range boxes {
+		p := station{c.id, c.netns, "can0"}.party(t)
+		p.send = toWire(p.send)
+		parties = append(parties, p)
+	}
+	start := time.Now()
+	exchange(t, parties, 500, false) // 1000 frames of each
+	t.Logf("took %v", time.Since(start))
+	for _, check := range result {
+		if err := check(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{hub, wire} {
+		t.Logf("%s", command(t, "ip", "-s", "-s", "link", "show", "dev", name))
+	}
+}
+
+// atMost has senders wait until a listener lacks fewer than most of their frames.
+func atMost(most int, l *cantest.Listener) func(send func(cantest.Frame) error) func(cantest.Frame) error {
+	var mu sync.Mutex
+	var waiting []cantest.Frame
+	return func(send func(cantest.Frame) error) func(cantest.Frame) error {
+		return func(f cantest.Frame) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for deadline := time.Now().Add(5 * time.Second); len(waiting) >= most; {
+				waiting = slices.DeleteFunc(waiting, l.Has)
+				if time.Now().After(deadline) {
+					waiting = nil // lost, as the test then finds
+				}
+				runtime.Gosched()
+			}
+			waiting = append(waiting, f)
+			return send(f)
+		}
+	}
+}
