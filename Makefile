@@ -91,7 +91,7 @@ test-on-%:
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
-	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '^TestUSBAdapter' .
+	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '^Test(USBAdapter|SJA1000)' .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
