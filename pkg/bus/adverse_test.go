@@ -181,8 +181,8 @@ func TestHubChanges(t *testing.T) {
 						return nil
 					})
 					w.unhook()
-					if where == "" {
-						t.SkipNow()
+					if where == "" { // ADD makes fewer calls than that
+						return
 					}
 					inv := w.inventory()
 					if didIt && strings.HasPrefix(name, "replaced") && !slices.Contains(inv.links, "vcan0") {

@@ -57,7 +57,8 @@ func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
 	}
 	for _, d := range all {
 		isRules := len(d.change.addRules)+len(d.change.deleteRules) > 0
-		mended := d.change.touchesDevices() || isRules || len(d.change.up) > 0 || d.change.controller != controllerChange{}
+		mended := d.change.touchesDevices() || isRules || len(d.change.up) > 0 ||
+			d.change.controller.setUp || d.change.controller.queue != 0 // a restart tells itself whether it worked
 		if mended && !d.expected && !b.fresh && !(changed && isRules) {
 			b.repaired = append(b.repaired, d.what)
 		}
@@ -118,6 +119,8 @@ func (b *bus) applyController(spec Spec, c controllerChange) error {
 	if c.restart {
 		if err := b.k.RestartController(now.Index); err != nil { // containers go on hearing each other
 			b.notice("controller %s is bus-off and cannot be restarted (%v): ip link set %s down and up", now, err, b.name)
+		} else {
+			b.repaired = append(b.repaired, fmt.Sprintf("controller %s is bus-off", now))
 		}
 	}
 	return nil
@@ -162,6 +165,13 @@ func (b *bus) undo() error {
 		err = errors.Join(err, k.RestoreController(*b.controller))
 	}
 	return errors.Join(err, k.Close())
+}
+
+// noticeRepairs tells what a call has repaired, once it has succeeded.
+func (b *bus) noticeRepairs() {
+	for _, what := range b.repaired {
+		b.notice("found and repaired: %s", what)
+	}
 }
 
 // refusal is the first difference that only the administrator can repair, or nil.

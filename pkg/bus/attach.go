@@ -170,9 +170,7 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 			return Result{}, err
 		}
 	}
-	for _, what := range b.repaired {
-		b.notice("found and repaired: %s", what)
-	}
+	b.noticeRepairs()
 	return res, nil
 }
 

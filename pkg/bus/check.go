@@ -97,9 +97,7 @@ func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error
 	if err := b.mend(spec, ""); err != nil {
 		return err
 	}
-	for _, what := range b.repaired {
-		b.notice("found and repaired: %s", what)
-	}
+	b.noticeRepairs()
 	return nil
 }
 
