@@ -31,9 +31,15 @@ func injecting(what string, n int) []string {
 func atEach(t *testing.T, name string, test func(t *testing.T, n int) (reached bool)) {
 	t.Helper()
 	for n := 1; n <= mostCalls; n++ {
-		reached := false
-		if !t.Run(fmt.Sprintf("%s %d", name, n), func(t *testing.T) { reached = test(t, n) }) && !reached {
+		var reached, skipped bool
+		if !t.Run(fmt.Sprintf("%s %d", name, n), func(t *testing.T) {
+			defer func() { skipped = t.Skipped() }()
+			reached = test(t, n)
+		}) && !reached {
 			return
+		}
+		if skipped {
+			t.SkipNow()
 		}
 		if reached {
 			continue
