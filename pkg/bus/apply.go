@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/vxcan/vxcan/pkg/cangw"
 )
 
 // mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
@@ -31,39 +29,57 @@ func (b *bus) mend(spec Spec, attaching string) error {
 	return fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, ErrNotReady)
 }
 
-// apply carries out changes. It tells whether devices were made or removed: then it has left the rules for later, when
-// their devices are known.
+// apply carries out changes. It tells whether devices were made or removed: then it has left filters and rules for later,
+// when their devices are known.
 func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
 	if err := refusal(all); err != nil {
 		return false, err
 	}
-	var add, remove []cangw.Rule
+	var now wiring
 	for _, d := range all {
 		if err := b.applyDevices(spec, d.change); err != nil {
 			return false, err
 		}
 		changed = changed || d.change.touchesDevices()
-		add, remove = append(add, d.change.addRules...), append(remove, d.change.deleteRules...)
+		now.add(d.change.wiring)
 	}
-	if !changed && len(remove) > 0 {
-		if err := b.k.DeleteRules(remove...); err != nil {
-			return false, fmt.Errorf("gateway of bus %s: %w", b.name, err)
-		}
-	}
-	if !changed && len(add) > 0 {
-		if err := b.k.AddRules(add...); err != nil {
-			return false, fmt.Errorf("gateway of bus %s: %w", b.name, err)
+	if !changed {
+		if err := b.applyWiring(now); err != nil {
+			return false, err
 		}
 	}
 	for _, d := range all {
-		isRules := len(d.change.addRules)+len(d.change.deleteRules) > 0
-		mended := d.change.touchesDevices() || isRules || len(d.change.up) > 0 ||
+		isWiring := !d.change.wiring.empty()
+		mended := d.change.touchesDevices() || isWiring || len(d.change.up) > 0 ||
 			d.change.controller.setUp || d.change.controller.queue != 0 // a restart tells itself whether it worked
-		if mended && !d.expected && !b.fresh && !(changed && isRules) {
+		if mended && !d.expected && !b.fresh && !(changed && isWiring) {
 			b.repaired = append(b.repaired, d.what)
 		}
 	}
 	return changed, nil
+}
+
+func (w *wiring) add(other wiring) {
+	w.setFilters = append(w.setFilters, other.setFilters...)
+	w.deleteRules = append(w.deleteRules, other.deleteRules...)
+	w.addRules = append(w.addRules, other.addRules...)
+	w.deleteFilters = append(w.deleteFilters, other.deleteFilters...)
+}
+
+func (b *bus) applyWiring(w wiring) error {
+	if err := b.k.SetFilters(w.setFilters...); err != nil {
+		return fmt.Errorf("filters of bus %s: %w", b.name, err)
+	}
+	if err := b.k.DeleteRules(w.deleteRules...); err != nil {
+		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
+	}
+	if err := b.k.AddRules(w.addRules...); err != nil {
+		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
+	}
+	if err := b.k.DeleteFilters(w.deleteFilters...); err != nil {
+		return fmt.Errorf("filters of bus %s: %w", b.name, err)
+	}
+	return nil
 }
 
 func (b *bus) applyDevices(spec Spec, c change) error {

@@ -42,7 +42,7 @@ type Request struct {
 // again, hubs and backplanes too. It blocks for the lock of one bus after the other.
 func (h *Host) Attach(ctx context.Context, requests ...Request) (results []Result, retErr error) {
 	for _, r := range requests {
-		if err := errors.Join(r.Spec.check(), CheckInterface(r.Interface), checkAlias(r.Hub, r.Attachment)); err != nil {
+		if err := errors.Join(r.Spec.check(), CheckInterface(r.Interface), checkAlias(r.Hub, r.Attachment, r.Policy)); err != nil {
 			return nil, err
 		}
 	}
@@ -73,7 +73,7 @@ func (h *Host) Attach(ctx context.Context, requests ...Request) (results []Resul
 // netns, down, under the name that the result has as ContIf. Called again before it has been moved, it changes nothing;
 // after that, the attachment is built anew.
 func (h *Host) AttachHere(ctx context.Context, spec Spec, a Attachment) (Result, error) {
-	if err := errors.Join(spec.check(), checkAlias(spec.Hub, a)); err != nil {
+	if err := errors.Join(spec.check(), checkAlias(spec.Hub, a, spec.Policy)); err != nil {
 		return Result{}, err
 	}
 	return h.attachAt(ctx, spec, a, place{ifName: containerPrefix + hostIfName(a)[2:]})
@@ -123,7 +123,7 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		return Result{}, err
 	}
 	mtu := spec.mtu(b.view.link(b.name))
-	host, err := b.inPlace(a, at, mtu)
+	host, err := b.inPlace(spec, a, at, mtu)
 	if err != nil {
 		return Result{}, err
 	}
@@ -137,20 +137,19 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		}
 	}
 	remembered := b.remember(spec)
-	if b.put(a) || remembered || corrected || !b.known {
+	if b.put(recorded{a, spec.Policy}) || remembered || corrected || !b.known {
 		if err := b.save(); err != nil {
 			return Result{}, err
 		}
 	}
 	if host.Index == 0 {
-		if host, err = b.addPair(a, mtu, at); err != nil {
+		if host, err = b.addPair(spec, a, mtu, at); err != nil {
 			return Result{}, err
 		}
 		b.view.links = append(b.view.links, host)
 	}
-	if !slices.ContainsFunc(b.endpoints, func(e endpoint) bool { return e.host.Name == hostIf }) {
-		b.endpoints = append(b.endpoints, endpoint{a, host})
-	}
+	b.endpoints = slices.DeleteFunc(b.endpoints, func(e endpoint) bool { return e.host.Name == hostIf })
+	b.endpoints = append(b.endpoints, endpoint{Attachment: a, Policy: spec.Policy, host: host})
 	if err := b.mend(spec, hostIf); err != nil {
 		return Result{}, err
 	}
@@ -205,7 +204,7 @@ func (b *bus) observeToMend(spec Spec, attaching string) (corrected bool, err er
 }
 
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
-func (b *bus) inPlace(a Attachment, at place, mtu int) (canlink.Link, error) {
+func (b *bus) inPlace(spec Spec, a Attachment, at place, mtu int) (canlink.Link, error) {
 	hostIf := hostIfName(a)
 	host := b.view.link(hostIf)
 	if host.Kind != canlink.Vxcan || host.PeerElsewhere == at.here() || at.here() && host.Used {
@@ -215,9 +214,13 @@ func (b *bus) inPlace(a Attachment, at place, mtu int) (canlink.Link, error) {
 	if err != nil || !isPair(host, end) {
 		return canlink.Link{}, err
 	}
-	if hub, _, ok := parseAlias(host.Alias); ok && hub != b.name {
+	hub, said, ok := parseAlias(host.Alias)
+	if ok && hub != b.name {
 		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; remove the container first, or give each entry an interface name of its own",
 			ErrInvalid, at.ifName, end.Name, hub)
+	}
+	if said.policy != (spec.Policy != Policy{}) { // the alias is made with the device only
+		return canlink.Link{}, nil
 	}
 	for _, d := range diffEndpoint(hostIf, host, end, at, mtu, func(name string) bool { return matches(name, at.ifName) }) {
 		if d.rebuild {
@@ -227,12 +230,17 @@ func (b *bus) inPlace(a Attachment, at place, mtu int) (canlink.Link, error) {
 	return host, nil
 }
 
-// put records an attachment, and tells whether it was not recorded.
-func (b *bus) put(a Attachment) (changed bool) {
-	if slices.Contains(b.record.Endpoints, a) {
+// put records an endpoint, and tells whether it was not recorded like that.
+func (b *bus) put(r recorded) (changed bool) {
+	i := slices.IndexFunc(b.record.Endpoints, func(old recorded) bool { return old.Attachment == r.Attachment })
+	switch {
+	case i < 0:
+		b.record.Endpoints = append(b.record.Endpoints, r)
+	case b.record.Endpoints[i] != r:
+		b.record.Endpoints[i] = r
+	default:
 		return false
 	}
-	b.record.Endpoints = append(b.record.Endpoints, a)
 	return true
 }
 
@@ -273,26 +281,18 @@ func (b *bus) restore(before record, onDisk bool) error {
 }
 
 // addPair makes the pair of an attachment, its peer in the container's netns, and returns the host end. A container end
-// that stays here is left down: the runtime that moves it sets it up. An index that is taken on either side is drawn anew.
-func (b *bus) addPair(a Attachment, mtu int, at place) (host canlink.Link, err error) {
-	pair := canlink.Pair{Name: hostIfName(a), PeerName: at.ifName, MTU: mtu, Alias: alias(b.name, a), PeerNetns: at.netns}
+// that stays here is left down: the runtime that moves it sets it up. An index that is taken is drawn anew.
+func (b *bus) addPair(spec Spec, a Attachment, mtu int, at place) (host canlink.Link, err error) {
+	pair := canlink.Pair{Name: hostIfName(a), PeerName: at.ifName, MTU: mtu, Alias: alias(b.name, a, spec.Policy), PeerNetns: at.netns}
 	const draws = 8
 	for range draws {
 		pair.Index = b.drawIndex()
-		pair.PeerIndex = pair.Index
-		if at.here() {
-			pair.PeerIndex = b.drawIndex()
-		}
 		host, err = b.k.AddPair(pair)
-		b.notMade(err, pair.Index, pair.PeerIndex)
-		switch {
-		case err == nil:
-			return host, nil
-		case errors.Is(err, unix.EEXIST): // a name, or the index on the host
-			if err := checkNameFree(at); err != nil {
-				return host, err
-			}
-		case !errors.Is(err, unix.EBUSY): // the index in the container
+		b.notMade(err, pair.Index)
+		if !errors.Is(err, unix.EEXIST) { // a name, or the index
+			return host, err
+		}
+		if err := checkNameFree(at); err != nil {
 			return host, err
 		}
 	}
@@ -322,20 +322,13 @@ func (h *Host) takeBack(ctx context.Context, a Attachment, r Result) (retErr err
 	return retErr
 }
 
-// deleteEndpoint deletes an endpoint's devices by the name of its host end. What is not there is no error.
+// deleteEndpoint deletes an endpoint's pair by the name of its host end. What is not there is no error.
 func (b *bus) deleteEndpoint(hostIf string) error {
-	_, rx := privateNames(hostIf)
-	links, err := b.k.Links(hostIf, rx)
-	if err != nil {
+	links, err := b.k.Links(hostIf)
+	if err != nil || links[0].Kind != canlink.Vxcan {
 		return err
 	}
-	var indexes []int
-	for _, l := range links {
-		if l.Kind == canlink.Vxcan {
-			indexes = append(indexes, l.Index)
-		}
-	}
-	return b.k.Delete(indexes...)
+	return b.k.Delete(links[0].Index)
 }
 
 // checkNameFree tells whether a device has the name that a container end is to get.

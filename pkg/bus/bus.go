@@ -69,6 +69,7 @@ type Spec struct {
 	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
 	Controller canlink.Settings `json:"controller,omitzero"`
 	TxQueue    int              `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
+	Policy     Policy           `json:"-"`                 // of the endpoint
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
 	Transient bool `json:"-"`
@@ -77,6 +78,9 @@ type Spec struct {
 func (s Spec) check() error {
 	if err := CheckHub(s.Hub); err != nil {
 		return fmt.Errorf("hub: %w", err)
+	}
+	if _, err := s.Policy.compile(); err != nil {
+		return err
 	}
 	if s.MTU == 0 {
 		return nil
@@ -161,20 +165,18 @@ func (h *Host) connect() (kernel, error) {
 
 // bus is one bus with its lock held.
 type bus struct {
-	host    *Host
-	name    string // of the hub
-	k       kernel
-	file    *store.File
-	record  record
-	onDisk  bool // there is a file, perhaps of an earlier boot
-	known   bool // the record is of this boot
-	saved   bool // this call has written the record
-	fresh   bool // this call starts the bus, so that what it lacks is no damage
-	view    view
-	healing bool // see want
-	// endpoints and leftovers are those of the view.
-	endpoints []endpoint
-	leftovers []leftover
+	host      *Host
+	name      string // of the hub
+	k         kernel
+	file      *store.File
+	record    record
+	onDisk    bool // there is a file, perhaps of an earlier boot
+	known     bool // the record is of this boot
+	saved     bool // this call has written the record
+	fresh     bool // this call starts the bus, so that what it lacks is no damage
+	view      view
+	healing   bool       // see want
+	endpoints []endpoint // of the view
 	// controller is how the hub was before this call set it up, if it did.
 	controller *canlink.Controller
 	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
@@ -189,7 +191,13 @@ type record struct {
 	// Controller is the Spec of a hub that is a controller: what it needs to be healed without any container's
 	// configuration. It outlives a reboot. Raw, because most buses have none to decode.
 	Controller json.RawMessage `json:"controller,omitempty"`
-	Endpoints  []Attachment    `json:"endpoints"`
+	Endpoints  []recorded      `json:"endpoints"`
+}
+
+// recorded is what is remembered of an endpoint.
+type recorded struct {
+	Attachment
+	Policy Policy `json:"policy,omitzero"`
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
@@ -296,31 +304,36 @@ func (b *bus) observe() (corrections []string, err error) {
 	if b.view, err = observe(b.k, b.name); err != nil {
 		return nil, err
 	}
-	recorded := b.record.Endpoints
-	b.endpoints, b.leftovers = b.view.endpoints(b.name, recorded)
-	b.record.Endpoints = make([]Attachment, len(b.endpoints))
+	before := b.record.Endpoints
+	b.endpoints = b.view.endpoints(b.name, before)
+	where := hooks(b.view.link(b.name).Index, false)
+	b.record.Endpoints = make([]recorded, len(b.endpoints))
 	for i, e := range b.endpoints {
-		b.record.Endpoints[i] = e.Attachment
+		b.record.Endpoints[i] = recorded{e.Attachment, e.Policy}
+		where = append(where, hooks(e.host.Index, e.Policy != (Policy{}) || e.cutOff)...)
 	}
-	for _, a := range without(recorded, b.record.Endpoints) {
-		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", a))
+	if b.view.filters, err = b.k.Filters(where...); err != nil {
+		return nil, err
 	}
-	for _, a := range without(b.record.Endpoints, recorded) {
-		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", a, hostIfName(a)))
+	for _, r := range without(before, b.record.Endpoints) {
+		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", r.Attachment))
+	}
+	for _, r := range without(b.record.Endpoints, before) {
+		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, hostIfName(r.Attachment)))
 	}
 	return corrections, nil
 }
 
-// without is all attachments that others lack.
-func without(all, others []Attachment) (rest []Attachment) {
+// without is all endpoints that others lack.
+func without(all, others []recorded) (rest []recorded) {
 	if slices.Equal(all, others) {
 		return nil
 	}
 	known := make(map[Attachment]bool, len(others))
-	for _, a := range others {
-		known[a] = true
+	for _, r := range others {
+		known[r.Attachment] = true
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(a Attachment) bool { return known[a] })
+	return slices.DeleteFunc(slices.Clone(all), func(r recorded) bool { return known[r.Attachment] })
 }
 
 // openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/vxcan/vxcan/pkg/store"
@@ -59,6 +60,12 @@ func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damag
 		return nil, err
 	}
 	named := func(name string) bool { return slices.Contains(contIfs, name) }
+	for _, e := range b.endpoints {
+		if e.Attachment == a && e.Policy != spec.Policy {
+			d := difference{what: fmt.Sprintf("policy is %s, and the configuration says %s", e.Policy, spec.Policy), cure: byThisAdd}
+			damage = append(damage, d.String())
+		}
+	}
 	for _, d := range append(diff(b.want(spec, ""), b.view), diffEndpoint(hostIf, host, end, at, spec.mtu(b.view.link(b.name)), named)...) {
 		damage = append(damage, d.String())
 	}

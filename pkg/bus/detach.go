@@ -24,8 +24,8 @@ func (h *Host) Detach(ctx context.Context, hub string, a Attachment) (retErr err
 	// The name comes from the attachment alone. A record may still have it under another one.
 	names := []string{hostIfName(a)}
 	for _, e := range b.record.Endpoints {
-		if e.sameAs(a) && e != a {
-			names = append(names, hostIfName(e))
+		if e.sameAs(a) && e.Attachment != a {
+			names = append(names, hostIfName(e.Attachment))
 		}
 	}
 	return b.detach(names)
@@ -57,8 +57,10 @@ func (b *bus) detach(hostIfs []string) error {
 	for _, name := range hostIfs {
 		errs = append(errs, b.deleteEndpoint(name))
 	}
-	recorded := len(b.record.Endpoints)
-	b.record.Endpoints = slices.DeleteFunc(b.record.Endpoints, func(a Attachment) bool { return slices.Contains(hostIfs, hostIfName(a)) })
+	before := len(b.record.Endpoints)
+	b.record.Endpoints = slices.DeleteFunc(b.record.Endpoints, func(r recorded) bool {
+		return slices.Contains(hostIfs, hostIfName(r.Attachment))
+	})
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -67,7 +69,7 @@ func (b *bus) detach(hostIfs []string) error {
 			return err
 		}
 	}
-	if !b.onDisk || len(b.record.Endpoints) == recorded && recorded > 0 && b.known {
+	if !b.onDisk || len(b.record.Endpoints) == before && before > 0 && b.known {
 		return nil
 	}
 	if err := b.saveOrRemove(); err != nil {
@@ -88,24 +90,26 @@ func (b *bus) removeTransient() error {
 	return b.removeDevices()
 }
 
-// removeDevices deletes the backplane, what endpoints left behind, and the hub if we made it.
+// removeDevices deletes the backplane, and the hub if we made it, else its filters.
 func (b *bus) removeDevices() error {
 	w := b.want(Spec{Hub: b.name}, "")
 	var indexes []int
-	for _, l := range w.leftovers {
-		indexes = append(indexes, l.device.Index)
-	}
-	if tx := b.view.link(w.backplanes[0].tx); isPair(tx, b.view.link(w.backplanes[0].rx)) {
+	if tx := b.view.link(w.tx); isPair(tx, b.view.link(w.rx)) {
 		indexes = append(indexes, tx.Index)
 	}
-	if hub := b.view.link(b.name); isOurHub(hub) {
+	hub := b.view.link(b.name)
+	if isOurHub(hub) {
 		indexes = append(indexes, hub.Index)
 	}
-	return b.k.Delete(indexes...)
+	err := b.k.Delete(indexes...)
+	if hub.Index != 0 && !isOurHub(hub) {
+		err = errors.Join(err, b.k.DeleteFilters(hooks(hub.Index, false)...))
+	}
+	return err
 }
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that the devices of an
-// attachment are left over, see endpoints. Collect looks at the devices of the host once, and then only at buses where
+// attachment are left over, see movedBack. Collect looks at the devices of the host once, and then only at buses where
 // something is stale, where it asks again while it holds the lock. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, stale func(a Attachment, left bool) bool) error {
 	if CheckRootful() != nil { // nothing was ever made
@@ -147,9 +151,7 @@ func (h *Host) staleHubs(stale func(a Attachment, left bool) bool) (hubs []strin
 			continue
 		}
 		seen[hub] = true
-		endpoints, leftovers := v.endpoints(hub, nil)
-		if slices.ContainsFunc(endpoints, func(e endpoint) bool { return stale(e.Attachment, v.movedBack(e)) }) ||
-			slices.ContainsFunc(leftovers, func(l leftover) bool { return stale(l.Attachment, true) }) {
+		if slices.ContainsFunc(v.endpoints(hub, nil), func(e endpoint) bool { return stale(e.Attachment, v.movedBack(e)) }) {
 			hubs = append(hubs, hub)
 		}
 	}
@@ -163,7 +165,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	if !found && !slices.ContainsFunc(b.record.Endpoints, func(a Attachment) bool { return stale(a, false) }) {
+	if !found && !slices.ContainsFunc(b.record.Endpoints, func(r recorded) bool { return stale(r.Attachment, false) }) {
 		return nil
 	}
 	if _, err := b.observe(); err != nil {
@@ -173,12 +175,6 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	for _, e := range b.endpoints {
 		if stale(e.Attachment, b.view.movedBack(e)) {
 			hostIfs = append(hostIfs, e.host.Name)
-		}
-	}
-	for _, l := range b.leftovers {
-		if stale(l.Attachment, true) {
-			hostIfs = append(hostIfs, hostIfName(l.Attachment))
-			b.notice("deleted what %s left behind", l.Attachment)
 		}
 	}
 	return b.detach(hostIfs)

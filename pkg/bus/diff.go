@@ -7,6 +7,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
 // How a difference can be repaired.
@@ -30,13 +31,25 @@ type difference struct {
 
 // change is what apply does about a difference, in the order of the fields.
 type change struct {
-	remove      []int // ifindexes of devices
-	addHub      string
-	addPair     *canlink.Pair // its indexes are drawn by apply
-	up          []int
-	controller  controllerChange
-	deleteRules []cangw.Rule
-	addRules    []cangw.Rule
+	remove     []int // ifindexes of devices
+	addHub     string
+	addPair    *canlink.Pair // its indexes are drawn by apply
+	up         []int
+	controller controllerChange
+	wiring
+}
+
+// wiring is what apply does about filters and rules, in the order of the fields: a policy is in force before there is a
+// way for frames.
+type wiring struct {
+	setFilters    []cantc.Filter
+	deleteRules   []cangw.Rule
+	addRules      []cangw.Rule
+	deleteFilters []cantc.Hook
+}
+
+func (w wiring) empty() bool {
+	return len(w.setFilters)+len(w.deleteRules)+len(w.addRules)+len(w.deleteFilters) == 0
 }
 
 // controllerChange is what apply does about a controller.
@@ -65,10 +78,7 @@ func (d Damage) Error() string { return strings.Join(d, "; ") }
 
 // diff lists all that is wrong with a bus.
 func diff(w want, v view) []difference {
-	all := diffHub(w, v)
-	for _, p := range w.backplanes {
-		all = append(all, diffBackplane(w, p, v)...)
-	}
+	all := append(diffHub(w, v), diffBackplane(w, v)...)
 	for _, e := range w.endpoints {
 		if !e.host.Up {
 			all = append(all, difference{
@@ -77,13 +87,7 @@ func diff(w want, v view) []difference {
 			})
 		}
 	}
-	for _, l := range w.leftovers {
-		all = append(all, difference{
-			what: fmt.Sprintf("backplane %s of %s is left over", l.device.Name, l.Attachment), cure: byAnyAdd,
-			change: change{remove: []int{l.device.Index}},
-		})
-	}
-	return append(all, diffRules(w, v)...)
+	return append(all, diffWiring(w, v)...)
 }
 
 func refuse(kind error, what, cure string) []difference {
@@ -175,20 +179,20 @@ func kindWord(kind string) string {
 	return kind
 }
 
-func diffBackplane(w want, p backplaneWant, v view) []difference {
-	tx, rx := v.link(p.tx), v.link(p.rx)
-	name := fmt.Sprintf("backplane %s, %s", p.tx, p.rx)
-	d := difference{cure: byAnyAdd, expected: p.of != "" && p.of == w.attaching}
+func diffBackplane(w want, v view) []difference {
+	tx, rx := v.link(w.tx), v.link(w.rx)
+	name := fmt.Sprintf("backplane %s, %s", w.tx, w.rx)
+	d := difference{cure: byAnyAdd}
 	make := func(what string, remove ...int) []difference {
 		d.what = what
 		d.change = change{
 			remove: slices.DeleteFunc(remove, func(index int) bool { return index == 0 }),
 			// tx is set up last, because it is the end that must send at once.
-			addPair: &canlink.Pair{Name: p.rx, PeerName: p.tx, MTU: canlink.FDMTU, Alias: p.alias, PeerUp: true},
+			addPair: &canlink.Pair{Name: w.rx, PeerName: w.tx, MTU: canlink.FDMTU, Alias: backplaneAlias, PeerUp: true},
 		}
 		return []difference{d}
 	}
-	for _, name := range []string{p.tx, p.rx} {
+	for _, name := range []string{w.tx, w.rx} {
 		if other := v.altNameOf(name); other.Index != 0 {
 			return refuse(ErrInvalid, fmt.Sprintf("%s is another name of device %s, and the backplane needs it", name, other.Name),
 				fmt.Sprintf("ip link property del dev %s altname %s", other.Name, name))
@@ -199,7 +203,7 @@ func diffBackplane(w want, p backplaneWant, v view) []difference {
 		return make(name + " is missing")
 	case !isPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
-			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != p.alias) {
+			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != backplaneAlias) {
 				return refuse(ErrInvalid, fmt.Sprintf("%s is another program's device, and the backplane needs this name", end.Name), "rename or delete it")
 			}
 		}
@@ -218,54 +222,81 @@ func isPair(host, end canlink.Link) bool {
 	return host.Kind == canlink.Vxcan && end.Kind == canlink.Vxcan && host.PeerIndex == end.Index && end.PeerIndex == host.Index
 }
 
-// diffRules compares the rules of the devices that are there. Those of a device that is missing come with it.
-func diffRules(w want, v view) []difference {
-	hub := v.link(w.spec.Hub)
-	var planes []backplane
-	private := make(map[string]backplane) // by host end
-	for _, p := range w.backplanes {
-		tx, rx := v.link(p.tx), v.link(p.rx)
-		plane := backplane{uint32(tx.Index), uint32(rx.Index)}
-		if isPair(tx, rx) {
-			planes = append(planes, plane)
-			private[p.of] = plane
-		}
-	}
-	common, ok := private[""]
-	if !ok || hub.Index == 0 {
+// diffWiring compares the filters and rules of the devices that are there. Those of a device that is missing come with it.
+func diffWiring(w want, v view) (all []difference) {
+	hub, tx, rx := v.link(w.spec.Hub), v.link(w.tx), v.link(w.rx)
+	if !isPair(tx, rx) || hub.Index == 0 {
 		return nil
 	}
-	members := []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
-	var attaching []uint32 // devices of the endpoint that is being attached
-	for _, e := range w.endpoints {
-		m := member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), private: private[e.host.Name]}
-		if e.private() && m.private == (backplane{}) {
-			continue
-		}
-		members = append(members, m)
+	common := backplane{uint32(tx.Index), uint32(rx.Index)}
+	members, cutOff := w.members(hub)
+	var attaching uint32 // the device that is being attached
+	own := difference{what: "filters and rules of its own", expected: true}
+	for i, e := range w.endpoints {
 		if e.host.Name == w.attaching {
-			attaching = []uint32{m.dev, m.private.tx, m.private.rx}
+			attaching = members[i+1].dev
 		}
 	}
-	missing, doubled, unwanted := compare(rules(common, members), v.jobs, planes...)
-	all := []difference{
-		{what: describe("missing", missing, v), change: change{addRules: missing}},
-		{what: describe("there more than once, so that frames arrive more than once", doubled, v), change: change{deleteRules: doubled}},
-		{what: describe("not of this bus, but on its backplane", unwanted, v), change: change{deleteRules: unwanted}},
+	for _, m := range members {
+		wrong := diffFilters(common, m, v)
+		if m.dev == attaching {
+			own.change.wiring = wrong
+		} else if !wrong.empty() {
+			all = append(all, difference{what: describeFilters(wrong, v), cure: byAnyAdd, change: change{wiring: wrong}})
+		}
 	}
-	if len(attaching) > 0 {
-		own := func(r cangw.Rule) bool { return slices.Contains(attaching, r.Src) || slices.Contains(attaching, r.Dst) }
-		others := slices.DeleteFunc(slices.Clone(missing), own)
-		all[0] = difference{what: describe("missing", others, v), change: change{addRules: others}}
-		all = append(all, difference{what: "own rules", expected: true, change: change{
-			addRules: slices.DeleteFunc(missing, func(r cangw.Rule) bool { return !own(r) }),
-		}})
+	missing, doubled, unwanted := compare(rules(common, members), v.jobs, common)
+	own.change.addRules = slices.DeleteFunc(slices.Clone(missing), func(r cangw.Rule) bool { return r.Dst != attaching })
+	missing = slices.DeleteFunc(missing, func(r cangw.Rule) bool { return r.Dst == attaching })
+	for _, d := range []difference{
+		{what: describe("missing", missing, v), change: change{wiring: wiring{addRules: missing}}},
+		{what: describe("there more than once, so that frames arrive more than once", doubled, v), change: change{wiring: wiring{deleteRules: doubled}}},
+		{what: describe("not of this bus, but on its backplane", unwanted, v), change: change{wiring: wiring{deleteRules: unwanted}}},
+		own,
+	} {
+		if d.cure = byAnyAdd; !d.change.empty() {
+			all = append(all, d)
+		}
 	}
-	all = slices.DeleteFunc(all, func(d difference) bool { return len(d.change.addRules)+len(d.change.deleteRules) == 0 })
-	for i := range all {
-		all[i].cure = byAnyAdd
+	for _, a := range cutOff {
+		all = append(all, difference{what: fmt.Sprintf("the record of the policy of %s is lost: it neither sends nor hears", a), cure: byThisAdd})
 	}
 	return all
+}
+
+// diffFilters compares the filters of one member.
+func diffFilters(common backplane, m member, v view) (wrong wiring) {
+	there := make(map[cantc.Hook]cantc.Installed)
+	for _, f := range v.filters {
+		if f.Dev == int(m.dev) {
+			there[f.Hook] = f
+		}
+	}
+	for _, f := range filters(common, m) {
+		if !f.Equal(there[f.Hook].Filter) {
+			wrong.setFilters = append(wrong.setFilters, f)
+		}
+		delete(there, f.Hook)
+	}
+	for hook := range there {
+		wrong.deleteFilters = append(wrong.deleteFilters, hook)
+	}
+	return wrong
+}
+
+// describeFilters tells what is wrong with the filters of one member.
+func describeFilters(wrong wiring, v view) string {
+	var dev int
+	var words []string
+	for _, f := range wrong.setFilters {
+		dev = f.Dev
+		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))
+	}
+	for _, h := range wrong.deleteFilters {
+		dev = h.Dev
+		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
+	}
+	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.at(dev).Name, v.at(dev).Name, strings.Join(words, ", "))
 }
 
 // describe tells what is wrong with rules, as the commands that would make them.
@@ -304,9 +335,6 @@ func diffEndpoint(hostIf string, host, end canlink.Link, at place, mtu int, name
 	}
 	if host.MTU != mtu || end.MTU != mtu {
 		add(byThisAdd, "host end %s and container end %s have MTU %d and %d, want %d", hostIf, end.Name, host.MTU, end.MTU, mtu)
-	}
-	if !at.here() && host.Index != end.Index {
-		add(byThisAdd, "host end %s and container end %s have different ifindexes, so that the container hears itself", hostIf, end.Name)
 	}
 	if !at.here() && !end.Up {
 		add("ip link set "+end.Name+" up in the container", "container end %s is down", end.Name)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
@@ -30,6 +31,10 @@ type kernel interface {
 	RestoreController(before canlink.Controller) error
 	RestartController(index int) error
 	SetTxQueue(index, frames int) error
+
+	Filters(hooks ...cantc.Hook) ([]cantc.Installed, error)
+	SetFilters(filters ...cantc.Filter) error
+	DeleteFilters(hooks ...cantc.Hook) error
 
 	Jobs() ([]cangw.Job, error)
 	AddRules(rules ...cangw.Rule) error
@@ -53,6 +58,7 @@ type container interface {
 type realKernel struct {
 	conn  *rtnl.Conn
 	links *canlink.Conn
+	tc    *cantc.Conn
 	gw    *cangw.Conn
 }
 
@@ -64,7 +70,7 @@ func dialKernel() (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &realKernel{conn, canlink.On(conn), cangw.On(conn)}, nil
+	return &realKernel{conn, canlink.On(conn), cantc.On(conn), cangw.On(conn)}, nil
 }
 
 func (k *realKernel) Close() error { return k.conn.Close() }
@@ -107,6 +113,16 @@ func (k *realKernel) AllLinks() ([]canlink.Link, error) {
 	links, err := k.links.List()
 	return links, explain(err)
 }
+
+func (k *realKernel) Filters(hooks ...cantc.Hook) ([]cantc.Installed, error) {
+	filters, err := k.tc.Get(hooks...)
+	return filters, explain(err)
+}
+
+func (k *realKernel) SetFilters(filters ...cantc.Filter) error {
+	return explain(k.tc.Set(filters...))
+}
+func (k *realKernel) DeleteFilters(hooks ...cantc.Hook) error { return explain(k.tc.Delete(hooks...)) }
 
 func (k *realKernel) Jobs() ([]cangw.Job, error) {
 	jobs, err := k.gw.List()

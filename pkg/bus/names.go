@@ -106,7 +106,7 @@ func matches(name, wanted string) bool {
 const (
 	hostPrefix      = "vx" // host ends
 	containerPrefix = "vc" // container ends that a runtime is to move
-	txPrefix        = "tx" // backplanes of private endpoints, and of hubs with long names
+	txPrefix        = "tx" // backplanes of hubs with long names
 	rxPrefix        = "rx"
 
 	hashDigits = "0123456789abcdefghijklmnopqrstuv"
@@ -119,11 +119,6 @@ const txSuffix, rxSuffix = "-tx", "-rx"
 
 // hostIfName names the host end of an attachment, the same one every time, from nothing but what the runtime says.
 func hostIfName(a Attachment) string { return hashedName(hostPrefix, a.fields()...) }
-
-// privateNames names the ends of a private endpoint's backplane after its host end.
-func privateNames(hostIf string) (tx, rx string) {
-	return txPrefix + hostIf[2:], rxPrefix + hostIf[2:]
-}
 
 // backplaneNames names the ends of a bus's backplane.
 func backplaneNames(hub string) (tx, rx string) {
@@ -156,31 +151,52 @@ func isOurHub(hub canlink.Link) bool {
 	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
 }
 
-// alias is what a host end says of itself.
-func alias(hub string, a Attachment) string {
-	return strings.Join(append([]string{aliasMark, hub}, a.fields()...), " ")
+// alias is what a host end says of itself. Of a policy it says only that there is one: the text may be long.
+func alias(hub string, a Attachment, p Policy) string {
+	words := append([]string{aliasMark, hub}, a.fields()...)
+	if p != (Policy{}) {
+		words = append(words, policyMark)
+	}
+	return strings.Join(words, " ")
 }
 
+// policyMark is the last word of the alias of a host end with a policy.
+const policyMark = "policy"
+
 // checkAlias tells whether an attachment can be read back from the alias of its host end.
-func checkAlias(hub string, a Attachment) error {
-	text := alias(hub, a)
+func checkAlias(hub string, a Attachment, p Policy) error {
+	text := alias(hub, a, p)
 	if len(text) > canlink.MaxAlias {
 		return fmt.Errorf("%w attachment: the names of network and container take %d bytes of %d; use a shorter network name",
 			ErrInvalid, len(text), canlink.MaxAlias)
 	}
-	if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got != a {
+	if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got.Attachment != a {
 		return fmt.Errorf("%w attachment %q: a name with a blank; use another network name", ErrInvalid, a)
 	}
 	return nil
 }
 
-func parseAlias(text string) (hub string, a Attachment, ok bool) {
+// aliased is what the alias of a host end tells.
+type aliased struct {
+	Attachment
+	policy bool // it has one
+}
+
+func parseAlias(text string) (hub string, a aliased, ok bool) {
 	if !strings.HasPrefix(text, aliasMark+" ") {
-		return "", Attachment{}, false
+		return "", a, false
 	}
 	words := strings.Split(text, " ")
-	if len(words) != 7 {
-		return "", Attachment{}, false
+	switch len(words) {
+	case 8:
+		a.policy = words[7] == policyMark
+		ok = a.policy
+	case 7:
+		ok = true
 	}
-	return words[1], Attachment{words[2], words[3], words[4], words[5], words[6]}, true
+	if !ok {
+		return "", aliased{}, false
+	}
+	a.Attachment = Attachment{words[2], words[3], words[4], words[5], words[6]}
+	return words[1], a, true
 }

@@ -154,9 +154,12 @@ func TestAlias(t *testing.T) {
 		{"docker", id, id, "", ""},
 		{"cni", "", "", "", ""},
 	} {
-		text := alias("vcan0", a)
-		if hub, got, ok := parseAlias(text); !ok || hub != "vcan0" || got != a || !strings.HasPrefix(text, "vxcan vcan0 ") {
-			t.Errorf("%+v: %q, back as %q, %+v, %v", a, text, hub, got, ok)
+		for _, p := range []Policy{{}, {Send: "none"}} {
+			text := alias("vcan0", a, p)
+			want := aliased{a, p != Policy{}}
+			if hub, got, ok := parseAlias(text); !ok || hub != "vcan0" || got != want || !strings.HasPrefix(text, "vxcan vcan0 ") {
+				t.Errorf("%+v: %q, back as %q, %+v, %v", a, text, hub, got, ok)
+			}
 		}
 	}
 }
@@ -165,7 +168,7 @@ func TestAlias(t *testing.T) {
 func TestCheckAlias(t *testing.T) {
 	fits := Attachment{Runtime: "cni", ContainerID: "id", IfName: "eth0"}
 	fits.Network = strings.Repeat("n", canlink.MaxAlias-len("vxcan vcan0 cni  id eth0 "))
-	if err := checkAlias("vcan0", fits); err != nil {
+	if err := checkAlias("vcan0", fits, Policy{}); err != nil {
 		t.Error(err)
 	}
 	long := fits
@@ -176,14 +179,14 @@ func TestCheckAlias(t *testing.T) {
 		"cni net/id/eth0":  {"cni", "net", "id", "eth0", "a b"},
 		"cni net/id/eth0 ": {"cni", "net", "id", "eth0 ", ""},
 	} {
-		if err := checkAlias("vcan0", a); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), words) {
+		if err := checkAlias("vcan0", a, Policy{}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want %q", a, err, words)
 		}
 	}
 }
 
 func TestParseAliasOfOthers(t *testing.T) {
-	for _, text := range []string{"", "vxcan", "my CAN bus", "vxcan vcan0 cni n id eth0", "vxcan vcan0 cni n id eth0 can0 ", "VXCAN vcan0 cni n id eth0 can0"} {
+	for _, text := range []string{"", "vxcan", "my CAN bus", "vxcan vcan0 cni n id eth0", "vxcan vcan0 cni n id eth0 can0 ", "VXCAN vcan0 cni n id eth0 can0", "vxcan vcan0 cni n id eth0 can0 police"} {
 		if hub, a, ok := parseAlias(text); ok {
 			t.Errorf("%q: %q, %+v", text, hub, a)
 		}
@@ -195,11 +198,11 @@ func FuzzAlias(f *testing.F) {
 	f.Add("vcan0", "cni", "a b", "", " ", "can0")
 	f.Fuzz(func(t *testing.T, hub, runtime, network, id, ifName, entry string) {
 		a := Attachment{runtime, network, id, ifName, entry}
-		if checkAlias(hub, a) != nil {
+		if checkAlias(hub, a, Policy{Rate: 1}) != nil {
 			return
 		}
-		text := alias(hub, a)
-		if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got != a || len(text) > canlink.MaxAlias {
+		text := alias(hub, a, Policy{Rate: 1})
+		if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got.Attachment != a || !got.policy || len(text) > canlink.MaxAlias {
 			t.Errorf("%q back as %q, %+v, %v", text, gotHub, got, ok)
 		}
 	})

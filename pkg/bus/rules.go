@@ -17,8 +17,7 @@ type member struct {
 	hub bool
 	// controller tells of a hub that it is hardware, which reports what happens on the wire in error frames.
 	controller bool
-	// private is the member's own backplane, for an endpoint whose two ends could not get the same ifindex.
-	private backplane
+	access     // of an endpoint
 }
 
 // maxHops lets a frame pass one rule, whatever the module parameter max_hops of can-gw allows. With more, what the hub
@@ -29,62 +28,48 @@ const maxHops = 1
 // find_rcv_list of net/can/af_can.c). The gateway drops them unless a rule asks for them.
 var errorFrames = cangw.Filter{Mask: 0x3fffffff}
 
-// rules is which rules a bus must have: all of them, each exactly once. Everything else here follows from it.
+// rules is which rules a bus must have: all of them, each exactly once.
 //
-// A member sends into the common backplane's tx and hears its rx. It does not hear itself, because a frame keeps its
-// origin's ifindex, also across netns, and the gateway does not send a frame to the ifindex it came from: for that, both
-// ends of an endpoint's pair carry the same one. Into tx that check must not stop anything: IIFTxOK.
+// The backplane's rx feeds every member. That none hears itself is for its filters to see to: the gateway's own check, for
+// the ifindex that a frame comes from, is off (IIFTxOK), because a container can choose what it finds there.
 //
-// Error frames of a controller go to the endpoints. None goes to a controller, which would send it as a data frame, and
-// none comes from an endpoint, which could forge it.
-//
-// A member with a private backplane would hear itself on the common one. Its own rx feeds every member but itself, and
-// no check is wanted anywhere on its way.
+// The hub's frames get to tx by a rule, with its hop limit, because what is sent to the hub with Echo comes back from it;
+// an endpoint's by its filter. Error frames of a controller go to the endpoints. None goes to a controller, which would
+// send it as a data frame.
 func rules(common backplane, members []member) []cangw.Rule {
 	var all []cangw.Rule
 	add := func(src, dst uint32, flags cangw.Flags, fd bool) {
-		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags, Hops: maxHops})
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.IIFTxOK, Hops: maxHops})
 		if fd {
-			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.FD, Hops: maxHops})
+			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.IIFTxOK | cangw.FD, Hops: maxHops})
 		}
+	}
+	addErrors := func(src, dst uint32) {
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: cangw.IIFTxOK, Filter: errorFrames, Hops: maxHops})
 	}
 	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller })
 	for _, m := range members {
 		switch {
-		case m.controller:
-			all = append(all, cangw.Rule{Src: m.dev, Dst: common.tx, Flags: cangw.IIFTxOK, Filter: errorFrames, Hops: maxHops})
-		case withErrors && !m.hub:
-			all = append(all, cangw.Rule{Src: common.rx, Dst: m.dev, Filter: errorFrames, Hops: maxHops})
-		}
-		if m.private == (backplane{}) {
-			add(m.dev, common.tx, cangw.IIFTxOK, m.fd)
-			add(common.rx, m.dev, m.echo(), m.fd)
-			continue
-		}
-		add(m.dev, m.private.tx, cangw.IIFTxOK, m.fd)
-		add(common.rx, m.dev, m.echo()|cangw.IIFTxOK, m.fd)
-		for _, other := range members {
-			if other.dev != m.dev {
-				add(m.private.rx, other.dev, other.echo()|cangw.IIFTxOK, m.fd && other.fd)
+		case m.hub:
+			if m.controller {
+				addErrors(m.dev, common.tx)
 			}
+			add(m.dev, common.tx, 0, m.fd)
+			add(common.rx, m.dev, cangw.Echo, m.fd) // for programs on the hub
+		case m.hears:
+			if withErrors {
+				addErrors(common.rx, m.dev)
+			}
+			add(common.rx, m.dev, 0, m.fd)
 		}
 	}
 	return all
 }
 
-// echo makes programs on the hub hear a frame. No program listens on a host end, and the copy would loop back into the
-// rules that start there.
-func (m member) echo() cangw.Flags {
-	if m.hub {
-		return cangw.Echo
-	}
-	return 0
-}
-
 // compare tells which of the wanted rules have no job, which jobs are a second one of a wanted rule, and which are not
-// wanted although they start or end at one of our backplanes, which are ours alone. Other people's jobs do not count, nor
+// wanted although they start or end at our backplane, which is ours alone. Other people's jobs do not count, nor
 // do those that do more than a rule says (Job.Plain).
-func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, doubled, unwanted []cangw.Rule) {
+func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane) (missing, doubled, unwanted []cangw.Rule) {
 	count := make(map[cangw.Rule]int, len(jobs))
 	for _, j := range jobs {
 		if j.Plain {
@@ -102,7 +87,7 @@ func compare(want []cangw.Rule, jobs []cangw.Job, ours ...backplane) (missing, d
 		delete(count, r)
 	}
 	for _, j := range jobs {
-		if j.Plain && count[j.Rule] > 0 && slices.ContainsFunc(ours, func(b backplane) bool { return touches(j.Rule, b) }) {
+		if j.Plain && count[j.Rule] > 0 && touches(j.Rule, ours) {
 			unwanted = append(unwanted, j.Rule)
 		}
 	}

@@ -10,13 +10,12 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 )
 
-// Devices of the tests: the common backplane, the hub, and a to d.
+// Devices of the tests: the backplane, the hub, and a to d.
 const (
-	tx, rx   = 101, 102
-	hub      = 1
-	a, b, c  = 11, 12, 13
-	d        = 14
-	dTx, dRx = 104, 105
+	tx, rx  = 101, 102
+	hub     = 1
+	a, b, c = 11, 12, 13
+	d       = 14
 )
 
 var (
@@ -28,7 +27,7 @@ func TestRules(t *testing.T) {
 	const fd, tok, echo = cangw.FD, cangw.IIFTxOK, cangw.Echo
 	hubRules := []cangw.Rule{
 		{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: hub, Dst: tx, Flags: tok | fd, Hops: 1},
-		{Src: rx, Dst: hub, Flags: echo, Hops: 1}, {Src: rx, Dst: hub, Flags: echo | fd, Hops: 1},
+		{Src: rx, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo | tok | fd, Hops: 1},
 	}
 	for name, test := range map[string]struct {
 		members []member
@@ -37,47 +36,26 @@ func TestRules(t *testing.T) {
 		"nobody":   {nil, nil},
 		"hub only": {[]member{hubFD}, hubRules},
 		"classic hub and endpoint": {
-			[]member{{dev: hub, hub: true}, {dev: a}},
+			[]member{{dev: hub, hub: true}, {dev: a, access: anyAccess()}},
 			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
-				{Src: a, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: a, Hops: 1},
+				{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo | tok, Hops: 1},
+				{Src: rx, Dst: a, Flags: tok, Hops: 1},
 			},
 		},
 		"endpoints of both kinds": {
-			[]member{hubFD, {dev: a, fd: true}, {dev: b}},
+			[]member{hubFD, {dev: a, fd: true, access: anyAccess()}, {dev: b, access: anyAccess()}},
 			append(slices.Clone(hubRules),
-				cangw.Rule{Src: a, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: a, Dst: tx, Flags: tok | fd, Hops: 1},
-				cangw.Rule{Src: rx, Dst: a, Hops: 1}, cangw.Rule{Src: rx, Dst: a, Flags: fd, Hops: 1},
-				cangw.Rule{Src: b, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: b, Hops: 1},
+				cangw.Rule{Src: rx, Dst: a, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: a, Flags: tok | fd, Hops: 1},
+				cangw.Rule{Src: rx, Dst: b, Flags: tok, Hops: 1},
 			),
 		},
+		"one that hears nothing": {[]member{hubFD, {dev: a, fd: true}}, hubRules},
 		"controller": {
-			[]member{{dev: hub, hub: true, controller: true}, {dev: a}, {dev: d, private: backplane{dTx, dRx}}},
+			[]member{{dev: hub, hub: true, controller: true}, {dev: a, access: anyAccess()}},
 			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
-				{Src: rx, Dst: a, Filter: errorFrames, Hops: 1}, {Src: a, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: a, Hops: 1},
-				{Src: rx, Dst: d, Filter: errorFrames, Hops: 1}, {Src: d, Dst: dTx, Flags: tok, Hops: 1}, {Src: rx, Dst: d, Flags: tok, Hops: 1},
-				{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: dRx, Dst: a, Flags: tok, Hops: 1},
-			},
-		},
-		"private backplane": {
-			[]member{hubFD, {dev: a}, {dev: d, fd: true, private: backplane{dTx, dRx}}},
-			append(slices.Clone(hubRules),
-				cangw.Rule{Src: a, Dst: tx, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: a, Hops: 1},
-				cangw.Rule{Src: d, Dst: dTx, Flags: tok, Hops: 1}, cangw.Rule{Src: d, Dst: dTx, Flags: tok | fd, Hops: 1},
-				cangw.Rule{Src: rx, Dst: d, Flags: tok, Hops: 1}, cangw.Rule{Src: rx, Dst: d, Flags: tok | fd, Hops: 1},
-				cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, cangw.Rule{Src: dRx, Dst: hub, Flags: echo | tok | fd, Hops: 1},
-				cangw.Rule{Src: dRx, Dst: a, Flags: tok, Hops: 1},
-			),
-		},
-		"two private backplanes": {
-			[]member{{dev: hub, hub: true}, {dev: c, private: backplane{201, 202}}, {dev: d, private: backplane{dTx, dRx}}},
-			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok, Hops: 1}, {Src: rx, Dst: hub, Flags: echo, Hops: 1},
-				{Src: c, Dst: 201, Flags: tok, Hops: 1}, {Src: rx, Dst: c, Flags: tok, Hops: 1},
-				{Src: 202, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: 202, Dst: d, Flags: tok, Hops: 1},
-				{Src: d, Dst: dTx, Flags: tok, Hops: 1}, {Src: rx, Dst: d, Flags: tok, Hops: 1},
-				{Src: dRx, Dst: hub, Flags: echo | tok, Hops: 1}, {Src: dRx, Dst: c, Flags: tok, Hops: 1},
+				{Src: hub, Dst: tx, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: hub, Dst: tx, Flags: tok, Hops: 1},
+				{Src: rx, Dst: hub, Flags: echo | tok, Hops: 1},
+				{Src: rx, Dst: a, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: rx, Dst: a, Flags: tok, Hops: 1},
 			},
 		},
 	} {
@@ -87,17 +65,17 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// An endpoint costs four rules, or two on a classic bus, however many there are. No rule is wanted twice.
+// An endpoint costs two rules, or one on a classic bus, however many there are. No rule is wanted twice.
 func TestRulesCount(t *testing.T) {
 	for n := range 60 {
 		for _, fd := range []bool{false, true} {
 			members := []member{{dev: hub, hub: true, fd: fd}}
 			for i := range n {
-				members = append(members, member{dev: uint32(1000 + i), fd: fd})
+				members = append(members, member{dev: uint32(1000 + i), fd: fd, access: anyAccess()})
 			}
-			got, want := rules(common, members), 2*n+2
+			got, want := rules(common, members), n+2
 			if fd {
-				want = 4*n + 4
+				want = 2*n + 4
 			}
 			if len(got) != want {
 				t.Errorf("%d endpoints, FD %v: %d rules, want %d", n, fd, len(got), want)
@@ -114,7 +92,7 @@ func TestRulesCount(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	want := rules(common, []member{hubFD, {dev: a, fd: true}})
+	want := rules(common, []member{hubFD, {dev: a, fd: true, access: anyAccess()}})
 	plain := func(rules ...cangw.Rule) (jobs []cangw.Job) {
 		for _, r := range rules {
 			jobs = append(jobs, cangw.Job{Rule: r, Plain: true, Handled: 7, Dropped: 8, Deleted: 9})
@@ -127,7 +105,7 @@ func TestCompare(t *testing.T) {
 	unlimited.Hops = 0
 	filtered := want[0]
 	filtered.Filter = cangw.Filter{ID: 0x123, Mask: 0x7ff}
-	gone := rules(common, []member{{dev: b}})
+	gone := rules(common, []member{{dev: b, access: anyAccess()}})
 	for name, test := range map[string]struct {
 		jobs                       []cangw.Job
 		missing, doubled, unwanted []cangw.Rule
@@ -157,7 +135,7 @@ func TestCompare(t *testing.T) {
 			t.Errorf("%s: unwanted (- want, + got)\n%s", name, diff)
 		}
 	}
-	if len(want) != 8 || want[0].Src != hub {
+	if len(want) != 6 || want[0].Src != hub {
 		t.Errorf("compare changed its argument: %+v", want)
 	}
 }
@@ -182,7 +160,7 @@ func TestCompareMends(t *testing.T) {
 		members := []member{hubFD}
 		for _, dev := range []uint32{a, b, c} {
 			if random.IntN(2) == 0 {
-				members = append(members, member{dev: dev, fd: random.IntN(2) == 0})
+				members = append(members, member{dev: dev, fd: random.IntN(2) == 0, access: anyAccess()})
 			}
 		}
 		want := rules(common, members)

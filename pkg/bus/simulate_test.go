@@ -3,17 +3,23 @@ package bus
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
-// model is what the kernel does with CAN frames, as far as rules depend on it: can_can_gw_rcv of net/can/gw.c, can_send
-// of net/can/af_can.c, vcan_tx of drivers/net/can/vcan.c, vxcan_xmit of drivers/net/can/vxcan.c.
+// model is what the kernel does with CAN frames, as far as rules and filters depend on it: can_can_gw_rcv of net/can/gw.c,
+// can_send of net/can/af_can.c, vcan_tx of drivers/net/can/vcan.c, vxcan_xmit of drivers/net/can/vxcan.c, sch_handle_ingress
+// and sch_handle_egress of net/core/dev.c.
 type model struct {
 	host    map[uint32]*device // by ifindex: the netns that the rules are in
 	jobs    []cangw.Rule
+	filters []cantc.Filter
 	maxHops uint8 // module parameter max_hops of can-gw, 1 by default
 	passed  int   // through jobs, since the last frame was sent
 }
@@ -29,6 +35,8 @@ type device struct {
 // frame is a socket buffer.
 type frame struct {
 	origin uint32 // can_skb_prv(skb)->ifindex: of the device that a program sent it to, in whatever netns
+	mark   uint32 // skb->mark
+	skip   bool   // skb->tc_skip_classify: the next ingress does without filters
 	hops   uint8  // cgw_hops(skb)
 	error  bool   // CAN_ERR_FLAG
 	fd     bool
@@ -69,8 +77,8 @@ func (m *model) canSend(d *device, f frame, loop bool) (sent bool) {
 	if f.fd && !d.fd {
 		return false // EMSGSIZE
 	}
-	if d.peer != nil {
-		m.receive(d.peer, frame{origin: f.origin, error: f.error, fd: f.fd}) // with the hop counter reset
+	if !m.xmit(d, f) {
+		return false // ENOBUFS
 	}
 	if loop {
 		m.receive(d, f)
@@ -78,12 +86,71 @@ func (m *model) canSend(d *device, f frame, loop bool) (sent bool) {
 	return true
 }
 
+// xmit is dev_queue_xmit.
+func (m *model) xmit(d *device, f frame) (sent bool) {
+	if f.fd && !d.fd || !m.filter(d, cantc.Egress, &f) {
+		return false
+	}
+	if d.peer != nil {
+		f.hops = 0
+		m.receive(d.peer, f)
+	}
+	return true
+}
+
+// filter runs the filters of a device, and tells whether the frame goes on its way.
+func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
+	if d.inner {
+		return true
+	}
+	for _, filter := range m.filters { // in the order of their priorities
+		if filter.Dev != int(d.index) || filter.Dir != dir || !matchesFrame(filter.Program, *f) {
+			continue
+		}
+		for _, a := range filter.Actions {
+			switch {
+			case a == cantc.Drop():
+				return false
+			case a.Kind == cantc.Mark(0).Kind:
+				f.mark = a.Mark
+			case a == cantc.Forward(a.Dev):
+				m.xmit(m.host[uint32(a.Dev)], *f)
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// matchesFrame runs a program. It knows those of members without a list of CAN IDs.
+func matchesFrame(program []unix.SockFilter, f frame) bool {
+	anybody, err := Policy{}.compile()
+	if err != nil {
+		panic(err)
+	}
+	switch {
+	case reflect.DeepEqual(program, anyFrame):
+		return true
+	case reflect.DeepEqual(program, anybody.allowed):
+		return !f.error
+	case reflect.DeepEqual(program, marked(f.mark)):
+		return true
+	case len(program) == len(marked(0)) && reflect.DeepEqual(program, marked(program[1].K)):
+		return false
+	}
+	panic("a program that the model does not know")
+}
+
 // receive is netif_rx: programs that listen on the device, and the gateway's jobs that start there.
 func (m *model) receive(d *device, f frame) {
+	if !f.skip && !m.filter(d, cantc.Ingress, &f) {
+		return
+	}
 	d.heard++
 	if d.inner {
 		return
 	}
+	f.skip = false
 	for _, j := range m.jobs {
 		dst := m.host[j.Dst]
 		switch {
@@ -99,7 +166,9 @@ func (m *model) receive(d *device, f frame) {
 			if j.Hops != 0 && hops == 1 { // the first job adjusts the counter to its limit
 				hops = m.maxHops - j.Hops + 1
 			}
-			m.canSend(dst, frame{origin: f.origin, hops: hops, error: f.error, fd: f.fd}, j.Flags&cangw.Echo != 0)
+			sent := f
+			sent.hops = hops
+			m.canSend(dst, sent, j.Flags&cangw.Echo != 0)
 		}
 	}
 }
@@ -116,9 +185,7 @@ func build(members []member, contIndex func(m member) uint32) (*model, []station
 	m.addPair(common)
 	var stations []station
 	for _, member := range members {
-		if member.private != (backplane{}) {
-			m.addPair(member.private)
-		}
+		m.filters = append(m.filters, filters(common, member)...)
 		s := station{member: member}
 		if member.hub {
 			s.device = m.add(member.dev, member.fd)
@@ -156,37 +223,74 @@ func faults(m *model, stations []station) (faults []string) {
 	return faults
 }
 
-// sameIndex is how endpoints are made: both ends share an ifindex.
-func sameIndex(m member) uint32 { return m.dev }
+// anyAccess is what an endpoint without a policy may do.
+func anyAccess() access {
+	a, err := Policy{}.compile()
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+// randomMembers is a bus with up to most endpoints.
+func randomMembers(random *rand.Rand, controller bool, most int) []member {
+	members := []member{{dev: hub, hub: true, controller: controller, fd: random.IntN(4) > 0}}
+	for i := range uint32(random.IntN(most + 1)) {
+		members = append(members, member{dev: 10 + i, fd: members[0].fd && random.IntN(3) > 0, access: anyAccess()})
+	}
+	random.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	return members
+}
+
+// worstIndexes gives container ends the ifindexes of the host's devices.
+func worstIndexes(random *rand.Rand, members []member) func(member) uint32 {
+	all, _ := build(members, func(m member) uint32 { return m.dev })
+	var taken []uint32
+	for index := range all.host {
+		taken = append(taken, index)
+	}
+	slices.Sort(taken)
+	return func(member) uint32 { return taken[random.IntN(len(taken))] }
+}
 
 func TestEveryoneHearsEveryoneOnce(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 3000 {
-		members := []member{{dev: hub, hub: true, fd: random.IntN(4) > 0}}
-		for i := range uint32(random.IntN(9)) {
-			m := member{dev: 10 + i, fd: members[0].fd && random.IntN(3) > 0}
-			if random.IntN(3) == 0 {
-				m.private = backplane{tx: 200 + 2*i, rx: 201 + 2*i}
-			}
-			members = append(members, m)
-		}
-		random.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
-		// The worst indexes that a private member's container end can get are those of the host's devices.
-		var taken []uint32
-		all, _ := build(members, sameIndex)
-		for index := range all.host {
-			taken = append(taken, index)
-		}
-		slices.Sort(taken)
-		m, stations := build(members, func(m member) uint32 {
-			if m.private == (backplane{}) {
-				return sameIndex(m)
-			}
-			return taken[random.IntN(len(taken))]
-		})
+		members := randomMembers(random, false, 8)
+		m, stations := build(members, worstIndexes(random, members))
 		m.maxHops = uint8(1 + random.IntN(6)) // CGW_MAX_HOPS
 		if faults := faults(m, stations); len(faults) > 0 {
 			t.Fatalf("%+v:\n%v", members, faults)
+		}
+	}
+}
+
+// TestForgedFrames: a container chooses a frame's origin and mark. All others hear it once, and it does not. With
+// tc_skip_classify, nobody does.
+func TestForgedFrames(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	for range 500 {
+		members := randomMembers(random, random.IntN(2) == 0, 6)
+		m, stations := build(members, worstIndexes(random, members))
+		for _, from := range stations {
+			if from.hub {
+				continue
+			}
+			for _, s := range stations {
+				s.device.heard = 0
+			}
+			forged := stations[random.IntN(len(stations))].dev
+			skip := random.IntN(2) == 0
+			m.xmit(from.device, frame{origin: forged, mark: forged, skip: skip})
+			for _, to := range stations {
+				want := 1
+				if skip || to.dev == from.dev {
+					want = 0
+				}
+				if got := to.device.heard; got != want {
+					t.Fatalf("%+v: %d hears a frame of %d, made to look like one of %d, %d times, want %d", members, to.dev, from.dev, forged, got, want)
+				}
+			}
 		}
 	}
 }
@@ -195,20 +299,8 @@ func TestEveryoneHearsEveryoneOnce(t *testing.T) {
 func TestErrorFrames(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	for range 500 {
-		members := []member{{dev: hub, hub: true, controller: true, fd: random.IntN(2) == 0}}
-		for i := range uint32(random.IntN(6)) {
-			m := member{dev: 10 + i, fd: members[0].fd && random.IntN(3) > 0}
-			if random.IntN(3) == 0 {
-				m.private = backplane{tx: 200 + 2*i, rx: 201 + 2*i}
-			}
-			members = append(members, m)
-		}
-		m, stations := build(members, func(m member) uint32 {
-			if m.private == (backplane{}) {
-				return sameIndex(m)
-			}
-			return 1000 + m.dev
-		})
+		members := randomMembers(random, true, 5)
+		m, stations := build(members, worstIndexes(random, members))
 		m.maxHops = uint8(1 + random.IntN(6))
 		if faults := faults(m, stations); len(faults) > 0 {
 			t.Fatalf("%+v:\n%v", members, faults)
@@ -235,67 +327,60 @@ func TestErrorFrames(t *testing.T) {
 	}
 }
 
-// The model sees what goes wrong on a real kernel without one flag or the other, so that it can be believed when nothing
+// The model sees what goes wrong on a real kernel without one part or the other, so that it can be believed when nothing
 // does.
 func TestModelSeesFaults(t *testing.T) {
-	members := []member{{dev: hub, hub: true, fd: true}, {dev: a, fd: true}, {dev: b, fd: true}, {dev: c, fd: true}}
-	drop := func(flag cangw.Flags, match func(r cangw.Rule) bool) func(m *model) {
+	members := []member{{dev: hub, hub: true, fd: true}}
+	for _, dev := range []uint32{a, b, c} {
+		members = append(members, member{dev: dev, fd: true, access: anyAccess()})
+	}
+	noFlag := func(flag cangw.Flags, dst uint32) func(m *model) {
 		return func(m *model) {
 			for i, r := range m.jobs {
-				if match(r) {
+				if r.Dst == dst {
 					m.jobs[i].Flags &^= flag
 				}
 			}
 		}
 	}
+	noFilter := func(dev int, dir cantc.Direction) func(m *model) {
+		return func(m *model) {
+			m.filters = slices.DeleteFunc(m.filters, func(f cantc.Filter) bool { return f.Dev == dev && f.Dir == dir })
+		}
+	}
+	otherIndex := func(m member) uint32 { return 1000 + m.dev }
 	for name, test := range map[string]struct {
 		contIndex func(m member) uint32
 		spoil     func(m *model)
 	}{
-		"ends with different indexes: hears itself": {func(m member) uint32 { return 1000 + m.dev }, func(*model) {}},
-		"container end with the index of tx, and no IIFTxOK: lost": {
-			func(m member) uint32 {
-				if m.dev == a {
-					return tx
-				}
-				return m.dev
-			},
-			drop(cangw.IIFTxOK, func(r cangw.Rule) bool { return r.Dst == tx }),
-		},
-		"container end with the index of another's host end: lost": {
+		"container end with the index of another's host end, and no IIFTxOK: lost": {
 			func(m member) uint32 {
 				if m.dev == a {
 					return b
 				}
 				return m.dev
 			},
-			func(*model) {},
+			noFlag(cangw.IIFTxOK, b),
 		},
-		"no echo: programs on the hub hear nothing": {
-			sameIndex, drop(cangw.Echo, func(r cangw.Rule) bool { return r.Dst == hub }),
-		},
-		"IIFTxOK on the way back: hears itself": {
-			sameIndex, func(m *model) {
-				for i, r := range m.jobs {
-					if r.Src == rx && r.Dst == a {
-						m.jobs[i].Flags |= cangw.IIFTxOK
-					}
-				}
-			},
-		},
+		"no echo: programs on the hub hear nothing":          {otherIndex, noFlag(cangw.Echo, hub)},
+		"own frames not dropped: an endpoint hears itself":   {otherIndex, noFilter(a, cantc.Egress)},
+		"own frames not dropped: programs on the hub do too": {otherIndex, noFilter(hub, cantc.Egress)},
+		"not forwarded: not heard":                           {otherIndex, noFilter(a, cantc.Ingress)},
+		"not marked: programs on the hub hear themselves":    {otherIndex, noFilter(hub, cantc.Ingress)},
 		"max_hops=2 and no hop limit: a storm": {
-			sameIndex, func(m *model) {
+			otherIndex, func(m *model) {
+				noFilter(hub, cantc.Egress)(m)
 				m.maxHops = 2
 				for i := range m.jobs {
 					m.jobs[i].Hops = 0
 				}
 			},
 		},
-		"a rule twice":   {sameIndex, func(m *model) { m.jobs = append(m.jobs, m.jobs[5]) }},
-		"a rule missing": {sameIndex, func(m *model) { m.jobs = m.jobs[1:] }},
+		"a rule twice":   {otherIndex, func(m *model) { m.jobs = append(m.jobs, m.jobs[5]) }},
+		"a rule missing": {otherIndex, func(m *model) { m.jobs = m.jobs[1:] }},
 		"no backplane, all through the hub: hop limit": {
-			sameIndex, func(m *model) {
-				m.jobs = nil
+			otherIndex, func(m *model) {
+				m.jobs, m.filters = nil, nil
 				for _, dev := range []uint32{a, b, c} {
 					for _, fd := range []cangw.Flags{0, cangw.FD} {
 						m.jobs = append(m.jobs, cangw.Rule{Src: dev, Dst: hub, Flags: cangw.Echo | fd}, cangw.Rule{Src: hub, Dst: dev, Flags: fd})
@@ -310,7 +395,7 @@ func TestModelSeesFaults(t *testing.T) {
 			t.Errorf("%s: not seen", name)
 		}
 	}
-	if m, stations := build(members, sameIndex); len(faults(m, stations)) > 0 {
+	if m, stations := build(members, otherIndex); len(faults(m, stations)) > 0 {
 		t.Error(faults(m, stations))
 	}
 }

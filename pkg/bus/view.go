@@ -3,16 +3,17 @@ package bus
 import (
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
-// view is all devices and gateway jobs of the host's netns, as the kernel listed them.
+// view is all devices and gateway jobs of the host's netns, as the kernel listed them, and the filters of one bus.
 type view struct {
 	links      []canlink.Link
 	jobs       []cangw.Job
+	filters    []cantc.Installed
 	controller canlink.Controller // the hub, if it is one that netlink can set up
 }
 
@@ -58,11 +59,11 @@ func (v view) nameOf(index uint32) string { return v.at(int(index)).Name }
 // endpoint is an attachment that the kernel has the devices of.
 type endpoint struct {
 	Attachment
+	Policy
 	host canlink.Link // host end
+	// cutOff tells that the endpoint has a policy that is not known any more. It neither sends nor hears until its own ADD.
+	cutOff bool
 }
-
-// private tells that the two ends do not share an ifindex, see rules.
-func (e endpoint) private() bool { return e.host.PeerIndex != e.host.Index }
 
 // movedBack tells that the container end was in use and is in the host's netns again: a runtime that had moved it into the
 // container has moved it back, and the call that should tell us was lost.
@@ -70,19 +71,13 @@ func (v view) movedBack(e endpoint) bool {
 	return !e.host.PeerElsewhere && e.host.Used && !v.at(e.host.PeerIndex).Up
 }
 
-// leftover is the private backplane of an endpoint that is gone.
-type leftover struct {
-	Attachment
-	device canlink.Link // one end
-}
-
 // endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
 // record, and then those that only the aliases of their devices tell of.
-func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint, leftovers []leftover) {
+func (v view) endpoints(hub string, recorded []recorded) (endpoints []endpoint) {
 	type device struct {
 		link *canlink.Link
-		Attachment
-		aliased bool
+		aliased
+		ok bool
 	}
 	devices := make(map[string]device, len(v.links)) // vxcan devices, but for those of other buses, by name
 	for i := range v.links {
@@ -95,26 +90,22 @@ func (v view) endpoints(hub string, recorded []Attachment) (endpoints []endpoint
 			devices[l.Name] = device{l, a, ok}
 		}
 	}
-	for _, a := range recorded {
-		hostIf := hostIfName(a)
+	for _, r := range recorded {
+		hostIf := hostIfName(r.Attachment)
 		if d, ok := devices[hostIf]; ok {
-			endpoints = append(endpoints, endpoint{a, *d.link})
+			endpoints = append(endpoints, endpoint{
+				Attachment: r.Attachment, Policy: r.Policy, host: *d.link, cutOff: d.policy && r.Policy == (Policy{}),
+			})
 			delete(devices, hostIf)
 		}
 	}
 	for i := range v.links {
 		d, ok := devices[v.links[i].Name]
-		if !ok || !d.aliased {
-			continue
-		}
-		switch hostIf := hostIfName(d.Attachment); {
-		case hostIf == d.link.Name:
-			endpoints = append(endpoints, endpoint{d.Attachment, *d.link})
-		case strings.HasPrefix(d.link.Name, rxPrefix) && v.link(hostIf).Index == 0:
-			leftovers = append(leftovers, leftover{d.Attachment, *d.link})
+		if ok && d.ok && hostIfName(d.Attachment) == d.link.Name {
+			endpoints = append(endpoints, endpoint{Attachment: d.Attachment, host: *d.link, cutOff: d.policy})
 		}
 	}
-	return endpoints, leftovers
+	return endpoints
 }
 
 // altNameOf is the device that has an alternative name, or the zero Link.

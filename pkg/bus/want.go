@@ -4,36 +4,36 @@ import "github.com/vxcan/vxcan/pkg/canlink"
 
 // want is what a bus must be made of. Of host ends it holds those that are there: only its own Attach can make one.
 type want struct {
-	spec       Spec
-	backplanes []backplaneWant // of the bus, and of each private endpoint
-	endpoints  []endpoint
-	leftovers  []leftover // which must go
+	spec      Spec
+	tx, rx    string // names of the backplane's ends
+	endpoints []endpoint
 	// attaching is the host end that is being attached, or "". What it lacks is no damage.
 	attaching string
 	// healing tells that a controller may be down: its owner sets it up later, and its rules wait for it.
 	healing bool
 }
 
-// backplaneWant is a vxcan pair in the host's netns.
-type backplaneWant struct {
-	tx, rx string
-	alias  string
-	of     string // the host end of a private endpoint, "" for the bus's own
-}
-
 // want derives what the bus must be made of from the endpoints that are there. attaching is the host end that is being
 // attached, or "".
 func (b *bus) want(spec Spec, attaching string) want {
-	w := want{spec: spec, endpoints: b.endpoints, leftovers: b.leftovers, attaching: attaching, healing: b.healing}
-	tx, rx := backplaneNames(b.name)
-	w.backplanes = []backplaneWant{{tx: tx, rx: rx, alias: backplaneAlias}}
-	for _, e := range w.endpoints {
-		if e.private() {
-			tx, rx := privateNames(e.host.Name)
-			w.backplanes = append(w.backplanes, backplaneWant{tx, rx, alias(b.name, e.Attachment), e.host.Name})
-		}
-	}
+	w := want{spec: spec, endpoints: b.endpoints, attaching: attaching, healing: b.healing}
+	w.tx, w.rx = backplaneNames(b.name)
 	return w
+}
+
+// members is all that sends and receives on the bus: the hub, and the endpoints that are there. cutOff names those whose
+// policy is not known.
+func (w want) members(hub canlink.Link) (members []member, cutOff []Attachment) {
+	members = []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
+	for _, e := range w.endpoints {
+		access, err := e.Policy.compile()
+		if err != nil || e.cutOff { // the record was damaged
+			access, _ = nothing.compile()
+			cutOff = append(cutOff, e.Attachment)
+		}
+		members = append(members, member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), access: access})
+	}
+	return members, cutOff
 }
 
 // hubMTU is the MTU that a hub has, or will have when it is made or set up.

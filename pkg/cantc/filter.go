@@ -1,0 +1,307 @@
+package cantc
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Direction is the way that a frame takes through a device of the netns: ingress is what the device receives, on a host
+// end what the container sends; egress is what it sends, on a host end what the container hears.
+type Direction uint8
+
+const (
+	Ingress Direction = iota
+	Egress
+)
+
+func (d Direction) String() string {
+	if d == Egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
+// Hook is a place for one filter on a device. Filters of one direction run in the order of their priority, lowest first.
+type Hook struct {
+	Dev  int // ifindex
+	Dir  Direction
+	Prio uint16
+}
+
+// Filter is a program, and what happens to frames that it matches.
+type Filter struct {
+	Hook
+	Program []unix.SockFilter // returns 0 for a frame that does not match, and all ones for one that does
+	Actions []Action          // carried out in order
+}
+
+// Equal tells whether two filters do the same at the same place.
+func (f Filter) Equal(g Filter) bool {
+	return f.Hook == g.Hook && slices.Equal(f.Program, g.Program) && slices.Equal(f.Actions, g.Actions)
+}
+
+// Installed is a filter at work in the kernel.
+type Installed struct {
+	Filter
+	Packets []uint64 // frames that each action has seen
+}
+
+// Action is one of Drop, Mark, Forward and Limit, or what the kernel has of another program.
+type Action struct {
+	Kind    string // the kernel module is act_Kind
+	Verdict int32  // what becomes of the frame after it, TC_ACT_* of linux/pkt_cls.h
+	Mark    uint32 // of skbedit
+	Dev     int    // ifindex, of mirred
+	Rate    uint64 // of police, frames per second
+	Burst   uint64 // of police, as a time at that rate in ticks of the kernel, see Limit
+	other   bool   // does something else than the actions of this package
+}
+
+// Verdicts (TC_ACT_* of linux/pkt_cls.h).
+const (
+	verdictNext   = -1 // TC_ACT_UNSPEC: go on with the next filter
+	verdictDrop   = 2  // TC_ACT_SHOT
+	verdictPipe   = 3  // TC_ACT_PIPE: go on with the next action
+	verdictStolen = 4  // TC_ACT_STOLEN
+)
+
+const (
+	kindGact, kindSkbedit, kindMirred, kindPolice = "gact", "skbedit", "mirred", "police"
+)
+
+// Drop drops a frame.
+func Drop() Action { return Action{Kind: kindGact, Verdict: verdictDrop} }
+
+// Mark sets a frame's mark and goes on with the next action.
+func Mark(mark uint32) Action { return Action{Kind: kindSkbedit, Verdict: verdictPipe, Mark: mark} }
+
+// MarkOnly sets a frame's mark and goes on with the next filter, of any program, as if this one did not match.
+func MarkOnly(mark uint32) Action {
+	return Action{Kind: kindSkbedit, Verdict: verdictNext, Mark: mark}
+}
+
+// Forward has a device send the frame, which ends its way here.
+func Forward(dev int) Action { return Action{Kind: kindMirred, Verdict: verdictStolen, Dev: dev} }
+
+// Limit drops what exceeds rate frames a second; burst frames may come at once. The others go on with the next action.
+func Limit(rate, burst uint32) Action {
+	const tick = 64 // nanoseconds, PSCHED_TICKS2NS of net/pkt_sched.h
+	return Action{Kind: kindPolice, Verdict: verdictDrop, Rate: uint64(rate), Burst: uint64(burst) * 1e9 / uint64(rate) / tick}
+}
+
+// Numbers from linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h, linux/gen_stats.h and linux/tc_act/.
+const (
+	clsact       = "clsact"
+	tcmsgSize    = 20         // struct tcmsg
+	clsactParent = 0xfffffff1 // TC_H_CLSACT
+	clsactHandle = 0xffff0000
+	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
+	handle       = 1          // of the one filter of a hook
+
+	tcaKind    = 1 // TCA_KIND
+	tcaOptions = 2 // TCA_OPTIONS
+
+	bpf          = "bpf"
+	tcaBPFAct    = 1 // TCA_BPF_ACT
+	tcaBPFOpsLen = 4 // TCA_BPF_OPS_LEN
+	tcaBPFOps    = 5 // TCA_BPF_OPS
+
+	tcaActKind    = 1 // TCA_ACT_KIND
+	tcaActOptions = 2 // TCA_ACT_OPTIONS
+	tcaActStats   = 4 // TCA_ACT_STATS
+
+	tcaStatsBasic = 1 // TCA_STATS_BASIC
+	tcaStatsPkt64 = 8 // TCA_STATS_PKT64
+
+	tcaGactParms = 2 // TCA_GACT_PARMS
+
+	tcaSkbeditParms = 2 // TCA_SKBEDIT_PARMS
+	tcaSkbeditMark  = 5 // TCA_SKBEDIT_MARK
+
+	tcaMirredParms    = 2  // TCA_MIRRED_PARMS
+	tcaEgressRedir    = 1  // TCA_EGRESS_REDIR
+	tcaPoliceTBF      = 1  // TCA_POLICE_TBF
+	tcaPoliceResult   = 5  // TCA_POLICE_RESULT
+	tcaPolicePktRate  = 10 // TCA_POLICE_PKTRATE64
+	tcaPolicePktBurst = 11 // TCA_POLICE_PKTBURST64
+
+	tcGenSize          = 20 // tc_gen: the fields that all structs of actions begin with
+	tcMirredSize       = 28 // struct tc_mirred
+	tcPoliceSize       = 56 // struct tc_police
+	gnetStatsBasicSize = 12 // struct gnet_stats_basic, without its padding
+	sockFilterSize     = 8  // struct sock_filter
+)
+
+// request is a message about a hook (struct tcmsg and TCA_KIND).
+func (h Hook) request(kind, flags int) *nl.NetlinkRequest {
+	protocol := uint32(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})) // in network byte order
+	return tcRequest(kind, flags, h.Dev, handle, hookParent+uint32(h.Dir), uint32(h.Prio)<<16|protocol)
+}
+
+func tcRequest(kind, flags, dev int, handle, parent, info uint32) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.AddData(&nl.TcMsg{Ifindex: int32(dev), Handle: handle, Parent: parent, Info: info})
+	return r
+}
+
+func qdiscRequest(dev int) *nl.NetlinkRequest {
+	r := tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, clsactHandle, clsactParent, 0)
+	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
+	return r
+}
+
+// setRequest makes the filter of a hook, or replaces it without a moment in between.
+func (f Filter) setRequest() *nl.NetlinkRequest {
+	r := f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE)
+	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(bpf)))
+	options := nl.NewRtAttr(tcaOptions, nil)
+	actions := options.AddRtAttr(tcaBPFAct, nil)
+	for i, a := range f.Actions {
+		action := actions.AddRtAttr(i+1, nil)
+		action.AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
+		a.addOptions(action.AddRtAttr(tcaActOptions|unix.NLA_F_NESTED, nil))
+	}
+	options.AddRtAttr(tcaBPFOpsLen, nl.Uint16Attr(uint16(len(f.Program))))
+	ops := make([]byte, 0, sockFilterSize*len(f.Program))
+	for _, op := range f.Program {
+		ops = binary.NativeEndian.AppendUint16(ops, op.Code)
+		ops = append(ops, op.Jt, op.Jf)
+		ops = binary.NativeEndian.AppendUint32(ops, op.K)
+	}
+	options.AddRtAttr(tcaBPFOps, ops)
+	r.AddData(options)
+	return r
+}
+
+func (a Action) addOptions(options *nl.RtAttr) {
+	gen := make([]byte, tcGenSize, tcPoliceSize)
+	binary.NativeEndian.PutUint32(gen[8:12], uint32(a.Verdict))
+	switch a.Kind {
+	case kindGact:
+		options.AddRtAttr(tcaGactParms, gen)
+	case kindSkbedit:
+		options.AddRtAttr(tcaSkbeditParms, gen)
+		options.AddRtAttr(tcaSkbeditMark, nl.Uint32Attr(a.Mark))
+	case kindMirred:
+		gen = binary.NativeEndian.AppendUint32(gen, tcaEgressRedir)
+		options.AddRtAttr(tcaMirredParms, binary.NativeEndian.AppendUint32(gen, uint32(a.Dev)))
+	case kindPolice:
+		police := make([]byte, tcPoliceSize) // struct tc_police has the verdict second, and no tc_gen
+		binary.NativeEndian.PutUint32(police[4:8], uint32(a.Verdict))
+		options.AddRtAttr(tcaPoliceTBF, police)
+		options.AddRtAttr(tcaPoliceResult, nl.Uint32Attr(verdictPipe))
+		options.AddRtAttr(tcaPolicePktRate, nl.Uint64Attr(a.Rate))
+		options.AddRtAttr(tcaPolicePktBurst, nl.Uint64Attr(a.Burst))
+	}
+}
+
+// unmarshalFilter reads the answer to RTM_GETTFILTER. One of another kind than bpf has no program.
+func unmarshalFilter(b []byte) (f Installed, err error) {
+	if len(b) < tcmsgSize {
+		return f, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+	}
+	f.Dev = int(int32(binary.NativeEndian.Uint32(b[4:8])))
+	f.Dir = Direction(binary.NativeEndian.Uint32(b[12:16]) - hookParent)
+	f.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
+	kind := ""
+	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+		switch {
+		case attr == tcaKind:
+			kind = unix.ByteSliceToString(value)
+		case attr == tcaOptions && kind == bpf:
+			return rtnl.Attrs(value, f.unmarshalOption)
+		}
+		return nil
+	})
+	return f, err
+}
+
+func (f *Installed) unmarshalOption(attr uint16, value []byte) error {
+	switch attr {
+	case tcaBPFOps:
+		if len(value)%sockFilterSize != 0 {
+			return fmt.Errorf("attribute %d: %d bytes, want a multiple of %d", attr, len(value), sockFilterSize)
+		}
+		for op := range slices.Chunk(value, sockFilterSize) {
+			f.Program = append(f.Program, unix.SockFilter{
+				Code: binary.NativeEndian.Uint16(op[0:2]), Jt: op[2], Jf: op[3], K: binary.NativeEndian.Uint32(op[4:8]),
+			})
+		}
+	case tcaBPFAct:
+		return rtnl.Attrs(value, func(_ uint16, value []byte) error {
+			action, packets, err := unmarshalAction(value)
+			f.Actions, f.Packets = append(f.Actions, action), append(f.Packets, packets)
+			return err
+		})
+	}
+	return nil
+}
+
+func unmarshalAction(b []byte) (a Action, packets uint64, err error) {
+	err = rtnl.Attrs(b, func(attr uint16, value []byte) error {
+		switch attr {
+		case tcaActKind:
+			a.Kind = unix.ByteSliceToString(value)
+		case tcaActOptions:
+			return rtnl.Attrs(value, a.unmarshalOption)
+		case tcaActStats:
+			return rtnl.Attrs(value, func(attr uint16, value []byte) error {
+				switch {
+				case attr == tcaStatsBasic && len(value) < gnetStatsBasicSize, attr == tcaStatsPkt64 && len(value) != 8:
+					return fmt.Errorf("attribute %d of counters: %d bytes", attr, len(value))
+				case attr == tcaStatsBasic:
+					packets = uint64(binary.NativeEndian.Uint32(value[8:12]))
+				case attr == tcaStatsPkt64: // only there when 32 bits are not enough
+					packets = binary.NativeEndian.Uint64(value)
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	return a, packets, err
+}
+
+// optionSizes has the attributes of actions that are read, by action, with their size.
+var optionSizes = map[string]map[uint16]int{
+	kindGact:    {tcaGactParms: tcGenSize},
+	kindSkbedit: {tcaSkbeditParms: tcGenSize, tcaSkbeditMark: 4},
+	kindMirred:  {tcaMirredParms: tcMirredSize},
+	kindPolice:  {tcaPoliceTBF: tcPoliceSize, tcaPoliceResult: 4, tcaPolicePktRate: 8, tcaPolicePktBurst: 8},
+}
+
+func (a *Action) unmarshalOption(attr uint16, value []byte) error {
+	size, known := optionSizes[a.Kind][attr]
+	switch {
+	case !known:
+		return nil
+	case len(value) != size:
+		return fmt.Errorf("attribute %d of %s: %d bytes, want %d", attr, a.Kind, len(value), size)
+	}
+	number := binary.NativeEndian.Uint32(value)
+	switch {
+	case a.Kind == kindPolice && attr == tcaPoliceTBF:
+		a.Verdict = int32(binary.NativeEndian.Uint32(value[4:8]))
+	case a.Kind == kindPolice && attr == tcaPoliceResult:
+		a.other = number != verdictPipe
+	case a.Kind == kindPolice && attr == tcaPolicePktRate:
+		a.Rate = binary.NativeEndian.Uint64(value)
+	case a.Kind == kindPolice && attr == tcaPolicePktBurst:
+		a.Burst = binary.NativeEndian.Uint64(value)
+	case attr == tcaSkbeditMark && a.Kind == kindSkbedit:
+		a.Mark = number
+	default: // tc_gen, and struct tc_mirred, which begins with it
+		a.Verdict = int32(binary.NativeEndian.Uint32(value[8:12]))
+		if a.Kind == kindMirred {
+			a.other = binary.NativeEndian.Uint32(value[20:24]) != tcaEgressRedir
+			a.Dev = int(binary.NativeEndian.Uint32(value[24:28]))
+		}
+	}
+	return nil
+}
