@@ -69,7 +69,7 @@ type Spec struct {
 	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
 	Controller canlink.Settings `json:"controller,omitzero"`
 	TxQueue    int              `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
-	Policy     Policy           `json:"-"`                 // of the endpoint
+	Policy     Policy           `json:"policy,omitzero"`   // of the endpoint
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
 	Transient bool `json:"-"`

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
 // DefaultTxQueue is how many frames the transmit queue of a controller holds that we set up. The kernel's 10 lose most of
@@ -59,6 +61,7 @@ const (
 	jsonWhole  jsonKind = "a whole number"
 	jsonNumber jsonKind = "a number"
 	jsonArray  jsonKind = "an array of names"
+	jsonIDs    jsonKind = "a string or an array of strings"
 )
 
 // Keys are all keys, in the order of the documentation. Those of a controller are spelled as ip link spells them; without
@@ -90,6 +93,26 @@ var Keys = [...]Key{
 			c.MTU = mtu
 			return CheckMTU(mtu)
 		},
+	},
+	{
+		Name: "send", Default: "all", json: jsonIDs, In: everywhere,
+		Meaning: "what the container may send: `all`, `none`, or a list of CAN IDs, such as `123,200-2FF,18FEF100,700:7F0`",
+		set:     func(c *Config, value string) error { return setIDs(&c.Policy.Send, value) },
+	},
+	{
+		Name: "receive", Default: "all", json: jsonIDs, In: everywhere,
+		Meaning: "what the container hears, the same way",
+		set:     func(c *Config, value string) error { return setIDs(&c.Policy.Receive, value) },
+	},
+	{
+		Name: "rate", Default: "none", json: jsonWhole, In: everywhere,
+		Meaning: "frames per second that the container may send; more are dropped",
+		set:     func(c *Config, value string) error { return setRate(&c.Policy.Rate, value) },
+	},
+	{
+		Name: "burst", Default: "10", json: jsonWhole, In: everywhere,
+		Meaning: "with `rate`: frames that it may send at once",
+		set:     func(c *Config, value string) error { return setRate(&c.Policy.Burst, value) },
 	},
 	{
 		Name: "pod-hubs", Default: "none", json: jsonArray, In: CNI,
@@ -184,6 +207,26 @@ var Keys = [...]Key{
 		Meaning: "CAN FD as before ISO 11898-1:2015",
 		set:     func(c *Config, value string) error { return setBool(&c.Controller.FDNonISO, value) },
 	},
+}
+
+func setIDs(field *string, value string) error {
+	ids, err := cantc.ParseIDs(value)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if *field = ids.String(); ids.All() {
+		*field = "" // the same policy is always the same text
+	}
+	return nil
+}
+
+// setRate takes up to a million frames: no CAN bus carries that.
+func setRate(field *uint32, value string) error {
+	const most = 1_000_000
+	if err := setNumber(field, value); err != nil || *field > most {
+		return fmt.Errorf("%w value %q: want a whole number from 1 to %d", ErrInvalid, value, most)
+	}
+	return nil
 }
 
 func setBool(field *bool, value string) (err error) {
@@ -288,7 +331,10 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		if len(value) > 0 && value[0] == '"' {
 			err = errors.New("a string")
 		}
-	case jsonArray:
+	case jsonArray, jsonIDs:
+		if k == jsonIDs && json.Unmarshal(value, &text) == nil {
+			return text, nil
+		}
 		var all []string
 		if err = json.Unmarshal(value, &all); slices.ContainsFunc(all, func(s string) bool { return s == "" || strings.Contains(s, ",") }) {
 			err = errors.New("not names")
@@ -303,6 +349,8 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 // Check tells what is wrong with keys that are right one by one.
 func (c *Config) Check() error {
 	switch {
+	case c.Policy.Burst != 0 && c.Policy.Rate == 0:
+		return fmt.Errorf("%w: burst needs rate", ErrInvalid)
 	case c.controllerKey == "":
 		return nil
 	case !c.Physical:

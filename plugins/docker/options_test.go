@@ -31,7 +31,7 @@ func TestParseNetwork(t *testing.T) {
 		"both the same":    {options: `{"hub":"vcan2","vxcan.id":"2"}`, want: network{Spec: bus.Spec{Hub: "vcan2"}, Prefix: "can"}},
 		"both":             {options: `{"hub":"vcan2","vxcan.dev":"can"}`, words: []string{"vcan2", "can0", "leave one out"}},
 		"Docker's":         {options: `{"com.docker.network.driver.mtu":"1500"}`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
-		"a wrong key":      {options: `{"vxcan.mtu":"16"}`, words: []string{`"vxcan.mtu"`, "hub, physical, mtu, bitrate, ", "vxcan.dev, vxcan.id, vxcan.peer"}},
+		"a wrong key":      {options: `{"vxcan.mtu":"16"}`, words: []string{`"vxcan.mtu"`, "hub, physical, mtu, send, receive, ", "vxcan.dev, vxcan.id, vxcan.peer"}},
 		"an empty hub":     {options: `{"hub":""}`, words: []string{`option "hub"`, "empty"}},
 		"a bad hub":        {options: `{"hub":"can 0"}`, words: []string{"hub", `"can 0"`}},
 		"a long hub":       {options: `{"vxcan.dev":"abcdefghijklmno"}`, words: []string{"16 bytes"}},

@@ -79,7 +79,7 @@ var badNetworks = []struct {
 	members string
 	words   []string
 }{
-	{`"options":{"hubb":"vcan1"}`, []string{`option "hubb"`, "hub, physical, interface, mtu, bitrate, "}},
+	{`"options":{"hubb":"vcan1"}`, []string{`option "hubb"`, "hub, physical, interface, mtu, send, "}},
 	{`"options":{"hub":""}`, []string{`option "hub"`, "empty"}},
 	{`"options":{"hub":"vcan567890123456"}`, []string{`option "hub"`, "16 bytes", "15"}},
 	{`"options":{"hub":"../vcan0"}`, []string{`option "hub"`, `"/"`}},

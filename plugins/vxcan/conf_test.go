@@ -64,7 +64,7 @@ func TestParseConf(t *testing.T) {
 
 // An error names the key and what is allowed, and what could be read comes along for DEL.
 func TestParseConfInvalid(t *testing.T) {
-	const keys = "the keys of vxcan are hub, physical, interface, mtu, pod-hubs, bitrate, "
+	const keys = "the keys of vxcan are hub, physical, interface, mtu, send, "
 	const mtus = "want 16 (classic CAN) or 72 (CAN FD)"
 	for config, words := range map[string][]string{
 		`"huub": "vcan1"`:               {`key "huub"`, keys},
