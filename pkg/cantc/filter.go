@@ -91,7 +91,7 @@ func Forward(dev int) Action { return Action{Kind: kindMirred, Verdict: verdictS
 
 // Limit drops what exceeds rate frames a second; burst frames may come at once. The others go on with the next action.
 func Limit(rate, burst uint32) Action {
-	const tick = 64 // nanoseconds, PSCHED_TICKS2NS of net/pkt_sched.h
+	const tick = 64                                                              // nanoseconds, PSCHED_TICKS2NS of net/pkt_sched.h
 	ticks := (uint64(burst)*1e9 + uint64(rate)*tick - 1) / (uint64(rate) * tick) // rounded down, not even one may pass
 	return Action{Kind: kindPolice, Verdict: verdictDrop, Rate: uint64(rate), Burst: ticks}
 }

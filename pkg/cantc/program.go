@@ -45,15 +45,18 @@ func (s IDs) Denying(errorFrames bool) ([]unix.SockFilter, error) {
 	if s.All() {
 		return nil, nil
 	}
-	return s.checked(s.compile(&program{errorFrames: errorFrames}))
+	return s.checked(&program{errorFrames: errorFrames})
 }
 
 // Allowing is the opposite of Denying: it matches the frames that are in the set, and no error frames.
 func (s IDs) Allowing() ([]unix.SockFilter, error) {
-	return s.checked(s.compile(&program{matchAllowed: true}))
+	return s.checked(&program{matchAllowed: true})
 }
 
-func (s IDs) checked(code []unix.SockFilter) ([]unix.SockFilter, error) {
+// checked is compile for this machine's byte order.
+func (s IDs) checked(p *program) ([]unix.SockFilter, error) {
+	p.bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
+	code := s.compile(p)
 	if len(code) > unix.BPF_MAXINSNS {
 		entries := len(s.standard.ranges) + len(s.standard.masked) + len(s.extended.ranges) + len(s.extended.masked)
 		return nil, fmt.Errorf("the CAN IDs are %d separate entries and need %d BPF instructions, the kernel takes %d: use fewer and wider ranges",
@@ -65,7 +68,6 @@ func (s IDs) checked(code []unix.SockFilter) ([]unix.SockFilter, error) {
 // compile makes the program, however long. It is parted by kind of ID, because a standard ID needs less work.
 func (s IDs) compile(p *program) []unix.SockFilter {
 	p.near = make(map[label]label)
-	p.bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
 	onError := deny
 	if p.errorFrames {
 		onError = allow
