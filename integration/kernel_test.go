@@ -2,7 +2,7 @@ package integration
 
 import (
 	"os"
-	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -14,30 +14,47 @@ func TestKernelWithoutModules(t *testing.T) {
 	}
 	freshHost(t)
 	this := on(newContainer(t, "c"))
-	restore := withoutModules(t)
+	restore := withoutModules(t, "can-gw", "vxcan", "vcan")
 	this.fails(t, "STATUS", 50, "vcan", "vxcan", "can-gw", "CONFIG_CAN_GW")
 	this.fails(t, "ADD", 100, "vxcan", "CONFIG_CAN_VXCAN")
 	expectNothing(t)
 	restore()
 
-	command(t, "modprobe", "--all", "vcan", "vxcan")
-	restore = withoutModules(t, "vcan", "vxcan")
+	filters := []string{"act_mirred", "act_skbedit", "act_gact", "cls_bpf", "sch_ingress"}
+	all := append([]string{"--all", "vcan", "vxcan", "can-gw"}, filters...)
+	command(t, "modprobe", all...)
+	restore = withoutModules(t, "can-gw")
 	this.fails(t, "STATUS", 50, "can-gw", "not found")
 	this.fails(t, "ADD", 100, "can-gw", "not found")
 	expectNothing(t)
 	restore()
 
 	this.ok(t, "STATUS")
+	for _, module := range filters {
+		command(t, "modprobe", all...)
+		restore = withoutModules(t, module)
+		words := "module " + module + " (CONFIG_NET_" + strings.ToUpper(module) + ") is missing"
+		this.fails(t, "STATUS", 50, words)
+		this.fails(t, "ADD", 100, words)
+		expectNothing(t)
+		restore()
+	}
 	this.add(t)
+	restore = withoutModules(t) // act_police is not loaded yet
+	limited := on(newContainer(t, "limited")).with(`"rate":100`)
+	limited.fails(t, "ADD", 100, "module act_police (CONFIG_NET_ACT_POLICE) is missing")
+	if got := hostEnds(t); len(got) != 1 {
+		t.Errorf("left: %v", got)
+	}
+	restore()
+	limited.add(t)
 }
 
-// withoutModules unloads the kernel's CAN modules but some, and hides them all from modprobe, who starts it ever.
-func withoutModules(t testing.TB, but ...string) (restore func()) {
+// withoutModules unloads modules of the kernel, and hides all from modprobe, which loads them again otherwise.
+func withoutModules(t testing.TB, modules ...string) (restore func()) {
 	t.Helper()
-	for _, module := range []string{"can-gw", "vxcan", "vcan"} {
-		if !slices.Contains(but, module) {
-			command(t, "modprobe", "--remove", module)
-		}
+	for _, module := range modules {
+		command(t, "modprobe", "--remove", module)
 	}
 	command(t, "mount", "--bind", t.TempDir(), "/lib/modules")
 	restore = sync.OnceFunc(func() { command(t, "umount", "/lib/modules") })

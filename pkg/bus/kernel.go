@@ -160,7 +160,8 @@ func (k *realKernel) Probe() error {
 			err = k.gw.Probe()
 		}
 	}
-	return errors.Join(append(errs, explain(err))...)
+	errs = append(errs, explain(err), explain(cantc.Probe(cantc.Drop(), cantc.Mark(1), cantc.Forward(1))))
+	return errors.Join(errs...)
 }
 
 func (k *realKernel) In(netns ns.NetNS) (container, error) {
@@ -229,9 +230,12 @@ func explainKind(kind string, err error) error {
 
 // explain names the reason of a refusal that is the caller's circumstances, not the request.
 func explain(err error) error {
+	var missing *cantc.NoModuleError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &missing):
+		return fmt.Errorf("%w: module %s (CONFIG_NET_%s) is missing", ErrNoKernelSupport, missing.Module, strings.ToUpper(missing.Module))
 	case errors.Is(err, cangw.ErrNoModule):
 		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
 	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):

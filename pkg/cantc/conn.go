@@ -51,8 +51,13 @@ func isAbsent(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
 }
 
+// NoModuleError is the lack of a kernel module, which the kernel would have loaded.
+type NoModuleError struct{ Module string }
+
+func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }
+
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. The kernel answers ENOENT for the lack of a module, see Missing.
+// devices where it is missing. It fails with a NoModuleError where the kernel lacks a part.
 func (c *Conn) Set(filters ...Filter) error {
 	var requests []*nl.NetlinkRequest
 	var devs []int
@@ -70,12 +75,48 @@ func (c *Conn) Set(filters ...Filter) error {
 		replies, err := c.conn.Batch(batch...)
 		errs = append(errs, err)
 		for i, r := range replies {
-			if r.Err != nil && !(batch[i].Type == unix.RTM_NEWQDISC && errors.Is(r.Err, unix.EEXIST)) {
+			switch isQdisc := batch[i].Type == unix.RTM_NEWQDISC; {
+			case r.Err == nil, isQdisc && errors.Is(r.Err, unix.EEXIST):
+			case errors.Is(r.Err, unix.ENOENT) && isQdisc:
+				return &NoModuleError{"sch_ingress"}
+			case errors.Is(r.Err, unix.ENOENT):
+				return &NoModuleError{c.missing(filters)}
+			default:
 				errs = append(errs, fmt.Errorf("set filter: %w", r.Err))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// missing names the module that the kernel lacks for filters: of actions, it can be asked for each by one without options,
+// which none takes (EINVAL).
+func (c *Conn) missing(filters []Filter) string {
+	for _, f := range filters {
+		for _, a := range f.Actions {
+			r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)
+			r.AddData(nl.NewRtAttr(0, nil)) // struct tcamsg is four bytes, of which none is used
+			table := nl.NewRtAttr(tcaActTab, nil)
+			table.AddRtAttr(1, nil).AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
+			r.AddData(table)
+			if errors.Is(c.conn.Do(r), unix.ENOENT) {
+				return "act_" + a.Kind
+			}
+		}
+	}
+	return "cls_bpf"
+}
+
+// Probe tells whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
+// returns. It fails with a NoModuleError, or without CAP_SYS_ADMIN.
+func Probe(actions ...Action) error {
+	conn, err := rtnl.DialNew()
+	if err != nil {
+		return err
+	}
+	const lo = 1
+	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: match}}
+	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
 }
 
 // Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use.

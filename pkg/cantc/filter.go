@@ -113,6 +113,7 @@ const (
 	tcaBPFOpsLen = 4 // TCA_BPF_OPS_LEN
 	tcaBPFOps    = 5 // TCA_BPF_OPS
 
+	tcaActTab     = 1 // TCA_ACT_TAB
 	tcaActKind    = 1 // TCA_ACT_KIND
 	tcaActOptions = 2 // TCA_ACT_OPTIONS
 	tcaActStats   = 4 // TCA_ACT_STATS

@@ -88,6 +88,26 @@ func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 	return Dial()
 }
 
+// DialNew opens a socket in a new network namespace, which lives as long as the socket.
+func DialNew() (*Conn, error) {
+	type result struct {
+		conn *Conn
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{err: fmt.Errorf("make a network namespace: %w", err)}
+			return
+		}
+		conn, err := Dial()
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
 // Close closes the socket.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
 
