@@ -266,20 +266,16 @@ func diffWiring(w want, v view) (all []difference) {
 
 // diffFilters compares the filters of one member.
 func diffFilters(common backplane, m member, v view) (wrong wiring) {
-	there := make(map[cantc.Hook]cantc.Installed)
-	for _, f := range v.filters {
-		if f.Dev == int(m.dev) {
-			there[f.Hook] = f
-		}
-	}
-	for _, f := range filters(common, m) {
-		if !f.Equal(there[f.Hook].Filter) {
+	wanted := filters(common, m)
+	for _, f := range wanted {
+		if !f.Equal(v.filters[f.Hook].Filter) {
 			wrong.setFilters = append(wrong.setFilters, f)
 		}
-		delete(there, f.Hook)
 	}
-	for hook := range there {
-		wrong.deleteFilters = append(wrong.deleteFilters, hook)
+	for _, h := range hooks(int(m.dev), true) {
+		if _, there := v.filters[h]; there && !slices.ContainsFunc(wanted, func(f cantc.Filter) bool { return f.Hook == h }) {
+			wrong.deleteFilters = append(wrong.deleteFilters, h)
+		}
 	}
 	return wrong
 }

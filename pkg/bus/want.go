@@ -25,13 +25,19 @@ func (b *bus) want(spec Spec, attaching string) want {
 // policy is not known.
 func (w want) members(hub canlink.Link) (members []member, cutOff []Attachment) {
 	members = []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
+	compiled := make(map[Policy]access) // most have the same
 	for _, e := range w.endpoints {
-		access, err := e.Policy.compile()
-		if err != nil || e.cutOff { // the record was damaged
-			access, _ = nothing.compile()
+		policy := e.Policy
+		if e.cutOff {
+			policy = nothing
 			cutOff = append(cutOff, e.Attachment)
 		}
-		members = append(members, member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), access: access})
+		a, ok := compiled[policy]
+		if !ok {
+			a, _ = policy.compile() // it is readable, see load
+			compiled[policy] = a
+		}
+		members = append(members, member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), access: a})
 	}
 	return members, cutOff
 }
