@@ -11,12 +11,13 @@ UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
 # What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl
+OUT     = bin
+PRODUCT = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
 TOOLS   = bin/vm bin/cnitool bin/bench
-bin/vxcan:          package = ./plugins/vxcan
-bin/netavark/vxcan: package = ./plugins/netavark
-bin/vxcan-docker:   package = ./plugins/docker
-bin/vxcanctl:       package = ./plugins/vxcanctl
+$(OUT)/vxcan:          package = ./plugins/vxcan
+$(OUT)/netavark/vxcan: package = ./plugins/netavark
+$(OUT)/vxcan-docker:   package = ./plugins/docker
+$(OUT)/vxcanctl:       package = ./plugins/vxcanctl
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
@@ -117,6 +118,32 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
 	go -C integration test ./...
 
+# What is packed, with which tools: nfpm needs a newer Go than ours do, which Go fetches as the module that it is.
+PACKAGES  = bin/packages
+ARCHS     = amd64 arm64 armv7 riscv64
+FORMATS   = deb rpm apk ipk
+NFPM      = bin/nfpm@v2.45.2
+CYCLONEDX = bin/cyclonedx-gomod@v1.10.0
+$(NFPM):      module = github.com/goreleaser/nfpm/v2/cmd/nfpm
+$(CYCLONEDX): module = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
+$(NFPM) $(CYCLONEDX): | setup-build
+	mkdir -p bin/go-tools
+	GOTOOLCHAIN=auto GOBIN=$(CURDIR)/bin/go-tools go install $(module)@$(lastword $(subst @, ,$@))
+	mv bin/go-tools/$(notdir $(module)) $@
+
+# A package says that everything in it is as old as the commit, or in an archive of one, as this file.
+SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || git log -1 --format=%ct),$(shell stat -c %Y Makefile))
+
+packages: export VERSION := $(VERSION)
+packages: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+packages: export ARCHS := $(ARCHS)
+packages: export FORMATS := $(FORMATS)
+packages: export NFPM := $(NFPM)
+packages: export CYCLONEDX := $(CYCLONEDX)
+packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
+	integration/package/build.sh $(PACKAGES)
+
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
@@ -142,11 +169,11 @@ tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcanctl || $(MAKE) build
-	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
-	install -D -t $(DESTDIR)$(BIN) bin/vxcanctl
+	@test -x $(OUT)/vxcanctl || $(MAKE) build
+	install -D -t $(DESTDIR)$(CNI_BIN) $(OUT)/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC)/netavark $(OUT)/netavark/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC) $(OUT)/vxcan-docker
+	install -D -t $(DESTDIR)$(BIN) $(OUT)/vxcanctl
 	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
