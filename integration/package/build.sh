@@ -14,25 +14,28 @@ main() {
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
 	trap 'exit 1' HUP INT TERM
+	jobs=
 	for arch in $ARCHS; do
-		bin=$work/$arch
-		build_binaries
-		for format in $FORMATS; do
-			root=$work/root
-			rm -rf "$root"
-			install_root
-			pack
-		done
-		describe
+		build_all &
+		jobs="$jobs $!"
 	done
+	for job in $jobs; do wait "$job"; done
 }
 
-build_binaries() {
+# build_all builds what there is for one architecture.
+build_all() {
+	bin=$work/bin-$arch root=$work/root-$arch
 	case $arch in
 	armv7) export GOARCH=arm GOARM=7 ;;
 	*) export GOARCH="$arch" ;;
 	esac
 	make -s build OUT="$bin"
+	describe
+	for format in $FORMATS; do
+		rm -rf "$root"
+		install_root
+		pack
+	done
 }
 
 # install_root installs where the format's distributions look. All their containers.conf name /usr/libexec/netavark.
@@ -42,13 +45,7 @@ install_root() {
 	*) cni=/usr/libexec/cni ;; # Fedora, Alpine, and meta-virtualization of Yocto, where /opt/cni/bin is a link to it
 	esac
 	make -s install OUT="$bin" DESTDIR="$root" CNI_BIN=$cni >/dev/null
-	case $format in
-	deb | rpm) # kubeadm's containerd and Docker's own look there
-		mkdir -p "$root/opt/cni/bin"
-		ln -s "$cni/vxcan" "$root/opt/cni/bin/vxcan"
-		;;
-	apk) rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" ;; # Alpine has no systemd, which the udev rule calls
-	esac
+	[ "$format" != apk ] || rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" # no systemd, which the udev rule calls
 	licenses >"$root/usr/share/doc/vxcan/copyright"
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
