@@ -23,7 +23,7 @@ bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/package/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -34,7 +34,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build packages test test-on-own test-matrix test-controllers test-unit test-install test-packages demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -68,7 +68,7 @@ BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|Contro
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit test-install bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install test-packages bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -77,7 +77,7 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
 	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
 
@@ -143,6 +143,19 @@ packages: export NFPM := $(NFPM)
 packages: export CYCLONEDX := $(CYCLONEDX)
 packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
 	integration/package/build.sh $(PACKAGES)
+
+# The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
+test-packages: export VXCAN_TEST_CAN = 1
+test-packages: setup-packages packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
+	umask 077; TZ=Asia/Tokyo $(MAKE) packages PACKAGES=$(PACKAGES)-again
+	diff -r $(PACKAGES) $(PACKAGES)-again
+	$(MAKE) packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS=deb
+	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
+	@tests= failed=; \
+	for suite_test in :Deb ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb); do \
+		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
+		tests="$$tests $$!"; \
+	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
