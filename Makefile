@@ -39,7 +39,7 @@ export CGO_ENABLED = 0
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 build: $(PRODUCT) ## build what is installed into bin/
 
@@ -149,7 +149,7 @@ test-packages: export VXCAN_TEST_CAN = 1
 test-packages: setup-packages packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
 	umask 077; TZ=Asia/Tokyo $(MAKE) packages PACKAGES=$(PACKAGES)-again
 	diff -r $(PACKAGES) $(PACKAGES)-again
-	$(MAKE) packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS=deb
+	$(MAKE) packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
 	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
 	@tests= failed=; \
 	for suite_test in :Deb ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb); do \

@@ -154,18 +154,24 @@ func (f format) files(t testing.TB) []string {
 	return files
 }
 
+// rpmPackage is the one for this machine in a directory.
+func rpmPackage(t testing.TB, dir string) string {
+	t.Helper()
+	return aPackage(t, dir+"/vxcan-*."+strings.TrimSpace(command(t, "rpm", "--eval", "%{_arch}"))+".rpm")
+}
+
 // TestPackageRPM: rpm takes the package, and what it puts into a root is what the package lists.
 func TestPackageRPM(t *testing.T) {
 	if _, err := exec.LookPath("rpm"); err != nil {
 		t.Skip(err)
 	}
-	file := aPackage(t, packagesDir+"/vxcan-*.x86_64.rpm")
+	file := rpmPackage(t, packagesDir)
 	root := t.TempDir()
 	rpm := func(args ...string) string {
 		// Scripts need a shell, which an empty root lacks.
 		return command(t, "rpm", append([]string{"--root", root, "--nodeps", "--noscripts"}, args...)...)
 	}
-	rpm("-i", "--ignorearch", file)
+	rpm("-i", file)
 	if out := command(t, filepath.Join(root, "usr/libexec/cni/vxcan"), "--version"); out != "vxcan "+binaryVersion(t)+"\n" {
 		t.Errorf("the plugin says %q", out)
 	}

@@ -5,7 +5,7 @@ set -eu
 : "$VERSION" "$SOURCE_DATE_EPOCH" "$ARCHS" "$FORMATS" "$NFPM" "$CYCLONEDX"
 out=$1
 umask 022
-export PREFIX=/usr SETUP=:
+export SETUP=:
 
 main() {
 	rm -rf "$out"
@@ -44,7 +44,7 @@ install_root() {
 	deb) cni=/usr/lib/cni ;;
 	*) cni=/usr/libexec/cni ;; # Fedora, Alpine, and meta-virtualization of Yocto, where /opt/cni/bin is a link to it
 	esac
-	make -s install OUT="$bin" DESTDIR="$root" CNI_BIN=$cni >/dev/null
+	make -s install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni >/dev/null
 	[ "$format" != apk ] || rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" # no systemd, which the udev rule calls
 	licenses >"$root/usr/share/doc/vxcan/copyright"
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
