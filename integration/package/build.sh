@@ -29,7 +29,7 @@ build_all() {
 	armv7) export GOARCH=arm GOARM=7 ;;
 	*) export GOARCH="$arch" ;;
 	esac
-	make -s build OUT="$bin"
+	make -s --no-print-directory build OUT="$bin"
 	describe
 	for format in $FORMATS; do
 		rm -rf "$root"
@@ -44,7 +44,7 @@ install_root() {
 	deb) cni=/usr/lib/cni ;;
 	*) cni=/usr/libexec/cni ;; # Fedora, Alpine, and meta-virtualization of Yocto, where /opt/cni/bin is a link to it
 	esac
-	make -s install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni >/dev/null
+	make -s --no-print-directory install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni >/dev/null
 	[ "$format" != apk ] || rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" # no systemd, which the udev rule calls
 	licenses >"$root/usr/share/doc/vxcan/copyright"
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
