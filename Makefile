@@ -146,7 +146,7 @@ packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packag
 
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
-test-packages: setup-packages packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
+test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
 	diff -r $(PACKAGES) $(PACKAGES)-again
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'

@@ -37,7 +37,7 @@ type format struct {
 	linked        bool // from /opt/cni/bin, too
 	systemd       bool
 	architectures []string
-	list          string // prints the files of package $1 as ls -l or tar -tv does
+	list          string // prints the files of package $1 as tar -tv does
 	about         string // prints name, version, architecture and what it recommends
 }
 
@@ -51,7 +51,7 @@ var formats = []format{
 	{
 		name: "rpm", cniDir: "/usr/libexec/cni", linked: true, systemd: true,
 		architectures: []string{"x86_64", "aarch64", "armv7hl", "riscv64"},
-		list:          `rpm -qplv "$1" && rpm --checksig --nosignature "$1" >&2`,
+		list:          `rpm -qp --qf '[%{FILEMODES:perms} 00:00 %{FILENAMES} -> %{FILELINKTOS}\n]' "$1" | sed 's/ -> $//'; rpm --checksig --nosignature "$1" >&2`,
 		about:         `rpm -qp --qf '%{NAME} %{VERSION} %{ARCH} %{RECOMMENDS}' "$1"`,
 	},
 	{
