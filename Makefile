@@ -11,18 +11,19 @@ UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
 # What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl
+OUT     = bin
+PRODUCT = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
 TOOLS   = bin/vm bin/cnitool bin/bench
-bin/vxcan:          package = ./plugins/vxcan
-bin/netavark/vxcan: package = ./plugins/netavark
-bin/vxcan-docker:   package = ./plugins/docker
-bin/vxcanctl:       package = ./plugins/vxcanctl
+$(OUT)/vxcan:          package = ./plugins/vxcan
+$(OUT)/netavark/vxcan: package = ./plugins/netavark
+$(OUT)/vxcan-docker:   package = ./plugins/docker
+$(OUT)/vxcanctl:       package = ./plugins/vxcanctl
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/package/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -33,12 +34,12 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build packages test test-on-own test-matrix test-controllers test-unit test-install test-packages demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 build: $(PRODUCT) ## build what is installed into bin/
 
@@ -67,7 +68,7 @@ BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|Contro
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit test-install bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install test-packages bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -76,7 +77,7 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
 	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
 
@@ -117,6 +118,45 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
 	go -C integration test ./...
 
+# What is packed, with which tools: nfpm needs a newer Go than ours do, which Go fetches as the module that it is.
+PACKAGES  = bin/packages
+ARCHS     = amd64 arm64 armv7 riscv64
+FORMATS   = deb rpm apk ipk
+NFPM      = bin/nfpm@v2.45.2
+CYCLONEDX = bin/cyclonedx-gomod@v1.10.0
+$(NFPM):      module = github.com/goreleaser/nfpm/v2/cmd/nfpm
+$(CYCLONEDX): module = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
+$(NFPM) $(CYCLONEDX): | setup-build
+	mkdir -p bin/go-tools
+	GOTOOLCHAIN=auto GOBIN=$(CURDIR)/bin/go-tools go install $(module)@$(lastword $(subst @, ,$@))
+	mv bin/go-tools/$(notdir $(module)) $@
+
+# A package says that everything in it is as old as the commit, or in an archive of one, as this file.
+SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || git log -1 --format=%ct),$(shell stat -c %Y Makefile))
+
+packages: export VERSION := $(VERSION)
+packages: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+packages: export ARCHS := $(ARCHS)
+packages: export FORMATS := $(FORMATS)
+packages: export NFPM := $(NFPM)
+packages: export CYCLONEDX := $(CYCLONEDX)
+packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
+	integration/package/build.sh $(PACKAGES)
+
+# The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
+test-packages: export VXCAN_TEST_CAN = 1
+test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
+	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
+	diff -r $(PACKAGES) $(PACKAGES)-again
+	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
+	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
+	@tests= failed=; \
+	for suite_test in :Deb ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb); do \
+		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
+		tests="$$tests $$!"; \
+	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
+
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
@@ -142,11 +182,11 @@ tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcanctl || $(MAKE) build
-	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
-	install -D -t $(DESTDIR)$(BIN) bin/vxcanctl
+	@test -x $(OUT)/vxcanctl || $(MAKE) build
+	install -D -t $(DESTDIR)$(CNI_BIN) $(OUT)/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC)/netavark $(OUT)/netavark/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC) $(OUT)/vxcan-docker
+	install -D -t $(DESTDIR)$(BIN) $(OUT)/vxcanctl
 	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
