@@ -30,6 +30,7 @@ var makeArgs = []string{
 	"--include=user-mode-linux,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
 	"--include=podman,netavark,aardvark-dns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
 	"--include=?exact-name(docker-cli)", // the client is a package of its own from trixie on
+	"--include=docker-compose,systemd,udev",
 	"--customize-hook=mkdir $1" + hostDir,
 }
 
