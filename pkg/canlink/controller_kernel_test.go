@@ -247,3 +247,24 @@ func eventually(t *testing.T, what string, done func() bool) {
 		}
 	}
 }
+
+// A controller that had no queue gets one that holds frames, and after a failure has none again.
+func TestSLCANEmptyQueue(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	_, _ = newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "txqueuelen", "0")
+	before := readController(t, c, get(t, c, "slot0").Index)
+	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1<<32-1); err == nil {
+		t.Error("a queue of 4294967295 frames is no error")
+	}
+	if now := readController(t, c, before.Index); now.Queue != 0 || now.Up {
+		t.Errorf("after a failure: queue %d, up %t", now.Queue, now.Up)
+	}
+	if up, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); err != nil || up.Queue != 1000 {
+		t.Errorf("queue %d, %v", up.Queue, err)
+	}
+	if out, err := exec.Command("tc", "qdisc", "show", "dev", "slot0").Output(); err != nil || !strings.Contains(string(out), "pfifo_fast") {
+		t.Errorf("tc: %s, %v", out, err)
+	}
+}

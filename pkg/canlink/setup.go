@@ -28,6 +28,13 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 		warnings = append(warnings, fmt.Sprintf("%s: no restart-ms: its driver cannot restart after bus-off", before))
 		s.RestartMS = 0
 	}
+	if before.Queue == 0 && queue != 0 {
+		// A device that goes up with a queue of 0 gets a queueing discipline without a queue, which a length set later does
+		// not change (attach_default_qdiscs, net/sched/sch_generic.c).
+		if err := c.SetTxQueue(before.Index, queue); err != nil {
+			return Controller{}, nil, err
+		}
+	}
 	request := before.setUpRequest(s, queue)
 	request.Flags |= unix.NLM_F_ACK // for the warning
 	replies, err := c.conn.Batch(request, getRequest(before.Index))
