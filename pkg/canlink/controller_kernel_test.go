@@ -268,3 +268,18 @@ func TestSLCANEmptyQueue(t *testing.T) {
 		t.Errorf("tc: %s, %v", out, err)
 	}
 }
+
+// A controller that was renamed since it was read is left as it was: the name may be another one's now.
+func TestSLCANRenamed(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	_, before := newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "name", "slot9")
+	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "slot9") {
+		t.Errorf("%v, want ENODEV, and slot9", err)
+	}
+	now := readController(t, c, before.Index)
+	if want := with(before, func(c *Controller) { c.Name, c.Timing.Bitrate = "slot9", 500_000 }); !cmp.Equal(settled(want), settled(now)) {
+		t.Errorf("(- want, + got)\n%s", cmp.Diff(settled(want), settled(now)))
+	}
+}
