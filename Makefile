@@ -64,7 +64,7 @@ setup-%:
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerSetUp|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes
+BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|Compose|^TestLate
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
@@ -80,6 +80,7 @@ test-on-own:
 	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
 	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
+	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
@@ -88,11 +89,14 @@ test-on-%:
 	go -C integration $(GO_TEST) -parallel 2 ./reboot
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
-# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB.
+# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
+# depends on it.
+CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug)
+ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus)$$
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
-	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '^Test(USBAdapter|SJA1000|Replug)' -skip 'TestReplug/slcan' .
+	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
