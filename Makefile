@@ -11,12 +11,13 @@ UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
 # What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl
+PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl bin/vxcan-install
 TOOLS   = bin/vm bin/cnitool bin/bench
 bin/vxcan:          package = ./plugins/vxcan
 bin/netavark/vxcan: package = ./plugins/netavark
 bin/vxcan-docker:   package = ./plugins/docker
 bin/vxcanctl:       package = ./plugins/vxcanctl
+bin/vxcan-install:  package = ./plugins/install
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool

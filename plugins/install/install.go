@@ -22,6 +22,7 @@ type installer struct {
 	options
 	valid    json.RawMessage // the entry, as it was when it was last right
 	versions []string        // of CNI, that the plugin speaks
+	cleaned  bool            // of what a run that was killed left
 	chained  string          // the list with our entry, if this process put it there
 	compared fs.FileInfo     // of the installed plugin, when it was the same as ours
 }
@@ -33,6 +34,12 @@ func (in *installer) install(ctx context.Context) (wrote bool, err error) {
 		return false, err
 	}
 	defer unlock()
+	if !in.cleaned {
+		if err := errors.Join(removeIfThere(filepath.Join(in.confDir, tempName)), removeIfThere(filepath.Join(in.binDir, tempName))); err != nil {
+			return false, err
+		}
+		in.cleaned = true
+	}
 	if err := in.placePlugin(ctx); err != nil {
 		return false, err
 	}

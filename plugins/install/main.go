@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
@@ -20,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := o.run(ctx); err != nil {
-		slog.Error(err.Error())
+		slog.Error(bus.OneLine(err))
 		os.Exit(exitStatus(err))
 	}
 }

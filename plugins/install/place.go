@@ -14,7 +14,7 @@ import (
 )
 
 // tempName is what is written before it is put in place, in the same directory: containerd looks again when a name
-// disappears there, and not when one appears. No runtime takes a file of this name, and the next run writes over it.
+// disappears there, and not when one appears. No runtime takes a file of this name, and the next run removes it.
 const tempName = ".vxcan-install.tmp"
 
 var (
