@@ -1,4 +1,4 @@
-package integration
+package main
 
 import (
 	"bytes"
@@ -13,18 +13,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-
-	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 const (
 	installEntry = `{"type":"vxcan","hub":"vcan0","pod-hubs":["bench*"],"capabilities":{"io.kubernetes.cri.pod-annotations":true}}`
-	nodes        = "../plugins/install/testdata" // what nodes have
+	nodes        = "../../plugins/install/testdata" // what nodes have
 )
 
 // node is what a node of Kubernetes has for CNI.
@@ -35,11 +32,6 @@ type node struct {
 // newNode has the pod network of a directory of testdata, or none.
 func newNode(t *testing.T, network string) node {
 	t.Helper()
-	if os.Getenv(cantest.Promised) == "" {
-		if _, err := os.Stat("../bin/vxcan-install"); err != nil {
-			t.Skip("needs what make build builds")
-		}
-	}
 	dir := t.TempDir()
 	n := node{dir + "/bin", dir + "/net.d", dir + "/entry.json"}
 	for _, dir := range []string{n.bin, n.conf} {
@@ -47,19 +39,11 @@ func newNode(t *testing.T, network string) node {
 			t.Fatal(err)
 		}
 	}
-	write(t, n.entry, installEntry)
+	put(t, n.entry, installEntry)
 	if network != "" {
 		n.provide(t, network)
 	}
 	return n
-}
-
-// onlyPromised skips what takes longer than the tests of make test-unit may.
-func onlyPromised(t *testing.T) {
-	t.Helper()
-	if os.Getenv(cantest.Promised) == "" {
-		t.Skip("takes its time: make test runs it")
-	}
 }
 
 // provide writes the files of a directory of testdata.
@@ -67,7 +51,7 @@ func (n node) provide(t *testing.T, network string) {
 	t.Helper()
 	for name, content := range contents(t, filepath.Join(nodes, network)) {
 		if filepath.Ext(name) != ".after" {
-			write(t, filepath.Join(n.conf, name), content)
+			put(t, filepath.Join(n.conf, name), content)
 		}
 	}
 }
@@ -125,7 +109,7 @@ func (n node) start(t *testing.T, wrap []string, flags ...string) *installing {
 			t.Log(i.log.String())
 		}
 	})
-	t.Cleanup(func() { stop(t, &i.cmd, syscall.SIGTERM) })
+	t.Cleanup(func() { stop(t, &i.cmd) })
 	return i
 }
 
@@ -261,7 +245,7 @@ func TestInstallRefuses(t *testing.T) {
 		{name: "argument", network: "flannel", flags: []string{"x"}, status: 2, words: []string{`unexpected argument "x"`}},
 		{name: "no directory", flags: []string{"--conf-dir", "/no/dir"}, status: 1, words: []string{"/no/dir"}},
 		{name: "only vxcan", status: 1, words: []string{"00-canbus0.conflist", "no IP"}, change: func(n node) {
-			write(t, n.conf+"/00-canbus0.conflist", `{"name":"canbus0","cniVersion":"1.0.0","plugins":[{"type":"vxcan"}]}`)
+			put(t, n.conf+"/00-canbus0.conflist", `{"name":"canbus0","cniVersion":"1.0.0","plugins":[{"type":"vxcan"}]}`)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -323,7 +307,7 @@ func TestInstallAsLibcni(t *testing.T) {
 			t.Run(fmt.Sprint(i, ext), func(t *testing.T) {
 				n := newNode(t, "")
 				path := filepath.Join(n.conf, "10-x"+ext)
-				write(t, path, content)
+				put(t, path, content)
 				if err := os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour)); err != nil { // not half written
 					t.Fatal(err)
 				}
@@ -361,7 +345,6 @@ func TestInstallAsLibcni(t *testing.T) {
 // TestInstallRewritten: the pod network is written anew a hundred times while the installer runs. No reader ever finds
 // broken JSON or two entries, the entry is never missing for a second, and no version of the other program is lost.
 func TestInstallRewritten(t *testing.T) {
-	onlyPromised(t)
 	for _, test := range []struct {
 		name    string
 		wrap    []string
@@ -393,10 +376,10 @@ func TestInstallRewritten(t *testing.T) {
 			for i := 1; i <= rewrites; i++ {
 				if test.inPlace {
 					writing.Lock()
-					write(t, path, version(i))
+					put(t, path, version(i))
 					writing.Unlock()
 				} else {
-					write(t, path+".theirs", version(i))
+					put(t, path+".theirs", version(i))
 					if err := os.Rename(path+".theirs", path); err != nil {
 						t.Fatal(err)
 					}
@@ -504,13 +487,13 @@ func TestInstallKeeps(t *testing.T) {
 
 	remove(t, filepath.Join(n.bin, "vxcan"))
 	n.eventually(t)
-	write(t, filepath.Join(n.bin, "vxcan"), "an older one")
+	put(t, filepath.Join(n.bin, "vxcan"), "an older one")
 	n.eventually(t)
 	remove(t, filepath.Join(n.conf, "10-flannel.conflist"))
 	n.provide(t, "k3s")
 	n.eventually(t)
 
-	write(t, n.entry, "{") // is said, and what was right goes on
+	put(t, n.entry, "{") // is said, and what was right goes on
 	n.provide(t, "k3s")
 	other := strings.Replace(installEntry, "vcan0", "vcan7", 1)
 	time.Sleep(300 * time.Millisecond)
@@ -518,7 +501,7 @@ func TestInstallKeeps(t *testing.T) {
 	if log := i.log.String(); !strings.Contains(log, "the entry from before is used") {
 		t.Errorf("no word of the broken entry: %s", log)
 	}
-	write(t, n.entry, other)
+	put(t, n.entry, other)
 	n.provide(t, "k3s")
 	n.eventually(t)
 	if got := contents(t, n.conf)["10-flannel.conflist"]; !strings.Contains(got, other) {
@@ -526,7 +509,7 @@ func TestInstallKeeps(t *testing.T) {
 	}
 
 	began := time.Now()
-	stop(t, &i.cmd, syscall.SIGTERM)
+	stop(t, &i.cmd)
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("it took %v to stop", took)
 	}
@@ -534,7 +517,7 @@ func TestInstallKeeps(t *testing.T) {
 
 	i = n.start(t, nil, "--remove-on-exit")
 	n.eventually(t)
-	stop(t, &i.cmd, syscall.SIGTERM)
+	stop(t, &i.cmd)
 	if got, want := contents(t, n.conf), contents(t, filepath.Join(nodes, "k3s")); len(got) != 1 || got["10-flannel.conflist"] != want["10-flannel.conflist"] {
 		t.Errorf("taken out: %v", got)
 	}
@@ -573,7 +556,6 @@ func TestInstallUnprivileged(t *testing.T) {
 // TestInstallKilled: the installer is killed at any of its system calls. What is there is valid at once, and the next run
 // makes it right and leaves nothing else.
 func TestInstallKilled(t *testing.T) {
-	onlyPromised(t)
 	if shm, err := os.Stat("/dev/shm"); err == nil && shm.IsDir() {
 		t.Setenv("TMPDIR", "/dev/shm") // a disk takes its time for each fsync
 	}
@@ -586,18 +568,18 @@ func TestInstallKilled(t *testing.T) {
 			prepare := func() node {
 				n := newNode(t, test.network)
 				if test.old != "" {
-					write(t, n.entry, test.old)
+					put(t, n.entry, test.old)
 					if out, err := n.run(t, "--once"); err != nil {
 						t.Fatalf("%v: %s", err, out)
 					}
-					write(t, n.entry, installEntry)
-					write(t, filepath.Join(n.bin, "vxcan"), "an older one")
+					put(t, n.entry, installEntry)
+					put(t, filepath.Join(n.bin, "vxcan"), "an older one")
 				}
 				return n
 			}
 			kills := 0
 			for _, call := range systemCalls(t, prepare()) {
-				for when := 1; ; when++ {
+				for when := 1; ; when += 1 + when/16 { // a program that reads a lot reads the same way
 					n := prepare()
 					before := contents(t, n.bin)["vxcan"]
 					args := n.args(t, []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,
@@ -607,7 +589,7 @@ func TestInstallKilled(t *testing.T) {
 						break
 					}
 					if !strings.Contains(string(out), "signal: killed") { // of the plugin, that it asks for its versions
-						killed(t, out, err)
+						expectKilled(t, out, err)
 					}
 					kills++
 					n.expectValid(t, before)
