@@ -9,7 +9,7 @@ SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
 UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
-# What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
+# What is installed or in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
 PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl bin/vxcan-install
 TOOLS   = bin/vm bin/cnitool bin/bench

@@ -175,7 +175,7 @@ func (n node) expectValid(t *testing.T, oldPlugin string) {
 		case ".conflist":
 			_, err = libcni.ConfListFromBytes([]byte(content))
 		case ".conf", ".json":
-			_, err = libcni.ConfFromBytes([]byte(content))
+			_, err = libcni.NetworkPluginConfFromBytes([]byte(content))
 		}
 		if err != nil {
 			t.Errorf("%s: %v\n%s", name, err, content)
@@ -314,8 +314,8 @@ func TestInstallAsLibcni(t *testing.T) {
 				list, want := libcni.ConfListFromBytes([]byte(content))
 				if ext != ".conflist" {
 					var conf *libcni.PluginConfig
-					if conf, want = libcni.ConfFromBytes([]byte(content)); want == nil {
-						list, want = libcni.ConfListFromConf(conf)
+					if conf, want = libcni.NetworkPluginConfFromBytes([]byte(content)); want == nil {
+						list, want = libcni.ConfListFromConf(conf) //lint:ignore SA1019 containerd does so
 					}
 				}
 				if want == nil && len(list.Plugins) == 0 {

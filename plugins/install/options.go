@@ -57,7 +57,6 @@ func parseOptions(args []string) options {
 	flags.BoolVar(&o.removeOnExit, "remove-on-exit", false, "take the entry out again when stopped by a signal")
 	flags.BoolVar(&o.once, "once", false, "install and end, do not watch")
 	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, and change nothing")
-	version := flags.Bool("version", false, "print the version and exit")
 	flags.VisitAll(func(f *flag.Flag) {
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := os.LookupEnv(name); ok {
@@ -67,6 +66,7 @@ func parseOptions(args []string) options {
 			}
 		}
 	})
+	version := flags.Bool("version", false, "print the version and exit")
 	_ = flags.Parse(args) // ends the program where it fails
 	if flags.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q: see vxcan-install --help\n", flags.Arg(0))
