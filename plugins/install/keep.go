@@ -126,34 +126,45 @@ func withHint(err error) error {
 	return err
 }
 
-// pace bounds a quarrel with a program that takes the entry out each time it is put in: after a burst of writes it holds
-// each of them back, for less than the second that the entry may be missing.
+// pace bounds a quarrel with a program that takes the entry out each time it is put in. After a burst of writes it holds
+// each of them back, for less than the second that the entry may be missing; and when that does not end, for long.
 type pace struct {
 	left   float64
 	at     time.Time
+	held   int
 	warned time.Time
 }
 
 const (
 	burst    = 50
-	perSec   = 2
+	perSec   = 0.5
 	heldBack = 150 * time.Millisecond
+	quarrel  = 100 // writes that were held back
+	heldLong = 10 * time.Second
 )
 
+// delay is how long to wait behind a step.
 func (p *pace) delay(wrote bool) time.Duration {
 	now := time.Now()
 	p.left = min(burst, p.left+perSec*now.Sub(p.at).Seconds())
 	p.at = now
-	if wrote {
-		p.left--
+	if p.left == burst {
+		p.held = 0
 	}
-	if !wrote || p.left > 0 {
+	if !wrote {
+		return 0
+	}
+	if p.left--; p.left > 0 {
 		return 0
 	}
 	p.left = 0
+	p.held++
 	if now.Sub(p.warned) > time.Minute {
 		p.warned = now
 		slog.Warn("another program takes the entry out each time it is put in; with Cilium, set cni.exclusive to false")
+	}
+	if p.held > quarrel {
+		return heldLong
 	}
 	return heldBack
 }

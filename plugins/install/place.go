@@ -98,21 +98,26 @@ func replaceFile(path string, perm fs.FileMode, was, content []byte) error {
 	}
 }
 
-// exchange swaps two files. Where the file system cannot (NFS), it renames the first to the second, if that still is out.
+// exchange swaps two files. A file system that cannot, such as NFS, says EINVAL.
 func exchange(temp, path string, out []byte) error {
 	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%s %w", path, errChanged)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		if got, _, err := readFile(path); err != nil || !bytes.Equal(got, out) {
-			return fmt.Errorf("%s %w", path, errChanged)
-		}
-		return os.Rename(temp, path)
+		return renameIfStill(temp, path, out)
 	case err != nil:
 		return fmt.Errorf("exchange %s: %w", path, err)
 	}
 	return nil
+}
+
+// renameIfStill renames a file to one that still is out; one that comes just then is lost.
+func renameIfStill(temp, path string, out []byte) error {
+	if got, _, err := readFile(path); err != nil || !bytes.Equal(got, out) {
+		return fmt.Errorf("%s %w", path, errChanged)
+	}
+	return os.Rename(temp, path)
 }
 
 func removeIfThere(path string) error {

@@ -250,4 +250,84 @@ func TestPace(t *testing.T) {
 	if d := p.delay(true); d != 0 {
 		t.Errorf("a minute later: %v", d)
 	}
+	for range burst + quarrel {
+		p.delay(true)
+	}
+	if d := p.delay(true); d != heldLong {
+		t.Errorf("a quarrel without an end is held back %v", d)
+	}
+	p.at = p.at.Add(-time.Hour)
+	for range burst + 1 {
+		p.delay(true)
+	}
+	if d := p.delay(true); d != heldBack {
+		t.Errorf("an hour later: %v", d)
+	}
+}
+
+// TestRenameIfStill is the way where files cannot be exchanged.
+func TestRenameIfStill(t *testing.T) {
+	dir := t.TempDir()
+	temp, path := filepath.Join(dir, tempName), filepath.Join(dir, "10-x.conflist")
+	write(t, temp, "new")
+	if err := renameIfStill(temp, path, []byte("was")); !errors.Is(err, errChanged) {
+		t.Error("gone:", err)
+	}
+	write(t, path, "newer")
+	if err := renameIfStill(temp, path, []byte("was")); !errors.Is(err, errChanged) {
+		t.Error("newer:", err)
+	}
+	write(t, path, "was")
+	if err := renameIfStill(temp, path, []byte("was")); err != nil {
+		t.Error(err)
+	}
+	if got := readDir(t, dir); len(got) != 1 || got["10-x.conflist"] != "new" {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestConvertRace: the configuration of one plugin that is written anew while it is made a list is not lost.
+func TestConvertRace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "10-x.conf")
+	const rounds = 200
+	conf := func(i int) string { return fmt.Sprintf(`{"name":"n","cniVersion":"1.0.0","type":"a","version":%d}`, i) }
+	write(t, path, conf(0))
+	done := make(chan error)
+	go func() {
+		for i := 1; i <= rounds; i++ {
+			theirs := filepath.Join(dir, "theirs.temp")
+			err := os.WriteFile(theirs, []byte(conf(i)), 0o644)
+			if err = errors.Join(err, os.Rename(theirs, path)); err != nil {
+				done <- err
+				return
+			}
+			time.Sleep(time.Duration(i%7) * 300 * time.Microsecond)
+		}
+		done <- nil
+	}()
+	in := newInstaller()
+	for ended := false; ; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended = true
+		default:
+		}
+		n, broken, err := podNetwork(dir)
+		if err != nil || broken != nil { // there always is one
+			t.Fatal(err, broken)
+		}
+		if _, err := in.placeEntry(n); err != nil && !passes(err) {
+			t.Fatal(err)
+		} else if ended && err == nil {
+			break
+		}
+	}
+	got := readDir(t, dir)
+	if len(got) != 1 || !strings.Contains(got["10-x.conflist"], conf(rounds)) || strings.Count(got["10-x.conflist"], `"vxcan"`) != 1 {
+		t.Errorf("%v", got)
+	}
 }
