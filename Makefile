@@ -34,7 +34,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install test-kubernetes image demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install test-kube image demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -78,7 +78,7 @@ BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|Contro
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit test-install test-kubernetes bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -129,7 +129,7 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go -C integration test ./...
 
 # The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
-test-kubernetes: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
+test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
 	$(KUBERNETES) $(GO_TEST) .
 
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus

@@ -15,7 +15,7 @@ import (
 
 const (
 	slowPoll = 10 * time.Second       // beside a watch: for a ConfigMap, and whatever the watch does not show
-	fastPoll = 300 * time.Millisecond // without one
+	fastPoll = 200 * time.Millisecond // without one
 	again    = 50 * time.Millisecond  // after what passes by itself
 	// patience is how many times installOnce tries what passes by itself: longer than a file settles.
 	patience = 200
