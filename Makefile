@@ -9,15 +9,18 @@ SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
 UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
 
-# What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
-# Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-OUT     = bin
-PRODUCT = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
-TOOLS   = bin/vm bin/cnitool bin/bench
+# What is installed, what is in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is
+# built from. The tools are in a Go module of their own, integration/, so that the product's module depends on nothing that
+# only they need.
+OUT       = bin
+PRODUCT   = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
+INSTALLER = bin/vxcan-install
+TOOLS     = bin/vm bin/cnitool bin/bench
 $(OUT)/vxcan:          package = ./plugins/vxcan
 $(OUT)/netavark/vxcan: package = ./plugins/netavark
 $(OUT)/vxcan-docker:   package = ./plugins/docker
 $(OUT)/vxcanctl:       package = ./plugins/vxcanctl
+$(INSTALLER):           package = ./plugins/install
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
@@ -34,14 +37,14 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build packages test test-on-own test-matrix test-controllers test-unit test-install test-packages demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
-build: $(PRODUCT) ## build what is installed into bin/
+build: $(PRODUCT) $(INSTALLER) ## build what is installed into bin/
 
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
 # archive of it. Only our own .git counts, not one around an archive.
@@ -50,13 +53,23 @@ TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --abbr
 NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
-$(PRODUCT): setup-build
+$(PRODUCT) $(INSTALLER): setup-build
 	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
 
 $(TOOLS): setup-build
 	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
 
 GO_BUILD = -trimpath -buildvcs=false
+
+# Kubernetes pulls for each node what fits it. GOARM is for arm alone. The module of the tool asks for a newer Go.
+PLATFORMS = amd64 arm64 arm/v7 riscv64
+KUBERNETES = go -C integration/kubernetes
+
+image: setup-build ## make the container image of vxcan-install, for Kubernetes: an OCI layout in bin/image, and bin/image.tar
+	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install; do \
+		GOOS=linux GOARCH=$${platform%/*} GOARM=7 go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' \
+			-o bin/platforms/$$platform/$${binary%:*} $${binary#*:} || exit; done; done
+	$(KUBERNETES) run . -version $(VERSION) -binaries $(CURDIR)/bin/platforms -out $(CURDIR)/bin/image $(PLATFORMS)
 
 setup-%:
 	@$(SETUP) $*
@@ -68,7 +81,7 @@ BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|Contro
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit test-install test-packages bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -161,6 +174,10 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
+# The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
+test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
+	$(KUBERNETES) $(GO_TEST) .
+
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
@@ -178,7 +195,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	for module in . integration; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
+	for module in . integration integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd and udev, where it has them and we install for it.
