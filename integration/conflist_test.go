@@ -82,7 +82,7 @@ func TestConflists(t *testing.T) {
 			must("check", a)
 			must("del", a)
 			must("gc", a) // libcni calls DEL for everybody it remembers
-			expectRules(t, true, hub)
+			expectWiring(t, true, hub)
 			must("add", b)
 			if list.CNIVersion == "1.1.0" { // from which on plugins know GC
 				// What libcni has forgotten, only the plugin's own GC finds. cnitool passes no list, and then nobody goes.
@@ -93,13 +93,13 @@ func TestConflists(t *testing.T) {
 				if err := runtime.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
 					t.Fatal(err)
 				}
-				expectRules(t, true, hub)
+				expectWiring(t, true, hub)
 				if slices.ContainsFunc(b.links(t), func(l link) bool { return l.Name == contIf }) {
 					t.Errorf("%s is still there after GC", contIf)
 				}
 			}
 			must("del", b)
-			expectRules(t, true, hub)
+			expectWiring(t, true, hub)
 		})
 	}
 }

@@ -145,7 +145,7 @@ func TestPodman(t *testing.T) {
 
 	p.do("restart", "a")
 	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 50, true)
-	if got, want := len(rules(t)), 4*2+4; got != want {
+	if got, want := len(rules(t)), 2*2+4; got != want {
 		t.Errorf("%d rules after a restart, want %d", got, want)
 	}
 
