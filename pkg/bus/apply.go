@@ -19,8 +19,8 @@ func (b *bus) mend(spec Spec, attaching string) error {
 		if err == nil && !changed {
 			b.warn(spec)
 			return nil
-		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) { // another program was faster
-			return err
+		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
+			return err // else another program was faster
 		}
 		if _, err := b.observe(); err != nil {
 			return err
@@ -118,6 +118,12 @@ func (b *bus) applyDevices(spec Spec, c change) error {
 
 func (b *bus) applyController(spec Spec, c controllerChange) error {
 	now := b.view.controller
+	if before := b.controller; before != nil && before.Index != now.Index { // it has another name since
+		b.controller = nil
+		if err := b.k.RestoreController(*before); err != nil {
+			return err
+		}
+	}
 	if c.setUp {
 		warnings, err := b.k.SetUpController(now, spec.Controller, c.queue)
 		if err != nil {

@@ -113,8 +113,11 @@ func diffHub(w want, v view) []difference {
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s is a %s device, not vcan", name, kindWord(hub.Kind)),
 			`set "physical": true (option physical=true) to use it`)
 	case w.spec.MTU > w.spec.hubMTU(hub):
-		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, w.spec.hubMTU(hub), w.spec.MTU),
-			"use mtu 16, or give the hub MTU 72")
+		cure := "use mtu 16, or give the hub MTU 72"
+		if w.spec.setsUp() {
+			cure = "use mtu 16, or add fd and dbitrate"
+		}
+		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, w.spec.hubMTU(hub), w.spec.MTU), cure)
 	case w.spec.setsUp():
 		return diffController(w, v.controller)
 	case !hub.Up && w.spec.Physical && w.healing:
@@ -138,6 +141,10 @@ func diffController(w want, c canlink.Controller) []difference {
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s cannot be set up by netlink", name), "leave out bitrate, and set it up by its own tool")
 	}
 	if !c.Up {
+		if w.others.Bitrate != 0 && w.others != w.spec.Controller {
+			return refuse(ErrInvalid, fmt.Sprintf("hub %s: containers that are there want %s, this network wants %s", name, w.others, w.spec.Controller),
+				"use the same settings, or remove them first")
+		}
 		if _, err := c.Check(w.spec.Controller); err != nil {
 			return refuse(ErrInvalid, fmt.Sprintf("hub %v", err), "change the configuration")
 		}
