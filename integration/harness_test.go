@@ -490,6 +490,17 @@ func expectLines(t testing.TB, what string, got, want []string) {
 	}
 }
 
+// merge is all lines of both, sorted, each once.
+func merge(a, b []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
+}
+
+// wiring is the host's gateway rules and filters.
+func wiring(t testing.TB) []string {
+	t.Helper()
+	return slices.Concat(rules(t), filters(t))
+}
+
 // wantRules is what the topology says, written as cangw commands and independent of the code.
 func wantRules(fd bool, hub string, hostIfs ...string) []string {
 	modes := []string{""}

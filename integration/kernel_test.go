@@ -31,7 +31,7 @@ func TestKernelWithoutModules(t *testing.T) {
 	this.add(t)
 }
 
-// withoutModules unloads the kernel's CAN modules but some, and hides them all from modprobe, who starts it ever.
+// withoutModules unloads the kernel's CAN modules but some, and hides them all from modprobe, whatever starts it.
 func withoutModules(t testing.TB, but ...string) (restore func()) {
 	t.Helper()
 	for _, module := range []string{"can-gw", "vxcan", "vcan"} {
