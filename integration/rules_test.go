@@ -118,10 +118,8 @@ func TestMixedMTU(t *testing.T) {
 	fd, classic := newContainer(t, "fd"), newContainer(t, "classic")
 	fdResult, _ := on(fd).add(t)
 	classicResult, _ := on(classic).with(`"mtu":16`).add(t)
-	want := append(wantRules(true, "vcan0", hostIf(fdResult)), wantRules(false, "vcan0", hostIf(classicResult))...)
-	slices.Sort(want)
-	want = slices.Compact(want) // the hub's
-	expectLines(t, "gateway rules", rules(t), want)
+	expectLines(t, "gateway rules", rules(t), merge(wantRules(true, "vcan0", hostIf(fdResult)), wantRules(false, "vcan0", hostIf(classicResult))))
+	expectLines(t, "filters", filters(t), wantFilters(t, "vcan0", hostIf(fdResult), hostIf(classicResult)))
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"fd", fd.netns, "can0"}, {"classic", classic.netns, "can0"}}, 10, false)
 }
 
@@ -181,4 +179,21 @@ func TestExistingHub(t *testing.T) {
 			t.Errorf("%s was deleted", name)
 		}
 	}
+}
+
+// TestIngressQdisc: an ingress qdisc of somebody on the hub takes filters of one direction only. The hub is refused, with
+// what helps, and not wired wrongly.
+func TestIngressQdisc(t *testing.T) {
+	freshHost(t)
+	c := newContainer(t, "c")
+	command(t, "ip", "link", "add", "vcan0", "mtu", "72", "type", "vcan")
+	command(t, "ip", "link", "set", "vcan0", "up")
+	command(t, "tc", "qdisc", "add", "dev", "vcan0", "ingress")
+	on(c).fails(t, "ADD", 7, "vcan0", "ingress", "clsact")
+	if got := canLinks(t); !slices.Equal(got, []string{"vcan0"}) {
+		t.Errorf("left behind: %v", got)
+	}
+	command(t, "tc", "qdisc", "del", "dev", "vcan0", "ingress")
+	result, _ := on(c).add(t)
+	expectWiring(t, true, "vcan0", hostIf(result))
 }

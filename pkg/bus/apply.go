@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
 // mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
@@ -67,7 +69,12 @@ func (w *wiring) add(other wiring) {
 }
 
 func (b *bus) applyWiring(w wiring) error {
-	if err := b.k.SetFilters(w.setFilters...); err != nil {
+	var other *cantc.OtherQdiscError
+	if err := b.k.SetFilters(w.setFilters...); errors.As(err, &other) {
+		dev := b.view.at(other.Dev).Name
+		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
+			ErrInvalid, dev, other.Kind, dev, other.Kind)
+	} else if err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, err)
 	}
 	if err := b.k.DeleteRules(w.deleteRules...); err != nil {
