@@ -125,7 +125,8 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 
 // checkQdisc tells whether the qdisc that a device has is clsact.
 func (c *Conn) checkQdisc(dev int) error {
-	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, 0, dev))
+	// Older kernels answer only a request that wants an echo.
+	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
 	if err != nil {
 		return err
 	}
