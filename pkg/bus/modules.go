@@ -1,0 +1,74 @@
+package bus
+
+import (
+	"errors"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Module is a part of the kernel that a bus needs.
+type Module struct {
+	Name   string // of the kernel module
+	Config string // of the kernel's configuration
+	try    func() error
+}
+
+// Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
+var Modules = [...]Module{
+	{canlink.Vcan, "CONFIG_CAN_VCAN", func() error {
+		return tryLinks(func(c *canlink.Conn) error { return c.AddVcan("try", 2, canlink.FDMTU, "") })
+	}},
+	{canlink.Vxcan, "CONFIG_CAN_VXCAN", func() error {
+		return tryLinks(func(c *canlink.Conn) error {
+			return onlyErr(c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU}))
+		})
+	}},
+	{cangw.Module, "CONFIG_CAN_GW", tryGateway},
+	{"sch_ingress", "CONFIG_NET_SCH_INGRESS", tryFilter()},
+	{"cls_bpf", "CONFIG_NET_CLS_BPF", tryFilter()},
+	{"act_gact", "CONFIG_NET_ACT_GACT", tryFilter(cantc.Drop())},
+	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", tryFilter(cantc.Mark(1))},
+	{"act_mirred", "CONFIG_NET_ACT_MIRRED", tryFilter(cantc.Forward(1))},
+	{"act_police", "CONFIG_NET_ACT_POLICE", tryFilter(cantc.Limit(1, 1))},
+}
+
+// Try uses the module, which the kernel loads if need be, and leaves nothing but that. It fails with an ErrNoKernelSupport
+// if the kernel lacks it, or with ErrPermission.
+func (m Module) Try() error {
+	err := m.try()
+	var other *cantc.NoModuleError
+	if errors.As(err, &other) && other.Module != m.Name { // which is tried for itself
+		return nil
+	}
+	return explainKind(m.Name, err)
+}
+
+func tryLinks(add func(*canlink.Conn) error) error {
+	conn, err := rtnl.DialNew() // in a netns that is gone with it
+	if err != nil {
+		return err
+	}
+	return errors.Join(add(canlink.On(conn)), conn.Close())
+}
+
+func tryFilter(actions ...cantc.Action) func() error {
+	return func() error { return cantc.Probe(actions...) }
+}
+
+func tryGateway() error {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	gw := cangw.On(conn)
+	err = gw.Probe()
+	if errors.Is(err, cangw.ErrNoModule) {
+		if err = loadGateway(); err == nil {
+			err = gw.Probe()
+		}
+	}
+	return errors.Join(err, conn.Close())
+}
