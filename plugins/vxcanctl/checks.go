@@ -83,11 +83,7 @@ func (m *machine) kernel() (all []finding) {
 	add := func(code string, l level, what, remedy string) {
 		all = append(all, finding{code, "kernel", l, what, remedy})
 	}
-	system, rootful := m.system(), bus.CheckRootful
-	if m.rootful != nil {
-		rootful = m.rootful
-	}
-	err := rootful()
+	system, err := m.system(), m.permitted()
 	switch {
 	case err != nil:
 		add("VX110", failure, "this is a user namespace (a rootless runtime?), where the kernel takes no gateway rules", "use a rootful runtime: sudo podman, sudo docker")
@@ -105,6 +101,14 @@ func (m *machine) kernel() (all []finding) {
 		add("VX111", fine, "Linux "+system.release, "")
 	}
 	return all
+}
+
+// permitted is why the kernel takes no rules in this user namespace, or nil.
+func (m *machine) permitted() error {
+	if m.rootful != nil {
+		return m.rootful()
+	}
+	return bus.CheckRootful()
 }
 
 func kernelVersion(release string) (major, minor int) {
@@ -183,15 +187,15 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 	add := func(code string, l level, what, remedy string) {
 		findings = append(findings, finding{code, "buses", l, what, remedy})
 	}
-	if m.uid != 0 {
-		return nil, nil // VX100 says so
+	if m.uid != 0 || m.permitted() != nil { // VX100 and VX110 say so
+		return nil, nil
 	}
 	all, err := m.host.Status(ctx)
 	if err != nil {
 		add("VX300", failure, bus.OneLine(err), "sudo vxcanctl status")
 	}
 	for _, s := range all {
-		what := fmt.Sprintf("bus %s, %d containers", s.Hub, len(s.Endpoints))
+		what := fmt.Sprintf("bus %s with %d container%s", s.Hub, len(s.Endpoints), map[bool]string{false: "s"}[len(s.Endpoints) == 1])
 		if n := len(s.Differences); n > 0 {
 			what += ": " + s.Differences[0].What
 			if n > 1 {

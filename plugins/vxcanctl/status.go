@@ -68,6 +68,9 @@ func addStatus(cmd *cobra.Command, host looker) {
 		if *format == jsonFormat {
 			return errors.Join(err, writeJSON(cmd.OutOrStdout(), newStatusDocument(all)))
 		}
+		if len(all) == 0 && err != nil {
+			return err
+		}
 		return errors.Join(err, writeStatus(cmd.OutOrStdout(), styleOf(cmd.OutOrStdout()), all, nil, 0))
 	}
 	format = addFormat(cmd, textFormat, jsonFormat)
