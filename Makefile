@@ -7,7 +7,11 @@ UDEV     = $(PREFIX)/lib/udev/rules.d
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
-UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
+MAN      = $(PREFIX)/share/man/man8
+BASH     = $(PREFIX)/share/bash-completion/completions
+ZSH      = $(PREFIX)/share/zsh/site-functions
+FISH     = $(PREFIX)/share/fish/vendor_completions.d
+UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-metrics.service vxcan-metrics.timer
 
 # What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
 # Go module of their own, integration/, so that the product's module depends on nothing that only they need.
@@ -33,14 +37,14 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build bin/share test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-build: $(PRODUCT) ## build what is installed into bin/
+build: $(PRODUCT) bin/share ## build what is installed into bin/
 
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
 # archive of it. Only our own .git counts, not one around an archive.
@@ -51,6 +55,11 @@ NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-un
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
 $(PRODUCT): setup-build
 	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
+
+# Man pages and completions, by a vxcanctl for this machine, whatever it is built for.
+bin/share: setup-build
+	rm -rf $@
+	env -u GOOS -u GOARCH go run $(GO_BUILD) -ldflags '-X main.buildVersion=$(VERSION)' ./plugins/vxcanctl generate $@
 
 $(TOOLS): setup-build
 	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
@@ -142,7 +151,7 @@ tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcanctl || $(MAKE) build
+	@test -x bin/vxcanctl && test -d bin/share || $(MAKE) build
 	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
@@ -151,6 +160,10 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	install -D -m 644 -t $(DESTDIR)$(UDEV) plugins/vxcanctl/90-vxcan.rules
+	install -D -m 644 -t $(DESTDIR)$(MAN) bin/share/*.8
+	install -D -m 644 -t $(DESTDIR)$(BASH) bin/share/vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(ZSH) bin/share/_vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(FISH) bin/share/vxcanctl.fish
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call tell,systemctl daemon-reload)
@@ -158,9 +171,11 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
-	$(call tell,systemctl disable --now vxcan-docker.socket)
+	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker $(DESTDIR)$(BIN)/vxcanctl
 	rm -f $(DESTDIR)$(UDEV)/90-vxcan.rules
+	rm -f $(DESTDIR)$(MAN)/vxcanctl.8 $(DESTDIR)$(MAN)/vxcanctl-*.8
+	rm -f $(DESTDIR)$(BASH)/vxcanctl $(DESTDIR)$(ZSH)/_vxcanctl $(DESTDIR)$(FISH)/vxcanctl.fish
 	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call tell,systemctl daemon-reload)

@@ -50,11 +50,21 @@ type Controller struct {
 
 // Traffic counts what a device has sent and received since it was made: frames, and bytes of their data. It is the
 // beginning of struct rtnl_link_stats64 of linux/if_link.h.
-type Traffic struct{ RxFrames, TxFrames, RxBytes, TxBytes uint64 }
+type Traffic struct {
+	RxFrames uint64 `json:"rxFrames"`
+	TxFrames uint64 `json:"txFrames"`
+	RxBytes  uint64 `json:"rxBytes"`
+	TxBytes  uint64 `json:"txBytes"`
+}
 
 // Events counts what has happened to a controller since it was made (struct can_device_stats of linux/can/netlink.h).
 type Events struct {
-	BusErrors, ErrorWarning, ErrorPassive, BusOff, ArbitrationLost, Restarts uint32
+	BusErrors       uint32 `json:"busErrors"`
+	ErrorWarning    uint32 `json:"errorWarning"`
+	ErrorPassive    uint32 `json:"errorPassive"`
+	BusOff          uint32 `json:"busOff"`
+	ArbitrationLost uint32 `json:"arbitrationLost"`
+	Restarts        uint32 `json:"restarts"`
 }
 
 // State is the state of a controller (enum can_state, linux/can/netlink.h). Some drivers say StateStopped while they

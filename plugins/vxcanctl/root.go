@@ -24,7 +24,7 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	root.SetVersionTemplate("vxcanctl {{.Version}}\n") // as the other binaries print it
 	root.SetErrPrefix("vxcanctl:")
 	addStatus(root, host)
-	root.AddCommand(newStatus(host), newGraph(host), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log))
+	root.AddCommand(newStatus(host), newGraph(host), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
 	return root
 }
 

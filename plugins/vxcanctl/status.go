@@ -29,9 +29,10 @@ const statusHelp = `Show the buses of this host, or those of some hubs: the hub,
 
 Counters are frames since the container was attached or its bus repaired. SENT got to the bus. SEND DENIED and RECEIVE
 DENIED were kept back by the policy, OVER RATE by its rate. HEARD was handed to the container. LOST was not taken by an
-interface: a controller's queue was full, or it was down. The line of the hub is for programs on the host and the wire.
+interface: a controller's queue was full, or it was down. The line (host) is for programs on the host and the wire, error
+frames of the controller included.
 
-With --watch, counters are frames per second, and the load of a controller is estimated as canbusload does it for the
+With --watch, SENT and HEARD are frames per second. The load of a controller is estimated as canbusload does it for the
 worst case: 55 bits a frame and 10 a byte, those of CAN FD at the bit rate of the data. Extended IDs take 25 bits more.
 
 JSON: {"version": 1, "buses": [...]}, each bus with hub, kind (vcan, can, hardware, or "" if the hub is not there), up,
