@@ -46,6 +46,7 @@ func TestStatus(t *testing.T) {
 	w := newWorld(t)
 	limited := Policy{Send: "123", Receive: "200"}
 	a, b, c := w.attachWith("a", Policy{}), w.attachWith("b", limited), w.attachWith("c", Policy{Rate: 100, Burst: 5})
+	time.Sleep(200 * time.Millisecond) // until there may be a burst
 	w.send(port{w.crowd, a.ContIf}, 0x100, 3)
 	w.send(port{w.crowd, a.ContIf}, 0x200, 2)
 	w.send(port{w.crowd, b.ContIf}, 0x123, 4)

@@ -138,6 +138,15 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestModuleCodes: codes of modules are in the order of the modules.
+func TestModuleCodes(t *testing.T) {
+	for i, m := range bus.Modules {
+		if c := codes[1+i]; c.title != "kernel module "+m.Name || c.code != fmt.Sprint("VX", 101+i) {
+			t.Errorf("%s is %s, %s", m.Name, c.code, c.title)
+		}
+	}
+}
+
 // TestDoctorExit: 0, 1 for a failure, with --strict also for a warning, and every format.
 func TestDoctorExit(t *testing.T) {
 	sound, warned, failing := soundHost(t), soundHost(t), soundHost(t)
