@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,41 @@ func TestStatusAndGraph(t *testing.T) {
 		if out, words, status := control(t, noRoot, strings.Fields(args)...); status != 1 || out != "" || !strings.Contains(words, "needs root: run it with sudo") {
 			t.Errorf("vxcanctl %s without root: exit status %d, %s%s", args, status, out, words)
 		}
+	}
+}
+
+// TestStatusWatch: with --watch, frames per second and the load of a controller, until Ctrl-C, which is no failure.
+func TestStatusWatch(t *testing.T) {
+	freshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	setUpController(t, controller, 1000)
+	c := newContainer(t, "c")
+	on(c).with(onController).add(t)
+	done := make(chan bool)
+	go func() { // 250 frames a second of 8 bytes: 33750 bits
+		defer close(done)
+		sender := cantest.NewSender(t, c.netns, "can0")
+		for tick := time.NewTicker(4 * time.Millisecond); ; <-tick.C {
+			select {
+			case done <- true:
+				return
+			default:
+				_ = sender.Send(cantest.Frame{ID: 0x123, Data: "12345678"})
+			}
+		}
+	}()
+	out, words, status := control(t, []string{"timeout", "--preserve-status", "--signal=INT", "4"}, "status", "--watch")
+	<-done
+	t.Logf("exit status %d\n%s%s", status, out, words)
+	found := regexp.MustCompile(`(\d+) frames/s, load about (\d+) %`).FindAllStringSubmatch(out, -1)
+	if status != 0 || len(found) < 2 {
+		t.Fatalf("exit status %d, %q", status, found)
+	}
+	last := found[len(found)-1]
+	frames, _ := strconv.Atoi(last[1])
+	load, _ := strconv.Atoi(last[2])
+	if want := frames * (55 + 8*10) * 100 / 500000; frames == 0 || load < want-2 || load > want+2 {
+		t.Errorf("%d frames/s are %d %% of 500 kbit/s, want about %d", frames, load, want)
 	}
 }
 
