@@ -312,6 +312,45 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestMetricsTimer: systemd writes the metrics again and again, where node_exporter has a directory for them.
+func TestMetricsTimer(t *testing.T) {
+	freshHost(t)
+	on(newContainer(t, "c")).add(t)
+	s := startSystemd(t)
+	for _, unit := range []string{"vxcan-metrics.service", "vxcan-metrics.timer"} {
+		command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/systemd/system", "../plugins/vxcanctl/"+unit)
+	}
+	const dir, file = "/var/lib/prometheus/node-exporter", "/var/lib/prometheus/node-exporter/vxcan.prom"
+	written := func() time.Time {
+		info, err := os.Stat(file)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	s.run("systemctl", "daemon-reload")
+	s.run("systemctl", "start", "vxcan-metrics.service")
+	if _, err := os.Stat(dir); err == nil {
+		t.Errorf("%s was made", dir)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll("/var/lib/prometheus") })
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.run("systemctl", "start", "vxcan-metrics.timer")
+	s.waitFor("the first metrics", func() bool { return !written().IsZero() })
+	first := written()
+	s.waitFor("the next metrics", func() bool { return written().After(first) })
+	t.Logf("written again after %v", written().Sub(first))
+	content, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(content), "\nvxcan_bus_whole{hub=\"vcan0\"} 1\n") {
+		t.Errorf("%v: %s", err, content)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
 // TestCompletion: the scripts for four shells are there, and hubs, formats and codes are offered.
 func TestCompletion(t *testing.T) {
 	freshHost(t)
