@@ -2,6 +2,7 @@ package bus
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -16,6 +17,8 @@ type Module struct {
 	try    func() error
 }
 
+const qdiscModule = "sch_ingress"
+
 // Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
 var Modules = [...]Module{
 	{canlink.Vcan, "CONFIG_CAN_VCAN", func() error {
@@ -27,7 +30,7 @@ var Modules = [...]Module{
 		})
 	}},
 	{cangw.Module, "CONFIG_CAN_GW", tryGateway},
-	{"sch_ingress", "CONFIG_NET_SCH_INGRESS", tryFilter()},
+	{qdiscModule, "CONFIG_NET_SCH_INGRESS", tryFilter()},
 	{"cls_bpf", "CONFIG_NET_CLS_BPF", tryFilter()},
 	{"act_gact", "CONFIG_NET_ACT_GACT", tryFilter(cantc.Drop())},
 	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", tryFilter(cantc.Mark(1))},
@@ -40,8 +43,11 @@ var Modules = [...]Module{
 func (m Module) Try() error {
 	err := m.try()
 	var other *cantc.NoModuleError
-	if errors.As(err, &other) && other.Module != m.Name { // which is tried for itself
-		return nil
+	if errors.As(err, &other) && other.Module != m.Name {
+		if other.Module == qdiscModule { // no filter can be tried without it
+			return fmt.Errorf("it needs module %s first", other.Module)
+		}
+		return nil // the kernel was asked for each action alone
 	}
 	return explainKind(m.Name, err)
 }

@@ -53,6 +53,7 @@ func (m *machine) system() system {
 			s.release = unix.ByteSliceToString(name.Release[:])
 		}
 	}
+	s.foreign = !m.has("/lib/modules/" + s.release)
 	for line := range strings.Lines(m.read("/etc/os-release")) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		value = strings.Trim(value, `"'`)
@@ -121,7 +122,7 @@ func (m *machine) module(s system, module bus.Module, tried bool) finding {
 	f := finding{Category: "kernel", Level: fine, What: "module " + module.Name}
 	missing := func(why string) {
 		f.Level, f.What, f.Remedy = failure, f.What+" "+why, kernelRemedy(s, module)
-		if !m.has("/lib/modules/"+s.release) && strings.Contains(m.read("/proc/modules"), " ") {
+		if others, _ := filepath.Glob(filepath.Join(m.root, "lib/modules/*")); s.foreign && len(others) > 0 && m.read("/proc/modules") != "" {
 			f.Remedy = "reboot: the modules of the running kernel are not on the disk any more"
 		}
 		if module.Name == "act_police" { // only policies with a rate need it
@@ -144,7 +145,7 @@ func (m *machine) module(s system, module bus.Module, tried bool) finding {
 	case errors.Is(err, bus.ErrNoKernelSupport):
 		missing("(" + module.Config + ") cannot be used")
 	case err != nil:
-		f.Level, f.What, f.Remedy = warning, f.What+" could not be tried: "+bus.OneLine(err), "sudo vxcanctl doctor"
+		f.Level, f.What = warning, f.What+" could not be tried: "+bus.OneLine(err)
 	}
 	return f
 }

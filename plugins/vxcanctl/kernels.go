@@ -11,6 +11,8 @@ import (
 type system struct {
 	id, like, version string // of /etc/os-release: ID, ID_LIKE, VERSION_ID
 	release           string // uname -r
+	// foreign tells that the kernel's modules are not on the disk: it is of another distribution, or has been replaced.
+	foreign bool
 }
 
 func (s system) is(id string) bool {
@@ -36,7 +38,7 @@ type kernelHome struct {
 var kernelHomes = [...]kernelHome{
 	{
 		"Debian 12 and 13; Ubuntu from 25.10", "in the kernel packages",
-		func(s system) bool { return s.is("debian") || s.is("ubuntu") },
+		func(s system) bool { return !s.foreign && (s.is("debian") || s.is("ubuntu")) },
 		"sudo apt install --reinstall linux-image-$(uname -r)",
 	},
 	{
@@ -46,7 +48,7 @@ var kernelHomes = [...]kernelHome{
 	},
 	{
 		"Ubuntu up to 25.04", "`can-gw` is there, `vcan` and `vxcan` are not: `sudo apt install linux-modules-extra-$(uname -r)`",
-		func(s system) bool { return s.id == "ubuntu" && s.olderThan(25.10) },
+		func(s system) bool { return !s.foreign && s.id == "ubuntu" && s.olderThan(25.10) },
 		"sudo apt install linux-modules-extra-$(uname -r)",
 	},
 	{
@@ -63,7 +65,7 @@ var kernelHomes = [...]kernelHome{
 	},
 	{
 		"Fedora", "`sudo dnf install kernel-modules kernel-modules-extra`",
-		func(s system) bool { return s.is("fedora") },
+		func(s system) bool { return !s.foreign && s.is("fedora") },
 		"sudo dnf install kernel-modules-$(uname -r) kernel-modules-extra-$(uname -r)",
 	},
 	{
