@@ -7,26 +7,30 @@ UDEV     = $(PREFIX)/lib/udev/rules.d
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
-MAN      = $(PREFIX)/share/man/man8
-BASH     = $(PREFIX)/share/bash-completion/completions
-ZSH      = $(PREFIX)/share/zsh/site-functions
-FISH     = $(PREFIX)/share/fish/vendor_completions.d
+MANDIR   = $(PREFIX)/share/man/man8
+BASHDIR  = $(PREFIX)/share/bash-completion/completions
+ZSHDIR   = $(PREFIX)/share/zsh/site-functions
+FISHDIR  = $(PREFIX)/share/fish/vendor_completions.d
 UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-metrics.service vxcan-metrics.timer
 
-# What is installed, what only tests, demo and benchmarks use, and the package each is built from. The tools are in a
-# Go module of their own, integration/, so that the product's module depends on nothing that only they need.
-PRODUCT = bin/vxcan bin/netavark/vxcan bin/vxcan-docker bin/vxcanctl
-TOOLS   = bin/vm bin/cnitool bin/bench
-bin/vxcan:          package = ./plugins/vxcan
-bin/netavark/vxcan: package = ./plugins/netavark
-bin/vxcan-docker:   package = ./plugins/docker
-bin/vxcanctl:       package = ./plugins/vxcanctl
+# What is installed, what is in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is
+# built from. The tools are in a Go module of their own, integration/, so that the product's module depends on nothing that
+# only they need.
+OUT       = bin
+PRODUCT   = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
+INSTALLER = bin/vxcan-install
+TOOLS     = bin/vm bin/cnitool bin/bench
+$(OUT)/vxcan:          package = ./plugins/vxcan
+$(OUT)/netavark/vxcan: package = ./plugins/netavark
+$(OUT)/vxcan-docker:   package = ./plugins/docker
+$(OUT)/vxcanctl:       package = ./plugins/vxcanctl
+$(INSTALLER):           package = ./plugins/install
 bin/vm:             package = ./vm
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/package/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -37,14 +41,14 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build bin/share test test-on-own test-matrix test-controllers test-unit test-install demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
-build: $(PRODUCT) bin/share ## build what is installed into bin/
+build: $(PRODUCT) $(INSTALLER) $(OUT)/share ## build what is installed into bin/
 
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
 # archive of it. Only our own .git counts, not one around an archive.
@@ -53,11 +57,11 @@ TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --abbr
 NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
-$(PRODUCT): setup-build
+$(PRODUCT) $(INSTALLER): setup-build
 	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
 
 # Man pages and completions, by a vxcanctl for this machine, whatever it is built for.
-bin/share: setup-build
+$(OUT)/share: setup-build
 	rm -rf $@
 	env -u GOOS -u GOARCH go run $(GO_BUILD) -ldflags '-X main.buildVersion=$(VERSION)' ./plugins/vxcanctl generate $@
 
@@ -66,17 +70,27 @@ $(TOOLS): setup-build
 
 GO_BUILD = -trimpath -buildvcs=false
 
+# Kubernetes pulls for each node what fits it. GOARM is for arm alone. The module of the tool asks for a newer Go.
+PLATFORMS = amd64 arm64 arm/v7 riscv64
+KUBERNETES = go -C integration/kubernetes
+
+image: setup-build ## make the container image of vxcan-install, for Kubernetes: an OCI layout in bin/image, and bin/image.tar
+	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install; do \
+		GOOS=linux GOARCH=$${platform%/*} GOARM=7 go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' \
+			-o bin/platforms/$$platform/$${binary%:*} $${binary#*:} || exit; done; done
+	$(KUBERNETES) run . -version $(VERSION) -binaries $(CURDIR)/bin/platforms -out $(CURDIR)/bin/image $(PLATFORMS)
+
 setup-%:
 	@$(SETUP) $*
 
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerSetUp|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|StatusAndGraph|DoctorHosts
+BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|Compose|^TestLate|StatusAndGraph|DoctorHosts
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
-test: setup-test lint test-unit test-install bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
 	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -85,9 +99,10 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^TestReboot' .
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
 	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
 	$(VM) integration/demo/demo.sh
+	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
@@ -96,11 +111,14 @@ test-on-%:
 	go -C integration $(GO_TEST) -parallel 2 ./reboot
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
-# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB.
+# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
+# depends on it.
+CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug)
+ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus)$$
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
-	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '^Test(USBAdapter|SJA1000|Replug)' -skip 'TestReplug/slcan' .
+	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test ## the same with one more Debian release, newer than the stable one
@@ -126,6 +144,49 @@ test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
 	go -C integration test ./...
 
+# What is packed, with which tools: nfpm needs a newer Go than ours do, which Go fetches as the module that it is.
+PACKAGES  = bin/packages
+ARCHS     = amd64 arm64 armv7 riscv64
+FORMATS   = deb rpm apk ipk
+NFPM      = bin/nfpm@v2.45.2
+CYCLONEDX = bin/cyclonedx-gomod@v1.10.0
+$(NFPM):      module = github.com/goreleaser/nfpm/v2/cmd/nfpm
+$(CYCLONEDX): module = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
+$(NFPM) $(CYCLONEDX): | setup-build
+	mkdir -p bin/go-tools
+	GOTOOLCHAIN=auto GOBIN=$(CURDIR)/bin/go-tools go install $(module)@$(lastword $(subst @, ,$@))
+	mv bin/go-tools/$(notdir $(module)) $@
+
+# A package says that everything in it is as old as the commit, or in an archive of one, as this file.
+SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || git log -1 --format=%ct),$(shell stat -c %Y Makefile))
+
+packages: export VERSION := $(VERSION)
+packages: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
+packages: export ARCHS := $(ARCHS)
+packages: export FORMATS := $(FORMATS)
+packages: export NFPM := $(NFPM)
+packages: export CYCLONEDX := $(CYCLONEDX)
+packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
+	integration/package/build.sh $(PACKAGES)
+
+# The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
+test-packages: export VXCAN_TEST_CAN = 1
+test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
+	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
+	diff -r $(PACKAGES) $(PACKAGES)-again
+	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
+	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
+	@tests= failed=; \
+	for suite_test in :Deb ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb); do \
+		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
+		tests="$$tests $$!"; \
+	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
+
+# The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
+test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
+	$(KUBERNETES) $(GO_TEST) .
+
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
@@ -143,7 +204,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	for module in . integration; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
+	for module in . integration integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd and udev, where it has them and we install for it.
@@ -151,19 +212,19 @@ tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x bin/vxcanctl && test -d bin/share || $(MAKE) build
-	install -D -t $(DESTDIR)$(CNI_BIN) bin/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC)/netavark bin/netavark/vxcan
-	install -D -t $(DESTDIR)$(LIBEXEC) bin/vxcan-docker
-	install -D -t $(DESTDIR)$(BIN) bin/vxcanctl
+	@test -x $(OUT)/vxcanctl && test -d $(OUT)/share || $(MAKE) build
+	install -D -t $(DESTDIR)$(CNI_BIN) $(OUT)/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC)/netavark $(OUT)/netavark/vxcan
+	install -D -t $(DESTDIR)$(LIBEXEC) $(OUT)/vxcan-docker
+	install -D -t $(DESTDIR)$(BIN) $(OUT)/vxcanctl
 	install -D -m 644 plugins/vxcan/40-vxcan.conf $(DESTDIR)$(SYSCTL)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	install -D -m 644 -t $(DESTDIR)$(UDEV) plugins/vxcanctl/90-vxcan.rules
-	install -D -m 644 -t $(DESTDIR)$(MAN) bin/share/*.8
-	install -D -m 644 -t $(DESTDIR)$(BASH) bin/share/vxcanctl
-	install -D -m 644 -t $(DESTDIR)$(ZSH) bin/share/_vxcanctl
-	install -D -m 644 -t $(DESTDIR)$(FISH) bin/share/vxcanctl.fish
+	install -D -m 644 -t $(DESTDIR)$(MANDIR) $(OUT)/share/*.8
+	install -D -m 644 -t $(DESTDIR)$(BASHDIR) $(OUT)/share/vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) $(OUT)/share/_vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(FISHDIR) $(OUT)/share/vxcanctl.fish
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call tell,systemctl daemon-reload)
@@ -174,8 +235,8 @@ uninstall: ## remove what install installed
 	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker $(DESTDIR)$(BIN)/vxcanctl
 	rm -f $(DESTDIR)$(UDEV)/90-vxcan.rules
-	rm -f $(DESTDIR)$(MAN)/vxcanctl.8 $(DESTDIR)$(MAN)/vxcanctl-*.8
-	rm -f $(DESTDIR)$(BASH)/vxcanctl $(DESTDIR)$(ZSH)/_vxcanctl $(DESTDIR)$(FISH)/vxcanctl.fish
+	rm -f $(DESTDIR)$(MANDIR)/vxcanctl.8 $(DESTDIR)$(MANDIR)/vxcanctl-*.8
+	rm -f $(DESTDIR)$(BASHDIR)/vxcanctl $(DESTDIR)$(ZSHDIR)/_vxcanctl $(DESTDIR)$(FISHDIR)/vxcanctl.fish
 	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call tell,systemctl daemon-reload)

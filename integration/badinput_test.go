@@ -80,7 +80,7 @@ func TestNameTaken(t *testing.T) {
 	command(t, "ip", "-netns", "c", "link", "del", "can0")
 	result, _ := on(c).add(t)
 	on(c).with(`"hub":"vcan1"`).fails(t, "ADD", 7, "can0", "vcan0")
-	expectRules(t, true, "vcan0", hostIf(result))
+	expectWiring(t, true, "vcan0", hostIf(result))
 	for _, l := range canLinks(t) {
 		if strings.HasPrefix(l, "vcan1") {
 			t.Errorf("%s was left behind", l)

@@ -98,7 +98,7 @@ func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf
 		result, _ := neighbour.add(t)
 		want = []string{hostIf(result)}
 	}
-	expectRules(t, true, "vcan0", want...)
+	expectWiring(t, true, "vcan0", want...)
 	devices := append([]string{"vcan0", "vcan0-rx", "vcan0-tx"}, want...)
 	slices.Sort(devices)
 	if got := canLinks(t); !slices.Equal(got, devices) {
@@ -138,7 +138,7 @@ func TestBrokenState(t *testing.T) {
 			// The next one on the bus takes the first one's rules back in, though nobody recorded it.
 			command(t, "cangw", "-F")
 			second, log := on(b).add(t)
-			expectRules(t, true, "vcan0", hostIf(first), hostIf(second))
+			expectWiring(t, true, "vcan0", hostIf(first), hostIf(second))
 			if fine := name == "an earlier boot's" || name == "without attachment"; strings.Contains(log, "going on without the record") == fine {
 				t.Errorf("log: %s", log)
 			}
@@ -274,7 +274,7 @@ func TestManyAtOnce(t *testing.T) {
 		}()
 	}
 	all.Wait()
-	expectRules(t, true, "vcan0", hostIfs...)
+	expectWiring(t, true, "vcan0", hostIfs...)
 	for i, this := range calls {
 		all.Add(1)
 		go func() {
@@ -290,7 +290,7 @@ func TestManyAtOnce(t *testing.T) {
 		}()
 	}
 	all.Wait()
-	expectRules(t, true, "vcan0")
+	expectWiring(t, true, "vcan0")
 	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("devices %v, want %v", got, want)
 	}

@@ -10,6 +10,9 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestConflists runs every file of conflist/ as its users would, by cnitool: STATUS, ADD, CHECK, DEL and GC. Those for
@@ -79,7 +82,7 @@ func TestConflists(t *testing.T) {
 			must("check", a)
 			must("del", a)
 			must("gc", a) // libcni calls DEL for everybody it remembers
-			expectRules(t, true, hub)
+			expectWiring(t, true, hub)
 			must("add", b)
 			if list.CNIVersion == "1.1.0" { // from which on plugins know GC
 				// What libcni has forgotten, only the plugin's own GC finds. cnitool passes no list, and then nobody goes.
@@ -90,14 +93,87 @@ func TestConflists(t *testing.T) {
 				if err := runtime.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
 					t.Fatal(err)
 				}
-				expectRules(t, true, hub)
+				expectWiring(t, true, hub)
 				if slices.ContainsFunc(b.links(t), func(l link) bool { return l.Name == contIf }) {
 					t.Errorf("%s is still there after GC", contIf)
 				}
 			}
 			must("del", b)
-			expectRules(t, true, hub)
+			expectWiring(t, true, hub)
 		})
+	}
+}
+
+// TestPolicyConflists: each of the networks in conflist/policy lets its container send and hear what it says.
+func TestPolicyConflists(t *testing.T) {
+	freshHost(t)
+	frame := func(id uint32) cantest.Frame { return cantest.Frame{ID: id, Data: "policy"} }
+	const pgn = 0x18fef100 | unix.CAN_EFF_FLAG
+	host := cantest.Frame{ID: 0x200, Data: "host"}
+	containers := map[string]struct{ sends, denied, deaf []cantest.Frame }{
+		"logger":    {nil, []cantest.Frame{frame(0x300)}, nil},
+		"gateway":   {[]cantest.Frame{frame(0x123), frame(pgn)}, []cantest.Frame{frame(0x124), frame(pgn + 1)}, []cantest.Frame{host}},
+		"untrusted": {[]cantest.Frame{frame(0x400)}, []cantest.Frame{frame(0x123 + 0x400)}, nil},
+	}
+	netns := make(map[string]*container)
+	for name := range containers {
+		content, err := os.ReadFile("../conflist/policy/" + name + ".conflist")
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := libcni.ConfListFromBytes(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newContainer(t, name)
+		netns[name] = c
+		runtime := libcni.NewCNIConfigWithCacheDir([]string{binDir(t)}, t.TempDir(), nil)
+		args := &libcni.RuntimeConf{ContainerID: c.id, NetNS: c.path, IfName: "eth0"}
+		if _, err := runtime.AddNetworkList(t.Context(), list, args); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := runtime.CheckNetworkList(t.Context(), list, args); err != nil {
+			t.Errorf("%s: CHECK: %v", name, err)
+		}
+	}
+	listener := cantest.Listen(t, nil, "vcan0")
+	ears := make(map[string]*cantest.Listener)
+	for name, c := range netns {
+		ears[name] = cantest.Listen(t, c.netns, "can0")
+	}
+	var passing []cantest.Frame
+	for name, c := range containers {
+		sender := cantest.NewSender(t, netns[name].netns, "can0")
+		for _, f := range append(c.denied, c.sends...) {
+			if err := sender.Send(f); err != nil {
+				t.Error(err)
+			}
+		}
+		passing = append(passing, c.sends...)
+	}
+	if err := cantest.NewSender(t, nil, "vcan0").Send(host); err != nil {
+		t.Error(err)
+	}
+	cantest.WaitQuiet(len(passing), listener, ears["logger"])
+	foreign, _ := listener.Heard()
+	if len(foreign) != len(passing) {
+		t.Errorf("the host hears %v, want %v", foreign, passing)
+	}
+	for name, c := range containers {
+		heard, _ := ears[name].Heard()
+		for _, f := range c.deaf {
+			if heard[f] > 0 {
+				t.Errorf("%s hears %v", name, f)
+			}
+		}
+		for _, f := range c.sends {
+			if foreign[f] != 1 {
+				t.Errorf("the host hears %v of %s %d times", f, name, foreign[f])
+			}
+		}
+	}
+	if heard, _ := ears["logger"].Heard(); len(heard) != len(passing)+1 {
+		t.Errorf("the logger hears %v", heard)
 	}
 }
 

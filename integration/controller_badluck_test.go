@@ -239,7 +239,7 @@ func TestControllerUnplugged(t *testing.T) {
 			if got := hostEnds(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if got := rules(t); len(got) > 0 {
+			if got := wiring(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
 			if isRecorded("slot0") {

@@ -129,13 +129,14 @@ func TestUSBAdapterReplugs(t *testing.T) {
 	type span struct{ from, to int }
 	var spans []span
 	var firsts []time.Duration
-	start, rounds := time.Now(), 0
-	for ; rounds < 100 && time.Since(start) < 75*time.Second; rounds++ {
+	const rounds = 100
+	start := time.Now()
+	for round := range rounds {
 		from := current() + 1
 		waitFor("traffic", func() bool { return current() > from+20 })
 		to := current() - 1
-		waitFor(fmt.Sprint("round ", rounds, ": the wire's frames"), func() bool { return heardFrom(inA, wireFrame(to)) })
-		waitFor(fmt.Sprint("round ", rounds, ": the container's frames"), func() bool { return heardFrom(wire, containerFrame(to)) })
+		waitFor(fmt.Sprint("round ", round, ": the wire's frames"), func() bool { return heardFrom(inA, wireFrame(to)) })
+		waitFor(fmt.Sprint("round ", round, ": the container's frames"), func() bool { return heardFrom(wire, containerFrame(to)) })
 		spans = append(spans, span{from, to})
 		adapter.Unplug()
 		before := inA.Total()

@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -100,5 +103,51 @@ func TestControllerShortQueue(t *testing.T) {
 	_, log, err := on(a).with(onController+`,"prevResult":`+string(marshal(t, result))).exec(t, "CHECK")
 	if err != nil || !strings.Contains(log, words) {
 		t.Errorf("CHECK: %v, %s", err, log)
+	}
+}
+
+// TestControllerEmptyQueue: a controller whose queue was 0 gets one that works.
+func TestControllerEmptyQueue(t *testing.T) {
+	freshHost(t)
+	controller, a := cantest.NewController(t, "slot0"), newContainer(t, "a")
+	command(t, "ip", "link", "set", "slot0", "txqueuelen", "0")
+	on(a).with(setUpByUs).add(t)
+	t.Logf("%s", command(t, "sh", "-c", "tc qdisc show dev slot0; ip link show dev slot0"))
+	wire, sent := controller.Listen(), numbered(500)
+	controller.Pace(cantest.Stopped)
+	sendAll(t, a, sent)
+	controller.Pace(cantest.Unlimited)
+	cantest.WaitQuiet(len(sent), wire)
+	if got := wire.InOrder(); !slices.Equal(got, sent) {
+		t.Errorf("of a burst of %d frames %d are on the wire", len(sent), len(got))
+	}
+}
+
+// TestControllerAdds: of several ADDs at once with two settings, all of one win and the others are refused.
+func TestControllerAdds(t *testing.T) {
+	freshHost(t)
+	cantest.NewController(t, "slot0")
+	const count = 6
+	var boxes []*container
+	for i := range count {
+		boxes = append(boxes, newContainer(t, fmt.Sprint("c", i)))
+	}
+	errs, all := make([]error, count), sync.WaitGroup{}
+	for i, c := range boxes {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			_, _, errs[i] = on(c).with(fmt.Sprintf(`%s,"bitrate":%d,"name":"n%d"`, onController, 250000*(1+i%2), i%2)).exec(t, "ADD")
+		}()
+	}
+	all.Wait()
+	won := strings.Contains(controllerState(t, "slot0"), `"bittiming_bitrate":500000`)
+	for i, err := range errs {
+		if (err == nil) != (won == (i%2 == 1)) {
+			t.Errorf("ADD %d: %v; 500000 won: %v", i, err, won)
+		}
+		if err != nil && !strings.Contains(err.Error(), "slot0 is up with bitrate") {
+			t.Error(err)
+		}
 	}
 }

@@ -84,12 +84,11 @@ func TestController(t *testing.T) {
 	want := wantRules(false, "slot0", hostIf(result), hostIf(other))
 	want = append(want, "cangw -A -s slot0 -d slot0-tx -i -l 1 -f 000:3FFFFFFF") // error frames
 	for _, end := range []string{hostIf(result), hostIf(other)} {
-		want = append(want, fmt.Sprintf("cangw -A -s slot0-rx -d %s -l 1 -f 000:3FFFFFFF", end))
+		want = append(want, fmt.Sprintf("cangw -A -s slot0-rx -d %s -i -l 1 -f 000:3FFFFFFF", end))
 	}
 	slices.Sort(want)
-	if got := rules(t); !slices.Equal(got, want) {
-		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
+	expectLines(t, "gateway rules", rules(t), want)
+	expectLines(t, "filters", filters(t), wantFilters(t, "slot0", hostIf(result), hostIf(other)))
 	all := []station{{"host", nil, "slot0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}
 	expectOnWire(t, controller, all, 100)
 	if err := on(a).with(onController).check(t, result); err != nil {

@@ -187,25 +187,6 @@ func canLinks(t testing.TB) []string {
 	return names
 }
 
-// rules lists the gateway rules of the host by `cangw -L`, without counters, sorted.
-func rules(t testing.TB) []string {
-	t.Helper()
-	out, _ := try("cangw", "-L") // its exit status means nothing
-	return sortedRules(out)
-}
-
-func sortedRules(listing string) []string {
-	var all []string
-	for line := range strings.Lines(listing) {
-		// Without can-gw the kernel lists the routes of IP, and cangw complains of each.
-		if rule, _, _ := strings.Cut(line, " #"); strings.HasPrefix(rule, "cangw ") {
-			all = append(all, strings.TrimSpace(rule))
-		}
-	}
-	slices.Sort(all)
-	return all
-}
-
 // container is a network namespace with a name, as `ip netns` makes it.
 type container struct {
 	id    string
@@ -363,7 +344,7 @@ func (c call) fails(t testing.TB, verb string, code uint, words ...string) {
 	}
 }
 
-// expectNothing fails the test if a CAN device, a gateway rule or a state file is there.
+// expectNothing fails the test if a CAN device, a gateway rule, a filter or a state file is there.
 func expectNothing(t testing.TB) {
 	t.Helper()
 	if got := canLinks(t); len(got) > 0 {
@@ -372,39 +353,12 @@ func expectNothing(t testing.TB) {
 	if got := rules(t); len(got) > 0 {
 		t.Errorf("left behind: rules %v", got)
 	}
+	if got := filters(t); len(got) > 0 {
+		t.Errorf("left behind: filters %v", got)
+	}
 	if files, _ := filepath.Glob(stateDir + "/*.json*"); len(files) > 0 {
 		t.Errorf("left behind: %v", files)
 	}
-}
-
-// expectRules fails the test unless the rules are those of a bus on hub, FD or classic, with these host ends, as the
-// table in the README has them.
-func expectRules(t testing.TB, fd bool, hub string, hostIfs ...string) {
-	t.Helper()
-	if got, want := rules(t), wantRules(fd, hub, hostIfs...); !slices.Equal(got, want) {
-		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// wantRules is what the topology says, written as cangw commands and independent of the code.
-func wantRules(fd bool, hub string, hostIfs ...string) []string {
-	modes := []string{""}
-	if fd {
-		modes = append(modes, " -X")
-	}
-	var all []string
-	for _, mode := range modes {
-		all = append(all,
-			fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i -l 1", hub, hub, mode),
-			fmt.Sprintf("cangw -A -s %s-rx -d %s%s -e -l 1", hub, hub, mode))
-		for _, hostIf := range hostIfs {
-			all = append(all,
-				fmt.Sprintf("cangw -A -s %s -d %s-tx%s -i -l 1", hostIf, hub, mode),
-				fmt.Sprintf("cangw -A -s %s-rx -d %s%s -l 1", hub, hostIf, mode))
-		}
-	}
-	slices.Sort(all)
-	return all
 }
 
 // hostIf is the host end of an ADD's result: the last but one interface.
@@ -428,18 +382,6 @@ func hostEnds(t testing.TB) (names []string) {
 		}
 	}
 	return names
-}
-
-// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules.
-func expectBus(t testing.TB, hub string, n int) {
-	t.Helper()
-	hostIfs := hostEnds(t)
-	if len(hostIfs) != n {
-		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
-	}
-	if got, want := rules(t), dockerRules(t, hub, hostIfs...); !slices.Equal(got, want) {
-		t.Errorf("gateway rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
 }
 
 // bootNumber is 1 before and 2 after the reboot. Tests that need one are called TestReboot…, and integration/reboot

@@ -22,9 +22,21 @@ func TestHeal(t *testing.T) {
 	}{
 		{"hub deleted", []string{"ip", "link", "del", "vcan0"}, "hub vcan0 is missing", false},
 		{"backplane deleted", []string{"ip", "link", "del", "vcan0-rx"}, "backplane vcan0-tx, vcan0-rx is missing", false},
-		{"all rules flushed", []string{"cangw", "-F"}, "8 gateway rules are missing", false},
-		{"one rule deleted", []string{"cangw", "-D", "-s", "vcan0-rx", "-d", "HOSTIF", "-X", "-l", "1"}, "1 gateway rule is missing (cangw -A -s vcan0-rx -d HOSTIF -X -l 1)", false},
-		{"one rule doubled", []string{"cangw", "-A", "-s", "HOSTIF", "-d", "vcan0-tx", "-i", "-l", "1"}, "1 gateway rule is there more than once", false},
+		{"all rules flushed", []string{"cangw", "-F"}, "6 gateway rules are missing", false},
+		{"one rule deleted", []string{"cangw", "-D", "-s", "vcan0-rx", "-d", "HOSTIF", "-X", "-i", "-l", "1"}, "1 gateway rule is missing (cangw -A -s vcan0-rx -d HOSTIF -X -i -l 1)", false},
+		{"one rule doubled", []string{"cangw", "-A", "-s", "vcan0-rx", "-d", "HOSTIF", "-i", "-l", "1"}, "1 gateway rule is there more than once", false},
+		{
+			"filters deleted", []string{"tc", "qdisc", "del", "dev", "HOSTIF", "clsact"},
+			"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 8 is missing or another one, egress pref 8 is missing or another one", false,
+		},
+		{
+			"filter of the hub deleted", []string{"tc", "filter", "del", "dev", "vcan0", "egress", "pref", "8"},
+			"filter of vcan0 (tc filter show dev vcan0): egress pref 8 is missing or another one", false,
+		},
+		{
+			"filter replaced", []string{"tc", "filter", "replace", "dev", "HOSTIF", "ingress", "pref", "8", "protocol", "all", "handle", "1", "bpf", "bytecode", "1,6 0 0 4294967295", "action", "drop"},
+			"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 8 is missing or another one", false,
+		},
 		{"host end down", []string{"ip", "link", "set", "HOSTIF", "down"}, "host end HOSTIF of cni canbus0/a/eth0 is down", false},
 		{"container end down", []string{"ip", "-netns", "a", "link", "set", "can0", "down"}, "container end can0 is down: ip link set can0 up in the container", true},
 		{"container end renamed", []string{"ip", "netns", "exec", "a", "sh", "-c", "ip link set can0 down && ip link set can0 name can9 up"}, "container end is named can9", true},
@@ -63,7 +75,7 @@ func TestHeal(t *testing.T) {
 			if err := on(a).check(t, first); err != nil {
 				t.Errorf("after ADD: %v", err)
 			}
-			expectRules(t, true, "vcan0", end, hostIf(second))
+			expectWiring(t, true, "vcan0", end, hostIf(second))
 			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
 		})
 	}
@@ -93,7 +105,7 @@ func TestHealLargeBus(t *testing.T) {
 	}{
 		{nil, ""},
 		{[]string{"ip link del vcan0", "ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up"}, "found and repaired: 4 gateway rules are missing"},
-		{[]string{"cangw -F"}, "found and repaired: 132 gateway rules are missing"},
+		{[]string{"cangw -F"}, "found and repaired: 68 gateway rules are missing"},
 	} {
 		for _, line := range damage.commands {
 			words := strings.Fields(line)
@@ -107,11 +119,8 @@ func TestHealLargeBus(t *testing.T) {
 	}
 	end, _ := add("other-late", `,"hub":"vcan1","name":"other"`)
 	otherEnds = append(otherEnds, end)
-	got, want := rules(t), append(wantRules(true, "vcan0", ends...), wantRules(true, "vcan1", otherEnds...)...)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("%d rules, want %d", len(got), len(want))
-	}
+	expectLines(t, "gateway rules", rules(t), merge(wantRules(true, "vcan0", ends...), wantRules(true, "vcan1", otherEnds...)))
+	expectLines(t, "filters", filters(t), merge(wantFilters(t, "vcan0", ends...), wantFilters(t, "vcan1", otherEnds...)))
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"oldest", crowd.netns, "can0"}}, 5, true)
 }
 
@@ -125,7 +134,7 @@ func TestLikeReboot(t *testing.T) {
 			result, _ := on(newContainer(t, id)).add(t)
 			ends = append(ends, hostIf(result))
 		}
-		expectRules(t, true, "vcan0", ends...)
+		expectWiring(t, true, "vcan0", ends...)
 		for _, name := range []string{"a", "b"} {
 			command(t, "ip", "netns", "del", name)
 		}
@@ -140,24 +149,39 @@ func TestLikeReboot(t *testing.T) {
 	}
 }
 
-// TestForeignRules: other people's rules, on the hub and elsewhere, are never touched.
+// TestForeignRules: other people's rules and filters, on the hub and elsewhere, are never touched.
 func TestForeignRules(t *testing.T) {
 	freshHost(t)
 	a := newContainer(t, "a")
 	result, _ := on(a).add(t)
 	command(t, "ip", "link", "add", "vcan9", "mtu", "72", "type", "vcan")
-	command(t, "cangw", "-A", "-s", "vcan9", "-d", "vcan0", "-e")
-	command(t, "cangw", "-A", "-s", "vcan0", "-d", "vcan9", "-m", "SET:I:123.0.0000000000000000")
-	command(t, "cangw", "-D", "-s", "vcan0", "-d", "vcan0-tx", "-i", "-l", "1")
-	on(newContainer(t, "b")).add(t)
-	foreign := 0
-	for _, rule := range rules(t) {
-		if strings.Contains(rule, "vcan9") {
-			foreign++
-		}
+	for _, line := range []string{
+		"cangw -A -s vcan9 -d vcan0 -e",
+		"cangw -A -s vcan0 -d vcan9 -m SET:I:123.0.0000000000000000",
+		"cangw -D -s vcan0 -d vcan0-tx -i -l 1",
+		"tc qdisc add dev vcan9 clsact",
+		"tc filter add dev vcan9 egress pref 8 protocol all matchall action continue",
+		"tc filter add dev vcan0 ingress pref 7 protocol all matchall action continue",
+		"tc filter add dev vcan0 ingress pref 100 protocol all matchall action continue",
+		"tc filter del dev vcan0 egress pref 8",
+	} {
+		words := strings.Fields(line)
+		command(t, words[0], words[1:]...)
 	}
-	if foreign != 2 {
-		t.Errorf("%d foreign rules left, want 2: %v", foreign, rules(t))
+	other, _ := on(newContainer(t, "b")).add(t)
+	hostIfs := []string{hostIf(result), hostIf(other)}
+	isForeign := func(line string) bool { return strings.Contains(line, "vcan9") || strings.Contains(line, "matchall") }
+	foreign := 0
+	for _, all := range []struct {
+		what      string
+		got, want []string
+	}{{"gateway rules", rules(t), wantRules(true, "vcan0", hostIfs...)}, {"filters", filters(t), wantFilters(t, "vcan0", hostIfs...)}} {
+		ours := slices.DeleteFunc(slices.Clone(all.got), isForeign)
+		expectLines(t, all.what, ours, all.want)
+		foreign += len(all.got) - len(ours)
+	}
+	if foreign != 5 {
+		t.Errorf("%d foreign rules and filters left, want 5: %v %v", foreign, rules(t), filters(t))
 	}
 	on(a).ok(t, "DEL")
 	if err := on(a).check(t, result); err == nil {

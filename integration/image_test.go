@@ -6,12 +6,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
-// imageArchive makes an image as every runtime loads it (the format of `docker save`): a static busybox that sleeps.
-func imageArchive(t testing.TB, name string) string {
+// imageArchive makes an image as every runtime loads it (the format of `docker save`): a static busybox that sleeps, and
+// programs of this machine with their libraries.
+func imageArchive(t testing.TB, name string, programs ...string) string {
 	t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -33,6 +37,13 @@ func imageArchive(t testing.TB, name string) string {
 	add(w, tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox)
 	for _, applet := range []string{"sh", "sleep"} {
 		add(w, tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
+	}
+	for _, file := range withLibraries(t, programs) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(w, tar.Header{Name: strings.TrimPrefix(file, "/"), Mode: 0o755}, content)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -59,4 +70,23 @@ func imageArchive(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// withLibraries are the files that programs of this machine need to run elsewhere.
+func withLibraries(t testing.TB, programs []string) (files []string) {
+	t.Helper()
+	for _, name := range programs {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, path)
+		for word := range strings.FieldsSeq(command(t, "ldd", path)) {
+			if filepath.IsAbs(word) {
+				files = append(files, word)
+			}
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }

@@ -50,7 +50,7 @@ func TestKernelWithoutModules(t *testing.T) {
 	limited.add(t)
 }
 
-// withoutModules unloads modules of the kernel, and hides all from modprobe, which loads them again otherwise.
+// withoutModules unloads modules of the kernel, and hides all from modprobe, which otherwise loads them again.
 func withoutModules(t testing.TB, modules ...string) (restore func()) {
 	t.Helper()
 	for _, module := range modules {

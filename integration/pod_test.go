@@ -63,7 +63,7 @@ func expectOnlyConfiguredHub(t *testing.T) {
 		if want := []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 			t.Errorf("devices %v, want %v", got, want)
 		}
-		expectRules(t, true, "vcan0")
+		expectWiring(t, true, "vcan0")
 	}
 	files, _ := filepath.Glob(stateDir + "/*")
 	for _, name := range files {

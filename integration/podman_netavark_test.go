@@ -138,7 +138,7 @@ func TestPodmanWrongUse(t *testing.T) {
 	p.do("network", "create", "-d", "vxcan", "-o", "hub=can9", "-o", "physical=true", "controller")
 	p.do("network", "create", "-d", "vxcan", "-o", "hub=lo", "loopback")
 	p.run("neighbour", "--network", "canbus0", "--network", "canbus1")
-	before := slices.Concat(canLinks(t), rules(t))
+	before := slices.Concat(canLinks(t), wiring(t))
 
 	create := []string{"network", "create", "-d", "vxcan", "wrong"}
 	run := []string{"run", "--rm", "--name", "wrong", "busybox"}
@@ -180,8 +180,8 @@ func TestPodmanWrongUse(t *testing.T) {
 				}
 			}
 			t.Log(said)
-			if after := slices.Concat(canLinks(t), rules(t)); !slices.Equal(after, before) {
-				t.Errorf("devices and rules: %v, before: %v", after, before)
+			if after := slices.Concat(canLinks(t), wiring(t)); !slices.Equal(after, before) {
+				t.Errorf("devices, rules and filters: %v, before: %v", after, before)
 			}
 		})
 	}

@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// TestRules: n endpoints take exactly 4n+4 rules on an FD bus and 2n+2 on a classic one, and they are what cangw itself
-// makes of the commands.
+// TestRules: n endpoints take exactly 2n+4 rules on an FD bus and n+2 on a classic one, and 2n+2 filters. They are what
+// cangw and tc make of the commands.
 func TestRules(t *testing.T) {
 	for _, bus := range []struct {
-		mtu, perMember int
-	}{{72, 4}, {16, 2}} {
+		mtu, modes int
+	}{{72, 2}, {16, 1}} {
 		t.Run(fmt.Sprintf("mtu %d", bus.mtu), func(t *testing.T) {
 			freshHost(t)
 			command(t, "ip", "link", "add", "vcan0", "mtu", fmt.Sprint(bus.mtu), "type", "vcan")
@@ -23,37 +23,52 @@ func TestRules(t *testing.T) {
 				c := newContainer(t, fmt.Sprintf("c%d", n))
 				result, _ := on(c).add(t)
 				hostIfs = append(hostIfs, hostIf(result))
-				if got, want := len(rules(t)), bus.perMember*(n+1); got != want {
+				if got, want := len(rules(t)), bus.modes*(n+2); got != want {
 					t.Errorf("%d endpoints: %d rules, want %d", n, got, want)
 				}
-				expectRules(t, bus.mtu == 72, "vcan0", hostIfs...)
+				expectWiring(t, bus.mtu == 72, "vcan0", hostIfs...)
 				for _, end := range append(c.links(t), links(t)...) {
 					if (end.Kind == "vcan" || end.Name == "can0" || slices.Contains(hostIfs, end.Name)) && (end.MTU != bus.mtu || !end.Up) {
 						t.Errorf("%s: MTU %d, up %v; want MTU %d, up", end.Name, end.MTU, end.Up, bus.mtu)
 					}
 				}
 			}
-			t.Logf("5 endpoints, %d rules", len(rules(t)))
-			expectSameAsCangw(t, bus.mtu == 72, hostIfs)
+			t.Logf("5 endpoints, %d rules, %d filters", len(rules(t)), len(filters(t)))
+			expectSameAsReference(t, bus.mtu == 72, hostIfs)
 		})
 	}
 }
 
-// expectSameAsCangw makes the same rules with cangw, between devices of the same names in another netns, and fails the
-// test unless both netns list the same.
-func expectSameAsCangw(t *testing.T, fd bool, hostIfs []string) {
+// expectSameAsReference makes the same rules with cangw and the same filters with tc, between devices of the same names and
+// indexes in another netns, and fails the test unless both netns list the same.
+func expectSameAsReference(t *testing.T, fd bool, hostIfs []string) {
 	t.Helper()
 	reference := newContainer(t, "reference")
-	for _, name := range append([]string{"vcan0", "vcan0-tx", "vcan0-rx"}, hostIfs...) {
-		command(t, "ip", "-netns", reference.id, "link", "add", name, "type", "vcan")
+	for _, l := range links(t) {
+		if l.Kind == "vcan" || l.Kind == "vxcan" {
+			command(t, "ip", "-netns", reference.id, "link", "add", l.Name, "index", fmt.Sprint(l.Index), "type", "vcan")
+		}
 	}
-	for _, rule := range wantRules(fd, "vcan0", hostIfs...) {
-		command(t, "ip", append([]string{"netns", "exec", reference.id}, strings.Fields(rule)...)...)
+	for _, name := range append([]string{"vcan0"}, hostIfs...) {
+		command(t, "tc", "-netns", reference.id, "qdisc", "add", "dev", name, "clsact")
+	}
+	for _, line := range append(wantRules(fd, "vcan0", hostIfs...), wantFilters(t, "vcan0", hostIfs...)...) {
+		args := []string{"netns", "exec", reference.id}
+		for _, word := range strings.Fields(line) {
+			if strings.Contains(word, ",") { // a program
+				word = strings.ReplaceAll(word, "_", " ")
+			}
+			args = append(args, word)
+		}
+		command(t, "ip", args...)
 	}
 	listing, _ := try("ip", "netns", "exec", reference.id, "cangw", "-L")
-	if got, want := rules(t), sortedRules(listing); !slices.Equal(got, want) {
-		t.Errorf("rules:\n%s\ncangw's own:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	expectLines(t, "gateway rules", rules(t), sortedRules(listing))
+	theirs, err := filtersIn(t, "-netns", reference.id)
+	if err != nil {
+		t.Fatal(err)
 	}
+	expectLines(t, "filters", filters(t), theirs)
 }
 
 // TestMaxHops: guides tell people to load can-gw with more hops. A frame must arrive exactly once then, too, and not go
@@ -103,12 +118,8 @@ func TestMixedMTU(t *testing.T) {
 	fd, classic := newContainer(t, "fd"), newContainer(t, "classic")
 	fdResult, _ := on(fd).add(t)
 	classicResult, _ := on(classic).with(`"mtu":16`).add(t)
-	want := append(wantRules(true, "vcan0", hostIf(fdResult)), wantRules(false, "vcan0", hostIf(classicResult))...)
-	slices.Sort(want)
-	want = slices.Compact(want) // the hub's
-	if got := rules(t); !slices.Equal(got, want) {
-		t.Errorf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
+	expectLines(t, "gateway rules", rules(t), merge(wantRules(true, "vcan0", hostIf(fdResult)), wantRules(false, "vcan0", hostIf(classicResult))))
+	expectLines(t, "filters", filters(t), wantFilters(t, "vcan0", hostIf(fdResult), hostIf(classicResult)))
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"fd", fd.netns, "can0"}, {"classic", classic.netns, "can0"}}, 10, false)
 }
 
@@ -149,14 +160,12 @@ func TestExistingHub(t *testing.T) {
 		t.Errorf("after failed ADDs: %v", got)
 	}
 	result, _ := on(c).add(t)
-	expectRules(t, false, "vcan0", hostIf(result))
+	expectWiring(t, false, "vcan0", hostIf(result))
 	on(c).ok(t, "DEL")
 
-	// A vxcan end is also a CAN device that is not vcan, and does CAN FD, which slcan does not. Its wire is the other end,
-	// which has the same ifindex, because what a controller receives carries the controller's own.
+	// A vxcan end is also a CAN device that is not vcan, and does CAN FD, which slcan does not. Its wire is the other end.
 	wire := newContainer(t, "wire")
-	command(t, "ip", "link", "add", "slot0", "index", "5000", "mtu", "72", "type", "vxcan",
-		"peer", "name", "slot1", "mtu", "72", "netns", "wire", "index", "5000")
+	command(t, "ip", "link", "add", "slot0", "mtu", "72", "type", "vxcan", "peer", "name", "slot1", "mtu", "72", "netns", "wire")
 	command(t, "ip", "link", "set", "slot0", "up")
 	command(t, "ip", "-netns", "wire", "link", "set", "slot1", "up")
 	controller := on(c).with(`"hub":"slot0","physical":true`)
@@ -170,4 +179,21 @@ func TestExistingHub(t *testing.T) {
 			t.Errorf("%s was deleted", name)
 		}
 	}
+}
+
+// TestIngressQdisc: an ingress qdisc of somebody on the hub takes filters of one direction only. The hub is refused, with
+// what helps, and not wired wrongly.
+func TestIngressQdisc(t *testing.T) {
+	freshHost(t)
+	c := newContainer(t, "c")
+	command(t, "ip", "link", "add", "vcan0", "mtu", "72", "type", "vcan")
+	command(t, "ip", "link", "set", "vcan0", "up")
+	command(t, "tc", "qdisc", "add", "dev", "vcan0", "ingress")
+	on(c).fails(t, "ADD", 7, "vcan0", "ingress", "clsact")
+	if got := canLinks(t); !slices.Equal(got, []string{"vcan0"}) {
+		t.Errorf("left behind: %v", got)
+	}
+	command(t, "tc", "qdisc", "del", "dev", "vcan0", "ingress")
+	result, _ := on(c).add(t)
+	expectWiring(t, true, "vcan0", hostIf(result))
 }

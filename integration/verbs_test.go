@@ -22,12 +22,12 @@ func TestAddAgain(t *testing.T) {
 	if after := c.links(t); !slices.Equal(before, after) {
 		t.Errorf("devices changed: %v, then %v", before, after)
 	}
-	expectRules(t, true, "vcan0", hostIf(first))
+	expectWiring(t, true, "vcan0", hostIf(first))
 
 	moved := newContainer(t, "moved")
 	again := call{containerID: "c", netns: moved.path}
 	result, _ := again.add(t)
-	expectRules(t, true, "vcan0", hostIf(result))
+	expectWiring(t, true, "vcan0", hostIf(result))
 	if slices.ContainsFunc(c.links(t), func(l link) bool { return l.Name == "can0" }) {
 		t.Error("can0 is still in the old netns")
 	}
@@ -144,7 +144,7 @@ func TestDelAlways(t *testing.T) {
 			damage(t, c, &this)
 			this.ok(t, "DEL")
 			this.ok(t, "DEL")
-			expectRules(t, true, "vcan0")
+			expectWiring(t, true, "vcan0")
 			if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 				t.Errorf("devices %v, want %v", got, want)
 			}
@@ -200,7 +200,7 @@ func TestGC(t *testing.T) {
 			for _, id := range c.want {
 				want = append(want, hostIfs[id])
 			}
-			expectRules(t, true, "vcan0", want...)
+			expectWiring(t, true, "vcan0", want...)
 		})
 	}
 }

@@ -29,8 +29,8 @@ func (b *bench) floor() error {
 	return b.on(empty.host, func() error { return run("ip", "link", "del", hostIf) })
 }
 
-// netlinkOfADD looks at all links and rules of the bus, makes a pair with the peer in the container and four rules, and
-// sets the peer up.
+// netlinkOfADD looks at all links and rules of the bus and the hub's filters, makes a pair with the peer in the container,
+// its clsact qdisc, two filters and two rules, and sets the peer up.
 func netlinkOfADD(hub, hostIf string, a attachment) error {
 	netns, err := os.Open(a.netnsPath())
 	if err != nil {
@@ -68,17 +68,24 @@ func netlinkOfADD(hub, hostIf string, a attachment) error {
 	if err := home.ask(func(syscall.NetlinkMessage) error { return nil }, rules); err != nil {
 		return err
 	}
-	const own = 1 << 19 // below the indexes that an ADD draws
+	err = home.ask(func(syscall.NetlinkMessage) error { return nil },
+		filterRequest(unix.RTM_GETTFILTER, 0, index[hub], ingressParent),
+		filterRequest(unix.RTM_GETTFILTER, unix.NLM_F_ACK, index[hub], egressParent))
+	if err != nil {
+		return err
+	}
+	const own, peer = 1 << 19, 1<<19 + 1 // below the indexes that an ADD draws
 	tx, rx := index[hub+"-tx"], index[hub+"-rx"]
-	requests := []*nl.NetlinkRequest{pairRequest(hostIf, "can0", own, netns)}
-	for _, r := range []rule{{own, tx, iifTxOK}, {own, tx, iifTxOK | canFD}, {rx, own, 0}, {rx, own, canFD}} {
+	requests := []*nl.NetlinkRequest{pairRequest(hostIf, "can0", own, peer, netns), clsactRequest(own)}
+	requests = append(requests, endpointFilters(own, tx)...)
+	for _, r := range []rule{{rx, own, iifTxOK}, {rx, own, iifTxOK | canFD}} {
 		requests = append(requests, r.request())
 	}
 	if err := home.ask(nil, requests...); err != nil {
 		return err
 	}
 	up := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
-	up.AddData(linkMessage(own))
+	up.AddData(linkMessage(peer))
 	return inside.ask(nil, up)
 }
 
@@ -89,8 +96,8 @@ func linkMessage(index int) *nl.IfInfomsg {
 	return msg
 }
 
-// pairRequest makes a vxcan pair, both ends with one index, the peer in another network namespace.
-func pairRequest(name, peerName string, index int, netns *os.File) *nl.NetlinkRequest {
+// pairRequest makes a vxcan pair, the peer in another network namespace.
+func pairRequest(name, peerName string, index, peerIndex int, netns *os.File) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	r.AddData(linkMessage(index))
 	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(72)))
@@ -98,7 +105,7 @@ func pairRequest(name, peerName string, index int, netns *os.File) *nl.NetlinkRe
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("vxcan"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
-	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC).Index = int32(index)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC).Index = int32(peerIndex)
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(72))
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(netns.Fd())))
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(peerName))

@@ -113,6 +113,15 @@ talk() {
 		die "not every frame arrived exactly once"
 }
 
+gateway_rules() { cangw -L | grep -c cangw || true; }
+
+# filters are those of the host ends and the hub, two each.
+filters() {
+	for device in $(bus_devices | sed 's/[ @].*//'); do
+		for direction in ingress egress; do tc filter show dev "$device" "$direction"; done
+	done | grep -c handle || true
+}
+
 bus_devices() { ip -brief link show type vcan; ip -brief link show type vxcan; }
 
 if command -v podman >/dev/null && with=podman && podman_setup; then
@@ -126,13 +135,13 @@ start
 title "Everybody sends, classic and FD. Everybody hears everything, once."
 talk
 
-title "The power fails: containers, bus and gateway rules are gone. Nobody cleaned up."
+title "The power fails: containers, bus, gateway rules and filters are gone. Nobody cleaned up."
 power_off
-echo "    CAN devices: $(bus_devices | wc -l), gateway rules: $(cangw -L | grep -c cangw || true)"
+echo "    CAN devices: $(bus_devices | wc -l), gateway rules: $(gateway_rules)"
 
 title "The same containers start again. Nothing else is done."
 start
 talk
-title "$(cangw -L | grep -c cangw) gateway rules for 2 containers and the host. That was all."
+title "$(gateway_rules) gateway rules and $(filters) filters for 2 containers and the host. That was all."
 clean
 [ -z "$(bus_devices)" ] || die "left behind: $(bus_devices)"

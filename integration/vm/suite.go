@@ -30,6 +30,7 @@ var makeArgs = []string{
 	"--include=user-mode-linux,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
 	"--include=podman,netavark,aardvark-dns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
 	"--include=?exact-name(docker-cli)", // the client is a package of its own from trixie on
+	"--include=docker-compose,systemd,udev",
 	"--customize-hook=mkdir $1" + hostDir,
 }
 
@@ -63,7 +64,10 @@ func (r *rootFS) Close() error {
 // openRoot finds the root of a Debian suite, and makes it if need be. It blocks while another vm makes it.
 func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 	if isOwnSuite(suite) {
-		return &rootFS{dir: "/"}, nil
+		if !qemu || bootsInQEMU() {
+			return &rootFS{dir: "/"}, nil
+		}
+		suite = ownSuite()
 	}
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("suite %s: only root can make and enter the root of another release", suite)
@@ -109,9 +113,24 @@ func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 }
 
 // isOwnSuite tells whether a suite is what this machine itself runs.
-func isOwnSuite(suite string) bool {
+func isOwnSuite(suite string) bool { return suite == "" || suite == ownSuite() }
+
+// ownSuite is the suite that this machine runs, or "".
+func ownSuite() string {
 	release, _ := os.ReadFile("/etc/os-release")
-	return suite == "" || slices.Contains(strings.Split(string(release), "\n"), "VERSION_CODENAME="+suite)
+	for line := range strings.Lines(string(release)) {
+		if name, ok := strings.CutPrefix(line, "VERSION_CODENAME="); ok {
+			return strings.TrimSpace(name)
+		}
+	}
+	return ""
+}
+
+// bootsInQEMU tells whether this machine has QEMU and a kernel to boot in it. Without, it takes a root of the same suite.
+func bootsInQEMU() bool {
+	kernels, _ := filepath.Glob("/boot/vmlinuz-*")
+	_, err := os.Stat(qemuPath)
+	return err == nil && len(kernels) > 0
 }
 
 func cacheDir() string {

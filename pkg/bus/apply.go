@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
 // mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
@@ -19,8 +21,8 @@ func (b *bus) mend(spec Spec, attaching string) error {
 		if err == nil && !changed {
 			b.warn(spec)
 			return nil
-		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) { // another program was faster
-			return err
+		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
+			return err // else another program was faster
 		}
 		if _, err := b.observe(); err != nil {
 			return err
@@ -67,7 +69,12 @@ func (w *wiring) add(other wiring) {
 }
 
 func (b *bus) applyWiring(w wiring) error {
-	if err := b.k.SetFilters(w.setFilters...); err != nil {
+	var other *cantc.OtherQdiscError
+	if err := b.k.SetFilters(w.setFilters...); errors.As(err, &other) {
+		dev := b.view.at(other.Dev).Name
+		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
+			ErrInvalid, dev, other.Kind, dev, other.Kind)
+	} else if err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, err)
 	}
 	if err := b.k.DeleteRules(w.deleteRules...); err != nil {
@@ -118,6 +125,12 @@ func (b *bus) applyDevices(spec Spec, c change) error {
 
 func (b *bus) applyController(spec Spec, c controllerChange) error {
 	now := b.view.controller
+	if before := b.controller; before != nil && before.Index != now.Index { // it has another name since
+		b.controller = nil
+		if err := b.k.RestoreController(*before); err != nil {
+			return err
+		}
+	}
 	if c.setUp {
 		warnings, err := b.k.SetUpController(now, spec.Controller, c.queue)
 		if err != nil {

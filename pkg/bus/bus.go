@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -267,7 +268,19 @@ func (b *bus) load() error {
 	if b.known = b.onDisk && b.record.BootID == current; !b.known {
 		b.record = record{BootID: current, Controller: b.record.Controller}
 	}
+	b.record.forgetUnreadable()
 	return nil
+}
+
+// forgetUnreadable forgets policies that are no policies. Their endpoints are cut off, as those whose record is lost.
+func (r *record) forgetUnreadable() {
+	for i, e := range r.Endpoints {
+		if e.Policy != (Policy{}) {
+			if _, err := e.Policy.compile(); err != nil {
+				r.Endpoints[i].Policy = Policy{}
+			}
+		}
+	}
 }
 
 // save writes the record.
@@ -314,8 +327,13 @@ func (b *bus) observe() (corrections []string, err error) {
 		b.record.Endpoints[i] = e.recorded
 		where = append(where, hooks(e.host.Index, e.Policy != (Policy{}) || e.cutOff)...)
 	}
-	if b.view.filters, err = b.k.Filters(where...); err != nil {
+	filters, err := b.k.Filters(where...)
+	if err != nil {
 		return nil, err
+	}
+	b.view.filters = make(map[cantc.Hook]cantc.Installed, len(filters))
+	for _, f := range filters {
+		b.view.filters[f.Hook] = f
 	}
 	for _, r := range without(before, b.record.Endpoints) {
 		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", r.Attachment))

@@ -153,14 +153,16 @@ var Keys = [...]Key{
 	{
 		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Controller: true,
 		Meaning: "milliseconds from bus-off to a restart; a warning where the adapter has none",
-		set:     func(c *Config, value string) error { return setNumber(&c.Controller.RestartMS, value) },
+		set: func(c *Config, value string) error {
+			return setNumberUpTo(&c.Controller.RestartMS, value, math.MaxInt32)
+		},
 	},
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Controller: true,
 		Meaning: "frames in the transmit queue; a longer one is left",
 		set: func(c *Config, value string) error {
 			var frames uint32
-			err := setNumber(&frames, value)
+			err := setNumberUpTo(&frames, value, 1_000_000)
 			c.TxQueue = int(frames)
 			return err
 		},
@@ -221,8 +223,9 @@ func setIDs(field *string, value string) error {
 }
 
 // setRate takes up to a million frames: no CAN bus carries that.
-func setRate(field *uint32, value string) error {
-	const most = 1_000_000
+func setRate(field *uint32, value string) error { return setNumberUpTo(field, value, 1_000_000) }
+
+func setNumberUpTo(field *uint32, value string, most uint32) error {
 	if err := setNumber(field, value); err != nil || *field > most {
 		return fmt.Errorf("%w value %q: want a whole number from 1 to %d", ErrInvalid, value, most)
 	}
@@ -247,10 +250,9 @@ func setNumber(field *uint32, value string) error {
 
 func setPoint(field *uint32, value string) error {
 	point, err := strconv.ParseFloat(value, 64)
-	if err != nil || point <= 0 || point >= 1 {
+	if *field = uint32(math.Round(point * 1000)); err != nil || *field < 1 || *field > 999 {
 		return fmt.Errorf("%w value %q: want a part of a bit, such as 0.875", ErrInvalid, value)
 	}
-	*field = uint32(math.Round(point * 1000))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -20,5 +21,23 @@ func TestReadmeKeys(t *testing.T) {
 	}
 	if table := strings.Join(rows, ""); !strings.Contains(string(readme), table) {
 		t.Errorf("README.md lacks this table:\n%s", table)
+	}
+}
+
+// TestOddValues: a value that would be taken for another one is refused.
+func TestOddValues(t *testing.T) {
+	for key, values := range map[string][]string{
+		"sample-point": {"NaN", "0.0004", "1e-9", "0.9996"}, // 0 would leave it to the kernel
+		"restart-ms":   {"4294967295", "2147483648"},
+		"txqueuelen":   {"4294967295"},
+		"rate":         {"0", "-1", "1000001", "1e3"},
+		"send":         {"", "12345", "0x123", "100-", "1FF-100", "123,,124"},
+	} {
+		for _, v := range values {
+			var c Config
+			if _, err := c.Set(Docker, key, v); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s=%s: %v, %+v, queue %d", key, v, err, c.Spec, c.TxQueue)
+			}
+		}
 	}
 }

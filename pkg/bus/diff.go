@@ -113,8 +113,11 @@ func diffHub(w want, v view) []difference {
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s is a %s device, not vcan", name, kindWord(hub.Kind)),
 			`set "physical": true (option physical=true) to use it`)
 	case w.spec.MTU > w.spec.hubMTU(hub):
-		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, w.spec.hubMTU(hub), w.spec.MTU),
-			"use mtu 16, or give the hub MTU 72")
+		cure := "use mtu 16, or give the hub MTU 72"
+		if w.spec.setsUp() {
+			cure = "use mtu 16, or add fd and dbitrate"
+		}
+		return refuse(ErrInvalid, fmt.Sprintf("hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, w.spec.hubMTU(hub), w.spec.MTU), cure)
 	case w.spec.setsUp():
 		return diffController(w, v.controller)
 	case !hub.Up && w.spec.Physical && w.healing:
@@ -138,6 +141,10 @@ func diffController(w want, c canlink.Controller) []difference {
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s cannot be set up by netlink", name), "leave out bitrate, and set it up by its own tool")
 	}
 	if !c.Up {
+		if w.others.Bitrate != 0 && w.others != w.spec.Controller {
+			return refuse(ErrInvalid, fmt.Sprintf("hub %s: containers that are there want %s, this network wants %s", name, w.others, w.spec.Controller),
+				"use the same settings, or remove them first")
+		}
 		if _, err := c.Check(w.spec.Controller); err != nil {
 			return refuse(ErrInvalid, fmt.Sprintf("hub %v", err), "change the configuration")
 		}
@@ -266,20 +273,16 @@ func diffWiring(w want, v view) (all []difference) {
 
 // diffFilters compares the filters of one member.
 func diffFilters(common backplane, m member, v view) (wrong wiring) {
-	there := make(map[cantc.Hook]cantc.Installed)
-	for _, f := range v.filters {
-		if f.Dev == int(m.dev) {
-			there[f.Hook] = f
-		}
-	}
-	for _, f := range filters(common, m) {
-		if !f.Equal(there[f.Hook].Filter) {
+	wanted := filters(common, m)
+	for _, f := range wanted {
+		if !f.Equal(v.filters[f.Hook].Filter) {
 			wrong.setFilters = append(wrong.setFilters, f)
 		}
-		delete(there, f.Hook)
 	}
-	for hook := range there {
-		wrong.deleteFilters = append(wrong.deleteFilters, hook)
+	for _, h := range hooks(int(m.dev), true) {
+		if _, there := v.filters[h]; there && !slices.ContainsFunc(wanted, func(f cantc.Filter) bool { return f.Hook == h }) {
+			wrong.deleteFilters = append(wrong.deleteFilters, h)
+		}
 	}
 	return wrong
 }

@@ -13,7 +13,7 @@ import (
 type view struct {
 	links      []canlink.Link
 	jobs       []cangw.Job
-	filters    []cantc.Installed
+	filters    map[cantc.Hook]cantc.Installed
 	controller canlink.Controller // the hub, if it is one that netlink can set up
 }
 

@@ -1,6 +1,10 @@
 package bus
 
-import "github.com/vxcan/vxcan/pkg/canlink"
+import (
+	"slices"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+)
 
 // want is what a bus must be made of. Of host ends it holds those that are there: only its own Attach can make one.
 type want struct {
@@ -11,6 +15,8 @@ type want struct {
 	attaching string
 	// healing tells that a controller may be down: its owner sets it up later, and its rules wait for it.
 	healing bool
+	// others is how the endpoints that are there but that one have set the controller up, if they have.
+	others canlink.Settings
 }
 
 // want derives what the bus must be made of from the endpoints that are there. attaching is the host end that is being
@@ -18,6 +24,9 @@ type want struct {
 func (b *bus) want(spec Spec, attaching string) want {
 	w := want{spec: spec, endpoints: b.endpoints, attaching: attaching, healing: b.healing}
 	w.tx, w.rx = backplaneNames(b.name)
+	if slices.ContainsFunc(b.endpoints, func(e endpoint) bool { return e.host.Name != attaching }) {
+		w.others = b.controllerSpec().Controller
+	}
 	return w
 }
 
@@ -25,13 +34,19 @@ func (b *bus) want(spec Spec, attaching string) want {
 // policy is not known.
 func (w want) members(hub canlink.Link) (members []member, cutOff []Attachment) {
 	members = []member{{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: w.spec.Physical}}
+	compiled := make(map[Policy]access) // most have the same
 	for _, e := range w.endpoints {
-		access, err := e.Policy.compile()
-		if err != nil || e.cutOff { // the record was damaged
-			access, _ = nothing.compile()
+		policy := e.Policy
+		if e.cutOff {
+			policy = nothing
 			cutOff = append(cutOff, e.Attachment)
 		}
-		members = append(members, member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), access: access})
+		a, ok := compiled[policy]
+		if !ok {
+			a, _ = policy.compile() // it is readable, see load
+			compiled[policy] = a
+		}
+		members = append(members, member{dev: uint32(e.host.Index), fd: e.host.FD() && hub.FD(), access: a})
 	}
 	return members, cutOff
 }

@@ -248,3 +248,39 @@ func eventually(t *testing.T, what string, done func() bool) {
 		}
 	}
 }
+
+// A controller that had no queue gets one that holds frames, and after a failure has none again.
+func TestSLCANEmptyQueue(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	_, _ = newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "txqueuelen", "0")
+	before := readController(t, c, get(t, c, "slot0").Index)
+	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1<<32-1); err == nil {
+		t.Error("a queue of 4294967295 frames is no error")
+	}
+	if now := readController(t, c, before.Index); now.Queue != 0 || now.Up {
+		t.Errorf("after a failure: queue %d, up %t", now.Queue, now.Up)
+	}
+	if up, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); err != nil || up.Queue != 1000 {
+		t.Errorf("queue %d, %v", up.Queue, err)
+	}
+	if out, err := exec.Command("tc", "qdisc", "show", "dev", "slot0").Output(); err != nil || !strings.Contains(string(out), "pfifo_fast") {
+		t.Errorf("tc: %s, %v", out, err)
+	}
+}
+
+// A controller that was renamed since it was read is left as it was: the name may be another one's now.
+func TestSLCANRenamed(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	_, before := newSLCAN(t, c)
+	run(t, "ip", "link", "set", "slot0", "name", "slot9")
+	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "slot9") {
+		t.Errorf("%v, want ENODEV, and slot9", err)
+	}
+	now := readController(t, c, before.Index)
+	if want := with(before, func(c *Controller) { c.Name, c.Timing.Bitrate = "slot9", 500_000 }); !cmp.Equal(settled(want), settled(now)) {
+		t.Errorf("(- want, + got)\n%s", cmp.Diff(settled(want), settled(now)))
+	}
+}

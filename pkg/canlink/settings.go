@@ -28,6 +28,23 @@ type Settings struct {
 	FDNonISO       bool `json:"fdNonISO,omitempty"`
 }
 
+// String is the settings as ip link spells them.
+func (s Settings) String() string {
+	words := []string{fmt.Sprintf("bitrate %d", s.Bitrate)}
+	add := func(set bool, format string, value any) {
+		if set {
+			words = append(words, fmt.Sprintf(format, value))
+		}
+	}
+	add(s.SamplePoint != 0, "sample-point %s", formatPoint(s.SamplePoint))
+	add(s.DataBitrate != 0, "dbitrate %d", s.DataBitrate)
+	add(s.DataSamplePoint != 0, "dsample-point %s", formatPoint(s.DataSamplePoint))
+	add(s.RestartMS != 0, "restart-ms %d", s.RestartMS)
+	add(s.SetTermination, "termination %d", s.Termination)
+	add(s.modes() != 0, "%v", s.modes())
+	return strings.Join(words, ", ")
+}
+
 // modes are those that are to be on. All others of ourModes are to be off.
 func (s Settings) modes() Modes {
 	var on Modes

@@ -16,7 +16,7 @@ import (
 //
 // Nothing is changed where Check refuses, and where the controller is up already, by before or because another program
 // has just brought it up: that is EBUSY. Where the kernel refuses anything else, or sets something else than it was asked
-// for, the controller is put back to what it was, see Restore.
+// for, or the controller has another name by now, which is ENODEV, it is put back to what it was, see Restore.
 func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after Controller, warnings []string, retErr error) {
 	if warnings, retErr = before.Check(s); retErr != nil {
 		return Controller{}, nil, retErr
@@ -27,6 +27,13 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 	if s.RestartMS != 0 && c.refusesRestart(before.Index) {
 		warnings = append(warnings, fmt.Sprintf("%s: no restart-ms: its driver cannot restart after bus-off", before))
 		s.RestartMS = 0
+	}
+	if before.Queue == 0 && queue != 0 {
+		// A device that goes up with a queue of 0, or of a length that there is no memory for, gets a queueing discipline
+		// without a queue, which a length set later does not change (attach_default_qdiscs, net/sched/sch_generic.c).
+		if err := c.SetTxQueue(before.Index, 1); err != nil {
+			return Controller{}, nil, err
+		}
 	}
 	request := before.setUpRequest(s, queue)
 	request.Flags |= unix.NLM_F_ACK // for the warning
@@ -49,6 +56,9 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 	}
 	if after, err = c.parseController(before.Index, replies[1]); err != nil {
 		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
+	}
+	if after.Name != before.Name { // somebody has renamed it, so that it may not be the one that was meant
+		return Controller{}, nil, fmt.Errorf("set up %s: it is called %s now: %w", before, after.Name, unix.ENODEV)
 	}
 	if differences := after.Differs(s); len(differences) > 0 {
 		return Controller{}, nil, fmt.Errorf("set up %s: the kernel has set %s", before, strings.Join(differences, "; "))

@@ -56,52 +56,99 @@ type NoModuleError struct{ Module string }
 
 func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }
 
+// OtherQdiscError is an ingress qdisc of another program, which has no egress: a device has that or a clsact qdisc.
+type OtherQdiscError struct {
+	Dev  int    // ifindex
+	Kind string // "ingress"
+}
+
+func (e *OtherQdiscError) Error() string {
+	return fmt.Sprintf("device with index %d has a qdisc %s", e.Dev, e.Kind)
+}
+
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a NoModuleError where the kernel lacks a part.
+// devices where it is missing. It fails with a NoModuleError where the kernel lacks a part, and with an OtherQdiscError.
 func (c *Conn) Set(filters ...Filter) error {
-	var requests []*nl.NetlinkRequest
-	var devs []int
-	for _, f := range filters {
-		if !slices.Contains(devs, f.Dev) {
-			devs = append(devs, f.Dev)
-			requests = append(requests, qdiscRequest(f.Dev))
-		}
-	}
-	for _, f := range filters {
-		requests = append(requests, f.setRequest())
+	if err := c.addQdiscs(filters); err != nil {
+		return err
 	}
 	var errs []error
-	for batch := range slices.Chunk(requests, rtnl.MaxBatch) {
-		replies, err := c.conn.Batch(batch...)
+	for batch := range slices.Chunk(filters, rtnl.MaxBatch) {
+		requests := make([]*nl.NetlinkRequest, len(batch))
+		for i, f := range batch {
+			requests[i] = f.setRequest()
+		}
+		replies, err := c.conn.Batch(requests...)
 		errs = append(errs, err)
 		for i, r := range replies {
-			switch isQdisc := batch[i].Type == unix.RTM_NEWQDISC; {
-			case r.Err == nil, isQdisc && errors.Is(r.Err, unix.EEXIST):
-			case errors.Is(r.Err, unix.ENOENT) && isQdisc:
-				return &NoModuleError{"sch_ingress"}
-			case errors.Is(r.Err, unix.ENOENT):
-				return &NoModuleError{c.missing(filters)}
-			default:
-				errs = append(errs, fmt.Errorf("set filter: %w", r.Err))
+			if errors.Is(r.Err, unix.ENOENT) {
+				return &NoModuleError{c.missing(batch[i])}
+			}
+			if r.Err != nil {
+				errs = append(errs, fmt.Errorf("set %s filter of device with index %d: %w", batch[i].Dir, batch[i].Dev, r.Err))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// missing names the module that the kernel lacks for filters: of actions, it can be asked for each by one without options,
-// which none takes (EINVAL).
-func (c *Conn) missing(filters []Filter) string {
+// addQdiscs makes the qdiscs that filters need.
+func (c *Conn) addQdiscs(filters []Filter) error {
+	var devs []int
 	for _, f := range filters {
-		for _, a := range f.Actions {
-			r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)
-			r.AddData(nl.NewRtAttr(0, nil)) // struct tcamsg is four bytes, of which none is used
-			table := nl.NewRtAttr(tcaActTab, nil)
-			table.AddRtAttr(1, nil).AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
-			r.AddData(table)
-			if errors.Is(c.conn.Do(r), unix.ENOENT) {
-				return "act_" + a.Kind
+		if !slices.Contains(devs, f.Dev) {
+			devs = append(devs, f.Dev)
+		}
+	}
+	var errs []error
+	for batch := range slices.Chunk(devs, rtnl.MaxBatch) {
+		requests := make([]*nl.NetlinkRequest, len(batch))
+		for i, dev := range batch {
+			requests[i] = qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev)
+			requests[i].AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
+		}
+		replies, err := c.conn.Batch(requests...)
+		errs = append(errs, err)
+		for i, r := range replies {
+			switch {
+			case errors.Is(r.Err, unix.ENOENT):
+				return &NoModuleError{"sch_ingress"}
+			case errors.Is(r.Err, unix.EEXIST):
+				errs = append(errs, c.checkQdisc(batch[i]))
+			case r.Err != nil:
+				errs = append(errs, fmt.Errorf("add qdisc of device with index %d: %w", batch[i], r.Err))
 			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkQdisc tells whether the qdisc that a device has is clsact.
+func (c *Conn) checkQdisc(dev int) error {
+	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, 0, dev))
+	if err != nil {
+		return err
+	}
+	if err := replies[0].Err; err != nil {
+		return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
+	}
+	if kind, err := unmarshalQdisc(replies[0].Data); err != nil || kind != clsact {
+		return errors.Join(err, &OtherQdiscError{dev, kind})
+	}
+	return nil
+}
+
+// missing names the module that the kernel lacks for a filter: of actions, it can be asked for each by one without options,
+// which none takes (EINVAL).
+func (c *Conn) missing(f Filter) string {
+	for _, a := range f.Actions {
+		r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)
+		r.AddData(nl.NewRtAttr(0, nil)) // struct tcamsg is four bytes, of which none is used
+		table := nl.NewRtAttr(tcaActTab, nil)
+		table.AddRtAttr(1, nil).AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
+		r.AddData(table)
+		if errors.Is(c.conn.Do(r), unix.ENOENT) {
+			return "act_" + a.Kind
 		}
 	}
 	return "cls_bpf"

@@ -152,10 +152,22 @@ func tcRequest(kind, flags, dev int, handle, parent, info uint32) *nl.NetlinkReq
 	return r
 }
 
-func qdiscRequest(dev int) *nl.NetlinkRequest {
-	r := tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, clsactHandle, clsactParent, 0)
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
-	return r
+func qdiscRequest(kind, flags, dev int) *nl.NetlinkRequest {
+	return tcRequest(kind, flags, dev, clsactHandle, clsactParent, 0)
+}
+
+// unmarshalQdisc reads the kind of a qdisc.
+func unmarshalQdisc(b []byte) (kind string, err error) {
+	if len(b) < tcmsgSize {
+		return "", fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+	}
+	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+		if attr == tcaKind {
+			kind = unix.ByteSliceToString(value)
+		}
+		return nil
+	})
+	return kind, err
 }
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.

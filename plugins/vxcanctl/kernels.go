@@ -87,7 +87,7 @@ var kernelHomes = [...]kernelHome{
 
 // allConfigs are all options of the kernel that a bus needs.
 func allConfigs() string {
-	all := []string{"CONFIG_CAN", "CONFIG_CAN_RAW"}
+	all := []string{"CONFIG_CAN", "CONFIG_CAN_RAW", "CONFIG_NET_CLS_ACT"}
 	for _, m := range bus.Modules {
 		all = append(all, m.Config)
 	}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// pluginType is the name of the plugin, and of its file.
+const pluginType = "vxcan"
+
+// defaultEntry attaches the pods whose annotation asks for it.
+const defaultEntry = `{"type":"vxcan","capabilities":{"io.kubernetes.cri.pod-annotations":true}}`
+
+// readEntry reads the entry from a file, or takes the JSON itself, and validates it.
+func readEntry(from string) (json.RawMessage, error) {
+	if strings.HasPrefix(strings.TrimSpace(from), "{") {
+		return parseEntry([]byte(from))
+	}
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return nil, fmt.Errorf("%w entry: read it: %w", errUsage, err)
+	}
+	entry, err := parseEntry(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	return entry, nil
+}
+
+// parseEntry returns the entry on one line. It refuses what the plugin would refuse: at every pod of the node, that is.
+func parseEntry(content []byte) (json.RawMessage, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(content, &keys); err != nil {
+		return nil, fmt.Errorf("%w entry: want a JSON object like %s: %w", errUsage, defaultEntry, err)
+	}
+	var errs []error
+	config := bus.NewConfig()
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		known, err := true, error(nil)
+		switch name {
+		case "type":
+		case "capabilities":
+			err = json.Unmarshal(keys[name], &map[string]bool{})
+		default:
+			known, err = config.SetJSON(name, keys[name])
+		}
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
+		case !known:
+			errs = append(errs, fmt.Errorf("key %q: not one of type, capabilities, %s", name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
+		}
+	}
+	if typeOf(content) != pluginType {
+		errs = append(errs, fmt.Errorf(`key "type": want %q`, pluginType))
+	}
+	if err := errors.Join(append(errs, config.Check())...); err != nil {
+		return nil, fmt.Errorf("%w entry: %s", errUsage, bus.OneLine(err))
+	}
+	var line bytes.Buffer
+	err := json.Compact(&line, content)
+	return line.Bytes(), err
+}
+
+// typeOf is the type of a plugin's configuration, as libcni reads it.
+func typeOf(plugin []byte) string {
+	var p struct {
+		Type string `json:"type"`
+	}
+	_ = json.Unmarshal(plugin, &p) // then it has none
+	return p.Type
+}
+
+// sameJSON tells whether two texts are the same but for spaces, the order of keys and the format of numbers: others that
+// chain themselves into the network write all of it anew.
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}

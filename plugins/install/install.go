@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// installer puts plugin and entry in place. A step of it may end anywhere: the next one makes it right.
+type installer struct {
+	options
+	valid    json.RawMessage // the entry, as it was when it was last right
+	versions []string        // of CNI, that the plugin speaks
+	cleaned  bool            // of what a run that was killed left
+	chained  string          // the list with our entry, if this process put it there
+	compared fs.FileInfo     // of the installed plugin, when it was the same as ours
+}
+
+// install makes one step: the plugin first, because from the entry on every pod needs it.
+func (in *installer) install(ctx context.Context) (wrote bool, err error) {
+	unlock, err := lock(in.confDir)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if !in.cleaned {
+		if err := errors.Join(removeIfThere(filepath.Join(in.confDir, tempName)), removeIfThere(filepath.Join(in.binDir, tempName))); err != nil {
+			return false, err
+		}
+		in.cleaned = true
+	}
+	if err := in.placePlugin(ctx); err != nil {
+		return false, err
+	}
+	errEntry := in.reloadEntry()
+	n, broken, err := podNetwork(in.confDir)
+	if err == nil {
+		wrote, err = in.placeEntry(n)
+	}
+	return wrote, errors.Join(err, broken, errEntry)
+}
+
+func (in *installer) placePlugin(ctx context.Context) error {
+	to := filepath.Join(in.binDir, pluginType)
+	info, err := os.Lstat(to)
+	if err == nil && in.compared != nil && os.SameFile(info, in.compared) && info.Mode() == in.compared.Mode() &&
+		info.Size() == in.compared.Size() && info.ModTime().Equal(in.compared.ModTime()) {
+		return nil
+	}
+	copied, err := installPlugin(in.plugin, to)
+	if err != nil {
+		return fmt.Errorf("install the plugin: %w", err)
+	}
+	if copied {
+		slog.Info("plugin installed", "file", to)
+	}
+	if in.versions == nil {
+		// Of ours: the node may forbid us to execute files of its own.
+		if in.versions, err = versionsOf(ctx, in.plugin); err != nil {
+			return fmt.Errorf("ask the plugin %s for its versions of CNI (is it for another processor?): %w", in.plugin, err)
+		}
+	}
+	in.compared, err = os.Lstat(to)
+	return err
+}
+
+// versionsOf asks a plugin which versions of CNI it speaks.
+func versionsOf(ctx context.Context, plugin string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, plugin)
+	cmd.Env = []string{"CNI_COMMAND=VERSION"}
+	cmd.Stdin = strings.NewReader(`{"cniVersion":"1.0.0"}`)
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		SupportedVersions []string `json:"supportedVersions"`
+	}
+	err = json.Unmarshal(out, &answer)
+	return answer.SupportedVersions, err
+}
+
+// reloadEntry reads the entry again, which may be in a ConfigMap. While it is wrong, the last right one goes on.
+func (in *installer) reloadEntry() error {
+	entry, err := readEntry(in.entry)
+	if err != nil {
+		return fmt.Errorf("%w: the entry from before is used", err)
+	}
+	in.valid = entry
+	return nil
+}
+
+// placeEntry chains the entry into the pod network, and takes it out of what was the pod network before.
+func (in *installer) placeEntry(n *network) (wrote bool, err error) {
+	if !slices.Contains(in.versions, n.cniVersion) {
+		return false, fmt.Errorf("%s: cniVersion %q: vxcan speaks %s, and with another no pod would start; change it where the file comes from",
+			n.path, n.cniVersion, strings.Join(in.versions, ", "))
+	}
+	path, list := n.asList()
+	after, err := chain(list, in.valid)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", n.path, err)
+	}
+	switch {
+	case !n.isList:
+		err = putInPlaceOf(n, path, after)
+	case !bytes.Equal(list, after):
+		err = replaceFile(path, n.perm, list, after)
+	}
+	if err != nil {
+		return false, err
+	}
+	if wrote = !bytes.Equal(n.content, after); wrote {
+		slog.Info("chained into the pod network", "file", path, "network", n.name)
+	}
+	before := in.chained
+	in.chained = path
+	if before != "" && before != path {
+		err = takeOut(before)
+	}
+	return wrote, err
+}
+
+// putInPlaceOf puts a list in the place of the configuration of one plugin. While both are there, the runtime takes
+// *.conf and not *.conflist, or *.conflist and not *.json; there is always one.
+func putInPlaceOf(n *network, path string, list []byte) error {
+	there, _, err := readNetwork(path)
+	if !errors.Is(err, fs.ErrNotExist) && (err != nil || there.name != n.name) {
+		return fmt.Errorf("%s is the pod network and has to become %s, which is another: remove one", n.path, path)
+	}
+	if err := writeFile(path, n.perm, bytes.NewReader(list)); err != nil {
+		return err
+	}
+	temp := filepath.Join(filepath.Dir(n.path), tempName)
+	if err := os.Rename(n.path, temp); err != nil {
+		return err
+	}
+	got, _, err := readFile(temp)
+	if err == nil && !bytes.Equal(got, n.content) { // a newer one
+		if err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, n.path, unix.RENAME_NOREPLACE); err == nil || errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("%s %w", n.path, errChanged)
+		}
+	}
+	return errors.Join(err, removeIfThere(temp), syncDir(filepath.Dir(path)))
+}
+
+// takeOut takes our entry out of a list that is there.
+func takeOut(path string) error {
+	n, _, err := readNetwork(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("take vxcan out of %s: %w", path, err)
+	}
+	if !n.isList {
+		return nil
+	}
+	list, err := unchain(n.content)
+	if err != nil || bytes.Equal(list, n.content) {
+		return err
+	}
+	if err := replaceFile(path, n.perm, n.content, list); err != nil {
+		return err
+	}
+	slog.Info("taken out of the pod network", "file", path)
+	return nil
+}
+
+// remove takes our entry out of the pod network. The plugin stays, for the pods that have it.
+func (in *installer) remove() error {
+	unlock, err := lock(in.confDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n, _, err := podNetwork(in.confDir)
+	switch {
+	case errors.Is(err, errNoNetwork):
+		return nil
+	case err != nil:
+		return err
+	}
+	err = takeOut(n.path)
+	if in.chained != "" && in.chained != n.path {
+		err = errors.Join(err, takeOut(in.chained))
+	}
+	return err
+}
+
+// inPlace tells what is not in place.
+func (in *installer) inPlace() error {
+	to := filepath.Join(in.binDir, pluginType)
+	same, err := samePlugin(in.plugin, to)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return fmt.Errorf("%s is not the plugin %s", to, in.plugin)
+	}
+	n, broken, err := podNetwork(in.confDir)
+	if err = errors.Join(err, broken); err != nil {
+		return err
+	}
+	_, list := n.asList()
+	chained, err := isChained(list, in.valid)
+	if err == nil && !chained {
+		err = fmt.Errorf("the entry of vxcan is not in the pod network")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.path, err)
+	}
+	return nil
+}
