@@ -7,7 +7,11 @@ UDEV     = $(PREFIX)/lib/udev/rules.d
 MODULES  = $(PREFIX)/lib/modules-load.d/vxcan.conf
 SYSCTL   = $(PREFIX)/lib/sysctl.d/40-vxcan.conf
 DOC      = $(PREFIX)/share/doc/vxcan
-UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service
+MANDIR   = $(PREFIX)/share/man/man8
+BASHDIR  = $(PREFIX)/share/bash-completion/completions
+ZSHDIR   = $(PREFIX)/share/zsh/site-functions
+FISHDIR  = $(PREFIX)/share/fish/vendor_completions.d
+UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-metrics.service vxcan-metrics.timer
 
 # What is installed, what is in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is
 # built from. The tools are in a Go module of their own, integration/, so that the product's module depends on nothing that
@@ -37,14 +41,14 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
-build: $(PRODUCT) $(INSTALLER) ## build what is installed into bin/
+build: $(PRODUCT) $(INSTALLER) $(OUT)/share ## build what is installed into bin/
 
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
 # archive of it. Only our own .git counts, not one around an archive.
@@ -55,6 +59,11 @@ NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-un
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
 $(PRODUCT) $(INSTALLER): setup-build
 	go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' -o $@ $(package)
+
+# Man pages and completions, by a vxcanctl for this machine, whatever it is built for.
+$(OUT)/share: setup-build
+	rm -rf $@
+	env -u GOOS -u GOARCH go run $(GO_BUILD) -ldflags '-X main.buildVersion=$(VERSION)' ./plugins/vxcanctl generate $@
 
 $(TOOLS): setup-build
 	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
@@ -77,7 +86,7 @@ setup-%:
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|Compose|^TestLate
+BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|Compose|^TestLate|StatusAndGraph|DoctorHosts
 GO_TEST = test -count=1 -timeout 60m
 
 # The releases go side by side: a test of a container runtime is mostly waiting for it.
@@ -203,7 +212,7 @@ tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
 # Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
-	@test -x $(OUT)/vxcanctl || $(MAKE) build
+	@test -x $(OUT)/vxcanctl && test -d $(OUT)/share || $(MAKE) build
 	install -D -t $(DESTDIR)$(CNI_BIN) $(OUT)/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark $(OUT)/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) $(OUT)/vxcan-docker
@@ -212,6 +221,10 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	install -d $(DESTDIR)$(SYSTEMD) $(DESTDIR)$(dir $(MODULES))
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|' plugins/*/$$unit >$(DESTDIR)$(SYSTEMD)/$$unit || exit; done
 	install -D -m 644 -t $(DESTDIR)$(UDEV) plugins/vxcanctl/90-vxcan.rules
+	install -D -m 644 -t $(DESTDIR)$(MANDIR) $(OUT)/share/*.8
+	install -D -m 644 -t $(DESTDIR)$(BASHDIR) $(OUT)/share/vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(ZSHDIR) $(OUT)/share/_vxcanctl
+	install -D -m 644 -t $(DESTDIR)$(FISHDIR) $(OUT)/share/vxcanctl.fish
 	printf '%s\n' vcan vxcan can-gw >$(DESTDIR)$(MODULES)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call tell,systemctl daemon-reload)
@@ -219,9 +232,11 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
-	$(call tell,systemctl disable --now vxcan-docker.socket)
+	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker $(DESTDIR)$(BIN)/vxcanctl
 	rm -f $(DESTDIR)$(UDEV)/90-vxcan.rules
+	rm -f $(DESTDIR)$(MANDIR)/vxcanctl.8 $(DESTDIR)$(MANDIR)/vxcanctl-*.8
+	rm -f $(DESTDIR)$(BASHDIR)/vxcanctl $(DESTDIR)$(ZSHDIR)/_vxcanctl $(DESTDIR)$(FISHDIR)/vxcanctl.fish
 	rm -f $(UNITS:%=$(DESTDIR)$(SYSTEMD)/%) $(DESTDIR)$(MODULES) $(DESTDIR)$(SYSCTL) $(DOCS:%=$(DESTDIR)$(DOC)/%)
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call tell,systemctl daemon-reload)

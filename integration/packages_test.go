@@ -130,12 +130,22 @@ func (f format) files(t testing.TB) []string {
 		executable + "/usr/libexec/vxcan-docker",
 		plain + "/usr/lib/modules-load.d/vxcan.conf",
 		plain + "/usr/lib/sysctl.d/40-vxcan.conf",
+		plain + "/usr/share/bash-completion/completions/vxcanctl",
+		plain + "/usr/share/fish/vendor_completions.d/vxcanctl.fish",
+	}
+	zsh := "site-functions"
+	if f.name == "deb" {
+		zsh = "vendor-completions"
+	}
+	files = append(files, plain+"/usr/share/zsh/"+zsh+"/_vxcanctl")
+	for _, command := range []string{"", "-doctor", "-graph", "-heal", "-metrics", "-status"} {
+		files = append(files, plain+"/usr/share/man/man8/vxcanctl"+command+".8")
 	}
 	if f.linked {
 		files = append(files, "link /opt/cni/bin/vxcan -> "+f.cniDir+"/vxcan")
 	}
 	if f.systemd {
-		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service"} {
+		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service", "vxcan-metrics.service", "vxcan-metrics.timer"} {
 			files = append(files, plain+"/usr/lib/systemd/system/"+unit)
 		}
 		files = append(files, plain+"/usr/lib/udev/rules.d/90-vxcan.rules")

@@ -41,10 +41,10 @@ build_all() {
 # install_root installs where the format's distributions look. All their containers.conf name /usr/libexec/netavark.
 install_root() {
 	case $format in
-	deb) cni=/usr/lib/cni ;;
-	*) cni=/usr/libexec/cni ;; # Fedora, Alpine, and meta-virtualization of Yocto, where /opt/cni/bin is a link to it
+	deb) cni=/usr/lib/cni zsh=vendor-completions ;;
+	*) cni=/usr/libexec/cni zsh=site-functions ;; # Fedora, Alpine, and meta-virtualization of Yocto, where /opt/cni/bin is a link to it
 	esac
-	make -s --no-print-directory install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni >/dev/null
+	make -s --no-print-directory install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni ZSHDIR=/usr/share/zsh/$zsh >/dev/null
 	[ "$format" != apk ] || rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" # no systemd, which the udev rule calls
 	licenses >"$root/usr/share/doc/vxcan/copyright"
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

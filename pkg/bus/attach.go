@@ -137,7 +137,8 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		}
 	}
 	remembered := b.remember(spec)
-	if b.put(recorded{a, spec.Policy}) || remembered || corrected || !b.known {
+	r := recorded{a, spec.Policy, spec.Name}
+	if b.put(r) || remembered || corrected || !b.known {
 		if err := b.save(); err != nil {
 			return Result{}, err
 		}
@@ -149,7 +150,7 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 		b.view.links = append(b.view.links, host)
 	}
 	b.endpoints = slices.DeleteFunc(b.endpoints, func(e endpoint) bool { return e.host.Name == hostIf })
-	b.endpoints = append(b.endpoints, endpoint{Attachment: a, Policy: spec.Policy, host: host})
+	b.endpoints = append(b.endpoints, endpoint{recorded: r, host: host})
 	if err := b.mend(spec, hostIf); err != nil {
 		return Result{}, err
 	}

@@ -10,8 +10,8 @@ import (
 // on top (netdev_max_backlog, Documentation/admin-guide/sysctl/net.rst).
 const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
 
-// backlogPerEndpoint is room for a burst of that many frames: each waits once for every endpoint.
-const backlogPerEndpoint = 1000
+// BacklogPerEndpoint is room for a burst of that many frames: each waits once for every endpoint.
+const BacklogPerEndpoint = 1000
 
 // warn tells the administrator when a burst could lose frames on this bus, where we change nothing.
 func (b *bus) warn(spec Spec) {
@@ -28,7 +28,7 @@ func (b *bus) warnOfBacklog() {
 		return
 	}
 	now, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if need := backlogPerEndpoint * len(b.record.Endpoints); err == nil && now < need {
+	if need := BacklogPerEndpoint * len(b.record.Endpoints); err == nil && now < need {
 		b.notice("net.core.netdev_max_backlog is %d, so that bursts may lose frames on a bus with %d endpoints: set it to %d or more (sysctl)",
 			now, len(b.record.Endpoints), need)
 	}

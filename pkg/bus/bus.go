@@ -71,6 +71,7 @@ type Spec struct {
 	Controller canlink.Settings `json:"controller,omitzero"`
 	TxQueue    int              `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
 	Policy     Policy           `json:"policy,omitzero"`   // of the endpoint
+	Name       string           `json:"-"`                 // of the container, for people; "" where the runtime does not tell it
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
 	Transient bool `json:"-"`
@@ -199,6 +200,7 @@ type record struct {
 type recorded struct {
 	Attachment
 	Policy Policy `json:"policy,omitzero"`
+	Name   string `json:"name,omitempty"` // see Spec
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
@@ -322,7 +324,7 @@ func (b *bus) observe() (corrections []string, err error) {
 	where := hooks(b.view.link(b.name).Index, false)
 	b.record.Endpoints = make([]recorded, len(b.endpoints))
 	for i, e := range b.endpoints {
-		b.record.Endpoints[i] = recorded{e.Attachment, e.Policy}
+		b.record.Endpoints[i] = e.recorded
 		where = append(where, hooks(e.host.Index, e.Policy != (Policy{}) || e.cutOff)...)
 	}
 	filters, err := b.k.Filters(where...)

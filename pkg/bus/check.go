@@ -31,25 +31,19 @@ func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []str
 		return err
 	}
 	defer c.Close()
-	damage, err := b.damage(spec, a, contIfs, place{netns: netns, container: c})
-	if err == nil && len(damage) > 0 {
-		// A container that dies between the lists of devices and of rules looks like damage once.
-		var again Damage
-		again, err = b.damage(spec, a, contIfs, place{netns: netns, container: c})
-		damage = slices.DeleteFunc(damage, func(d string) bool { return !slices.Contains(again, d) })
-	}
+	damage, err := lasting(func() ([]string, error) { return b.damage(spec, a, contIfs, place{netns: netns, container: c}) })
 	if err != nil {
 		return err
 	}
 	b.warn(spec)
 	if len(damage) > 0 {
-		return damage
+		return Damage(damage)
 	}
 	return nil
 }
 
 // damage is what one look at the kernel shows.
-func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damage Damage, err error) {
+func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damage []string, err error) {
 	if _, err := b.observe(); err != nil {
 		return nil, err
 	}

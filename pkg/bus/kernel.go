@@ -20,6 +20,7 @@ import (
 type kernel interface {
 	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
 	AllLinks() ([]canlink.Link, error)
+	Peers(links ...canlink.Link) ([]canlink.Link, error) // their other ends in other netns, the zero Link for none
 	AddVcan(name string, index int, alias string) error
 	AddPair(p canlink.Pair) (canlink.Link, error)
 	SetAlias(index int, alias string) error
@@ -75,9 +76,10 @@ func dialKernel() (kernel, error) {
 
 func (k *realKernel) Close() error { return k.conn.Close() }
 
-func (k *realKernel) Links(names ...string) ([]canlink.Link, error) { return k.links.Get(names...) }
-func (k *realKernel) SetUp(index int) error                         { return onlyErr(k.links.SetUp(index)) }
-func (k *realKernel) Delete(indexes ...int) error                   { return explain(k.links.Delete(indexes...)) }
+func (k *realKernel) Links(names ...string) ([]canlink.Link, error)    { return k.links.Get(names...) }
+func (k *realKernel) Peers(of ...canlink.Link) ([]canlink.Link, error) { return k.links.Peers(of...) }
+func (k *realKernel) SetUp(index int) error                            { return onlyErr(k.links.SetUp(index)) }
+func (k *realKernel) Delete(indexes ...int) error                      { return explain(k.links.Delete(indexes...)) }
 
 func (k *realKernel) SetAlias(index int, alias string) error {
 	return explain(k.links.SetAlias(index, alias))

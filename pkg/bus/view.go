@@ -58,8 +58,7 @@ func (v view) nameOf(index uint32) string { return v.at(int(index)).Name }
 
 // endpoint is an attachment that the kernel has the devices of.
 type endpoint struct {
-	Attachment
-	Policy
+	recorded
 	host canlink.Link // host end
 	// cutOff tells that the endpoint has a policy that is not known any more. It neither sends nor hears until its own ADD.
 	cutOff bool
@@ -73,7 +72,7 @@ func (v view) movedBack(e endpoint) bool {
 
 // endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
 // record, and then those that only the aliases of their devices tell of.
-func (v view) endpoints(hub string, recorded []recorded) (endpoints []endpoint) {
+func (v view) endpoints(hub string, records []recorded) (endpoints []endpoint) {
 	type device struct {
 		link *canlink.Link
 		aliased
@@ -90,19 +89,17 @@ func (v view) endpoints(hub string, recorded []recorded) (endpoints []endpoint) 
 			devices[l.Name] = device{l, a, ok}
 		}
 	}
-	for _, r := range recorded {
+	for _, r := range records {
 		hostIf := hostIfName(r.Attachment)
 		if d, ok := devices[hostIf]; ok {
-			endpoints = append(endpoints, endpoint{
-				Attachment: r.Attachment, Policy: r.Policy, host: *d.link, cutOff: d.policy && r.Policy == (Policy{}),
-			})
+			endpoints = append(endpoints, endpoint{recorded: r, host: *d.link, cutOff: d.policy && r.Policy == (Policy{})})
 			delete(devices, hostIf)
 		}
 	}
 	for i := range v.links {
 		d, ok := devices[v.links[i].Name]
 		if ok && d.ok && hostIfName(d.Attachment) == d.link.Name {
-			endpoints = append(endpoints, endpoint{Attachment: d.Attachment, host: *d.link, cutOff: d.policy})
+			endpoints = append(endpoints, endpoint{recorded: recorded{Attachment: d.Attachment}, host: *d.link, cutOff: d.policy})
 		}
 	}
 	return endpoints

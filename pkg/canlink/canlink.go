@@ -49,8 +49,9 @@ type Link struct {
 	AltNames []string
 	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
 	PeerIndex int
-	// PeerElsewhere tells that the other end is in another netns than this one.
+	// PeerElsewhere tells that the other end is in another netns than this one, which has the number PeerNetns here.
 	PeerElsewhere bool
+	PeerNetns     int
 	// Active tells that the device sends what is handed to it (IF_OPER_UP of linux/if.h). The kernel drops that for a
 	// moment after the carrier of a device that is up comes on, until its link watch has run (net/core/link_watch.c).
 	Active bool
@@ -116,6 +117,31 @@ func (c *Conn) GetIndex(index int) (Link, error) {
 		return Link{}, fmt.Errorf("device with index %d: %w", index, ErrNotFound)
 	}
 	return parseReply(replies[0])
+}
+
+// Peers finds the other ends of pairs, each in the netns that it lives in. It is the zero Link for what has no other end
+// in another netns, or not any more.
+func (c *Conn) Peers(links ...Link) ([]Link, error) {
+	peers := make([]Link, 0, len(links))
+	for batch := range slices.Chunk(links, rtnl.MaxBatch) {
+		requests := make([]*nl.NetlinkRequest, len(batch))
+		for i, l := range batch {
+			requests[i] = getRequest(l.PeerIndex)
+			requests[i].AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(l.PeerNetns))))
+		}
+		replies, err := c.conn.Batch(requests...)
+		if err != nil {
+			return nil, err
+		}
+		for i, r := range replies {
+			peer, err := parseReply(r)
+			if err != nil || !batch[i].PeerElsewhere { // a container that ends just now
+				peer = Link{}
+			}
+			peers = append(peers, peer)
+		}
+	}
+	return peers, nil
 }
 
 // List returns every device of the namespace. Where devices come and go meanwhile, it asks again: of those that stay
@@ -306,7 +332,7 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 		case unix.IFLA_LINK:
 			l.PeerIndex = number
 		case unix.IFLA_LINK_NETNSID:
-			l.PeerElsewhere = true
+			l.PeerElsewhere, l.PeerNetns = true, number
 		case unix.IFLA_CARRIER_UP_COUNT: // absent from kernels before 4.16
 			l.Used = number > 0
 		}

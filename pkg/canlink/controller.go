@@ -43,6 +43,28 @@ type Controller struct {
 	Terminations []uint16 // what there is to choose from, 0 included; none where termination cannot be switched
 
 	TxErrors, RxErrors uint16 // error counters, 0 where the driver does not tell them
+	KnowsErrors        bool   // the driver tells them
+	Traffic            Traffic
+	Events             Events
+}
+
+// Traffic counts what a device has sent and received since it was made: frames, and bytes of their data. It is the
+// beginning of struct rtnl_link_stats64 of linux/if_link.h.
+type Traffic struct {
+	RxFrames uint64 `json:"rxFrames"`
+	TxFrames uint64 `json:"txFrames"`
+	RxBytes  uint64 `json:"rxBytes"`
+	TxBytes  uint64 `json:"txBytes"`
+}
+
+// Events counts what has happened to a controller since it was made (struct can_device_stats of linux/can/netlink.h).
+type Events struct {
+	BusErrors       uint32 `json:"busErrors"`
+	ErrorWarning    uint32 `json:"errorWarning"`
+	ErrorPassive    uint32 `json:"errorPassive"`
+	BusOff          uint32 `json:"busOff"`
+	ArbitrationLost uint32 `json:"arbitrationLost"`
+	Restarts        uint32 `json:"restarts"`
 }
 
 // State is the state of a controller (enum can_state, linux/can/netlink.h). Some drivers say StateStopped while they
@@ -162,6 +184,8 @@ const (
 	limitsSize      = 48 // struct can_bittiming_const
 	ctrlModeSize    = 8  // struct can_ctrlmode
 	berrCounterSize = 4  // struct can_berr_counter
+	deviceStatsSize = 24 // struct can_device_stats
+	trafficSize     = 32 // the four counters that struct rtnl_link_stats64 begins with
 )
 
 // Controller reads a controller by its ifindex. It fails with ErrNotFound if there is no such device, and with
@@ -227,6 +251,12 @@ func unmarshalController(data []byte) (Controller, error) {
 			queue, err := unmarshalUint32("IFLA_TXQLEN", value)
 			c.Queue = int(queue)
 			return err
+		case unix.IFLA_STATS64:
+			if len(value) < trafficSize {
+				return fmt.Errorf("IFLA_STATS64: %d bytes, want at least %d", len(value), trafficSize)
+			}
+			number := func(i int) uint64 { return binary.NativeEndian.Uint64(value[8*i:]) }
+			c.Traffic = Traffic{RxFrames: number(0), TxFrames: number(1), RxBytes: number(2), TxBytes: number(3)}
 		case unix.IFLA_LINKINFO:
 			return c.unmarshalInfo(value)
 		}
@@ -244,8 +274,15 @@ func (c *Controller) unmarshalInfo(info []byte) error {
 		return nil
 	}
 	return rtnl.Attrs(info, func(kind uint16, value []byte) error {
-		if kind == nl.IFLA_INFO_DATA {
+		switch kind {
+		case nl.IFLA_INFO_DATA:
 			return rtnl.Attrs(value, c.unmarshalAttr)
+		case nl.IFLA_INFO_XSTATS:
+			if len(value) < deviceStatsSize {
+				return fmt.Errorf("IFLA_INFO_XSTATS: %d bytes, want at least %d", len(value), deviceStatsSize)
+			}
+			number := func(i int) uint32 { return binary.NativeEndian.Uint32(value[4*i:]) }
+			c.Events = Events{number(0), number(1), number(2), number(3), number(4), number(5)}
 		}
 		return nil
 	})
@@ -284,6 +321,7 @@ func (c *Controller) unmarshalAttr(kind uint16, value []byte) (err error) {
 	case canBerrCounter:
 		if err = wantSize("IFLA_CAN_BERR_COUNTER", value, berrCounterSize); err == nil {
 			c.TxErrors, c.RxErrors = binary.NativeEndian.Uint16(value[0:2]), binary.NativeEndian.Uint16(value[2:4])
+			c.KnowsErrors = true
 		}
 	case canTermination:
 		if err = wantSize("IFLA_CAN_TERMINATION", value, 2); err == nil {

@@ -38,6 +38,7 @@ func readController(t *testing.T, c *Conn, index int) Controller {
 // settled is a controller less what changes by itself and what having been up leaves.
 func settled(c Controller) Controller {
 	c.State, c.TxErrors, c.RxErrors, c.Used, c.Active = 0, 0, 0, false, false
+	c.Traffic, c.Events = Traffic{}, Events{}
 	return c
 }
 

@@ -19,7 +19,7 @@ var (
 	sjaFresh = Controller{
 		Link:     Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: ClassicMTU},
 		Hardware: "sja1000", Queue: 10, State: StateStopped, Limits: sjaLimits, Clock: 8_000_000,
-		Supported: sjaModes, KnowsSupported: true,
+		Supported: sjaModes, KnowsSupported: true, KnowsErrors: true,
 	}
 	sjaUp = with(sjaFresh, func(c *Controller) {
 		c.Up, c.Active, c.Used = true, true, true
@@ -58,7 +58,7 @@ var controllerFiles = map[string]Controller{
 	"sja1000-up-6.1.hex": sjaUp, "sja1000-up-6.12.hex": sjaUp,
 	"slcan-fresh-6.1.hex": slcanFresh, "slcan-fresh-6.12.hex": slcanFresh,
 	"slcan-up-6.1.hex": slcanUp, "slcan-up-6.12.hex": slcanUp,
-	"vcan.hex": {Link: linkFiles["vcan.hex"], Queue: 1000},
+	"vcan.hex": {Link: linkFiles["vcan.hex"], Queue: 1000, Traffic: Traffic{RxFrames: 7, TxFrames: 8, RxBytes: 7, TxBytes: 8}},
 	// What other kinds have in their data is not taken for a controller's.
 	"vxcan.hex": {Link: linkFiles["vxcan.hex"], Queue: 1000},
 }
@@ -86,6 +86,7 @@ func TestUnmarshalControllerTruncated(t *testing.T) {
 				errs++
 				continue
 			}
+			got.KnowsErrors = want.KnowsErrors // the last attribute
 			if got.Queue != 0 && got.Queue != want.Queue || got.Timing != (BitTiming{}) && !cmp.Equal(got, want) ||
 				got.Limits != (Limits{}) && !cmp.Equal(got, want) || got.Bitrates != nil && !cmp.Equal(got, want) {
 				t.Errorf("%s cut to %d bytes: %+v", file, n, got)
@@ -170,7 +171,7 @@ func TestUnmarshalControllerOther(t *testing.T) {
 		{canDataBitTimingConst, limits, Controller{DataLimits: sjaLimits}},
 		{canDataBitrateConst, unhex(t, "80 84 1e 00 40 4b 4c 00"), Controller{DataBitrates: []uint32{2_000_000, 5_000_000}}},
 		{canBitrateMax, unhex(t, "40 42 0f 00"), Controller{MaxBitrate: 1_000_000}},
-		{canBerrCounter, []byte{128, 0, 7, 1}, Controller{TxErrors: 128, RxErrors: 263}},
+		{canBerrCounter, []byte{128, 0, 7, 1}, Controller{TxErrors: 128, RxErrors: 263, KnowsErrors: true}},
 		{canState, []byte{3, 0, 0, 0}, Controller{State: StateBusOff}},
 	} {
 		test.want.Kind = Can
@@ -178,6 +179,35 @@ func TestUnmarshalControllerOther(t *testing.T) {
 		if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 			t.Errorf("attribute %d: %v (- want, + got)\n%s", test.attr, err, diff)
 		}
+	}
+}
+
+// TestUnmarshalEvents: struct can_device_stats is beside a controller's data (IFLA_INFO_XSTATS), six numbers.
+func TestUnmarshalEvents(t *testing.T) {
+	message := func(kind string, size int) []byte {
+		stats := make([]byte, size)
+		for i := range stats {
+			if i%4 == 0 {
+				stats[i] = byte(1 + i/4)
+			}
+		}
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(kind))
+		info.AddRtAttr(nl.IFLA_INFO_XSTATS, stats)
+		return append(make([]byte, unix.SizeofIfInfomsg), info.Serialize()...)
+	}
+	want := Events{BusErrors: 1, ErrorWarning: 2, ErrorPassive: 3, BusOff: 4, ArbitrationLost: 5, Restarts: 6}
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("made for little endian")
+	}
+	if got, err := unmarshalController(message(Can, 24)); err != nil || got.Events != want {
+		t.Errorf("%+v, %v; want %+v", got.Events, err, want)
+	}
+	if got, err := unmarshalController(message(Vcan, 24)); err != nil || got.Events != (Events{}) {
+		t.Errorf("of another kind: %+v, %v", got.Events, err)
+	}
+	if _, err := unmarshalController(message(Can, 20)); err == nil || !strings.Contains(err.Error(), "20 bytes, want at least 24") {
+		t.Errorf("20 bytes: %v", err)
 	}
 }
 

@@ -27,8 +27,9 @@ type network struct {
 // membership is a container that is to join or to leave a network (NetworkPluginExec in src/network/types.rs of
 // netavark).
 type membership struct {
-	ContainerID string  `json:"container_id"`
-	Network     network `json:"network"`
+	ContainerID   string  `json:"container_id"`
+	ContainerName string  `json:"container_name"`
+	Network       network `json:"network"`
 	// NetworkOptions are podman run --network name:key=value.
 	NetworkOptions struct {
 		InterfaceName string            `json:"interface_name"` // eth0, eth1 … unless asked for
@@ -113,6 +114,7 @@ func parseMembership(input []byte) (*membership, bus.Config, error) {
 		return nil, bus.Config{}, fmt.Errorf("%w network: a CAN interface has no MAC address; leave out --mac-address", bus.ErrInvalid)
 	}
 	c.Interface = bus.InterfaceName(opts.InterfaceName, c.Interface)
+	c.Name = m.ContainerName
 	return m, c, nil
 }
 

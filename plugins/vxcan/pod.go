@@ -33,6 +33,7 @@ func (c *conf) requests(args *skel.CmdArgs) ([]bus.Request, error) {
 
 // request is for an interface called ifName; entry is its name in the configuration or the annotation, perhaps empty.
 func (c *conf) request(args *skel.CmdArgs, spec bus.Spec, entry, ifName string) bus.Request {
+	spec.Name = containerName(args.Args)
 	return bus.Request{
 		Spec: spec,
 		Attachment: bus.Attachment{
@@ -40,6 +41,24 @@ func (c *conf) request(args *skel.CmdArgs, spec bus.Spec, entry, ifName string) 
 		},
 		Target: bus.Target{NetnsPath: args.Netns, Interface: ifName},
 	}
+}
+
+// containerName is what people call a container, as CNI_ARGS tells it: containerd and CRI-O give the namespace and the
+// name of a pod, Podman 4 a container's name.
+func containerName(cniArgs string) string {
+	var namespace, name string
+	for arg := range strings.SplitSeq(cniArgs, ";") {
+		switch key, value, _ := strings.Cut(arg, "="); key {
+		case "K8S_POD_NAMESPACE":
+			namespace = value + "/"
+		case "K8S_POD_NAME":
+			name = value
+		}
+	}
+	if name == "" {
+		return ""
+	}
+	return namespace + name
 }
 
 // podDecides tells whether only pods are attached that ask for it.

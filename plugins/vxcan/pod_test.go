@@ -132,3 +132,16 @@ func TestPodHubWords(t *testing.T) {
 		}
 	}
 }
+
+func TestContainerName(t *testing.T) {
+	for args, want := range map[string]string{
+		"": "", "IgnoreUnknown=1": "", "K8S_POD_NAMESPACE=lab": "",
+		"IgnoreUnknown=1;K8S_POD_NAME=engine":                                          "engine",
+		"IgnoreUnknown=1;K8S_POD_NAMESPACE=lab;K8S_POD_NAME=engine;K8S_POD_UID=a-b":    "lab/engine",
+		"K8S_POD_NAME=engine;K8S_POD_INFRA_CONTAINER_ID=0123;K8S_POD_NAMESPACE=kube=x": "kube=x/engine",
+	} {
+		if got := containerName(args); got != want {
+			t.Errorf("%q: %q, want %q", args, got, want)
+		}
+	}
+}

@@ -25,6 +25,10 @@ rules. A controller is set up first if its network configures that. Each repair 
 is unknown, and a controller that is not there, are no error.
 
 When a controller is plugged in, udev has systemd run this as vxcan-heal@HUB.service.`,
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			hubs, _ := host.Recorded()
+			return hubs, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, hubs []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {
 				return err

@@ -17,12 +17,14 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	root := &cobra.Command{
 		Use:          "vxcanctl",
 		Short:        "Administer the CAN buses of containers",
+		Long:         "Administer the CAN buses of containers. Without a command: status.",
 		Version:      buildVersion,
 		SilenceUsage: true, // it would bury the error
 	}
 	root.SetVersionTemplate("vxcanctl {{.Version}}\n") // as the other binaries print it
 	root.SetErrPrefix("vxcanctl:")
-	root.AddCommand(newHeal(host, log))
+	addStatus(root, host)
+	root.AddCommand(newStatus(host), newGraph(host), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
 	return root
 }
 

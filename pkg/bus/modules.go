@@ -1,0 +1,80 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Module is a part of the kernel that a bus needs.
+type Module struct {
+	Name   string // of the kernel module
+	Config string // of the kernel's configuration
+	try    func() error
+}
+
+const qdiscModule = "sch_ingress"
+
+// Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
+var Modules = [...]Module{
+	{canlink.Vcan, "CONFIG_CAN_VCAN", func() error {
+		return tryLinks(func(c *canlink.Conn) error { return c.AddVcan("try", 2, canlink.FDMTU, "") })
+	}},
+	{canlink.Vxcan, "CONFIG_CAN_VXCAN", func() error {
+		return tryLinks(func(c *canlink.Conn) error {
+			return onlyErr(c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU}))
+		})
+	}},
+	{cangw.Module, "CONFIG_CAN_GW", tryGateway},
+	{qdiscModule, "CONFIG_NET_SCH_INGRESS", tryFilter()},
+	{"cls_bpf", "CONFIG_NET_CLS_BPF", tryFilter()},
+	{"act_gact", "CONFIG_NET_ACT_GACT", tryFilter(cantc.Drop())},
+	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", tryFilter(cantc.Mark(1))},
+	{"act_mirred", "CONFIG_NET_ACT_MIRRED", tryFilter(cantc.Forward(1))},
+	{"act_police", "CONFIG_NET_ACT_POLICE", tryFilter(cantc.Limit(1, 1))},
+}
+
+// Try uses the module, which the kernel loads if need be, and leaves nothing but that. It fails with an ErrNoKernelSupport
+// if the kernel lacks it, or with ErrPermission.
+func (m Module) Try() error {
+	err := m.try()
+	var other *cantc.NoModuleError
+	if errors.As(err, &other) && other.Module != m.Name {
+		if other.Module == qdiscModule { // no filter can be tried without it
+			return fmt.Errorf("it needs module %s first", other.Module)
+		}
+		return nil // the kernel was asked for each action alone
+	}
+	return explainKind(m.Name, err)
+}
+
+func tryLinks(add func(*canlink.Conn) error) error {
+	conn, err := rtnl.DialNew() // in a netns that is gone with it
+	if err != nil {
+		return err
+	}
+	return errors.Join(add(canlink.On(conn)), conn.Close())
+}
+
+func tryFilter(actions ...cantc.Action) func() error {
+	return func() error { return cantc.Probe(actions...) }
+}
+
+func tryGateway() error {
+	conn, err := rtnl.Dial()
+	if err != nil {
+		return err
+	}
+	gw := cangw.On(conn)
+	err = gw.Probe()
+	if errors.Is(err, cangw.ErrNoModule) {
+		if err = loadGateway(); err == nil {
+			err = gw.Probe()
+		}
+	}
+	return errors.Join(err, conn.Close())
+}

@@ -1,0 +1,294 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// BusStatus is a bus as one look shows it. Counters are frames since the device was made or its rules and filters were;
+// they are read one after the other while frames pass, so that sums of them may be a few frames apart.
+type BusStatus struct {
+	Hub        string            `json:"hub"`
+	Kind       string            `json:"kind"` // "vcan", "can", "hardware" for other controllers, "" if it is not there
+	Up         bool              `json:"up"`
+	MTU        int               `json:"mtu,omitempty"`
+	Controller *ControllerStatus `json:"controller,omitempty"` // of one that netlink can set up
+	// Sent are frames of programs on the hub, and of the wire. Heard are those that it took from containers.
+	Sent      uint64           `json:"sent"`
+	Heard     uint64           `json:"heard"`
+	Lost      uint64           `json:"lost"` // for the hub: its queue was full, or it was down
+	Endpoints []EndpointStatus `json:"endpoints"`
+	// Differences are what CHECK would say of the bus; there are none if it is whole.
+	Differences []Difference `json:"differences"`
+}
+
+// ControllerStatus is what the kernel tells of a controller.
+type ControllerStatus struct {
+	Device      string `json:"device,omitempty"` // driver, or type of the hardware
+	State       string `json:"state"`
+	Bitrate     uint32 `json:"bitrate,omitempty"` // bits per second
+	DataBitrate uint32 `json:"dbitrate,omitempty"`
+	Queue       int    `json:"txqueuelen"` // frames
+	RestartMS   uint32 `json:"restartMS,omitempty"`
+	// Errors are the error counters, nil where the driver does not tell them.
+	Errors  *ErrorCounters  `json:"errors,omitempty"`
+	Traffic canlink.Traffic `json:"traffic"`
+	Events  canlink.Events  `json:"events"`
+}
+
+// ErrorCounters are a controller's.
+type ErrorCounters struct {
+	Tx uint16 `json:"tx"`
+	Rx uint16 `json:"rx"`
+}
+
+// EndpointStatus is an endpoint.
+type EndpointStatus struct {
+	Attachment
+	Name      string `json:"name,omitempty"`      // of the container, where its runtime has told it
+	HostIf    string `json:"hostIf"`              // host end
+	Interface string `json:"interface,omitempty"` // container end; "" if it cannot be seen
+	Up        bool   `json:"up"`                  // both ends
+	Policy    Policy `json:"policy,omitzero"`
+	// Sent are frames that got to the bus. DeniedSend and DeniedReceive are frames that its policy kept back, and OverRate
+	// those that were sent faster than it allows. Heard are frames handed to the container, Lost those that its interface
+	// did not take.
+	Sent          uint64 `json:"sent"`
+	Heard         uint64 `json:"heard"`
+	DeniedSend    uint64 `json:"deniedSend"`
+	DeniedReceive uint64 `json:"deniedReceive"`
+	OverRate      uint64 `json:"overRate"`
+	Lost          uint64 `json:"lost"`
+}
+
+// Difference is one way in which a bus is not as it must be, and how that can be repaired.
+type Difference struct {
+	What string `json:"what"`
+	Cure string `json:"cure"`
+	// ByHeal tells that vxcanctl heal repairs it.
+	ByHeal bool `json:"byHeal"`
+}
+
+// Buses names the buses of this host, sorted: those with a record, and those that aliases of devices tell of. Without
+// root it can only see the latter.
+func (h *Host) Buses() ([]string, error) {
+	names, errRecords := h.Recorded()
+	k, err := h.connect()
+	if err != nil {
+		return nil, err
+	}
+	links, errLinks := k.AllLinks()
+	for _, l := range links {
+		hub, _, ok := parseAlias(l.Alias)
+		if isOurHub(l) {
+			hub, ok = l.Name, true
+		}
+		if ok {
+			names = append(names, hub)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), errors.Join(errRecords, errLinks, k.Close())
+}
+
+// Status looks at buses, or if none are named, at all of this host that have a hub, an endpoint or a controller. It
+// changes nothing, and holds the lock of one bus after the other for the time of a look. It returns what could be seen
+// also with an error.
+func (h *Host) Status(ctx context.Context, hubs ...string) (all []BusStatus, err error) {
+	named := len(hubs) > 0
+	if !named {
+		if hubs, err = h.Buses(); err != nil {
+			return nil, err
+		}
+	}
+	var errs []error
+	for _, hub := range hubs {
+		s, there, err := h.status(ctx, hub)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("bus %s: %w", hub, err))
+		case there:
+			all = append(all, s)
+		case named:
+			errs = append(errs, fmt.Errorf("bus %s: %w", hub, ErrNoBus))
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// ErrNoBus is returned by Status for a hub that no container was ever put on.
+var ErrNoBus = errors.New("there is no such bus")
+
+// status looks at one bus. there tells whether there is one.
+func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool, retErr error) {
+	if err := CheckHub(hub); err != nil {
+		return s, false, err
+	}
+	b, err := h.open(ctx, hub)
+	if errors.Is(err, store.ErrIO) { // a read-only disk, say
+		b, err = &bus{host: h, name: hub}, nil
+		b.k, err = h.connect()
+		if err != nil {
+			return s, false, err
+		}
+		defer func() { retErr = errors.Join(retErr, b.k.Close()) }()
+	} else if err != nil {
+		return s, false, err
+	} else {
+		defer func() { retErr = errors.Join(retErr, b.close()) }()
+	}
+	differences, err := lasting(func() ([]Difference, error) {
+		if _, err := b.observe(); err != nil {
+			return nil, err
+		}
+		s, err = b.status()
+		return s.Differences, err
+	})
+	s.Differences = differences
+	known := b.controllerSpec().Physical || len(s.Endpoints) > 0 || b.onDisk && s.Kind != "" || isOurHub(b.view.link(hub))
+	return s, known, err
+}
+
+// lasting is what two looks at the kernel have in common: a container that dies between the lists of devices and of rules
+// looks like damage once.
+func lasting[T comparable](look func() ([]T, error)) ([]T, error) {
+	all, err := look()
+	if err != nil || len(all) == 0 {
+		return all, err
+	}
+	again, err := look()
+	return slices.DeleteFunc(all, func(d T) bool { return !slices.Contains(again, d) }), err
+}
+
+// status is what the view shows.
+func (b *bus) status() (s BusStatus, err error) {
+	hub := b.view.link(b.name)
+	s = BusStatus{
+		Hub: b.name, Up: hub.Up, MTU: hub.MTU, Controller: controllerStatus(b.view.controller),
+		Endpoints: []EndpointStatus{}, Differences: []Difference{},
+	}
+	if hub.Index != 0 {
+		s.Kind = kindWord(hub.Kind)
+	}
+	spec := b.controllerSpec()
+	spec.Hub = b.name
+	if hub.CAN && hub.Kind != canlink.Vcan { // where the record is lost
+		spec.Physical = true
+	}
+	w := b.want(spec, "")
+	all := diff(w, b.view)
+	count := b.counters()
+	tx, rx := uint32(b.view.link(w.tx).Index), uint32(b.view.link(w.rx).Index)
+	s.Sent, _ = count.rules(uint32(hub.Index), tx)
+	var dropped uint64
+	s.Heard, dropped = count.rules(rx, uint32(hub.Index))
+	s.Lost = less(dropped, count.last(hub.Index, cantc.Egress, firstPrio))
+
+	hosts := make([]canlink.Link, len(b.endpoints))
+	for i, e := range b.endpoints {
+		hosts[i] = e.host
+	}
+	ends, err := b.k.Peers(hosts...)
+	if err != nil {
+		return s, err
+	}
+	for i, e := range b.endpoints {
+		end := ends[i]
+		if !e.host.PeerElsewhere {
+			end = b.view.at(e.host.PeerIndex)
+		}
+		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
+		if e.host.Up && isPair(e.host, end) && !end.Up && e.host.Used { // Docker up to 27 sets it up later
+			all = append(all, difference{
+				what: fmt.Sprintf("container end %s of %s is down", end.Name, e.Attachment), cure: "ip link set " + end.Name + " up in the container",
+			})
+		}
+	}
+	for _, d := range all {
+		s.Differences = append(s.Differences, Difference{d.what, d.cure, d.cure == byAnyAdd})
+	}
+	return s, nil
+}
+
+func controllerStatus(c canlink.Controller) *ControllerStatus {
+	if c.Index == 0 {
+		return nil
+	}
+	s := &ControllerStatus{
+		State: c.State.String(), Bitrate: c.Timing.Bitrate, DataBitrate: c.DataTiming.Bitrate,
+		Queue: c.Queue, RestartMS: c.RestartMS, Traffic: c.Traffic, Events: c.Events,
+	}
+	_, device, _ := strings.Cut(c.String(), " ")
+	s.Device = strings.Trim(device, "()")
+	if c.KnowsErrors {
+		s.Errors = &ErrorCounters{c.TxErrors, c.RxErrors}
+	}
+	return s
+}
+
+// counters are those of a bus's rules, by source and destination, and of its filters.
+type counters struct {
+	handled, dropped map[[2]uint32]uint64
+	filters          map[cantc.Hook][]uint64
+}
+
+func (b *bus) counters() counters {
+	c := counters{map[[2]uint32]uint64{}, map[[2]uint32]uint64{}, map[cantc.Hook][]uint64{}}
+	for _, j := range b.view.jobs {
+		if j.Plain && (j.Filter == cangw.Filter{} || j.Filter == errorFrames) {
+			at := [2]uint32{j.Src, j.Dst}
+			c.handled[at] += uint64(j.Handled)
+			c.dropped[at] += uint64(j.Dropped)
+		}
+	}
+	for _, f := range b.view.filters {
+		c.filters[f.Hook] = f.Packets
+	}
+	return c
+}
+
+// rules counts what the rules from one device to another have passed on, and what the other device did not take.
+func (c counters) rules(src, dst uint32) (handled, dropped uint64) {
+	at := [2]uint32{src, dst}
+	return c.handled[at], c.dropped[at]
+}
+
+// last counts frames that came as far as the last action of a filter.
+func (c counters) last(dev int, dir cantc.Direction, prio uint16) uint64 {
+	packets := c.filters[cantc.Hook{Dev: dev, Dir: dir, Prio: prio}]
+	if len(packets) == 0 {
+		return 0
+	}
+	return packets[len(packets)-1]
+}
+
+func (c counters) endpoint(e endpoint, end canlink.Link, rx uint32) EndpointStatus {
+	dev := e.host.Index
+	s := EndpointStatus{
+		Attachment: e.Attachment, Name: e.Name, HostIf: e.host.Name, Policy: e.Policy,
+		Sent:          c.last(dev, cantc.Ingress, firstPrio),
+		DeniedSend:    c.last(dev, cantc.Ingress, secondPrio),
+		DeniedReceive: c.last(dev, cantc.Egress, secondPrio),
+	}
+	if isPair(e.host, end) {
+		s.Interface, s.Up = end.Name, e.host.Up && end.Up
+	}
+	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: firstPrio}]; len(all) > 0 && e.Policy.Rate != 0 {
+		s.OverRate = less(all[0], s.Sent) // the first action is police
+	}
+	var dropped uint64
+	s.Heard, dropped = c.rules(rx, uint32(dev))
+	s.Lost = less(dropped, c.last(dev, cantc.Egress, firstPrio)+s.DeniedReceive)
+	return s
+}
+
+// less is a - b, or 0 where b is more: counters are not read at one moment.
+func less(a, b uint64) uint64 { return a - min(a, b) }

@@ -1,0 +1,153 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+func (w *world) status(hubs ...string) (all []BusStatus, err error) {
+	w.t.Helper()
+	w.do(func() error { all, err = w.host.Status(context.Background(), hubs...); return nil })
+	return all, err
+}
+
+func (w *world) attachWith(id string, policy Policy) Result {
+	w.t.Helper()
+	r := request("vcan0", id, w.crowd)
+	r.Policy, r.Name = policy, "lab/"+id
+	var results []Result
+	w.do(func() (err error) { results, err = w.host.Attach(context.Background(), r); return err })
+	return results[0]
+}
+
+func (w *world) send(from port, id uint32, count int) {
+	w.t.Helper()
+	sender := cantest.NewSender(w.t, from.netns, from.name)
+	defer sender.Close()
+	for range count {
+		if err := sender.Send(cantest.Frame{ID: id, Data: "x"}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// TestStatus: after known traffic every counter is right, own and denied frames are not taken for lost ones, and the look
+// changes nothing.
+func TestStatus(t *testing.T) {
+	w := newWorld(t)
+	limited := Policy{Send: "123", Receive: "200"}
+	a, b, c := w.attachWith("a", Policy{}), w.attachWith("b", limited), w.attachWith("c", Policy{Rate: 100, Burst: 5})
+	time.Sleep(200 * time.Millisecond) // until there may be a burst
+	w.send(port{w.crowd, a.ContIf}, 0x100, 3)
+	w.send(port{w.crowd, a.ContIf}, 0x200, 2)
+	w.send(port{w.crowd, b.ContIf}, 0x123, 4)
+	w.send(port{w.crowd, b.ContIf}, 0x124, 6)
+	w.send(port{w.crowd, c.ContIf}, 0x300, 20)
+	w.send(port{w.netns, "vcan0"}, 0x200, 7)
+	time.Sleep(200 * time.Millisecond)
+	before := w.inventory()
+	all, err := w.status()
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%+v, %v; want one bus", all, err)
+	}
+	passed := all[0].Endpoints[2].Sent // which depends on the clock
+	if passed < 3 || passed > 15 {
+		t.Errorf("%d frames passed a rate of 100/s with a burst of 5", passed)
+	}
+	endpoint := func(r Result, id string, e EndpointStatus) EndpointStatus {
+		e.Attachment, e.Name = request("vcan0", id, w.crowd).Attachment, "lab/"+id
+		e.HostIf, e.Interface, e.Up = r.HostIf, r.ContIf, true
+		return e
+	}
+	want := BusStatus{
+		Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Sent: 7, Heard: 5 + 4 + passed, Differences: []Difference{},
+		Endpoints: []EndpointStatus{
+			endpoint(a, "a", EndpointStatus{Sent: 5, Heard: 4 + passed + 7}),
+			endpoint(b, "b", EndpointStatus{Policy: limited, Sent: 4, DeniedSend: 6, Heard: 2 + 7, DeniedReceive: 3 + passed}),
+			endpoint(c, "c", EndpointStatus{Policy: Policy{Rate: 100, Burst: 5}, Sent: passed, OverRate: 20 - passed, Heard: 5 + 4 + 7}),
+		},
+	}
+	if diff := cmp.Diff(want, all[0]); diff != "" {
+		t.Errorf("(- want, + got)\n%s", diff)
+	}
+	if after := w.inventory(); !slices.Equal(before.files, after.files) || !slices.Equal(before.links, after.links) || !slices.Equal(before.rules, after.rules) {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	w.run("ip link set " + a.HostIf + " down")
+	w.send(port{w.crowd, b.ContIf}, 0x123, 3)
+	time.Sleep(100 * time.Millisecond)
+	all, err = w.status("vcan0")
+	if err != nil || all[0].Endpoints[0].Lost != 3 || all[0].Endpoints[0].Up {
+		t.Errorf("%+v, %v; want three frames lost for a", all, err)
+	}
+	want.Differences = []Difference{{What: "host end " + a.HostIf + " of test net/a is down", Cure: byAnyAdd, ByHeal: true}}
+	if diff := cmp.Diff(want.Differences, all[0].Differences); diff != "" {
+		t.Errorf("(- want, + got)\n%s", diff)
+	}
+}
+
+// TestStatusOf: which buses there are, by records and by aliases, and what is wrong with each.
+func TestStatusOf(t *testing.T) {
+	w := newWorld(t)
+	if all, err := w.status(); err != nil || len(all) > 0 || len(w.inventory().files) > 0 {
+		t.Errorf("on a fresh host: %+v, %v, %v", all, err, w.inventory().files)
+	}
+	if _, err := w.status("vcan0"); !errors.Is(err, ErrNoBus) || len(w.inventory().files) > 0 {
+		t.Errorf("of no bus: %v, %v", err, w.inventory().files)
+	}
+	end, _ := w.attach("vcan0", "a", w.crowd)
+	w.attach("vcan1", "b", w.crowd)
+	w.attachHere("moving")
+	expect := func(what string, want ...string) {
+		t.Helper()
+		all, err := w.status()
+		var got []string
+		for _, s := range all {
+			got = append(got, fmt.Sprint(s.Hub, " ", len(s.Endpoints)))
+			for _, d := range s.Differences {
+				got = append(got, strings.Split(d.What, " (")[0])
+			}
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v; want %q", what, got, err, want)
+		}
+	}
+	expect("two buses", "vcan0 2", "vcan1 1")
+	w.run("rm -r " + w.host.StateDir)
+	expect("without records", "vcan0 2", "vcan1 1")
+	w.run("ip link del vcan1")
+	expect("without a hub", "vcan0 2", "vcan1 1", "hub vcan1 is missing")
+	inside := func(words ...string) {
+		t.Helper()
+		w.run("nsenter --net=" + w.crowd.Path() + " " + strings.Join(words, " "))
+	}
+	inside("ip link set", end.ContIf, "down")
+	expect("with a container end down", "vcan0 2", "container end "+end.ContIf+" of test net/a is down", "vcan1 1", "hub vcan1 is missing")
+	inside("ip link del", end.ContIf)
+	expect("without a container end", "vcan0 1", "vcan1 1", "hub vcan1 is missing")
+}
+
+// TestModules: this kernel has them all, and trying them leaves nothing.
+func TestModules(t *testing.T) {
+	w := newWorld(t)
+	w.do(func() error {
+		for _, m := range Modules {
+			if err := m.Try(); err != nil {
+				t.Errorf("%s: %v", m.Name, err)
+			}
+		}
+		return nil
+	})
+	if got := w.inventory(); !slices.Equal(got.links, []string{"lo"}) || len(got.rules) > 0 {
+		t.Errorf("left: %+v", got)
+	}
+}

@@ -1,0 +1,353 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// machine is a host that doctor looks at.
+type machine struct {
+	root string // of its files
+	uid  int
+	host looker
+	// What is nil is as on this host.
+	rootful func() error                              // as bus.CheckRootful
+	try     func(m bus.Module) error                  // as Module.Try
+	enabled func(unit string) (state string, ok bool) // as systemctl is-enabled
+	release string                                    // as uname -r
+}
+
+func (m *machine) read(path string) string {
+	content, _ := os.ReadFile(filepath.Join(m.root, path))
+	return string(content)
+}
+
+func (m *machine) has(path string) bool {
+	_, err := os.Stat(filepath.Join(m.root, path))
+	return err == nil
+}
+
+// installed tells whether there is a program.
+func (m *machine) installed(program string) bool {
+	return slices.ContainsFunc([]string{"/usr/local/sbin/", "/usr/local/bin/", "/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"},
+		func(dir string) bool { return m.has(dir + program) })
+}
+
+func (m *machine) system() system {
+	s := system{release: m.release}
+	if s.release == "" {
+		var name unix.Utsname
+		if unix.Uname(&name) == nil {
+			s.release = unix.ByteSliceToString(name.Release[:])
+		}
+	}
+	s.foreign = !m.has("/lib/modules/" + s.release)
+	for line := range strings.Lines(m.read("/etc/os-release")) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value = strings.Trim(value, `"'`)
+		switch key {
+		case "ID":
+			s.id = value
+		case "ID_LIKE":
+			s.like = value
+		case "VERSION_ID":
+			s.version = value
+		}
+	}
+	return s
+}
+
+// unit is what systemctl is-enabled says of a unit. ok tells whether there is such a unit.
+func (m *machine) unit(name string) (state string, ok bool) {
+	if m.enabled != nil {
+		return m.enabled(name)
+	}
+	out, _ := exec.Command("systemctl", "is-enabled", "--", name).Output() // its status is 1 for a unit that is not enabled
+	state = strings.TrimSpace(string(out))
+	return state, state != "" && state != "not-found"
+}
+
+// kernel tries the kernel.
+func (m *machine) kernel() (all []finding) {
+	add := func(code string, l level, what, remedy string) {
+		all = append(all, finding{code, "kernel", l, what, remedy})
+	}
+	system, err := m.system(), m.permitted()
+	switch {
+	case err != nil:
+		add("VX110", failure, "this is a user namespace (a rootless runtime?), where the kernel takes no gateway rules", "use a rootful runtime: sudo podman, sudo docker")
+	case m.uid != 0:
+		add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
+	}
+	for i, module := range bus.Modules {
+		f := m.module(system, module, err == nil && m.uid == 0)
+		f.Code = fmt.Sprint("VX", 101+i)
+		all = append(all, f)
+	}
+	if major, minor := kernelVersion(system.release); major < 6 || major == 6 && minor < 1 {
+		add("VX111", warning, "Linux "+system.release+" is older than 6.1: programs inside one container do not hear each other", "use a newer kernel")
+	} else {
+		add("VX111", fine, "Linux "+system.release, "")
+	}
+	return all
+}
+
+// permitted is why the kernel takes no rules in this user namespace, or nil.
+func (m *machine) permitted() error {
+	if m.rootful != nil {
+		return m.rootful()
+	}
+	return bus.CheckRootful()
+}
+
+func kernelVersion(release string) (major, minor int) {
+	_, _ = fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return major, minor
+}
+
+// module tries one kernel module, or only looks for it.
+func (m *machine) module(s system, module bus.Module, tried bool) finding {
+	f := finding{Category: "kernel", Level: fine, What: "module " + module.Name}
+	missing := func(why string) {
+		f.Level, f.What, f.Remedy = failure, f.What+" "+why, kernelRemedy(s, module)
+		if others, _ := filepath.Glob(filepath.Join(m.root, "lib/modules/*")); s.foreign && len(others) > 0 && m.read("/proc/modules") != "" {
+			f.Remedy = "reboot: the modules of the running kernel are not on the disk any more"
+		}
+		if module.Name == "act_police" { // only policies with a rate need it
+			f.Level, f.What = warning, f.What+", which the key rate needs"
+		}
+	}
+	if !tried {
+		if !m.onDisk(s, module.Name) {
+			missing("(" + module.Config + ") is not there")
+		} else {
+			f.What += " is there"
+		}
+		return f
+	}
+	try := bus.Module.Try
+	if m.try != nil {
+		try = m.try
+	}
+	switch err := try(module); {
+	case errors.Is(err, bus.ErrNoKernelSupport):
+		missing("(" + module.Config + ") cannot be used")
+	case err != nil:
+		f.Level, f.What = warning, f.What+" could not be tried: "+bus.OneLine(err)
+	}
+	return f
+}
+
+// onDisk tells whether a kernel has a module, built in or as a file.
+func (m *machine) onDisk(s system, name string) bool {
+	under := strings.ReplaceAll(name, "-", "_")
+	if m.has("/sys/module/" + under) {
+		return true
+	}
+	file := regexp.MustCompile(`(?m)/` + strings.ReplaceAll(regexp.QuoteMeta(under), "_", "[-_]") + `\.ko[.:\n]`)
+	for _, list := range []string{"modules.dep", "modules.builtin"} {
+		if file.MatchString(m.read("/lib/modules/"+s.release+"/"+list) + "\n") {
+			return true
+		}
+	}
+	return false
+}
+
+// backlog compares the queue for bursts with the largest bus.
+func (m *machine) backlog(buses []bus.BusStatus) []finding {
+	now, err := strconv.Atoi(strings.TrimSpace(m.read("/proc/sys/net/core/netdev_max_backlog")))
+	if err != nil { // a netns that is not the first one
+		return nil
+	}
+	largest := 2 // the first bus will have as many
+	for _, s := range buses {
+		largest = max(largest, len(s.Endpoints))
+	}
+	f := finding{"VX112", "kernel", fine, fmt.Sprintf("net.core.netdev_max_backlog is %d", now), ""}
+	if need := bus.BacklogPerEndpoint * largest; now < need {
+		f.Level, f.Remedy = warning, fmt.Sprintf("sudo sysctl -w net.core.netdev_max_backlog=%d", max(need, 65536))
+		f.What += fmt.Sprintf(", so that bursts may lose frames on a bus with %d containers", largest)
+	}
+	return []finding{f}
+}
+
+// buses looks at all buses.
+func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []finding) {
+	add := func(code string, l level, what, remedy string) {
+		findings = append(findings, finding{code, "buses", l, what, remedy})
+	}
+	if m.uid != 0 || m.permitted() != nil { // VX100 and VX110 say so
+		return nil, nil
+	}
+	all, err := m.host.Status(ctx)
+	if err != nil {
+		add("VX300", failure, bus.OneLine(err), "sudo vxcanctl status")
+	}
+	for _, s := range all {
+		what := fmt.Sprintf("bus %s with %d container%s", s.Hub, len(s.Endpoints), map[bool]string{false: "s"}[len(s.Endpoints) == 1])
+		if n := len(s.Differences); n > 0 {
+			what += ": " + s.Differences[0].What
+			if n > 1 {
+				what += fmt.Sprintf(", and %d more (vxcanctl status %s)", n-1, s.Hub)
+			}
+			add("VX301", failure, what, cureOf(s.Hub, s.Differences[0]))
+		} else {
+			add("VX301", fine, what, "")
+		}
+		c := s.Controller
+		if c == nil {
+			continue
+		}
+		if c.Queue < bus.DefaultTxQueue {
+			add("VX302", warning, fmt.Sprintf("transmit queue of controller %s holds %d frames, so that bursts lose frames", s.Hub, c.Queue),
+				fmt.Sprintf("sudo ip link set %s txqueuelen %d", s.Hub, bus.DefaultTxQueue))
+		}
+		if c.State == "error-passive" || c.State == "error-warning" {
+			add("VX303", warning, fmt.Sprintf("controller %s is %s", s.Hub, c.State), "ip -details -statistics link show "+s.Hub)
+		}
+	}
+	return all, findings
+}
+
+// runtimes looks at each runtime that is installed.
+func (m *machine) runtimes() (all []finding) {
+	if m.installed("podman") {
+		all = append(all, m.podman()...)
+	}
+	if m.installed("dockerd") {
+		all = append(all, m.docker())
+	}
+	if m.installed("containerd") && (m.installed("nerdctl") || m.installed("kubelet") || m.installed("crictl") || !m.installed("dockerd")) {
+		all = append(all, m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN"))
+	}
+	if m.installed("k3s") {
+		all = append(all, m.plugin("VX206", "k3s: CNI plugin", []string{"/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/data/current/bin"}, "CNI_BIN"))
+	}
+	if len(all) == 0 {
+		all = append(all, finding{"VX200", "runtimes", warning, "no container runtime was found", "install Podman, Docker or containerd"})
+	}
+	return all
+}
+
+// plugin looks for vxcan in directories of which a runtime takes any. variable is what make install calls the first one.
+func (m *machine) plugin(code, what string, dirs []string, variable string) finding {
+	for _, dir := range dirs {
+		if m.has(dir + "/vxcan") {
+			return finding{code, "runtimes", fine, what + " " + dir + "/vxcan", ""}
+		}
+	}
+	remedy := "sudo make install"
+	if i := slices.IndexFunc(dirs, m.has); variable != "" {
+		remedy += " " + variable + "=" + dirs[max(i, 0)]
+	}
+	return finding{code, "runtimes", failure, what + " vxcan is not in " + strings.Join(dirs, " or "), remedy}
+}
+
+var (
+	netavarkDirs = []string{"/usr/local/libexec/netavark", "/usr/libexec/netavark", "/usr/local/lib/netavark", "/usr/lib/netavark"}
+	cniDirs      = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/libexec/cni", "/usr/local/lib/cni", "/usr/lib/cni"}
+)
+
+func (m *machine) podman() (all []finding) {
+	conf := m.containersConf()
+	or := func(key string, dirs []string) []string {
+		if set := stringsOf(conf, key); len(set) > 0 {
+			return set
+		}
+		return dirs
+	}
+	if m.podmanBackend(conf) == "cni" {
+		all = append(all, m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN"))
+	} else {
+		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
+	}
+	if state, ok := m.unit("podman-restart.service"); ok && state != "enabled" {
+		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that no container starts after a reboot",
+			"sudo systemctl enable podman-restart.service"})
+	}
+	return all
+}
+
+// containersConf is containers.conf and what is in its directories, in the order in which Podman reads them.
+func (m *machine) containersConf() (text string) {
+	paths := []string{"/usr/share/containers/containers.conf", "/etc/containers/containers.conf"}
+	for _, dir := range []string{"/usr/share/containers/containers.conf.d", "/etc/containers/containers.conf.d"} {
+		more, _ := filepath.Glob(filepath.Join(m.root, dir, "*.conf"))
+		for _, path := range more {
+			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
+		}
+	}
+	for _, path := range paths {
+		text += m.read(path) + "\n"
+	}
+	return text
+}
+
+// podmanBackend is netavark or cni: as configured, or as Podman wrote down when it was first started, or what is there.
+func (m *machine) podmanBackend(conf string) string {
+	if set := stringsOf(conf, "network_backend"); len(set) > 0 && set[0] != "" {
+		return set[0]
+	}
+	if noted := strings.TrimSpace(m.read("/var/lib/containers/storage/defaultNetworkBackend")); noted != "" {
+		return noted
+	}
+	if m.has("/usr/lib/podman/netavark") || m.has("/usr/libexec/podman/netavark") {
+		return "netavark"
+	}
+	return "cni"
+}
+
+// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array.
+func stringsOf(text, key string) (values []string) {
+	found := regexp.MustCompile(`(?m)^\s*`+key+`\s*=\s*(\[[^\]]*\]|["'][^"'\n]*["'])`).FindAllStringSubmatch(text, -1)
+	if len(found) == 0 {
+		return nil
+	}
+	for _, quoted := range regexp.MustCompile(`["']([^"'\n]*)["']`).FindAllStringSubmatch(found[len(found)-1][1], -1) {
+		values = append(values, quoted[1])
+	}
+	return values
+}
+
+func (m *machine) docker() finding {
+	const unit = "vxcan-docker.socket"
+	state, ok := m.unit(unit)
+	f := finding{"VX204", "runtimes", fine, "docker: " + unit + " is enabled", ""}
+	switch {
+	case m.has("/run/docker/plugins/vxcan.sock") && state != "enabled":
+		f.What = "docker: the driver is there (/run/docker/plugins/vxcan.sock)"
+	case !ok:
+		f.Level, f.What, f.Remedy = failure, "docker: the driver vxcan-docker is not installed", "sudo make install"
+	case state != "enabled":
+		f.Level, f.What, f.Remedy = warning, "docker: "+unit+" is "+state+", so that Docker has no driver vxcan", "sudo systemctl enable --now "+unit
+	}
+	return f
+}
+
+// containerdDirs are where containerd and nerdctl look for CNI plugins.
+func (m *machine) containerdDirs() []string {
+	if m.installed("nerdctl") {
+		if dirs := stringsOf(m.read("/etc/nerdctl/nerdctl.toml"), "cni_path"); len(dirs) > 0 {
+			return dirs
+		}
+	}
+	conf := m.read("/etc/containerd/config.toml")
+	for _, key := range []string{"bin_dirs", "bin_dir"} {
+		if dirs := stringsOf(conf, key); len(dirs) > 0 {
+			return dirs
+		}
+	}
+	return []string{"/opt/cni/bin"}
+}

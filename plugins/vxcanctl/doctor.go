@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// code is a kind of finding, with a number that stays.
+type code struct{ code, title, why string }
+
+// codes are all kinds of findings, in the order of their numbers.
+var codes = [...]code{
+	{"VX100", "root", "Without root, kernel modules are not tried, and buses are not looked at."},
+	{"VX101", "kernel module vcan", "A hub that no hardware is behind is a vcan device."},
+	{"VX102", "kernel module vxcan", "Each container is connected by a vxcan pair, and so are the two ends of a backplane."},
+	{"VX103", "kernel module can-gw", "Rules of the CAN gateway carry frames from the backplane to hub and containers."},
+	{"VX104", "kernel module sch_ingress", "The clsact qdisc is where filters are on a device."},
+	{"VX105", "kernel module cls_bpf", "A filter of this kind decides which frames of a container get to the bus."},
+	{"VX106", "kernel module act_gact", "A filter drops by it what a container may not send or hear, and its own frames that come back."},
+	{"VX107", "kernel module act_skbedit", "Frames are marked by it with their sender."},
+	{"VX108", "kernel module act_mirred", "Frames of a container get to the backplane by it."},
+	{"VX109", "kernel module act_police", "The key rate needs it, and nothing else does."},
+	{"VX110", "user namespace", "The kernel takes gateway rules only in the initial user namespace: a rootless runtime cannot attach containers."},
+	{"VX111", "version of the kernel", "Before Linux 6.1, programs inside one container do not hear each other."},
+	{"VX112", "queue for bursts", "A frame waits in the kernel's queue once for each receiver. Where net.core.netdev_max_backlog is below 1000 for each container on a bus, bursts lose frames."},
+	{"VX200", "no runtime", "Neither Podman nor Docker, containerd, nerdctl or k3s was found."},
+	{"VX201", "netavark plugin of Podman", "Podman with netavark looks for vxcan in its plugin directories."},
+	{"VX202", "CNI plugin of Podman", "Podman with the CNI backend looks for vxcan in its plugin directories."},
+	{"VX203", "podman-restart", "podman-restart.service starts containers with --restart always after a reboot. Until then they are on no bus."},
+	{"VX204", "driver of Docker", "Docker calls vxcan-docker, which vxcan-docker.socket starts."},
+	{"VX205", "CNI plugin of containerd", "containerd looks for vxcan in bin_dir of its configuration, and nerdctl in cni_path of its own."},
+	{"VX206", "CNI plugin of k3s", "k3s looks for vxcan in its own directory."},
+	{"VX300", "unreadable bus", "A bus could not be looked at."},
+	{"VX301", "bus", "What CHECK says of a bus. The next start of a container on it repairs most of it, and so does vxcanctl heal."},
+	{"VX302", "queue of a controller", "The kernel's default transmit queue of 10 frames loses most of a burst."},
+	{"VX303", "state of a controller", "In error-passive the controller hears and sends, but the wire has many errors: look for a wrong bit rate, a missing termination, or no other node that acknowledges."},
+}
+
+// finding is what one check has found.
+type finding struct {
+	Code     string `json:"code"`
+	Category string `json:"category"` // kernel, runtimes, buses
+	Level    level  `json:"level"`
+	What     string `json:"what"`
+	Remedy   string `json:"remedy,omitempty"` // mostly one command
+}
+
+func newDoctor(m *machine) *cobra.Command {
+	var strict bool
+	var explain string
+	var format *string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what this host lacks for CAN buses of containers",
+		Long:  doctorHelp(),
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := cmd.OutOrStdout()
+			if explain != "" {
+				return writeCode(w, explain)
+			}
+			all := examine(cmd.Context(), m)
+			var err error
+			if *format == jsonFormat {
+				err = writeJSON(w, struct {
+					Version  int       `json:"version"`
+					Findings []finding `json:"findings"`
+				}{documentVersion, all})
+			} else {
+				err = writeFindings(w, styleOf(w), all, *format == shortFormat)
+			}
+			if err == nil && worst(all) == failure || strict && worst(all) == warning {
+				cmd.SilenceErrors = true
+				err = errFound
+			}
+			return err
+		},
+	}
+	format = addFormat(cmd, textFormat, shortFormat, jsonFormat)
+	cmd.Flags().BoolVar(&strict, "strict", false, "warnings are failures too")
+	cmd.Flags().StringVar(&explain, "explain", "", "tell what a `CODE` means")
+	var names []string
+	for _, c := range codes {
+		names = append(names, c.code+"\t"+c.title)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("explain", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// shortFormat has no line for what is ok.
+const shortFormat = "short"
+
+// errFound is the error of a doctor that has printed what it found.
+var errFound = errors.New("something is wrong")
+
+func doctorHelp() string {
+	var b strings.Builder
+	b.WriteString(`Look at the kernel, at each container runtime that is installed, and at each bus. Each check is one line, and below one
+that is not ok is what mends it. Kernel modules are really tried, which loads them; nothing else is changed. Without
+root it does what it can. -o short leaves out what is ok.
+
+JSON: {"version": 1, "findings": [...]}, each with code, category (kernel, runtimes, buses), level (ok, warning,
+failure), what and remedy.
+
+Exit status: 0; 1 for a failure, with --strict also for a warning.
+
+Codes:
+`)
+	for _, c := range codes {
+		fmt.Fprintf(&b, "  %s  %s: %s\n", c.code, c.title, c.why)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// examine does all checks.
+func examine(ctx context.Context, m *machine) (all []finding) {
+	all = append(all, m.kernel()...)
+	buses, findings := m.buses(ctx)
+	all = append(all, m.backlog(buses)...)
+	all = append(all, m.runtimes()...)
+	return append(all, findings...)
+}
+
+func worst(all []finding) (l level) {
+	for _, f := range all {
+		l = max(l, f.Level)
+	}
+	return l
+}
+
+// writeFindings writes a block for each category.
+func writeFindings(w io.Writer, style style, all []finding, short bool) (err error) {
+	print := func(format string, args ...any) {
+		_, e := fmt.Fprintf(w, format+"\n", args...)
+		err = errors.Join(err, e)
+	}
+	category := ""
+	for _, f := range all {
+		if short && f.Level == fine {
+			continue
+		}
+		if f.Category != category {
+			category = f.Category
+			print("%s", category)
+		}
+		if f.Level == fine {
+			print("  %s %s", style.mark(f.Level), plain(f.What))
+			continue
+		}
+		print("  %s %s [%s]", style.mark(f.Level), plain(f.What), f.Code)
+		if f.Remedy != "" {
+			print("       %s", plain(f.Remedy))
+		}
+	}
+	return err
+}
+
+// writeCode tells what a code means.
+func writeCode(w io.Writer, name string) error {
+	i := slices.IndexFunc(codes[:], func(c code) bool { return strings.EqualFold(c.code, name) })
+	if i < 0 {
+		return fmt.Errorf("unknown code %q: want one from %s to %s", name, codes[0].code, codes[len(codes)-1].code)
+	}
+	_, err := fmt.Fprintf(w, "%s, %s\n%s\n", codes[i].code, codes[i].title, codes[i].why)
+	return err
+}
+
+// newMachine is this host.
+func newMachine(host looker) *machine {
+	return &machine{root: "/", uid: os.Geteuid(), host: host}
+}

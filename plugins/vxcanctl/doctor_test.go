@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// soundHost has everything, so that each case can take one thing away.
+func soundHost(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{
+		root: t.TempDir(), release: "6.12.0-1-amd64",
+		host:    fakeLooker{all: twoBuses()[1:]},
+		rootful: func() error { return nil },
+		try:     func(bus.Module) error { return nil },
+		enabled: func(string) (string, bool) { return "enabled", true },
+	}
+	m.write(t, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n")
+	m.write(t, "proc/sys/net/core/netdev_max_backlog", "65536\n")
+	m.write(t, "lib/modules/6.12.0-1-amd64/modules.dep", "kernel/drivers/net/can/vcan.ko.xz:\nkernel/drivers/net/can/vxcan.ko.xz:\nkernel/net/can/can-gw.ko.xz: kernel/net/can/can.ko.xz\n"+
+		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\n")
+	m.write(t, "lib/modules/6.12.0-1-amd64/modules.builtin", "kernel/net/sched/act_police.ko\n")
+	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
+		m.write(t, program, "")
+	}
+	for _, plugin := range []string{"usr/local/libexec/netavark/vxcan", "usr/lib/podman/netavark", "opt/cni/bin/vxcan", "var/lib/rancher/k3s/data/cni/vxcan"} {
+		m.write(t, plugin, "")
+	}
+	return m
+}
+
+func (m *machine) write(t *testing.T, path, content string) {
+	t.Helper()
+	path = filepath.Join(m.root, path)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *machine) remove(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		if err := os.RemoveAll(filepath.Join(m.root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// lacking makes the kernel lack modules.
+func lacking(modules ...string) func(bus.Module) error {
+	return func(m bus.Module) error {
+		if slices.Contains(modules, m.Name) {
+			return fmt.Errorf("%w: module %s", bus.ErrNoKernelSupport, m.Name)
+		}
+		return nil
+	}
+}
+
+// TestDoctor breaks a host in every way that doctor knows of.
+func TestDoctor(t *testing.T) {
+	for name, test := range map[string]struct {
+		damage func(m *machine)
+		want   []string // level, code, words and remedy of what is not ok
+	}{
+		"sound":              {func(m *machine) {}, nil},
+		"no vcan on Debian":  {func(m *machine) { m.try = lacking("vcan") }, []string{"failure VX101 module vcan (CONFIG_CAN_VCAN) cannot be used: sudo apt install --reinstall linux-image-$(uname -r)"}},
+		"no rate":            {func(m *machine) { m.try = lacking("act_police") }, []string{"warning VX109 module act_police (CONFIG_NET_ACT_POLICE) cannot be used, which the key rate needs: sudo apt"}},
+		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX10"}, 9)},
+		"no root":            {func(m *machine) { m.uid, m.try = 1000, nil }, []string{"warning VX100 not root"}},
+		"no root, no module": {func(m *machine) { m.uid, m.try = 1000, nil; m.remove(t, "lib/modules/6.12.0-1-amd64/modules.builtin") }, []string{"warning VX100", "warning VX109 module act_police (CONFIG_NET_ACT_POLICE) is not there"}},
+		"rootless":           {func(m *machine) { m.rootful = func() error { return bus.ErrPermission } }, []string{"failure VX110 this is a user namespace"}},
+		"old kernel":         {func(m *machine) { m.release = "5.10.0-1-amd64" }, []string{"warning VX111 Linux 5.10.0-1-amd64 is older than 6.1"}},
+		"kernel upgraded": {func(m *machine) {
+			m.release, m.try = "6.12.1-1-amd64", lacking("vxcan")
+			m.write(t, "proc/modules", "ext4 1 0")
+		}, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: reboot"}},
+		"foreign kernel":  {func(m *machine) { m.release, m.try = "6.18.0-fc", lacking("vxcan") }, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: use a kernel with CONFIG_CAN_VXCAN"}},
+		"short backlog":   {func(m *machine) { m.write(t, "proc/sys/net/core/netdev_max_backlog", "1000") }, []string{"warning VX112 net.core.netdev_max_backlog is 1000, so that bursts may lose frames on a bus with 2 containers: sudo sysctl -w net.core.netdev_max_backlog=65536"}},
+		"no runtime":      {func(m *machine) { m.remove(t, "usr/bin", "usr/sbin", "usr/local/bin") }, []string{"warning VX200 no container runtime"}},
+		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
+		"other directory": {func(m *machine) {
+			m.write(t, "etc/containers/containers.conf.d/a.conf", "[network]\nnetavark_plugin_dirs = [\n \"/srv/a\", \"/srv/b\",\n]")
+		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b"}},
+		"other backend": {func(m *machine) {
+			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
+			m.remove(t, "opt/cni/bin/vxcan")
+			m.write(t, "etc/containerd/config.toml", `bin_dir = "/var/lib/rancher/k3s/data/cni"`)
+		}, []string{"failure VX202 podman: CNI plugin vxcan is not in /opt/cni/bin or"}},
+		"noted backend": {func(m *machine) {
+			m.write(t, "var/lib/containers/storage/defaultNetworkBackend", "cni")
+			m.remove(t, "usr/local/libexec/netavark/vxcan")
+		}, nil},
+		"no netavark":     {func(m *machine) { m.remove(t, "usr/lib/podman/netavark", "usr/local/libexec/netavark/vxcan") }, nil},
+		"nothing enabled": {func(m *machine) { m.enabled = func(string) (string, bool) { return "disabled", true } }, []string{"warning VX203 podman: podman-restart.service is disabled", "warning VX204 docker: vxcan-docker.socket is disabled, so that Docker has no driver vxcan: sudo systemctl enable --now vxcan-docker.socket"}},
+		"no driver": {func(m *machine) {
+			m.enabled = func(unit string) (string, bool) { return "enabled", unit != "vxcan-docker.socket" }
+		}, []string{"failure VX204 docker: the driver vxcan-docker is not installed"}},
+		"driver without socket": {func(m *machine) {
+			m.enabled = func(string) (string, bool) { return "", false }
+			m.write(t, "run/docker/plugins/vxcan.sock", "")
+		}, nil},
+		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo make install CNI_BIN=/usr/lib/cni"}},
+		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl") }, nil},
+		"k3s":                  {func(m *machine) { m.remove(t, "var/lib/rancher/k3s/data/cni/vxcan") }, []string{"failure VX206 k3s: CNI plugin vxcan is not in /var/lib/rancher/k3s/data/cni or"}},
+		"unreadable bus":       {func(m *machine) { m.host = fakeLooker{err: errors.New("locked")} }, []string{"failure VX300 locked"}},
+		"bus-off, short queue": {func(m *machine) { m.host = fakeLooker{all: twoBuses()} }, []string{"failure VX301 bus can-engine with 1 container: controller can-engine (gs_usb) is bus-off: look for", "warning VX302 transmit queue of controller can-engine holds 10 frames, so that bursts lose frames: sudo ip link set can-engine txqueuelen 1000"}},
+		"passive": {func(m *machine) {
+			all := twoBuses()[:1]
+			all[0].Differences, all[0].Controller.State, all[0].Controller.Queue = nil, "error-passive", 1000
+			m.host = fakeLooker{all: all}
+		}, []string{"warning VX303 controller can-engine is error-passive"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := soundHost(t)
+			test.damage(m)
+			all := slices.DeleteFunc(examine(t.Context(), m), func(f finding) bool { return f.Level == fine })
+			var got []string
+			for _, f := range all {
+				got = append(got, fmt.Sprintf("%s %s %s: %s", f.Level, f.Code, f.What, f.Remedy))
+			}
+			if !slices.EqualFunc(got, test.want, strings.HasPrefix) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+			}
+			for _, f := range all {
+				if !slices.ContainsFunc(codes[:], func(c code) bool { return c.code == f.Code }) {
+					t.Errorf("%s has no explanation", f.Code)
+				}
+			}
+		})
+	}
+}
+
+// TestModuleCodes: codes of modules are in the order of the modules.
+func TestModuleCodes(t *testing.T) {
+	for i, m := range bus.Modules {
+		if c := codes[1+i]; c.title != "kernel module "+m.Name || c.code != fmt.Sprint("VX", 101+i) {
+			t.Errorf("%s is %s, %s", m.Name, c.code, c.title)
+		}
+	}
+}
+
+// TestDoctorExit: 0, 1 for a failure, with --strict also for a warning, and every format.
+func TestDoctorExit(t *testing.T) {
+	sound, warned, failing := soundHost(t), soundHost(t), soundHost(t)
+	warned.uid, failing.try = 1000, lacking("vxcan")
+	for _, test := range []struct {
+		m     *machine
+		args  string
+		fails bool
+		words string
+	}{
+		{sound, "", false, "kernel\n  ok   module vcan\n"},
+		{sound, "--strict", false, "buses\n  ok   bus vcan0 with 2 containers\n"},
+		{sound, "-o short", false, ""},
+		{warned, "", false, "  warn not root"},
+		{warned, "--strict", true, "  warn not root"},
+		{failing, "", true, "  FAIL module vxcan (CONFIG_CAN_VXCAN) cannot be used [VX102]\n       sudo apt install"},
+		{failing, "-o short", true, "kernel\n  FAIL module vxcan"},
+		{failing, "-o json", true, "{\n  \"version\": 1,\n  \"findings\": [\n    {\n      \"code\": \"VX101\",\n      \"category\": \"kernel\",\n      \"level\": \"ok\","},
+		{failing, "--explain vx112", false, "VX112, queue for bursts\nA frame waits"},
+		{failing, "--explain VX999", true, ""},
+		{failing, "-o yaml", true, ""},
+	} {
+		var out bytes.Buffer
+		cmd := newDoctor(test.m)
+		cmd.SetArgs(strings.Fields(test.args))
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		if err := cmd.Execute(); (err != nil) != test.fails || !strings.Contains(out.String(), test.words) || test.words == "" && out.Len() > 0 && !test.fails {
+			t.Errorf("%s: %v\n%s", test.args, err, &out)
+		}
+	}
+}
+
+// TestReadmeKernels: the table of kernels in README.md is the one that doctor takes remedies from.
+func TestReadmeKernels(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, k := range kernelHomes {
+		rows = append(rows, fmt.Sprintf("| %s | %s |\n", k.system, k.where))
+	}
+	if table := strings.Join(rows, ""); !strings.Contains(string(readme), table) {
+		t.Errorf("README.md lacks this table:\n%s", table)
+	}
+}
+
+func TestKernelRemedy(t *testing.T) {
+	for want, s := range map[string]system{
+		"--reinstall":         {id: "debian", version: "13", release: "6.12.0-1-amd64"},
+		"dpkg":                {id: "debian", version: "12", release: "6.1.0-1-cloud-amd64"},
+		"modules-extra":       {id: "ubuntu", like: "debian", version: "24.04", release: "6.8.0-1-generic"},
+		"linux-generic":       {id: "ubuntu", like: "debian", version: "24.04", release: "6.8.0-1-azure"},
+		"full-upgrade":        {id: "debian", version: "12", release: "6.12.0+rpt-rpi-v8"},
+		"dnf":                 {id: "fedora", version: "43", release: "6.17.0-1.fc43.x86_64"},
+		"WSL2":                {id: "ubuntu", version: "24.04", release: "6.6.0-microsoft-standard-WSL2"},
+		"virtual machine":     {id: "alpine", version: "3.20", release: "6.10.0-linuxkit"},
+		"CONFIG_CAN_VCAN":     {id: "poky", version: "5.0", release: "6.6.0-yocto-standard"},
+		"image-$(uname -r)":   {id: "ubuntu", like: "debian", version: "26.04", release: "7.0.0-1-generic"},
+		"install --reinstall": {id: "linuxmint", like: "ubuntu debian", version: "23", release: "6.14.0-1-generic"},
+	} {
+		if got := kernelRemedy(s, bus.Modules[0]); !strings.Contains(got, want) {
+			t.Errorf("%+v: %s, want %s", s, got, want)
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+func newGraph(host looker) *cobra.Command {
+	var format *string
+	cmd := &cobra.Command{
+		Use:   "graph [HUB ...]",
+		Short: "Show buses as trees, or as a graph for Graphviz",
+		Long: `Show the buses of this host, or those of some hubs, as trees: a hub, and below it the containers on the bus, with
+their policies. With -o dot it is a graph for Graphviz: vxcanctl graph -o dot | dot -Tsvg.
+
+JSON is that of status.`,
+		ValidArgsFunction: completeHubs(host),
+		RunE: func(cmd *cobra.Command, hubs []string) error {
+			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+				return err
+			}
+			all, err := host.Status(cmd.Context(), hubs...)
+			w := cmd.OutOrStdout()
+			switch *format {
+			case jsonFormat:
+				return errors.Join(err, writeJSON(w, newStatusDocument(all)))
+			case dotFormat:
+				return errors.Join(err, writeDot(w, all))
+			}
+			return errors.Join(err, writeTree(w, styleOf(w), all))
+		},
+	}
+	format = addFormat(cmd, textFormat, dotFormat, jsonFormat)
+	return cmd
+}
+
+// writeTree writes a tree a bus.
+func writeTree(w io.Writer, style style, all []bus.BusStatus) (err error) {
+	print := func(format string, args ...any) {
+		_, e := fmt.Fprintf(w, format+"\n", args...)
+		err = errors.Join(err, e)
+	}
+	for _, s := range all {
+		branch, last := branches(style)
+		print("%s  %s%s", s.Hub, hubWords(s), wholeWords(s))
+		leaves := []string{"programs on the host"}
+		if s.Kind != "" && s.Kind != "vcan" {
+			leaves = append(leaves, "the wire")
+		}
+		for _, e := range s.Endpoints {
+			leaves = append(leaves, fmt.Sprintf("%s  %s %s", containerWords(e), interfaceWords(e), edgeWords(e)))
+		}
+		for i, leaf := range leaves {
+			if i == len(leaves)-1 {
+				branch = last
+			}
+			print("%s%s", branch, leaf)
+		}
+	}
+	return err
+}
+
+func branches(style style) (branch, last string) {
+	if style.unicode {
+		return "├─ ", "└─ "
+	}
+	return "|- ", "`- "
+}
+
+func wholeWords(s bus.BusStatus) string {
+	switch n := len(s.Differences); n {
+	case 0:
+		return ""
+	case 1:
+		return "  (" + plain(s.Differences[0].What) + ")"
+	default:
+		return fmt.Sprintf("  (%s, and %d more)", plain(s.Differences[0].What), n-1)
+	}
+}
+
+// edgeWords tell what is special about an endpoint.
+func edgeWords(e bus.EndpointStatus) string {
+	words := "(" + plain(e.Runtime) + " " + plain(e.Network) + ")"
+	if e.Policy != (bus.Policy{}) {
+		words += "  " + policyWords(e.Policy)
+	}
+	return words
+}
+
+// writeDot writes all buses as one graph for Graphviz. A container on several buses is one node.
+func writeDot(w io.Writer, all []bus.BusStatus) (err error) {
+	print := func(format string, args ...any) {
+		_, e := fmt.Fprintf(w, format+"\n", args...)
+		err = errors.Join(err, e)
+	}
+	quote := strconv.Quote
+	print("graph vxcan {")
+	print("  node [shape=box];")
+	for _, s := range all {
+		colour := ""
+		if len(s.Differences) > 0 {
+			colour = ", color=red"
+		}
+		print("  %s [shape=ellipse, label=%s%s];", quote("bus "+s.Hub), quote(s.Hub+"\n"+hubWords(s)), colour)
+		for _, e := range s.Endpoints {
+			node := quote(plain(e.Runtime + " " + e.ContainerID))
+			print("  %s [label=%s];", node, quote(containerWords(e)+"\n"+plain(e.Runtime)))
+			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceWords(e)))
+		}
+	}
+	print("}")
+	return err
+}

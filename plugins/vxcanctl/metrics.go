@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+)
+
+// metricsFile is the name of the file for node_exporter.
+const metricsFile = "vxcan.prom"
+
+func newMetrics(host looker) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "metrics",
+		Short: "Print metrics of all buses for Prometheus",
+		Long: `Print metrics of all buses as Prometheus reads them. With --textfile, write them to DIR/` + metricsFile + ` for the textfile
+collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does that.
+
+` + metricsTable(),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+				return err
+			}
+			all, err := host.Status(cmd.Context())
+			if dir == "" {
+				return errors.Join(err, writeMetrics(cmd.OutOrStdout(), all))
+			}
+			return errors.Join(err, writeTextfile(dir, all))
+		},
+	}
+	cmd.Flags().StringVar(&dir, "textfile", "", "write to `DIR`/"+metricsFile)
+	_ = cmd.MarkFlagDirname("textfile")
+	return cmd
+}
+
+// metric is a family of metrics. samples calls sample for each, with labels behind those of the bus.
+type metric struct {
+	name, kind, help string
+	samples          func(s bus.BusStatus, sample func(value uint64, labels ...string))
+}
+
+// perEndpoint is one counter of each endpoint.
+func perEndpoint(value func(e bus.EndpointStatus) uint64, labels ...string) func(bus.BusStatus, func(uint64, ...string)) {
+	return func(s bus.BusStatus, sample func(uint64, ...string)) {
+		for _, e := range s.Endpoints {
+			sample(value(e), append([]string{"runtime", e.Runtime, "network", e.Network, "container", e.ContainerID, "name", e.Name,
+				"interface", e.Interface, "device", e.HostIf}, labels...)...)
+		}
+	}
+}
+
+// perController is one value of a controller.
+func perController(value func(c *bus.ControllerStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
+	return func(s bus.BusStatus, sample func(uint64, ...string)) {
+		if s.Controller != nil {
+			sample(value(s.Controller))
+		}
+	}
+}
+
+var controllerStates = [...]string{"error-active", "error-warning", "error-passive", "bus-off", "stopped", "sleeping"}
+
+// metrics are all families.
+var metrics = [...]metric{
+	{"vxcan_bus_whole", "gauge", "1 if nothing of the bus is missing, else 0.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		sample(number(len(s.Differences) == 0))
+	}},
+	{"vxcan_hub_up", "gauge", "1 if the hub is there and up, else 0.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		sample(number(s.Up))
+	}},
+	{"vxcan_hub_sent_frames_total", "counter", "Frames of programs on the host and of the wire.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		sample(s.Sent)
+	}},
+	{"vxcan_hub_heard_frames_total", "counter", "Frames of containers that the hub took.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		sample(s.Heard)
+	}},
+	{"vxcan_hub_lost_frames_total", "counter", "Frames of containers that the hub did not take: its queue was full, or it was down.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		sample(s.Lost)
+	}},
+	{"vxcan_endpoint_up", "gauge", "1 if both ends of the container's interface are up, else 0.", perEndpoint(func(e bus.EndpointStatus) uint64 { return number(e.Up) })},
+	{"vxcan_endpoint_sent_frames_total", "counter", "Frames of the container that got to the bus.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Sent })},
+	{"vxcan_endpoint_heard_frames_total", "counter", "Frames handed to the container.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Heard })},
+	{"vxcan_endpoint_lost_frames_total", "counter", "Frames that the container's interface did not take.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Lost })},
+	{"vxcan_endpoint_send_denied_frames_total", "counter", "Frames of the container that its policy kept back.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.DeniedSend })},
+	{"vxcan_endpoint_receive_denied_frames_total", "counter", "Frames that the container's policy kept from it.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.DeniedReceive })},
+	{"vxcan_endpoint_over_rate_frames_total", "counter", "Frames of the container beyond its rate.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.OverRate })},
+	{"vxcan_controller_state", "gauge", "1 for the state that the controller is in, 0 for the others.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		for _, state := range controllerStates {
+			if s.Controller != nil {
+				sample(number(s.Controller.State == state), "state", state)
+			}
+		}
+	}},
+	{"vxcan_controller_errors", "gauge", "Error counter of the controller, where its driver tells it.", func(s bus.BusStatus, sample func(uint64, ...string)) {
+		if s.Controller != nil && s.Controller.Errors != nil {
+			sample(uint64(s.Controller.Errors.Tx), "direction", "tx")
+			sample(uint64(s.Controller.Errors.Rx), "direction", "rx")
+		}
+	}},
+	{"vxcan_controller_bitrate", "gauge", "Bits per second, 0 if it is not set.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Bitrate) })},
+	{"vxcan_controller_queue_frames", "gauge", "Length of the transmit queue.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Queue) })},
+	{"vxcan_controller_bus_errors_total", "counter", "Errors on the wire.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Events.BusErrors) })},
+	{"vxcan_controller_bus_off_total", "counter", "Times that the controller went bus-off.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Events.BusOff) })},
+	{"vxcan_controller_restarts_total", "counter", "Restarts after bus-off.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Events.Restarts) })},
+	{"vxcan_controller_arbitration_lost_total", "counter", "Times that a frame of another node came first.", perController(func(c *bus.ControllerStatus) uint64 { return uint64(c.Events.ArbitrationLost) })},
+}
+
+func number(yes bool) uint64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// metricsTable is the documentation of all metrics.
+func metricsTable() string {
+	var b strings.Builder
+	b.WriteString("Metrics, each with the label hub; those of endpoints also with runtime, network, container, name, interface, device:\n")
+	for _, m := range metrics {
+		fmt.Fprintf(&b, "  %s (%s): %s\n", m.name, m.kind, m.help)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// writeMetrics writes the text format of Prometheus, version 0.0.4. Families without a sample are left out.
+func writeMetrics(w io.Writer, all []bus.BusStatus) error {
+	escape := strings.NewReplacer("\\", `\\`, "\"", `\"`, "\n", `\n`)
+	var text bytes.Buffer
+	for _, m := range metrics {
+		head := fmt.Sprintf("# HELP %s %s\n# TYPE %s %s\n", m.name, m.help, m.name, m.kind)
+		for _, s := range all {
+			m.samples(s, func(value uint64, labels ...string) {
+				text.WriteString(head)
+				head = ""
+				fmt.Fprintf(&text, "%s{hub=\"%s\"", m.name, escape.Replace(s.Hub))
+				for i := 0; i < len(labels); i += 2 {
+					fmt.Fprintf(&text, ",%s=\"%s\"", labels[i], escape.Replace(strings.ToValidUTF8(labels[i+1], "?")))
+				}
+				fmt.Fprintf(&text, "} %d\n", value)
+			})
+		}
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+// writeTextfile replaces the file for node_exporter, which never sees a part of it.
+func writeTextfile(dir string, all []bus.BusStatus) (retErr error) {
+	f, err := os.CreateTemp(dir, "."+metricsFile+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, os.Remove(f.Name()))
+		}
+	}()
+	err = errors.Join(writeMetrics(f, all), f.Chmod(0o644)) // node_exporter is another user
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), filepath.Join(dir, metricsFile))
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Formats of the flag -o.
+const (
+	textFormat = "text"
+	jsonFormat = "json"
+	dotFormat  = "dot"
+)
+
+// documentVersion is the member "version" of JSON documents. It changes when a member goes or means something else.
+const documentVersion = 1
+
+// addFormat adds the flag -o with the formats of a command, of which the first one is the default.
+func addFormat(cmd *cobra.Command, formats ...string) *string {
+	format := new(string)
+	cmd.Flags().StringVarP(format, "output", "o", formats[0], "format: "+strings.Join(formats, " or "))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		for _, f := range formats {
+			if f == *format {
+				return run(cmd, args)
+			}
+		}
+		return fmt.Errorf("invalid output %q: want %s", *format, strings.Join(formats, " or "))
+	}
+	return format
+}
+
+func writeJSON(w io.Writer, document any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(document)
+}
+
+// style is what a terminal can show.
+type style struct{ colour, unicode bool }
+
+func styleOf(w io.Writer) style {
+	file, ok := w.(*os.File)
+	if !ok {
+		return style{}
+	}
+	if _, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS); err != nil {
+		return style{}
+	}
+	locale := ""
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} { // the first that is set
+		if locale == "" {
+			locale = strings.ToUpper(os.Getenv(name))
+		}
+	}
+	return style{
+		colour:  os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+		unicode: strings.Contains(locale, "UTF-8") || strings.Contains(locale, "UTF8"),
+	}
+}
+
+// mark is the sign of a level.
+func (s style) mark(l level) string {
+	sign := [...]string{"ok  ", "warn", "FAIL"}[l]
+	if s.unicode {
+		sign = [...]string{"√", "‼", "×"}[l]
+	}
+	if s.colour {
+		return fmt.Sprintf("\x1b[%dm%s\x1b[0m", [...]int{32, 33, 31}[l], sign)
+	}
+	return sign
+}
+
+// level is how bad something is.
+type level int
+
+const (
+	fine level = iota
+	warning
+	failure
+)
+
+func (l level) String() string { return [...]string{"ok", "warning", "failure"}[l] }
+
+// MarshalText is the level in JSON.
+func (l level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// plain is a name from elsewhere, without what a terminal would carry out.
+func plain(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, name)
+}
