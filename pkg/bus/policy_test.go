@@ -284,7 +284,7 @@ func TestPolicyReplaced(t *testing.T) {
 func TestPolicyEdited(t *testing.T) {
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
-	policies := []Policy{{}, {Send: "100"}, {Send: "none", Receive: "100"}, {Rate: 1000}, {Send: "200", Rate: 100, Burst: 7}, {Receive: "none"}, {}}
+	policies := []Policy{{}, {Send: "100"}, {Send: "none", Receive: "100"}, {Rate: 1_000_000}, {Send: "200", Rate: 1_000_000, Burst: 7}, {Receive: "none"}, {}}
 	for i, p := range policies {
 		if i > 0 {
 			before := policies[i-1]
