@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
 // mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
@@ -67,6 +69,11 @@ func (w *wiring) add(other wiring) {
 }
 
 func (b *bus) applyWiring(w wiring) error {
+	hub := b.view.link(b.name).Index
+	onHub := func(f cantc.Filter) bool { return f.Dev == hub }
+	if slices.ContainsFunc(w.setFilters, onHub) && !slices.ContainsFunc(b.view.filters, func(f cantc.Installed) bool { return onHub(f.Filter) }) {
+		b.marked = hub
+	}
 	if err := b.k.SetFilters(w.setFilters...); err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, err)
 	}
@@ -166,10 +173,10 @@ func (b *bus) notMade(err error, indexes ...int) {
 	}
 }
 
-// undo takes away the devices that this call has made, with their rules, and gives a controller that it has set up its
-// settings back. It has a socket of its own, because that of the call may be what has failed.
+// undo takes away the devices that this call has made, with their rules, and the filters of a hub that had none, and gives
+// a controller that it has set up its settings back. It has a socket of its own, because that of the call may be what has failed.
 func (b *bus) undo() error {
-	if len(b.made) == 0 && b.controller == nil {
+	if len(b.made) == 0 && b.controller == nil && b.marked == 0 {
 		return nil
 	}
 	k, err := b.host.connect()
@@ -177,6 +184,9 @@ func (b *bus) undo() error {
 		return err
 	}
 	err = k.Delete(b.made...)
+	if b.marked != 0 {
+		err = errors.Join(err, k.DeleteFilters(hooks(b.marked, false)...))
+	}
 	if b.controller != nil {
 		err = errors.Join(err, k.RestoreController(*b.controller))
 	}
