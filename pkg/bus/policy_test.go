@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -321,6 +322,168 @@ func (w *world) expectPolicy(list string, from, to port) {
 	for _, f := range frames {
 		if got, want := l.Has(f), ids.Contains(f.ID); got != want {
 			w.t.Errorf("%s: %03X from %s to %s passes: %v, want %v", list, f.ID, from.name, to.name, got, want)
+		}
+	}
+}
+
+// TestPolicyEditFails: every call of an ADD that narrows a policy in place fails in turn. What neither list has never
+// passes; the next ADD of another container makes the old one whole again, and its own ADD the new one.
+func TestPolicyEditFails(t *testing.T) {
+	w := newWorld(t)
+	box := cantest.NewNetns(t)
+	wide, narrow := Policy{Send: "100,200", Receive: "100,200"}, Policy{Send: "100", Receive: "none", Rate: 1_000_000}
+	hub := port{w.netns, "vcan0"}
+	for n := 1; n < 40; n++ {
+		end := w.attachAs("box", box, wide, false)
+		countdown, called := n, ""
+		w.host.dial = func() (kernel, error) {
+			k, err := dialKernel()
+			return &faulty{k, &countdown, &called}, err
+		}
+		r := request("vcan0", "box", box)
+		r.Policy = narrow
+		var err error
+		w.do(func() error {
+			_, err = w.host.Attach(context.Background(), r)
+			return nil
+		})
+		w.unhook()
+		if called == "" {
+			if err != nil {
+				t.Error(err)
+			}
+			w.expectPolicy(narrow.Send, port{box, end.ContIf}, hub)
+			return
+		}
+		l, s := cantest.Listen(t, hub.netns, hub.name), cantest.NewSender(t, box, end.ContIf)
+		if err := s.Send(cantest.Frame{ID: 0x300}); err != nil {
+			t.Error(err)
+		}
+		s.Close()
+		w.attach("vcan0", "late", w.crowd)
+		if err := w.checkAs("box", box, wide, end.ContIf); err != nil {
+			t.Errorf("%s failed, and after another ADD: %v", called, err)
+		}
+		if l.Total() > 0 {
+			t.Errorf("%s failed, and a frame passes that neither policy allows", called)
+		}
+		l.Close()
+		if again := w.attachAs("box", box, narrow, false); again.HostIf != end.HostIf {
+			t.Errorf("%s failed: made anew: %+v", called, again)
+		}
+		if err := w.checkAs("box", box, narrow, end.ContIf); err != nil {
+			t.Errorf("%s failed, and after its own ADD: %v", called, err)
+		}
+	}
+	t.Error("no end of calls")
+}
+
+// TestPolicyLost: the record of running containers with policies is lost or damaged. They are never opened: the next ADD of
+// another container cuts them off, CHECK says so, and their own ADD makes them as configured.
+func TestPolicyLost(t *testing.T) {
+	for name, damage := range map[string]func(whole string) string{
+		"deleted":           nil,
+		"cut":               func(whole string) string { return whole[:len(whole)/2] },
+		"empty":             func(string) string { return "" },
+		"policy unreadable": func(whole string) string { return strings.ReplaceAll(whole, `"send":"100"`, `"send":"1x0"`) },
+		"policy missing":    func(whole string) string { return strings.ReplaceAll(whole, `"policy"`, `"police"`) },
+		"policy of none":    func(whole string) string { return strings.ReplaceAll(whole, `"send":"100"`, `"send":""`) },
+	} {
+		for _, moved := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, moved %v", name, moved), func(t *testing.T) {
+				w := newWorld(t)
+				box := cantest.NewNetns(t)
+				policy := Policy{Send: "100"}
+				end := w.attachAs("box", box, policy, moved)
+				hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
+				l, s := cantest.Listen(t, hub.netns, hub.name), cantest.NewSender(t, box, end.ContIf)
+				stop, stopped := make(chan bool), make(chan bool)
+				go func() {
+					defer close(stopped)
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							_ = s.Send(cantest.Frame{ID: 0x300})
+							time.Sleep(time.Millisecond)
+						}
+					}
+				}()
+				file := w.host.StateDir + "/vcan0.json"
+				if damage == nil {
+					if err := os.Remove(file); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					whole, err := os.ReadFile(file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(file, []byte(damage(string(whole))), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.attach("vcan0", "late", w.crowd)
+				w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan0"}) })
+				close(stop)
+				<-stopped
+				w.expectPolicy("none", contIf, hub)
+				w.expectPolicy("none", hub, contIf)
+				want := "the record of the policy of test net/box is lost: it neither sends nor hears: remove the container and start it again"
+				if err := w.checkAs("box", box, policy, end.ContIf); err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("CHECK: %v, want %q", err, want)
+				}
+				if moved {
+					s.Close()
+					box = cantest.NewNetns(t) // Docker makes a new one
+				}
+				end = w.attachAs("box", box, policy, moved)
+				w.expectPolicy("100", port{box, end.ContIf}, hub)
+				w.expectPolicy("all", hub, port{box, end.ContIf})
+				if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
+					t.Errorf("CHECK after its ADD: %v", err)
+				}
+				heard, _ := l.Heard()
+				for f, n := range heard {
+					if f.ID == 0x300 {
+						t.Errorf("the hub hears %d of what the container may not send", n)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestPolicyFiltersDeleted: somebody deletes the filters of a host end. The container cannot send then. It hears all, until
+// the next ADD of anything, which is what CHECK says.
+func TestPolicyFiltersDeleted(t *testing.T) {
+	w := newWorld(t)
+	box := cantest.NewNetns(t)
+	policy := Policy{Send: "100", Receive: "200", Rate: 1_000_000}
+	end := w.attachAs("box", box, policy, false)
+	hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
+	for _, test := range []struct{ command, send, receive, words string }{
+		{"tc qdisc del dev HOSTIF clsact", "none", "all", "ingress pref 8 is missing or another one, egress pref 8 is missing or another one, ingress pref 9 is missing or another one, egress pref 9 is missing or another one"},
+		{"tc filter del dev HOSTIF ingress pref 8", "none", "200", "ingress pref 8 is missing or another one"},
+		{"tc filter del dev HOSTIF ingress pref 9", "100", "200", "ingress pref 9 is missing or another one"},
+		{"tc filter del dev HOSTIF egress pref 9", "100", "all", "egress pref 9 is missing or another one"},
+		{"ip link del vcan0-tx", "none", "none", "backplane vcan0-tx, vcan0-rx is missing"},
+	} {
+		w.run(strings.ReplaceAll(test.command, "HOSTIF", end.HostIf))
+		w.expectPolicy(test.send, contIf, hub)
+		w.expectPolicy(test.receive, hub, contIf)
+		err := w.checkAs("box", box, policy, end.ContIf)
+		if err == nil || !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), byAnyAdd) {
+			t.Errorf("%s: CHECK: %v, want %q", test.command, err, test.words)
+		}
+		if _, notices := w.attach("vcan0", "late", w.crowd); !strings.Contains(strings.Join(notices, "\n"), test.words) {
+			t.Errorf("%s: the next ADD: %q, want %q", test.command, notices, test.words)
+		}
+		w.expectPolicy(policy.Send, contIf, hub)
+		w.expectPolicy(policy.Receive, hub, contIf)
+		if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
+			t.Errorf("%s: CHECK after an ADD: %v", test.command, err)
 		}
 	}
 }
