@@ -69,6 +69,11 @@ func (w *wiring) add(other wiring) {
 }
 
 func (b *bus) applyWiring(w wiring) error {
+	hub := b.view.link(b.name).Index
+	unmarked := !slices.ContainsFunc(hooks(hub, false), func(h cantc.Hook) bool { _, there := b.view.filters[h]; return there })
+	if unmarked && slices.ContainsFunc(w.setFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
+		b.marked = hub
+	}
 	var other *cantc.OtherQdiscError
 	if err := b.k.SetFilters(w.setFilters...); errors.As(err, &other) {
 		dev := b.view.at(other.Dev).Name
@@ -179,10 +184,10 @@ func (b *bus) notMade(err error, indexes ...int) {
 	}
 }
 
-// undo takes away the devices that this call has made, with their rules, and gives a controller that it has set up its
-// settings back. It has a socket of its own, because that of the call may be what has failed.
+// undo takes away the devices that this call has made, with their rules, and the filters of a hub that had none, and gives
+// a controller that it has set up its settings back. It has a socket of its own, because that of the call may be what has failed.
 func (b *bus) undo() error {
-	if len(b.made) == 0 && b.controller == nil {
+	if len(b.made) == 0 && b.controller == nil && b.marked == 0 {
 		return nil
 	}
 	k, err := b.host.connect()
@@ -190,6 +195,9 @@ func (b *bus) undo() error {
 		return err
 	}
 	err = k.Delete(b.made...)
+	if b.marked != 0 {
+		err = errors.Join(err, k.DeleteFilters(hooks(b.marked, false)...))
+	}
 	if b.controller != nil {
 		err = errors.Join(err, k.RestoreController(*b.controller))
 	}

@@ -27,7 +27,8 @@ type Result struct {
 	ContIf        string // container end
 	HubMTU, IfMTU int
 
-	made []int // ifindexes of the devices that were made for it, the hub and the backplane too
+	made   []int // ifindexes of the devices that were made for it, the hub and the backplane too
+	marked int   // see bus
 }
 
 // Request is what Attach is to do.
@@ -154,7 +155,7 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 	if err := b.mend(spec, hostIf); err != nil {
 		return Result{}, err
 	}
-	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.link(b.name).MTU, IfMTU: mtu, made: b.made}
+	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.link(b.name).MTU, IfMTU: mtu, made: b.made, marked: b.marked}
 	if !at.here() {
 		end, err := at.SetUp(host.PeerIndex) // last, so that what goes up is whole
 		if err != nil {
@@ -318,7 +319,11 @@ func (h *Host) takeBack(ctx context.Context, a Attachment, r Result) (retErr err
 		retErr = b.detach([]string{r.HostIf})
 	}
 	if len(b.record.Endpoints) == 0 {
-		retErr = errors.Join(retErr, b.k.Delete(r.made...), b.saveOrRemove())
+		retErr = errors.Join(retErr, b.k.Delete(r.made...))
+		if r.marked != 0 {
+			retErr = errors.Join(retErr, b.k.DeleteFilters(hooks(r.marked, false)...))
+		}
+		retErr = errors.Join(retErr, b.saveOrRemove())
 	}
 	return retErr
 }

@@ -183,6 +183,8 @@ type bus struct {
 	controller *canlink.Controller
 	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
 	made []int
+	// marked is a hub that was there and had no filters of ours until this call made them.
+	marked int
 	// repaired is what to notice when the call has succeeded.
 	repaired []string
 }

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
@@ -81,6 +84,33 @@ func (f *faulty) AddRules(rules ...cangw.Rule) error {
 	return f.kernel.AddRules(rules...)
 }
 
+func (f *faulty) DeleteRules(rules ...cangw.Rule) error {
+	return errors.Join(f.step("DeleteRules"), f.unlessFailed(func() error { return f.kernel.DeleteRules(rules...) }))
+}
+
+func (f *faulty) Delete(indexes ...int) error {
+	return errors.Join(f.step("Delete"), f.unlessFailed(func() error { return f.kernel.Delete(indexes...) }))
+}
+
+func (f *faulty) Filters(hooks ...cantc.Hook) ([]cantc.Installed, error) {
+	if err := f.step("Filters"); err != nil {
+		return nil, err
+	}
+	return f.kernel.Filters(hooks...)
+}
+
+// SetFilters fails half-way, as a batch may.
+func (f *faulty) SetFilters(filters ...cantc.Filter) error {
+	if err := f.step("SetFilters"); err != nil {
+		return errors.Join(err, f.kernel.SetFilters(filters[:len(filters)/2]...))
+	}
+	return f.kernel.SetFilters(filters...)
+}
+
+func (f *faulty) DeleteFilters(hooks ...cantc.Hook) error {
+	return errors.Join(f.step("DeleteFilters"), f.unlessFailed(func() error { return f.kernel.DeleteFilters(hooks...) }))
+}
+
 func (f *faulty) In(netns ns.NetNS) (container, error) {
 	if err := f.step("In"); err != nil {
 		return nil, err
@@ -117,14 +147,14 @@ func (c *faultyContainer) LinkAt(index int) (canlink.Link, error) {
 }
 
 // TestAttachFails lets every call to the kernel fail in turn: on a new bus nothing may be left, and on one that is in
-// use, all must be as before.
+// use, all must be as before. So must a hub that is somebody else's.
 func TestAttachFails(t *testing.T) {
 	cantest.Require(t)
 	for _, here := range []bool{false, true} {
-		for _, inUse := range []bool{false, true} {
+		for _, before := range []string{"nothing", "a hub", "a neighbour"} {
 			for n, failed := 1, true; failed; n++ {
-				t.Run(fmt.Sprintf("here %v, in use %v, call %d", here, inUse, n), func(t *testing.T) {
-					failed = attachFailingAt(t, n, here, inUse)
+				t.Run(fmt.Sprintf("here %v, before: %s, call %d", here, before, n), func(t *testing.T) {
+					failed = attachFailingAt(t, n, here, before)
 				})
 				if n > 40 {
 					t.Fatal("no end of calls")
@@ -135,7 +165,7 @@ func TestAttachFails(t *testing.T) {
 }
 
 // attachFailingAt tells whether Attach, or AttachHere, got as far as its nth call to the kernel, which failed then.
-func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
+func attachFailingAt(t *testing.T, n int, here bool, there string) bool {
 	hostNS, neighbour, box := cantest.NewNetns(t), cantest.NewNetns(t), cantest.NewNetns(t)
 	dir := t.TempDir()
 	sound := &Host{StateDir: dir}
@@ -144,18 +174,26 @@ func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
 		k, err := dialKernel()
 		return &faulty{k, &countdown, &called}, err
 	}}
+	spec := Spec{Hub: "vcan0", Policy: Policy{Send: "100-1FF", Receive: "200", Rate: 10}}
 	attach := func(h *Host, id string, netns ns.NetNS) error {
 		a := Attachment{Runtime: "test", Network: "net", ContainerID: id, IfName: "eth0"}
 		if here {
-			_, err := h.AttachHere(context.Background(), Spec{Hub: "vcan0"}, a)
+			_, err := h.AttachHere(context.Background(), spec, a)
 			return err
 		}
-		_, err := h.Attach(context.Background(), Request{Spec{Hub: "vcan0"}, a, Target{NetnsPath: netns.Path(), Interface: "can0"}})
+		_, err := h.Attach(context.Background(), Request{spec, a, Target{NetnsPath: netns.Path(), Interface: "can0"}})
 		return err
 	}
 	var before, after inventory
 	err := hostNS.Do(func(ns.NetNS) error {
-		if inUse {
+		switch there {
+		case "a hub":
+			for _, command := range []string{"link add vcan0 mtu 72 type vcan", "link set vcan0 up"} {
+				if out, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+			}
+		case "a neighbour":
 			if err := attach(sound, "neighbour", neighbour); err != nil {
 				return err
 			}
@@ -174,7 +212,7 @@ func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
 	if !errors.Is(err, errInjected) {
 		t.Errorf("%s failed and Attach said %v", called, err)
 	}
-	if !slices.Equal(before.links, after.links) || !slices.Equal(before.rules, after.rules) || !slices.Equal(before.files, after.files) {
+	if !before.equal(after) {
 		t.Errorf("%s failed: before %+v, after %+v", called, before, after)
 	}
 	if err := box.Do(func(ns.NetNS) error {
@@ -191,6 +229,11 @@ func attachFailingAt(t *testing.T, n int, here, inUse bool) bool {
 type inventory struct {
 	links, files []string
 	rules        []cangw.Rule
+	filters      []string
+}
+
+func (i inventory) equal(j inventory) bool {
+	return slices.Equal(i.links, j.links) && slices.Equal(i.rules, j.rules) && slices.Equal(i.files, j.files) && slices.Equal(i.filters, j.filters)
 }
 
 // takeInventory lists what is in the current netns and in the state directory.
@@ -210,8 +253,17 @@ func takeInventory(t *testing.T, dir string) inventory {
 		t.Fatal(err)
 	}
 	var all inventory
+	var where []cantc.Hook
 	for _, l := range links {
 		all.links = append(all.links, l.Name)
+		where = append(where, hooks(l.Index, true)...)
+	}
+	filters, err := k.Filters(where...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range filters {
+		all.filters = append(all.filters, fmt.Sprint(f.Filter))
 	}
 	for _, j := range jobs {
 		all.rules = append(all.rules, j.Rule)

@@ -97,6 +97,16 @@ func (s *Sender) Send(f Frame) error {
 	return err
 }
 
+// SendOnce sends one frame from an interface of the current netns.
+func SendOnce(ifName string, f Frame) error {
+	fd, err := openCAN(nil, ifName)
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, f.marshal())
+	return errors.Join(err, unix.Close(fd))
+}
+
 // Listener counts the frames that an interface hears.
 type Listener struct {
 	Close func() // once or more often; the end of the test does it too
