@@ -23,7 +23,12 @@ func (b *bench) carrying() error {
 		}
 		many = append(many, t)
 	}
-	for _, make := range []func() (topology, error){func() (topology, error) { return b.star(2) }, b.bare} {
+	for _, make := range []func() (topology, error){
+		func() (topology, error) { return b.star(2) }, b.bare,
+		func() (topology, error) { return b.listed(1) },
+		func() (topology, error) { return b.listed(50) },
+		func() (topology, error) { return b.listed(1000) },
+	} {
 		t, err := make()
 		if err != nil {
 			return err

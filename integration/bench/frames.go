@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -22,10 +23,27 @@ type station struct {
 	netnsPath, ifName string
 }
 
-// star is n containers on a bus of ours, mesh on one of the predecessor's, and bare is two on one vxcan pair.
+// star is n containers on a bus of ours, listed two with lists of n CAN IDs each way, half of them standard, mesh n on a
+// bus of the predecessor's, and bare two on one vxcan pair.
 func (b *bench) star(n int) (topology, error) {
-	p := vxcan(fmt.Sprintf("star%d", n))
-	return stations("star", n, func() (string, error) {
+	return b.starOf("star", vxcan(fmt.Sprintf("star%d", n)), n)
+}
+
+func (b *bench) listed(n int) (topology, error) {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("%03X", (0x100+2*(i/2))&0x7ff) // the first is what frames have
+		if i%2 == 1 {
+			ids[i] = fmt.Sprintf("%08X", 0x18fef100+2*i)
+		}
+	}
+	p, list := vxcan(fmt.Sprintf("listed%d", n)), strings.Join(ids, ",")
+	p.conf = strings.TrimSuffix(p.conf, "}") + fmt.Sprintf(`,"send":%q,"receive":%q}`, list, list)
+	return b.starOf(fmt.Sprintf("star, lists of %d", n), p, 2)
+}
+
+func (b *bench) starOf(name string, p plugin, n int) (topology, error) {
+	return stations(name, n, func() (string, error) {
 		id, err := b.netns()
 		if err == nil {
 			_, err = b.stay(p, attachment{id, "can0"})
