@@ -56,7 +56,7 @@ func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damag
 	named := func(name string) bool { return slices.Contains(contIfs, name) }
 	for _, e := range b.endpoints {
 		if e.Attachment == a && e.Policy != spec.Policy {
-			d := difference{what: fmt.Sprintf("policy is %s, and the configuration says %s", e.Policy, spec.Policy), cure: byThisAdd}
+			d := difference{what: fmt.Sprintf("policy is %s, and the configuration says %s", e.Policy, spec.Policy), cure: "start the container again"}
 			damage = append(damage, d.String())
 		}
 	}
