@@ -89,7 +89,8 @@ func MarkOnly(mark uint32) Action {
 // Forward has a device send the frame, which ends its way here.
 func Forward(dev int) Action { return Action{Kind: kindMirred, Verdict: verdictStolen, Dev: dev} }
 
-// Limit drops what exceeds rate frames a second; burst frames may come at once. The others go on with the next action.
+// Limit drops what exceeds rate frames a second; burst frames may come at once. The others go on with the next action. The
+// kernel begins with none of the burst: right after the filter is made, the first frame passes 1/rate seconds later.
 func Limit(rate, burst uint32) Action {
 	const tick = 64                                                              // nanoseconds, PSCHED_TICKS2NS of net/pkt_sched.h
 	ticks := (uint64(burst)*1e9 + uint64(rate)*tick - 1) / (uint64(rate) * tick) // rounded down, not even one may pass
