@@ -248,9 +248,16 @@ func (m *machine) plugin(code, what string, dirs []string, variable string) find
 			return finding{code, "runtimes", fine, what + " " + dir + "/vxcan", ""}
 		}
 	}
-	remedy := "sudo make install"
-	if i := slices.IndexFunc(dirs, m.has); variable != "" {
-		remedy += " " + variable + "=" + dirs[max(i, 0)]
+	wanted, elsewhere := dirs[max(slices.IndexFunc(dirs, m.has), 0)], netavarkDirs
+	remedy := "sudo make install, or install the package vxcan"
+	if variable != "" {
+		elsewhere = cniDirs
+		remedy = "sudo make install " + variable + "=" + wanted
+	}
+	for _, dir := range elsewhere {
+		if m.has(dir + "/vxcan") {
+			remedy = "sudo install -D -t " + wanted + " " + dir + "/vxcan"
+		}
 	}
 	return finding{code, "runtimes", failure, what + " vxcan is not in " + strings.Join(dirs, " or "), remedy}
 }

@@ -89,12 +89,12 @@ func TestDoctor(t *testing.T) {
 		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
 		"other directory": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf.d/a.conf", "[network]\nnetavark_plugin_dirs = [\n \"/srv/a\", \"/srv/b\",\n]")
-		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b"}},
+		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo install -D -t /srv/a /usr/local/libexec/netavark/vxcan"}},
 		"other backend": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
 			m.remove(t, "opt/cni/bin/vxcan")
 			m.write(t, "etc/containerd/config.toml", `bin_dir = "/var/lib/rancher/k3s/data/cni"`)
-		}, []string{"failure VX202 podman: CNI plugin vxcan is not in /opt/cni/bin or"}},
+		}, []string{"failure VX202 podman: CNI plugin vxcan is not in /opt/cni/bin or /usr/local/libexec/cni or /usr/libexec/cni or /usr/local/lib/cni or /usr/lib/cni: sudo make install CNI_BIN=/opt/cni/bin"}},
 		"noted backend": {func(m *machine) {
 			m.write(t, "var/lib/containers/storage/defaultNetworkBackend", "cni")
 			m.remove(t, "usr/local/libexec/netavark/vxcan")
@@ -108,7 +108,7 @@ func TestDoctor(t *testing.T) {
 			m.enabled = func(string) (string, bool) { return "", false }
 			m.write(t, "run/docker/plugins/vxcan.sock", "")
 		}, nil},
-		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo make install CNI_BIN=/usr/lib/cni"}},
+		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo install -D -t /usr/lib/cni /opt/cni/bin/vxcan"}},
 		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl") }, nil},
 		"k3s":                  {func(m *machine) { m.remove(t, "var/lib/rancher/k3s/data/cni/vxcan") }, []string{"failure VX206 k3s: CNI plugin vxcan is not in /var/lib/rancher/k3s/data/cni or"}},
 		"unreadable bus":       {func(m *machine) { m.host = fakeLooker{err: errors.New("locked")} }, []string{"failure VX300 locked"}},
