@@ -187,6 +187,7 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
 	$(KUBERNETES) $(GO_TEST) .
 
+# integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
