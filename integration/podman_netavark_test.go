@@ -147,7 +147,7 @@ func TestPodmanWrongUse(t *testing.T) {
 		more    string
 		words   []string
 	}{
-		{create, "-o hubb=vcan1", []string{`"hubb"`, "hub, physical, interface, mtu, bitrate"}},
+		{create, "-o hubb=vcan1", []string{`"hubb"`, "hub, physical, interface, mtu, send, receive"}},
 		{create, "-o mtu=1500", []string{"1500", "16", "72"}},
 		{create, "-o physical", []string{"true or false"}},
 		{create, "-o interface=can/0", []string{`"interface"`, `"/"`}},

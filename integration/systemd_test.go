@@ -76,7 +76,7 @@ exec "$0" --unit=sysinit.target --show-status=no`, systemdPath)
 		if t.Failed() {
 			t.Logf("systemd says:\n%s", &words)
 		}
-		for _, dir := range []string{"/run/systemd", "/run/udev"} {
+		for _, dir := range []string{"/run/systemd", "/run/udev", "/run/containerd"} {
 			if err := os.RemoveAll(dir); err != nil {
 				t.Error(err)
 			}

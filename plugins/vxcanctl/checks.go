@@ -335,6 +335,8 @@ func (m *machine) docker() finding {
 	switch {
 	case m.has("/run/docker/plugins/vxcan.sock") && state != "enabled":
 		f.What = "docker: the driver is there (/run/docker/plugins/vxcan.sock)"
+	case !ok && m.uid != 0: // /run/docker is for root alone
+		f.Level, f.What, f.Remedy = warning, "docker: there is no unit "+unit+", and without root no other sign of the driver can be seen", "sudo vxcanctl doctor"
 	case !ok:
 		f.Level, f.What, f.Remedy = failure, "docker: the driver vxcan-docker is not installed", "sudo make install"
 	case state != "enabled":
