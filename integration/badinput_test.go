@@ -21,7 +21,7 @@ func TestBadInput(t *testing.T) {
 		code  uint
 		words []string
 	}{
-		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, physical, interface, mtu, pod-hubs, bitrate, "}},
+		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, physical, interface, mtu, send, receive, "}},
 		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "value 3", "string"}},
 		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, `"yes"`, "true or false"}},
 		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, `"72"`, "whole number"}},

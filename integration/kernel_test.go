@@ -40,7 +40,8 @@ func TestKernelWithoutModules(t *testing.T) {
 		restore()
 	}
 	this.add(t)
-	restore = withoutModules(t) // act_police is not loaded yet
+	command(t, "modprobe", "act_police")
+	restore = withoutModules(t, "act_police")
 	limited := on(newContainer(t, "limited")).with(`"rate":100`)
 	limited.fails(t, "ADD", 100, "module act_police (CONFIG_NET_ACT_POLICE) is missing")
 	if got := hostEnds(t); len(got) != 1 {
