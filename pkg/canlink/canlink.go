@@ -189,7 +189,7 @@ func (c *Conn) AddVcan(name string, index, mtu int, alias string) error {
 // Link.Active.
 type Pair struct {
 	Name, PeerName   string   // PeerName may hold one %d, for the first free number
-	Index, PeerIndex int      // ifindexes: the two ends may have the same one in different netns
+	Index, PeerIndex int      // ifindexes; 0 is the kernel's choice
 	MTU              int      // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
 	Alias            string   // of the first end, at most MaxAlias bytes; "" for none
 	PeerNetns        ns.NetNS // nil is the same netns
