@@ -176,8 +176,10 @@ func (r *rootCopy) wantVersion(version string) {
 	}
 }
 
-// ownFiles is what apt and dpkg write for themselves.
-var ownFiles = []string{"/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/apt/", "/var/log/apt/", "/var/log/dpkg.log", "/var/cache/debconf/"}
+// ownFiles is what apt and dpkg write for themselves, and man's index.
+var ownFiles = []string{
+	"/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/apt/", "/var/log/apt/", "/var/log/dpkg.log", "/var/cache/debconf/", "/var/cache/man/",
+}
 
 // vmDirs are what bin/vm made to mount on. The package shall find none of them.
 var vmDirs = []string{"/opt/cni", "/var/lib/cni", "/var/lib/vxcan-docker"}

@@ -51,12 +51,20 @@ func TestHeal(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := heal(t.Context(), &test.host, slog.New(slog.NewTextHandler(&out, nil)), test.hubs)
+			all, err := heal(t.Context(), &test.host, slog.New(slog.NewTextHandler(&out, nil)), test.hubs)
 			if !errors.Is(err, test.err) {
 				t.Errorf("%v, want %v", err, test.err)
 			}
 			if !slices.Equal(test.host.healed, test.healed) {
 				t.Errorf("healed %q, want %q", test.host.healed, test.healed)
+			}
+			for i, one := range all {
+				if failed := test.host.failing[one.Hub] != nil; one.Hub != test.healed[i] || (one.Error != "") != failed {
+					t.Errorf("document: %+v, want %s, failed: %v", one, test.healed[i], failed)
+				}
+			}
+			if len(all) != len(test.healed) {
+				t.Errorf("document of %d buses, want %d", len(all), len(test.healed))
 			}
 			lines := slices.Collect(strings.Lines(out.String()))
 			if len(lines) != len(test.logged) {

@@ -19,11 +19,14 @@ const metricsFile = "vxcan.prom"
 
 func newMetrics(host looker) *cobra.Command {
 	var dir string
+	var format *string
 	cmd := &cobra.Command{
 		Use:   "metrics",
 		Short: "Print metrics of all buses for Prometheus",
 		Long: `Print metrics of all buses as Prometheus reads them. With --textfile, write them to DIR/` + metricsFile + ` for the textfile
 collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does that.
+
+JSON is that of status, which has the same numbers.
 
 ` + metricsTable(),
 		Args: cobra.NoArgs,
@@ -32,14 +35,21 @@ collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does th
 				return err
 			}
 			all, err := host.Status(cmd.Context())
-			if dir == "" {
-				return errors.Join(err, writeMetrics(cmd.OutOrStdout(), all))
+			switch {
+			case dir != "":
+				err = errors.Join(err, writeTextfile(dir, all))
+			case *format == jsonFormat:
+				err = errors.Join(err, writeJSON(cmd.OutOrStdout(), newStatusDocument(all)))
+			default:
+				err = errors.Join(err, writeMetrics(cmd.OutOrStdout(), all))
 			}
-			return errors.Join(err, writeTextfile(dir, all))
+			return err
 		},
 	}
+	format = addFormat(cmd, "prometheus", jsonFormat)
 	cmd.Flags().StringVar(&dir, "textfile", "", "write to `DIR`/"+metricsFile)
 	_ = cmd.MarkFlagDirname("textfile")
+	cmd.MarkFlagsMutuallyExclusive("textfile", "output")
 	return cmd
 }
 
