@@ -1,9 +1,15 @@
 package integration
 
-import "testing"
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
 
 // TestAllRuntimes: a Docker container, a Podman container, a pod and the host on one hub hear each other exactly once,
-// and one runtime's garbage collection leaves the others' endpoints alone.
+// vxcanctl shows each by its name, and one runtime's garbage collection leaves the others' endpoints alone.
 func TestAllRuntimes(t *testing.T) {
 	d := startDocker(t) // on a host with nothing on it
 	p := newPodman(t, "canbus0")
@@ -14,6 +20,17 @@ func TestAllRuntimes(t *testing.T) {
 	pod := c.runPod("pod", "can0")
 	stations := []station{{"host", nil, "vcan0"}, fromDocker.on("can0"), p.station("podman", "can0"), c.station(pod, "can0")}
 	expectExactlyOnce(t, stations, 100, true)
+
+	controller := cantest.NewController(t, "slot0")
+	setUpController(t, controller, 1000)
+	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "wire")
+	d.run("logger", "--network", "wire")
+	busOff(t, controller)
+	expectShown(t, "", `slot0: can, .*bus-off`, `  logger +docker +can0 `, `  FAIL controller slot0 is bus-off`,
+		`  docker +docker +can0 +- +300 `, `  podman +\w+ +can0 +- +300 `, `  default/pod +cni +can0 +- +300 .*\n  ok   whole\n`)
+	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker ", `- docker  can0 \(docker [0-9a-f]{12}\)`, `- podman  can0`, `- default/pod  can0`)
+	d.docker("rm", "-f", "logger")
+	d.docker("network", "rm", "wire")
 
 	// What is stale for a CNI network that knows nobody is nobody else's.
 	for _, network := range []string{"canbus0", "pods"} {
@@ -32,4 +49,19 @@ func TestAllRuntimes(t *testing.T) {
 	d.docker("rm", "-f", "docker")
 	d.docker("network", "rm", "canbus")
 	d.expectClean()
+}
+
+// expectShown expects something in what vxcanctl says.
+func expectShown(t *testing.T, args string, patterns ...string) {
+	t.Helper()
+	out, words, status := control(t, nil, strings.Fields(args)...)
+	t.Logf("vxcanctl %s\n%s", args, out)
+	for _, pattern := range patterns {
+		if !regexp.MustCompile(pattern).MatchString(out) {
+			t.Errorf("vxcanctl %s lacks %q", args, pattern)
+		}
+	}
+	if status != 0 || words != "" {
+		t.Errorf("vxcanctl %s: exit status %d, %s", args, status, words)
+	}
 }

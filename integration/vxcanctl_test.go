@@ -92,16 +92,7 @@ func TestStatusAndGraph(t *testing.T) {
 		{"graph -o dot", []string{`"bus vcan0" -- "netavark b" \[label="can0"\];`, `(?s)^graph vxcan \{.*\}\n$`}},
 		{"graph -o json", []string{`(?s)^\{\n  "version": 1,\n  "buses": \[`}},
 	} {
-		out, words, status := control(t, nil, strings.Fields(c.args)...)
-		t.Logf("vxcanctl %s\n%s", c.args, out)
-		for _, w := range c.words {
-			if !regexp.MustCompile(w).MatchString(out) {
-				t.Errorf("vxcanctl %s lacks %q", c.args, w)
-			}
-		}
-		if status != 0 || words != "" {
-			t.Errorf("vxcanctl %s: exit status %d, %s", c.args, status, words)
-		}
+		expectShown(t, c.args, c.words...)
 	}
 	for args, want := range map[string]string{"status can9": "vxcanctl: bus can9: there is no such bus\n", "status -o xml": "vxcanctl: invalid output \"xml\": want text or json\n"} {
 		if out, words, status := control(t, nil, strings.Fields(args)...); status != 1 || out != "" || words != want {

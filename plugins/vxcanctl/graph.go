@@ -87,7 +87,11 @@ func wholeWords(s bus.BusStatus) string {
 
 // edgeWords tell what is special about an endpoint.
 func edgeWords(e bus.EndpointStatus) string {
-	words := "(" + plain(e.Runtime) + " " + plain(e.Network) + ")"
+	network := e.Network
+	if e.Runtime == "docker" {
+		network = shortID(network)
+	}
+	words := "(" + plain(e.Runtime) + " " + plain(network) + ")"
 	if e.Policy != (bus.Policy{}) {
 		words += "  " + policyWords(e.Policy)
 	}

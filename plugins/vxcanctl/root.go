@@ -23,8 +23,9 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	}
 	root.SetVersionTemplate("vxcanctl {{.Version}}\n") // as the other binaries print it
 	root.SetErrPrefix("vxcanctl:")
-	addStatus(root, host)
-	root.AddCommand(newStatus(host), newGraph(host), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
+	look := named{host}
+	addStatus(root, look)
+	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(host)), newMetrics(look), newHeal(host, log), newGenerate())
 	return root
 }
 

@@ -221,9 +221,11 @@ func containerWords(e bus.EndpointStatus) string {
 	if e.Name != "" {
 		return plain(e.Name)
 	}
-	const short = 12
-	return plain(e.ContainerID[:min(len(e.ContainerID), short)])
+	return plain(shortID(e.ContainerID))
 }
+
+// shortID is the beginning of an ID, as runtimes show it.
+func shortID(id string) string { return id[:min(len(id), 12)] }
 
 func interfaceWords(e bus.EndpointStatus) string {
 	switch {
