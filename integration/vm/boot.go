@@ -63,6 +63,9 @@ func (m *machine) run(args []string) (int, error) {
 
 // bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.
 func (m *machine) bootAndRun(args []string) (status int, retErr error) {
+	if err := m.checkInstalled(); err != nil {
+		return 0, err
+	}
 	root, err := openRoot(m.suite, m.qemu)
 	if err != nil {
 		return 0, err
@@ -124,11 +127,7 @@ func makeDisk(path string) error {
 	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
 		return err
 	}
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		mkfs = "/sbin/mkfs.ext4" // not in the PATH of a plain user
-	}
-	if out, err := exec.Command(mkfs, "-q", "-F", path).CombinedOutput(); err != nil {
+	if out, err := exec.Command(findProgram("mkfs.ext4"), "-q", "-F", path).CombinedOutput(); err != nil {
 		return fmt.Errorf("make disk %s: %w: %s", path, err, out)
 	}
 	return nil
@@ -145,6 +144,8 @@ func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 		umlKernel, fmt.Sprintf("mem=%dM", m.memMiB),
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + root.hostPath(disk),
 		"init=" + root.hostPath(self), scratchEnv + "=" + root.hostPath(scratch),
+		// Else it is below $HOME, and without one to write to the kernel does not come up.
+		"uml_dir=" + root.hostPath(scratch) + "/",
 		// From 6.16 on the kernel can run its processes under seccomp, which is much faster than under ptrace.
 		"seccomp=auto",
 		// The kernel's own words go to its stdout, the command's to our stdout and stderr, unmixed.
@@ -188,9 +189,7 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
-	if err := cmd.Start(); errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux, or for -qemu qemu-system-x86", command[0])
-	} else if err != nil {
+	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start %s: %w", command[0], err)
 	}
 	done := make(chan error, 1)

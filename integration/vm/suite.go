@@ -116,15 +116,7 @@ func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 func isOwnSuite(suite string) bool { return suite == "" || suite == ownSuite() }
 
 // ownSuite is the suite that this machine runs, or "".
-func ownSuite() string {
-	release, _ := os.ReadFile("/etc/os-release")
-	for line := range strings.Lines(string(release)) {
-		if name, ok := strings.CutPrefix(line, "VERSION_CODENAME="); ok {
-			return strings.TrimSpace(name)
-		}
-	}
-	return ""
-}
+func ownSuite() string { return osRelease("VERSION_CODENAME") }
 
 // bootsInQEMU tells whether this machine has QEMU and a kernel to boot in it. Without, it takes a root of the same suite.
 func bootsInQEMU() bool {
