@@ -30,7 +30,7 @@ bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/package/*/p*)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/package/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -111,7 +111,7 @@ test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	go $(GO_TEST) -exec '$(VM)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
 # Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what

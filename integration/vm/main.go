@@ -40,6 +40,16 @@ const (
 	startedHere   = "here"
 )
 
+const usage = `usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-disk file] [-mem MiB] command [argument ...]
+
+Runs a command as root on a kernel that has CAN: on this one, if you are root and it has, and else on one that is booted
+for it, in a second, on the files of this machine. What it writes is not kept. The exit status is the command's, or 125.
+
+	vm sh -c 'ip link add dev vcan0 type vcan && ip link set vcan0 up && ./test.sh'
+	go test -exec vm ./...
+
+`
+
 func main() {
 	switch {
 	case os.Getpid() != 1:
@@ -57,7 +67,7 @@ func main() {
 	flag.BoolVar(&m.icount, "icount", false, "one CPU for that PC, a clock that counts its instructions as nanoseconds, and its disk in memory")
 	flag.IntVar(&m.memMiB, "mem", 2048, "memory of the booted machine in `MiB`")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-disk file] [-mem MiB] command [argument ...]")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
