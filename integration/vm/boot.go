@@ -32,6 +32,7 @@ type machine struct {
 	suite      string // Debian release; "" is this machine's own
 	alwaysBoot bool
 	disk       string // kept over boots; "" is a throwaway one
+	keep       string // directory below the working directory that is no copy; "" is none
 	memMiB     int
 	qemu       bool // instead of User Mode Linux
 	cpus       int  // QEMU's; User Mode Linux has one
@@ -43,6 +44,8 @@ type job struct {
 	Args, Env []string
 	Dir       string
 	Shared    []string // directories of this machine's that the root lacks
+	Kept      string   // a directory below Dir that is this machine's own, not a copy
+	KeptPath  string   // where the root shows it
 	InMemory  bool     // the scratch disk
 }
 
@@ -55,6 +58,11 @@ const (
 
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
+	if m.keep != "" {
+		if err := os.MkdirAll(m.keep, 0o755); err != nil {
+			return 0, err
+		}
+	}
 	if !m.alwaysBoot && !m.qemu && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
 		return runHere(args)
 	}
@@ -107,9 +115,12 @@ func (m *machine) writeJob(scratch string, root *rootFS, args []string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(job{
-		Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount,
-	})
+	j := job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount}
+	if m.keep != "" {
+		j.Kept = filepath.Join(dir, m.keep)
+		j.KeptPath = root.hostPath(j.Kept)
+	}
+	data, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}

@@ -147,6 +147,13 @@ func mountAll(p platform, j job) error {
 		}
 		mounts = append(mounts, mount{kept, newRoot + dir, "", unix.MS_BIND, ""})
 	}
+	if j.Kept != "" {
+		kept := mount{p.host + j.Kept, newRoot + j.Kept, "", unix.MS_BIND, ""}
+		if p.uml {
+			kept = mount{"none", newRoot + j.Kept, "hostfs", 0, j.KeptPath}
+		}
+		mounts = append(mounts, kept)
+	}
 	for _, m := range mounts {
 		if err := m.do(); err != nil {
 			return err

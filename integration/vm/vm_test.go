@@ -119,6 +119,24 @@ func TestTerminal(t *testing.T) {
 	expectEmpty(t, tmp)
 }
 
+// TestKeep: what the command writes to a kept directory is there afterwards, and nothing that it writes beside it.
+func TestKeep(t *testing.T) {
+	dir := t.TempDir()
+	cmd, tmp := vm(t, "echo x >reports/deep/here && echo x >beside", "-keep", "reports/deep")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "reports/deep/here")); err != nil || string(got) != "x\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "reports")); err != nil {
+		t.Error(err)
+	}
+	expectEmpty(t, dir)
+	expectEmpty(t, tmp)
+}
+
 // TestDisk: the next boot with the same disk finds what the last one wrote, but not in /run.
 func TestDisk(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
