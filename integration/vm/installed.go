@@ -10,25 +10,29 @@ import (
 	"strings"
 )
 
-// checkInstalled tells what to install before anything is booted, all of it at once. Of a root of another release only
-// the disk is made by this machine.
+// checkInstalled tells what to install before anything is booted, all of it at once. For a root of another release this
+// machine only makes the disk.
 func (m *machine) checkInstalled() error {
-	needed := [][2]string{{"mkfs.ext4", "e2fsprogs"}}
-	if isOwnSuite(m.suite) && !m.qemu {
+	var packages []string
+	need := func(there bool, missing ...string) {
+		if !there {
+			packages = append(packages, missing...)
+		}
+	}
+	need(findProgram("mkfs.ext4") != "", "e2fsprogs")
+	switch {
+	case !isOwnSuite(m.suite):
+	case m.qemu:
+		need(bootsInQEMU() || mayMount(), "qemu-system-x86", "linux-image-amd64") // else in a root of the same release
+	default:
 		if err := umlExpected(); err != nil {
 			return err
 		}
-		// Without modprobe the kernel has no CAN.
-		needed = append(needed, [2]string{umlKernel, "user-mode-linux"}, [2]string{"modprobe", "kmod"})
-	}
-	var packages []string
-	for _, n := range needed {
-		if findProgram(n[0]) == "" {
-			packages = append(packages, n[1])
-		}
+		need(findProgram(umlKernel) != "", "user-mode-linux")
+		need(findProgram("modprobe") != "", "kmod") // without it the kernel has no CAN
 	}
 	if len(packages) > 0 {
-		return fmt.Errorf("missing to boot a kernel with CAN: apt-get install %s", strings.Join(packages, " "))
+		return fmt.Errorf("to boot a kernel with CAN, apt-get install %s", strings.Join(packages, " "))
 	}
 	return nil
 }
@@ -38,13 +42,13 @@ func umlExpected() error {
 	if _, err := os.Stat(umlKernel); err == nil {
 		return nil
 	}
-	const others = "on a kernel with CAN, vm needs no other: run it as root, with iproute2 and can-utils"
+	const others = "where the kernel has CAN already, run vm as root, with iproute2 and can-utils installed"
 	if runtime.GOARCH != "amd64" {
-		return errors.New("there is no User Mode Linux but for x86-64; " + others)
+		return errors.New("vm boots a kernel on x86-64 only; " + others)
 	}
 	if id := osRelease("ID"); id != "debian" && !strings.Contains(osRelease("ID_LIKE"), "debian") || osRelease("UBUNTU_CODENAME") != "" {
-		return fmt.Errorf("%s has no package of User Mode Linux: run vm in a container of debian:trixie, which needs no privileges, or as root with -suite trixie; %s",
-			osRelease("NAME"), others)
+		return fmt.Errorf("%s has no package of User Mode Linux: run vm in a container of debian:trixie, which needs no privileges, "+
+			"or as root with -suite trixie; %s", osRelease("NAME"), others)
 	}
 	return nil
 }

@@ -78,6 +78,40 @@ func vm(t *testing.T, script string, flags ...string) (cmd *exec.Cmd, tmp string
 	return cmd, tmp
 }
 
+// TestNotInstalled: on a machine that has nothing, vm says what to install or where else to run.
+func TestNotInstalled(t *testing.T) {
+	for name, test := range map[string]struct{ release, want string }{
+		"Debian": {"NAME=\"Debian GNU/Linux\"\nID=debian\n", "vm: to boot a kernel with CAN, apt-get install e2fsprogs user-mode-linux kmod\n"},
+		"Ubuntu": {"NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\nUBUNTU_CODENAME=noble\n", "vm: Ubuntu has no package of User Mode Linux"},
+		"Fedora": {"NAME=\"Fedora Linux\"\nID=fedora\n", "vm: Fedora Linux has no package of User Mode Linux"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd, _ := vm(t, "true")
+			program, err := os.ReadFile(cmd.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := t.TempDir()
+			err = errors.Join(
+				os.WriteFile(filepath.Join(root, "vm"), program, 0o755), os.Mkdir(filepath.Join(root, "etc"), 0o755),
+				os.WriteFile(filepath.Join(root, "etc/os-release"), []byte(test.release), 0o644))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Path, cmd.Dir = "/vm", "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+			if os.Geteuid() != 0 {
+				cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+			}
+			out, _ := cmd.CombinedOutput()
+			if !strings.HasPrefix(string(out), test.want) || cmd.ProcessState.ExitCode() != exitTrouble {
+				t.Errorf("%v: %s", cmd.ProcessState, out)
+			}
+		})
+	}
+}
+
 // TestCommand: the command's output and exit status come out, and nothing that it writes.
 func TestCommand(t *testing.T) {
 	name := fmt.Sprintf("vxcan-vm-test-%d", os.Getpid())
