@@ -32,7 +32,7 @@ type machine struct {
 	suite      string // Debian release; "" is this machine's own
 	alwaysBoot bool
 	disk       string // kept over boots; "" is a throwaway one
-	keep       string // directory below the working directory that is no copy; "" is none
+	keep       string // directory that is no copy; "" is none
 	memMiB     int
 	qemu       bool // instead of User Mode Linux
 	cpus       int  // QEMU's; User Mode Linux has one
@@ -44,7 +44,7 @@ type job struct {
 	Args, Env []string
 	Dir       string
 	Shared    []string // directories of this machine's that the root lacks
-	Kept      string   // a directory below Dir that is this machine's own, not a copy
+	Kept      string   // a directory that is this machine's own, not a copy
 	KeptPath  string   // where the root shows it
 	InMemory  bool     // the scratch disk
 }
@@ -59,11 +59,18 @@ const (
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
 	if m.keep != "" {
+		var err error
+		if m.keep, err = filepath.Abs(m.keep); err != nil {
+			return 0, err
+		}
 		if err := os.MkdirAll(m.keep, 0o755); err != nil {
 			return 0, err
 		}
 	}
 	if !m.alwaysBoot && !m.qemu && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
+		if isHidden(m.keep) {
+			return 0, fmt.Errorf("keep %s: on this machine's own kernel that is a copy; -boot boots one", m.keep)
+		}
 		return runHere(args)
 	}
 	return m.bootAndRun(args)
@@ -117,8 +124,7 @@ func (m *machine) writeJob(scratch string, root *rootFS, args []string) error {
 	}
 	j := job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount}
 	if m.keep != "" {
-		j.Kept = filepath.Join(dir, m.keep)
-		j.KeptPath = root.hostPath(j.Kept)
+		j.Kept, j.KeptPath = m.keep, root.hostPath(m.keep)
 	}
 	data, err := json.Marshal(j)
 	if err != nil {

@@ -28,7 +28,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
 // exitTrouble is the exit status when vm itself fails, as with env(1) and chroot(1).
@@ -64,7 +63,7 @@ func main() {
 	flag.StringVar(&m.suite, "suite", os.Getenv("VXCAN_VM_SUITE"), "Debian release to boot, by `name`, instead of this machine's own")
 	flag.BoolVar(&m.alwaysBoot, "boot", false, "boot a kernel even where this one has CAN")
 	flag.StringVar(&m.disk, "disk", "", "`file` to keep as the machine's disk; the next boot with it is a reboot")
-	flag.StringVar(&m.keep, "keep", "", "`directory` below the working directory whose files are kept, such as reports; made if it is missing")
+	flag.StringVar(&m.keep, "keep", "", "`directory` to keep, made if it is missing: what the command writes there is on this machine")
 	flag.BoolVar(&m.qemu, "qemu", false, "emulate a PC instead of booting User Mode Linux")
 	flag.IntVar(&m.cpus, "cpus", 2, "`number` of CPUs of that PC")
 	flag.BoolVar(&m.icount, "icount", false, "one CPU for that PC, a clock that counts its instructions as nanoseconds, and its disk in memory")
@@ -74,7 +73,7 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() == 0 || m.keep != "" && !filepath.IsLocal(m.keep) || m.icount && (!m.qemu || m.disk != "") {
+	if flag.NArg() == 0 || m.icount && (!m.qemu || m.disk != "") {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -50,6 +50,16 @@ func TestRepositoryDir(t *testing.T) {
 	}
 }
 
+func TestIsHidden(t *testing.T) {
+	for dir, want := range map[string]bool{
+		"": false, "/": false, "/home/me/reports": false, "/runner/reports": false, "/run": true, "/run/reports": true, "/var/lib/ci": true,
+	} {
+		if got := isHidden(dir); got != want {
+			t.Errorf("%q: got %t, want %t", dir, got, want)
+		}
+	}
+}
+
 func TestFirstError(t *testing.T) {
 	for out, want := range map[string]string{
 		"I: start\nE: no mirror\nE: second\n": "no mirror",
