@@ -124,6 +124,7 @@ test-controllers:
 	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
+test-matrix: export VXCAN_TEST_CLEAN = 1
 test-matrix: test ## the same with one more Debian release, newer than the stable one
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.

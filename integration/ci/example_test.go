@@ -26,8 +26,8 @@ func read(t *testing.T, file string, content any) {
 	}
 }
 
-// commands are those of the example's CI files, which are the same, in the same image.
-func commands(t *testing.T) []string {
+// commands are those of the example's CI files, which are the same, in the same image: of which Debian release.
+func commands(t *testing.T) (commands []string, suite string) {
 	t.Helper()
 	var workflow struct {
 		Jobs struct {
@@ -52,11 +52,12 @@ func commands(t *testing.T) []string {
 		}
 	}
 	script := pipeline.Test.Script
-	if !slices.Equal(runs, script) || len(script) == 0 || workflow.Jobs.Test.Container != pipeline.Test.Image {
+	suite, ok := strings.CutPrefix(pipeline.Test.Image, "debian:")
+	if !slices.Equal(runs, script) || len(script) == 0 || workflow.Jobs.Test.Container != pipeline.Test.Image || !ok {
 		t.Fatalf("in %s GitHub runs\n%s\nand in %s GitLab\n%s", workflow.Jobs.Test.Container, strings.Join(runs, "\n"),
 			pipeline.Test.Image, strings.Join(script, "\n"))
 	}
-	return script
+	return script, suite
 }
 
 // TestPage: the page that explains the example has its commands, too.
@@ -65,7 +66,8 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range commands(t) {
+	script, _ := commands(t)
+	for _, command := range script {
 		if !strings.Contains(string(page), "\n"+command+"\n") {
 			t.Errorf("not on the page: %s", command)
 		}
@@ -74,9 +76,10 @@ func TestPage(t *testing.T) {
 
 // TestExample runs the commands in a copy of the example, with three differences. GitHub is a repository of what is here.
 // apt-get only says what it would install. And instead of in a container of that image, the tests run in vm's root of the
-// same release.
+// same release, or of another one that make test is for. With VXCAN_TEST_CLEAN they run once more, in a root that has
+// nothing but what apt-get really installs.
 func TestExample(t *testing.T) {
-	script := commands(t)
+	script, suite := commands(t)
 	if os.Getenv("VXCAN_TEST_CAN") == "" {
 		t.Skip("boots a kernel with CAN: make test does it")
 	}
@@ -89,9 +92,9 @@ func TestExample(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "apt-get"), []byte(apt), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	env := append(publish(t, filepath.Join(dir, "vxcan.git")), "PATH="+dir+":"+os.Getenv("PATH"))
+	env := append(publish(t, dir), "PATH="+dir+":"+os.Getenv("PATH"))
 	if os.Getenv("VXCAN_VM_SUITE") == "" {
-		env = append(env, "VXCAN_VM_SUITE=trixie")
+		env = append(env, "VXCAN_VM_SUITE="+suite)
 	}
 	var out string
 	for _, command := range script {
@@ -102,17 +105,54 @@ func TestExample(t *testing.T) {
 		out = run(t, project, env, "sh", "-ec", command)
 		t.Logf("%s (%v)\n%s", command, time.Since(start).Round(time.Millisecond), out)
 	}
+	expectOK(t, out)
+	if os.Getenv("VXCAN_TEST_CLEAN") != "" && os.Getenv("VXCAN_VM_SUITE") == suite {
+		expectOK(t, runInCleanRoot(t, dir, suite, script))
+	}
+}
+
+func expectOK(t *testing.T, out string) {
+	t.Helper()
 	for _, want := range []string{"ok   processes on vcan1\n", "ok   containers on a bus\n"} {
 		if !strings.Contains(out, want) {
-			t.Errorf("%q is not in the output of the last command", want)
+			t.Errorf("%q is not in the output:\n%s", want, out)
 		}
 	}
 }
 
-// publish puts the files of this repository, committed or not, into a Git repository, and returns the environment in which
-// Go takes it for the one on GitHub, and fetches all else from its own cache. What it fetches is not kept there.
-func publish(t *testing.T, repository string) []string {
+// runInCleanRoot runs the commands in a minimal root of a release, made for them. Go modules come from those that
+// TestExample fetched.
+func runInCleanRoot(t *testing.T, dir, suite string, script []string) string {
 	t.Helper()
+	project := filepath.Join(dir, "clean")
+	err := os.CopyFS(project, os.DirFS(example))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "script"), []byte(strings.Join(script, "\n")), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"mmdebstrap", "--variant=minbase", "--mode=root", "--format=null",
+		"--customize-hook=copy-in " + project + " " + filepath.Join(dir, "script") + " " + filepath.Join(dir, "modules/cache/download") + " /",
+		`--customize-hook=chroot "$1" env -C /clean GOPROXY=file:///download GOSUMDB=off sh -ex /script`,
+		suite, "/dev/null",
+	}
+	mirror := run(t, dir, nil, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian")
+	if fields := strings.Fields(mirror); len(fields) > 0 {
+		args = append(args, fields[0])
+	}
+	if os.Geteuid() != 0 {
+		args = append([]string{"sudo"}, args...)
+	}
+	return run(t, dir, []string{"DEBIAN_FRONTEND=noninteractive"}, args...)
+}
+
+// publish puts the files of this repository, committed or not, into a Git repository, and returns the environment in which
+// Go takes it for the one on GitHub, and fetches all else from its own cache. What it fetches is kept in dir.
+func publish(t *testing.T, dir string) []string {
+	t.Helper()
+	repository := filepath.Join(dir, "vxcan.git")
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +168,7 @@ func publish(t *testing.T, repository string) []string {
 		"GIT_CONFIG_VALUE_0=https://github.com/vxcan/vxcan", "GOPRIVATE=github.com/vxcan/vxcan",
 		"GOPROXY=file://" + filepath.Join(cache, "cache/download") + "," + proxies,
 		"GOSUMDB=off", // what is in the cache was compared with go.sum
-		"GOMODCACHE=" + filepath.Join(filepath.Dir(repository), "modules"), "GOFLAGS=-modcacherw",
+		"GOMODCACHE=" + filepath.Join(dir, "modules"), "GOFLAGS=-modcacherw",
 	}
 }
 

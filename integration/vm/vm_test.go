@@ -122,6 +122,29 @@ func TestNotInstalled(t *testing.T) {
 	}
 }
 
+// TestUnprivileged: vm needs no root, no capability, and no home.
+func TestUnprivileged(t *testing.T) {
+	cmd, tmp := vm(t, "id -u && ip link add dev vcan0 type vcan")
+	program, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd.Path, cmd.Dir = filepath.Join(dir, "vm"), "/"
+	err = errors.Join(os.WriteFile(cmd.Path, program, 0o755), os.Chmod(tmp, 0o777), os.Chmod(filepath.Dir(tmp), 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(cmd.Env, "HOME=/nonexistent")
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "0\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+	expectEmpty(t, tmp)
+}
+
 // TestCommand: the command's output and exit status come out, and nothing that it writes.
 func TestCommand(t *testing.T) {
 	name := fmt.Sprintf("vxcan-vm-test-%d", os.Getpid())
