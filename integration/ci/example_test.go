@@ -92,13 +92,17 @@ func TestExample(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "apt-get"), []byte(apt), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	env := append(publish(t, dir), "PATH="+dir+":"+os.Getenv("PATH"))
+	env := publish(t, dir)
 	if os.Getenv("VXCAN_VM_SUITE") == "" {
 		env = append(env, "VXCAN_VM_SUITE="+suite)
 	}
 	var out string
 	for _, command := range script {
-		if strings.HasPrefix(command, "bin/vm ") && os.Geteuid() != 0 {
+		env := env
+		switch program, _, _ := strings.Cut(command, " "); {
+		case program == "apt-get":
+			env = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
+		case program == "bin/vm" && os.Geteuid() != 0:
 			command = "sudo --preserve-env=VXCAN_VM_SUITE " + command
 		}
 		start := time.Now()
