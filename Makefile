@@ -15,7 +15,7 @@ UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-me
 
 # What is installed, what is in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is
 # built from. The tools are in a Go module of their own, integration/, so that the product's module depends on nothing that
-# only they need.
+# only they need; vm is in another one, which others can `go install`.
 OUT       = bin
 PRODUCT   = $(OUT)/vxcan $(OUT)/netavark/vxcan $(OUT)/vxcan-docker $(OUT)/vxcanctl
 INSTALLER = bin/vxcan-install
@@ -25,12 +25,12 @@ $(OUT)/netavark/vxcan: package = ./plugins/netavark
 $(OUT)/vxcan-docker:   package = ./plugins/docker
 $(OUT)/vxcanctl:       package = ./plugins/vxcanctl
 $(INSTALLER):           package = ./plugins/install
-bin/vm:             package = ./vm
+bin/vm:             package = .
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -type f)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/package/*/p*)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/package/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -65,8 +65,10 @@ $(OUT)/share: setup-build
 	rm -rf $@
 	env -u GOOS -u GOARCH go run $(GO_BUILD) -ldflags '-X main.buildVersion=$(VERSION)' ./plugins/vxcanctl generate $@
 
+$(TOOLS): directory = integration
+bin/vm: directory = integration/vm
 $(TOOLS): setup-build
-	go -C integration build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
+	go -C $(directory) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ $(package)
 
 GO_BUILD = -trimpath -buildvcs=false
 
@@ -100,7 +102,8 @@ test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
 	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
-	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
+	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	go -C integration/vm $(GO_TEST) -parallel 2 .
 	$(VM) integration/demo/demo.sh
 	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
 
@@ -108,7 +111,7 @@ test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	go $(GO_TEST) -exec '$(VM)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
 # Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
@@ -121,6 +124,7 @@ test-controllers:
 	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
+test-matrix: export VXCAN_TEST_CLEAN = 1
 test-matrix: test ## the same with one more Debian release, newer than the stable one
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
@@ -143,6 +147,7 @@ test-install: build
 test-unit: setup-build ## test what needs neither root nor CAN, in seconds
 	go test ./...
 	go -C integration test ./...
+	go -C integration/vm test .
 
 # What is packed, with which tools: nfpm needs a newer Go than ours do, which Go fetches as the module that it is.
 PACKAGES  = bin/packages
@@ -205,7 +210,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	for module in . integration integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
+	for module in . integration integration/vm integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd and udev, where it has them and we install for it.

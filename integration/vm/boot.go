@@ -32,6 +32,7 @@ type machine struct {
 	suite      string // Debian release; "" is this machine's own
 	alwaysBoot bool
 	disk       string // kept over boots; "" is a throwaway one
+	keep       string // directory that is no copy; "" is none
 	memMiB     int
 	qemu       bool // instead of User Mode Linux
 	cpus       int  // QEMU's; User Mode Linux has one
@@ -43,6 +44,8 @@ type job struct {
 	Args, Env []string
 	Dir       string
 	Shared    []string // directories of this machine's that the root lacks
+	Kept      string   // a directory that is this machine's own, not a copy
+	KeptPath  string   // where the root shows it
 	InMemory  bool     // the scratch disk
 }
 
@@ -55,7 +58,19 @@ const (
 
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
+	if m.keep != "" {
+		var err error
+		if m.keep, err = filepath.Abs(m.keep); err != nil {
+			return 0, err
+		}
+		if err := os.MkdirAll(m.keep, 0o755); err != nil {
+			return 0, err
+		}
+	}
 	if !m.alwaysBoot && !m.qemu && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
+		if isHidden(m.keep) {
+			return 0, fmt.Errorf("keep %s: on this machine's own kernel that is a copy; -boot boots one", m.keep)
+		}
 		return runHere(args)
 	}
 	return m.bootAndRun(args)
@@ -63,6 +78,9 @@ func (m *machine) run(args []string) (int, error) {
 
 // bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.
 func (m *machine) bootAndRun(args []string) (status int, retErr error) {
+	if err := m.checkInstalled(); err != nil {
+		return 0, err
+	}
 	root, err := openRoot(m.suite, m.qemu)
 	if err != nil {
 		return 0, err
@@ -104,9 +122,11 @@ func (m *machine) writeJob(scratch string, root *rootFS, args []string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(job{
-		Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount,
-	})
+	j := job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount}
+	if m.keep != "" {
+		j.Kept, j.KeptPath = m.keep, root.hostPath(m.keep)
+	}
+	data, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}
@@ -124,11 +144,7 @@ func makeDisk(path string) error {
 	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
 		return err
 	}
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		mkfs = "/sbin/mkfs.ext4" // not in the PATH of a plain user
-	}
-	if out, err := exec.Command(mkfs, "-q", "-F", path).CombinedOutput(); err != nil {
+	if out, err := exec.Command(findProgram("mkfs.ext4"), "-q", "-F", path).CombinedOutput(); err != nil {
 		return fmt.Errorf("make disk %s: %w: %s", path, err, out)
 	}
 	return nil
@@ -145,6 +161,8 @@ func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 		umlKernel, fmt.Sprintf("mem=%dM", m.memMiB),
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "ubda=" + root.hostPath(disk),
 		"init=" + root.hostPath(self), scratchEnv + "=" + root.hostPath(scratch),
+		// Else it is below $HOME, and without one to write to the kernel does not come up.
+		"uml_dir=" + root.hostPath(scratch) + "/",
 		// From 6.16 on the kernel can run its processes under seccomp, which is much faster than under ptrace.
 		"seccomp=auto",
 		// The kernel's own words go to its stdout, the command's to our stdout and stderr, unmixed.
@@ -188,9 +206,7 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
-	if err := cmd.Start(); errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("%s is not installed: apt-get install user-mode-linux, or for -qemu qemu-system-x86", command[0])
-	} else if err != nil {
+	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start %s: %w", command[0], err)
 	}
 	done := make(chan error, 1)

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,19 @@ import (
 var machineDirs = []string{
 	"/var/lib/cni", "/var/lib/containers", "/var/lib/docker", "/var/lib/containerd", "/var/lib/vxcan-docker",
 	"/etc/cni", "/etc/docker", "/opt/cni",
+}
+
+// copiedDirs are around them, and are copied on write.
+var copiedDirs = []string{"/etc", "/opt", "/var/lib"}
+
+// isHidden tells whether hideMachine hides what is written below a directory.
+func isHidden(dir string) bool {
+	for _, hidden := range append([]string{"/run"}, copiedDirs...) {
+		if strings.HasPrefix(dir+"/", hidden+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // hasCAN tells whether this kernel makes vxcan pairs and gateway rules for us, by making them in a throwaway netns.
@@ -130,7 +144,7 @@ func hideMachine() error {
 	if err := showNetns(); err != nil {
 		return err
 	}
-	for _, dir := range []string{"/etc", "/opt", "/var/lib"} {
+	for _, dir := range copiedDirs {
 		if err := mountCopy(dir, dir, filepath.Join("/run/vm", dir)); err != nil {
 			return err
 		}

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -148,6 +147,13 @@ func mountAll(p platform, j job) error {
 		}
 		mounts = append(mounts, mount{kept, newRoot + dir, "", unix.MS_BIND, ""})
 	}
+	if j.Kept != "" {
+		kept := mount{p.host + j.Kept, newRoot + j.Kept, "", unix.MS_BIND, ""}
+		if p.uml {
+			kept = mount{"none", newRoot + j.Kept, "hostfs", 0, j.KeptPath}
+		}
+		mounts = append(mounts, kept)
+	}
 	for _, m := range mounts {
 		if err := m.do(); err != nil {
 			return err
@@ -220,11 +226,17 @@ func writeNoFirewall() error {
 
 // loopbackUp does what every machine does for its programs.
 func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(lo)
+	lo.SetUint16(unix.IFF_UP)
+	return os.NewSyscallError("set lo up", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
 }
 
 // runJob runs the job on the consoles.

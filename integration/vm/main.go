@@ -3,9 +3,9 @@
 // Where this machine's kernel has CAN and the caller is root, the command runs here, in namespaces of its own: without
 // this machine's network, daemons and containers, and with copies of /etc, /opt and /var/lib to write to. Elsewhere vm
 // boots User Mode Linux from Debian's package on this machine's own root file system, copy on write: what the command
-// writes goes to a scratch disk, never to this machine.
+// writes goes to a scratch disk, never to this machine, but for what it writes to the directory of -keep.
 //
-//	vm [-suite NAME] [-boot] [-qemu [-cpus N | -icount]] [-disk FILE] [-mem MIB] command [argument ...]
+//	vm [-suite NAME] [-boot] [-qemu [-cpus N | -icount]] [-disk FILE] [-keep DIR] [-mem MIB] command [argument ...]
 //
 // With -suite, or VXCAN_VM_SUITE in the environment, it boots another Debian release, with that release's kernel and
 // container runtimes. Its root is made on first use and kept in $XDG_CACHE_HOME/vxcan or /var/cache/vxcan; of this
@@ -40,6 +40,17 @@ const (
 	startedHere   = "here"
 )
 
+const usage = `usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-disk file] [-keep dir] [-mem MiB] command [argument ...]
+
+Runs a command as root on a kernel that has CAN: on this one, if you are root and it has, and else on one that is booted
+for it, in a second or two, on the files of this machine. What it writes there is not kept. The exit status is the
+command's, or 125 if vm fails.
+
+	vm sh -c 'ip link add dev vcan0 type vcan && ip link set vcan0 up && ./test.sh'
+	go test -exec vm ./...
+
+`
+
 func main() {
 	switch {
 	case os.Getpid() != 1:
@@ -52,12 +63,13 @@ func main() {
 	flag.StringVar(&m.suite, "suite", os.Getenv("VXCAN_VM_SUITE"), "Debian release to boot, by `name`, instead of this machine's own")
 	flag.BoolVar(&m.alwaysBoot, "boot", false, "boot a kernel even where this one has CAN")
 	flag.StringVar(&m.disk, "disk", "", "`file` to keep as the machine's disk; the next boot with it is a reboot")
+	flag.StringVar(&m.keep, "keep", "", "`directory` to keep, made if it is missing: what the command writes there is on this machine")
 	flag.BoolVar(&m.qemu, "qemu", false, "emulate a PC instead of booting User Mode Linux")
 	flag.IntVar(&m.cpus, "cpus", 2, "`number` of CPUs of that PC")
 	flag.BoolVar(&m.icount, "icount", false, "one CPU for that PC, a clock that counts its instructions as nanoseconds, and its disk in memory")
 	flag.IntVar(&m.memMiB, "mem", 2048, "memory of the booted machine in `MiB`")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-disk file] [-mem MiB] command [argument ...]")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()

@@ -69,8 +69,8 @@ func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 		}
 		suite = ownSuite()
 	}
-	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("suite %s: only root can make and enter the root of another release", suite)
+	if !mayMount() {
+		return nil, fmt.Errorf("suite %s: only root can make and enter the root of another release, and in a container only a privileged one", suite)
 	}
 	cache := cacheDir()
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -112,19 +112,17 @@ func openRoot(suite string, qemu bool) (_ *rootFS, retErr error) {
 	}
 }
 
+// mayMount tells whether we are root, and not one of a container that may not mount.
+func mayMount() bool {
+	allowed, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_ADMIN, 0, 0, 0)
+	return os.Geteuid() == 0 && err == nil && allowed == 1
+}
+
 // isOwnSuite tells whether a suite is what this machine itself runs.
 func isOwnSuite(suite string) bool { return suite == "" || suite == ownSuite() }
 
 // ownSuite is the suite that this machine runs, or "".
-func ownSuite() string {
-	release, _ := os.ReadFile("/etc/os-release")
-	for line := range strings.Lines(string(release)) {
-		if name, ok := strings.CutPrefix(line, "VERSION_CODENAME="); ok {
-			return strings.TrimSpace(name)
-		}
-	}
-	return ""
-}
+func ownSuite() string { return osRelease("VERSION_CODENAME") }
 
 // bootsInQEMU tells whether this machine has QEMU and a kernel to boot in it. Without, it takes a root of the same suite.
 func bootsInQEMU() bool {
@@ -151,6 +149,9 @@ func flock(f *os.File, how int) error {
 // makeRoot makes the root of a suite under another name and renames it when complete, so that dir is never half made.
 // The caller holds the suite's lock alone: what else there is of the suite is outdated or was interrupted.
 func makeRoot(suite, dir string, args []string) (retErr error) {
+	if findProgram("mmdebstrap") == "" {
+		return errors.New("mmdebstrap is not installed: apt-get install mmdebstrap debian-archive-keyring")
+	}
 	name := dir[:strings.LastIndex(dir, "-")+1]
 	old, err := filepath.Glob(name + "*")
 	if err != nil {
@@ -190,8 +191,6 @@ func mmdebstrap(suite, target string, args []string) error {
 	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return errors.New("mmdebstrap is not installed: apt-get install mmdebstrap debian-archive-keyring")
 	case ctx.Err() != nil:
 		return fmt.Errorf("no end after %v: is the mirror slow? try again, or with another in apt's sources", makeTimeout)
 	case err != nil:

@@ -50,6 +50,16 @@ func TestRepositoryDir(t *testing.T) {
 	}
 }
 
+func TestIsHidden(t *testing.T) {
+	for dir, want := range map[string]bool{
+		"": false, "/": false, "/home/me/reports": false, "/runner/reports": false, "/run": true, "/run/reports": true, "/var/lib/ci": true,
+	} {
+		if got := isHidden(dir); got != want {
+			t.Errorf("%q: got %t, want %t", dir, got, want)
+		}
+	}
+}
+
 func TestFirstError(t *testing.T) {
 	for out, want := range map[string]string{
 		"I: start\nE: no mirror\nE: second\n": "no mirror",
@@ -76,6 +86,63 @@ func vm(t *testing.T, script string, flags ...string) (cmd *exec.Cmd, tmp string
 	cmd = exec.Command(path, append(flags, "-boot", "sh", "-c", script)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 	return cmd, tmp
+}
+
+// TestNotInstalled: on a machine that has nothing, vm says what to install or where else to run.
+func TestNotInstalled(t *testing.T) {
+	for name, test := range map[string]struct{ release, want string }{
+		"Debian": {"NAME=\"Debian GNU/Linux\"\nID=debian\n", "vm: to boot a kernel with CAN, apt-get install e2fsprogs user-mode-linux kmod\n"},
+		"Ubuntu": {"NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\nUBUNTU_CODENAME=noble\n", "vm: Ubuntu has no package of User Mode Linux"},
+		"Fedora": {"NAME=\"Fedora Linux\"\nID=fedora\n", "vm: Fedora Linux has no package of User Mode Linux"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd, _ := vm(t, "true")
+			program, err := os.ReadFile(cmd.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := t.TempDir()
+			err = errors.Join(
+				os.WriteFile(filepath.Join(root, "vm"), program, 0o755), os.Mkdir(filepath.Join(root, "etc"), 0o755),
+				os.WriteFile(filepath.Join(root, "etc/os-release"), []byte(test.release), 0o644))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Path, cmd.Dir = "/vm", "/"
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+			if os.Geteuid() != 0 {
+				cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+				cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+			}
+			out, _ := cmd.CombinedOutput()
+			if !strings.HasPrefix(string(out), test.want) || cmd.ProcessState.ExitCode() != exitTrouble {
+				t.Errorf("%v: %s", cmd.ProcessState, out)
+			}
+		})
+	}
+}
+
+// TestUnprivileged: vm needs no root, no capability, and no home.
+func TestUnprivileged(t *testing.T) {
+	cmd, tmp := vm(t, "id -u && ip link add dev vcan0 type vcan")
+	program, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd.Path, cmd.Dir = filepath.Join(dir, "vm"), "/"
+	err = errors.Join(os.WriteFile(cmd.Path, program, 0o755), os.Chmod(tmp, 0o777), os.Chmod(filepath.Dir(tmp), 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(cmd.Env, "HOME=/nonexistent")
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "0\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+	expectEmpty(t, tmp)
 }
 
 // TestCommand: the command's output and exit status come out, and nothing that it writes.
@@ -116,6 +183,24 @@ func TestTerminal(t *testing.T) {
 	if terminal.ProcessState.ExitCode() != 7 || !strings.Contains(string(out), "got words\r\n") {
 		t.Errorf("%v, want exit status 7: %q", err, out)
 	}
+	expectEmpty(t, tmp)
+}
+
+// TestKeep: what the command writes to a kept directory is there afterwards, and nothing that it writes beside it.
+func TestKeep(t *testing.T) {
+	dir := t.TempDir()
+	cmd, tmp := vm(t, "echo x >reports/deep/here && echo x >beside", "-keep", "reports/deep")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "reports/deep/here")); err != nil || string(got) != "x\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "reports")); err != nil {
+		t.Error(err)
+	}
+	expectEmpty(t, dir)
 	expectEmpty(t, tmp)
 }
 
