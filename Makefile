@@ -123,7 +123,7 @@ test-controllers:
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: test test-nerdctl ## the same with one more Debian release, newer than the stable one
 
-# nerdctl's own way would be go install, but a module pins all that is in it. Debian's containerd is that of each suite.
+# nerdctl as a module that pins it with all that is in it, on the containerd of each release.
 test-nerdctl: export VXCAN_TEST_CAN = 1
 test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
 	go -C integration/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
