@@ -75,10 +75,20 @@ func (n nerdctl) try(args ...string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// network makes a network with these keys, or changes them.
-func (n nerdctl) network(name, keys string) {
+// network makes a network of a plugin with these keys, or changes them.
+func (n nerdctl) network(name, plugin, keys string) {
 	n.t.Helper()
-	write(n.t, "/etc/cni/net.d/"+name+".conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"vxcan",%s}]}`, name, keys))
+	write(n.t, "/etc/cni/net.d/"+name+".conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,%s}]}`, name, plugin, keys))
+}
+
+// ipNetwork is nerdctl's own network, or where the kernel has no iptables, one that does without.
+func (n nerdctl) ipNetwork() string {
+	n.t.Helper()
+	if _, err := try("iptables", "--list"); err == nil {
+		return "bridge"
+	}
+	n.network("ip", "bridge", `"bridge":"cni-ip","ipam":{"type":"host-local","ranges":[[{"subnet":"10.89.43.0/24"}]]}`)
+	return "ip"
 }
 
 // run starts a container that sleeps, with more options, and returns its ID.
@@ -205,12 +215,14 @@ func TestNerdctl(t *testing.T) {
 // interface.
 func TestNerdctlNetworks(t *testing.T) {
 	n := newNerdctl(t, "canbus0", "canbus1", "bridge")
+	ip := n.ipNetwork()
+	t.Logf("the IP network is %s", ip)
 	n.run("buses", "--network", "canbus0", "--network", "canbus1")
-	n.run("ip-first", "--network", "bridge", "--network", "canbus0")
-	n.run("ip-last", "--network", "canbus0", "--network", "bridge")
+	n.run("ip-first", "--network", ip, "--network", "canbus0")
+	n.run("ip-last", "--network", "canbus0", "--network", ip)
 	n.run("chained", "--network", "robot")
-	n.network("plain", `"hub":"vcan1"`)
-	n.run("unnamed", "--network", "bridge", "--network", "plain")
+	n.network("plain", "vxcan", `"hub":"vcan1"`)
+	n.run("unnamed", "--network", ip, "--network", "plain")
 	n.expectInterfaces("buses", "can0", "can1")
 	n.expectInterfaces("ip-first", "can0", "eth0 IP")
 	n.expectInterfaces("ip-last", "can0", "eth1 IP")
@@ -231,13 +243,13 @@ func TestNerdctlNetworks(t *testing.T) {
 // TestNerdctlPolicy: what a network allows, and how nerdctl tells that a network is wrong.
 func TestNerdctlPolicy(t *testing.T) {
 	n := newNerdctl(t)
-	n.network("policy", `"interface":"can0","send":["100"],"receive":["200"]`)
+	n.network("policy", "vxcan", `"interface":"can0","send":["100"],"receive":["200"]`)
 	n.run("gateway", "--network", "policy")
 	gateway := n.station("gateway", "can0")
 	expectSends(t, gateway, "vcan0", true, false)
 	expectPass(t, station{"host", nil, "vcan0"}, gateway, false, true)
 
-	n.network("policy", `"send":["1x0"]`)
+	n.network("policy", "vxcan", `"send":["1x0"]`)
 	if _, err := n.try("run", "--detach", "--name", "wrong", "--network", "policy", nerdctlImage); err == nil || !strings.Contains(err.Error(), "1x0") {
 		t.Errorf("a network that is wrong: %v", err)
 	} else {
