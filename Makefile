@@ -41,7 +41,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -101,7 +101,7 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package|Nerdctl)' .
 	go -C integration $(GO_TEST) -parallel 2 ./reboot
 	go -C integration/vm $(GO_TEST) -parallel 2 .
 	$(VM) integration/demo/demo.sh
@@ -125,7 +125,13 @@ test-controllers:
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
-test-matrix: test ## the same with one more Debian release, newer than the stable one
+test-matrix: test test-nerdctl ## the same with one more Debian release, newer than the stable one
+
+# nerdctl as a module that pins it with all that is in it, on the containerd of each release.
+test-nerdctl: export VXCAN_TEST_CAN = 1
+test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
+	go -C integration/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
+	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' -run ^TestNerdctl . || exit; done
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root

@@ -31,6 +31,9 @@ func TestPackageDeb(t *testing.T) {
 
 	root.aptInstall(first)
 	root.wantVersion(binaryVersion(t))
+	root.want(false, "/opt/cni")
+	root.pluginsPackage()
+	root.wantVersion(binaryVersion(t), "/opt/cni/bin/vxcan")
 	root.want(true, enabled)
 	if root.has("/usr/bin/systemctl") {
 		if out := root.run("systemctl", "is-enabled", "vxcan-docker.socket"); out != "enabled\n" {
@@ -49,13 +52,15 @@ func TestPackageDeb(t *testing.T) {
 	root.run("rm", enabled)
 
 	root.aptInstall(next)
-	root.wantVersion(nextVersion)
+	root.wantVersion(nextVersion, "/opt/cni/bin/vxcan")
 	root.want(false, enabled)
 	root.want(true, state...)
 
 	root.run("apt-get", "-y", "remove", "vxcan")
 	root.want(false, "/usr/bin/vxcanctl", "/usr/lib/cni/vxcan", "/opt/cni/bin/vxcan")
 	root.want(true, state...)
+	root.run("dpkg", "--purge", "plugins")
+	root.run("mkdir", "-p", "/opt") // of base-files, which does not own it, so that dpkg deletes it when it is empty
 
 	root.run("apt-get", "-y", "purge", "vxcan")
 	if changes := root.changes(); len(changes) > 0 {
@@ -159,16 +164,22 @@ func (r *rootCopy) aptInstall(deb string) {
 	r.run("rm", "-f", path) // apt may have done it
 }
 
-func (r *rootCopy) wantVersion(version string) {
+// pluginsPackage installs a package with other plugins in /opt/cni/bin, as kubernetes-cni is.
+func (r *rootCopy) pluginsPackage() {
 	r.t.Helper()
-	for path, want := range map[string]string{
-		"/usr/bin/vxcanctl":         "vxcanctl " + version,
-		"/usr/lib/cni/vxcan":        "vxcan " + version,
-		"/opt/cni/bin/vxcan":        "vxcan " + version,
-		"/usr/libexec/vxcan-docker": "vxcan-docker " + version,
-	} {
-		if got := r.run(path, "--version"); got != want+"\n" {
-			r.t.Errorf("%s says %q, want %q", path, got, want)
+	const dir = "/var/cache/apt/archives/plugins" // what is written there does not count
+	r.write(dir+"/DEBIAN/control", "Package: plugins\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: plugins\n")
+	r.write(dir+"/opt/cni/bin/bridge", "")
+	r.run("dpkg-deb", "--build", dir)
+	r.run("dpkg", "--install", dir+".deb")
+}
+
+// wantVersion asks all programs for their version, and the CNI plugin by more paths.
+func (r *rootCopy) wantVersion(version string, plugins ...string) {
+	r.t.Helper()
+	for _, path := range append(plugins, "/usr/bin/vxcanctl", "/usr/lib/cni/vxcan", "/usr/libexec/vxcan-docker") {
+		if got := r.run(path, "--version"); got != filepath.Base(path)+" "+version+"\n" {
+			r.t.Errorf("%s says %q, want %q", path, got, version)
 		}
 	}
 	if got := r.run("/usr/libexec/netavark/vxcan", "info"); !strings.Contains(got, `"version":"`+version+`"`) {
@@ -176,7 +187,7 @@ func (r *rootCopy) wantVersion(version string) {
 	}
 }
 
-// ownFiles is what apt and dpkg write for themselves, and man's index.
+// ownFiles is what apt, dpkg and man-db write for themselves.
 var ownFiles = []string{
 	"/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/apt/", "/var/log/apt/", "/var/log/dpkg.log", "/var/cache/debconf/", "/var/cache/man/",
 }

@@ -16,7 +16,13 @@ import (
 // expectSends sends two frames from a container, and fails the test unless the hub hears those that it may send.
 func expectSends(t *testing.T, from station, hub string, first, second bool) {
 	t.Helper()
-	l, s := cantest.Listen(t, nil, hub), cantest.NewSender(t, from.netns, from.ifName)
+	expectPass(t, from, station{"host", nil, hub}, first, second)
+}
+
+// expectPass is expectSends for any receiver.
+func expectPass(t *testing.T, from, to station, first, second bool) {
+	t.Helper()
+	l, s := cantest.Listen(t, to.netns, to.ifName), cantest.NewSender(t, from.netns, from.ifName)
 	defer l.Close()
 	defer s.Close()
 	frames := map[cantest.Frame]bool{{ID: 0x100}: first, {ID: 0x200}: second}
@@ -32,7 +38,7 @@ func expectSends(t *testing.T, from station, hub string, first, second bool) {
 	cantest.WaitQuiet(want, l)
 	for f, may := range frames {
 		if got := l.Has(f); got != may {
-			t.Errorf("%s: %03X arrives: %v, want %v", from.name, f.ID, got, may)
+			t.Errorf("from %s to %s: %03X arrives: %v, want %v", from.name, to.name, f.ID, got, may)
 		}
 	}
 }

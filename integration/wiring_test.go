@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -199,4 +200,22 @@ func expectBus(t testing.TB, hub string, n int) {
 		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
 	}
 	expectWiring(t, true, hub, hostIfs...)
+}
+
+// expectUnused fails the test unless these hubs are what is left on the host, without an endpoint or a record of one.
+func expectUnused(t testing.TB, hubs ...string) {
+	t.Helper()
+	var devices, wantedRules, wantedFilters []string
+	for _, hub := range hubs {
+		devices = append(devices, hub, hub+"-rx", hub+"-tx")
+		wantedRules = merge(wantedRules, wantRules(true, hub))
+		wantedFilters = merge(wantedFilters, wantFilters(t, hub))
+		state, err := os.ReadFile(stateDir + "/" + hub + ".json")
+		if err != nil || strings.Contains(string(state), "containerID") {
+			t.Errorf("record of %s: %s, %v", hub, state, err)
+		}
+	}
+	expectLines(t, "devices", canLinks(t), devices)
+	expectLines(t, "gateway rules", rules(t), wantedRules)
+	expectLines(t, "filters", filters(t), wantedFilters)
 }

@@ -229,8 +229,12 @@ func (m *machine) runtimes() (all []finding) {
 	if m.installed("dockerd") {
 		all = append(all, m.docker())
 	}
-	if m.installed("containerd") && (m.installed("nerdctl") || m.installed("kubelet") || m.installed("crictl") || !m.installed("dockerd")) {
+	nerdctl := m.installed("nerdctl")
+	if m.installed("containerd") && (m.installed("kubelet") || m.installed("crictl") || !nerdctl && !m.installed("dockerd")) {
 		all = append(all, m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN"))
+	}
+	if nerdctl {
+		all = append(all, m.nerdctl())
 	}
 	if m.installed("k3s") {
 		all = append(all, m.plugin("VX206", "k3s: CNI plugin", []string{"/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/data/current/bin"}, "CNI_BIN"))
@@ -345,13 +349,8 @@ func (m *machine) docker() finding {
 	return f
 }
 
-// containerdDirs are where containerd and nerdctl look for CNI plugins.
+// containerdDirs are where containerd looks for CNI plugins.
 func (m *machine) containerdDirs() []string {
-	if m.installed("nerdctl") {
-		if dirs := stringsOf(m.read("/etc/nerdctl/nerdctl.toml"), "cni_path"); len(dirs) > 0 {
-			return dirs
-		}
-	}
 	conf := m.read("/etc/containerd/config.toml")
 	for _, key := range []string{"bin_dirs", "bin_dir"} {
 		if dirs := stringsOf(conf, key); len(dirs) > 0 {
@@ -360,3 +359,21 @@ func (m *machine) containerdDirs() []string {
 	}
 	return []string{"/opt/cni/bin"}
 }
+
+// nerdctl looks where nerdctl does: it takes all plugins from one directory, and if none is configured, from the first
+// that there is. It makes its own network of bridge before it starts any container.
+func (m *machine) nerdctl() finding {
+	const conf = "/etc/nerdctl/nerdctl.toml"
+	dirs := stringsOf(m.read(conf), "cni_path")
+	if len(dirs) == 0 {
+		dirs = nerdctlDirs[max(slices.IndexFunc(nerdctlDirs, m.has), 0):][:1]
+	}
+	if i := slices.IndexFunc(nerdctlDirs, func(dir string) bool { return m.has(dir + "/bridge") }); i >= 0 && !m.has(dirs[0]+"/bridge") {
+		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i],
+			fmt.Sprintf(`echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], conf)}
+	}
+	return m.plugin("VX207", "nerdctl: CNI plugin", dirs, "CNI_BIN")
+}
+
+// nerdctlDirs are cniDirs in the order of nerdctl.
+var nerdctlDirs = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/local/lib/cni", "/usr/libexec/cni", "/usr/lib/cni"}

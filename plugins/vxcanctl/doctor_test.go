@@ -29,10 +29,10 @@ func soundHost(t *testing.T) *machine {
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.dep", "kernel/drivers/net/can/vcan.ko.xz:\nkernel/drivers/net/can/vxcan.ko.xz:\nkernel/net/can/can-gw.ko.xz: kernel/net/can/can.ko.xz\n"+
 		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.builtin", "kernel/net/sched/act_police.ko\n")
-	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
+	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/bin/crictl", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
 		m.write(t, program, "")
 	}
-	for _, plugin := range []string{"usr/local/libexec/netavark/vxcan", "usr/lib/podman/netavark", "opt/cni/bin/vxcan", "var/lib/rancher/k3s/data/cni/vxcan"} {
+	for _, plugin := range []string{"usr/local/libexec/netavark/vxcan", "usr/lib/podman/netavark", "opt/cni/bin/vxcan", "opt/cni/bin/bridge", "var/lib/rancher/k3s/data/cni/vxcan"} {
 		m.write(t, plugin, "")
 	}
 	return m
@@ -94,7 +94,8 @@ func TestDoctor(t *testing.T) {
 			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
 			m.remove(t, "opt/cni/bin/vxcan")
 			m.write(t, "etc/containerd/config.toml", `bin_dir = "/var/lib/rancher/k3s/data/cni"`)
-		}, []string{"failure VX202 podman: CNI plugin vxcan is not in /opt/cni/bin or /usr/local/libexec/cni or /usr/libexec/cni or /usr/local/lib/cni or /usr/lib/cni: sudo make install CNI_BIN=/opt/cni/bin"}},
+		}, []string{"failure VX202 podman: CNI plugin vxcan is not in /opt/cni/bin or /usr/local/libexec/cni or /usr/libexec/cni or /usr/local/lib/cni or /usr/lib/cni: sudo make install CNI_BIN=/opt/cni/bin",
+			"failure VX207 nerdctl: CNI plugin vxcan is not in /opt/cni/bin: sudo make install CNI_BIN=/opt/cni/bin"}},
 		"noted backend": {func(m *machine) {
 			m.write(t, "var/lib/containers/storage/defaultNetworkBackend", "cni")
 			m.remove(t, "usr/local/libexec/netavark/vxcan")
@@ -109,7 +110,18 @@ func TestDoctor(t *testing.T) {
 			m.write(t, "run/docker/plugins/vxcan.sock", "")
 		}, nil},
 		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo install -D -t /usr/lib/cni /opt/cni/bin/vxcan"}},
-		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl") }, nil},
+		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl", "usr/bin/crictl") }, nil},
+		"nerdctl, other directory": {func(m *machine) {
+			m.remove(t, "opt/cni", "usr/bin/crictl")
+			m.write(t, "usr/lib/cni/bridge", "")
+		}, []string{"failure VX207 nerdctl: CNI plugin vxcan is not in /usr/lib/cni: sudo make install CNI_BIN=/usr/lib/cni"}},
+		"nerdctl, its directory": {func(m *machine) {
+			m.write(t, "etc/nerdctl/nerdctl.toml", `cni_path = "/usr/lib/cni"`)
+		}, []string{"failure VX207 nerdctl takes all CNI plugins from /usr/lib/cni, and bridge is in /opt/cni/bin: echo 'cni_path = \"/opt/cni/bin\"' | sudo tee -a /etc/nerdctl/nerdctl.toml"}},
+		"nerdctl, plugins elsewhere": {func(m *machine) {
+			m.remove(t, "opt/cni/bin/bridge")
+			m.write(t, "usr/lib/cni/bridge", "")
+		}, []string{"failure VX207 nerdctl takes all CNI plugins from /opt/cni/bin, and bridge is in /usr/lib/cni: echo 'cni_path = \"/usr/lib/cni\"' | sudo tee -a /etc/nerdctl/nerdctl.toml"}},
 		"k3s":                  {func(m *machine) { m.remove(t, "var/lib/rancher/k3s/data/cni/vxcan") }, []string{"failure VX206 k3s: CNI plugin vxcan is not in /var/lib/rancher/k3s/data/cni or"}},
 		"unreadable bus":       {func(m *machine) { m.host = fakeLooker{err: errors.New("locked")} }, []string{"failure VX300 locked"}},
 		"bus-off, short queue": {func(m *machine) { m.host = fakeLooker{all: twoBuses()} }, []string{"failure VX301 bus can-engine with 1 container: controller can-engine (gs_usb) is bus-off: look for", "warning VX302 transmit queue of controller can-engine holds 10 frames, so that bursts lose frames: sudo ip link set can-engine txqueuelen 1000"}},

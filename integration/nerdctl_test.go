@@ -1,0 +1,260 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+)
+
+const nerdctlImage = "docker.io/vxcan/busybox:latest"
+
+// nerdctl is the real one on Debian's containerd, with all its defaults.
+type nerdctl struct {
+	t     testing.TB
+	calls string // a file with a line for each call of our plugin
+}
+
+// newNerdctl does what a user would: it installs the plugins and the networks, and loads an image.
+func newNerdctl(t testing.TB, conflists ...string) nerdctl {
+	t.Helper()
+	freshHost(t)
+	c := &containerd{t: t, dir: t.TempDir()}
+	n := nerdctl{t, c.dir + "/calls"}
+	const bin = "/opt/cni/bin"
+	for _, plugin := range []string{"bridge", "host-local", "portmap", "firewall", "tuning"} { // of its own network, bridge
+		command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
+	}
+	logging := fmt.Sprintf("#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID netns=$CNI_NETNS $CNI_IFNAME\" >>%s\nexec %s\n",
+		n.calls, filepath.Join(binDir(t), "vxcan"))
+	if err := os.WriteFile(bin+"/vxcan", []byte(logging), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range conflists {
+		command(t, "install", "-D", "-m", "644", "-t", "/etc/cni/net.d", "../conflist/"+file+".conflist")
+	}
+	write(t, c.dir+"/config.toml", "version = 2\n")
+	t.Cleanup(c.end)
+	c.start()
+	t.Cleanup(n.removeAll)
+	t.Logf("%s, containerd %s", n.do("--version"), c.version())
+	n.do("load", "--quiet", "--input", imageArchive(t, nerdctlImage))
+	return n
+}
+
+// removeAll removes every container.
+func (n nerdctl) removeAll() {
+	n.t.Helper()
+	for id := range strings.FieldsSeq(n.do("ps", "--all", "--quiet")) {
+		n.do("rm", "--force", id)
+	}
+}
+
+// do runs a nerdctl command.
+func (n nerdctl) do(args ...string) string {
+	n.t.Helper()
+	out, err := n.try(args...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return out
+}
+
+// try is do for what may fail.
+func (n nerdctl) try(args ...string) (string, error) {
+	n.t.Helper()
+	out, err := try(filepath.Join(binDir(n.t), "nerdctl"), args...)
+	return strings.TrimSpace(out), err
+}
+
+// network makes a network of a plugin with these keys, or changes them.
+func (n nerdctl) network(name, plugin, keys string) {
+	n.t.Helper()
+	write(n.t, "/etc/cni/net.d/"+name+".conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,%s}]}`, name, plugin, keys))
+}
+
+// ipNetwork is nerdctl's own network, or where the kernel has no iptables, one that does without.
+func (n nerdctl) ipNetwork() string {
+	n.t.Helper()
+	if _, err := try("iptables", "--list"); err == nil {
+		return "bridge"
+	}
+	n.network("ip", "bridge", `"bridge":"cni-ip","ipam":{"type":"host-local","ranges":[[{"subnet":"10.89.43.0/24"}]]}`)
+	return "ip"
+}
+
+// run starts a container that sleeps, with more options, and returns its ID.
+func (n nerdctl) run(name string, options ...string) string {
+	n.t.Helper()
+	return n.do(append(append([]string{"run", "--detach", "--name", name}, options...), nerdctlImage)...)
+}
+
+// inspect returns a container's status, and its process, or 0 where there is none.
+func (n nerdctl) inspect(name string) (status string, pid int) {
+	n.t.Helper()
+	status, number, _ := strings.Cut(n.do("inspect", "--format", "{{.State.Status}} {{.State.Pid}}", name), " ")
+	pid, _ = strconv.Atoi(number)
+	return status, pid
+}
+
+// kill kills a container's process and waits until the container has exited, or where it restarts always, runs again.
+func (n nerdctl) kill(name, wanted string) {
+	n.t.Helper()
+	_, pid := n.inspect(name)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		n.t.Fatal(err)
+	}
+	for range 150 {
+		if status, now := n.inspect(name); status == wanted && (now != pid || status != "running") {
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	n.t.Fatalf("%s is not %s half a minute after its process was killed", name, wanted)
+}
+
+// station is a running container's interface.
+func (n nerdctl) station(name, ifName string) station {
+	n.t.Helper()
+	_, pid := n.inspect(name)
+	netns, err := ns.GetNS(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { netns.Close() })
+	return station{name, netns, ifName}
+}
+
+// expectInterfaces fails the test unless a container has these, each with " IP" behind its name if it has an IP address.
+func (n nerdctl) expectInterfaces(name string, want ...string) {
+	n.t.Helper()
+	var all []struct {
+		Name      string                    `json:"ifname"`
+		Addresses []struct{ Family string } `json:"addr_info"`
+	}
+	_, pid := n.inspect(name)
+	out := command(n.t, "nsenter", "--net=/proc/"+strconv.Itoa(pid)+"/ns/net", "ip", "-json", "address")
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		n.t.Fatal(err)
+	}
+	var got []string
+	for _, i := range all {
+		if i.Name == "lo" {
+			continue
+		}
+		if len(i.Addresses) > 0 && i.Addresses[0].Family == "inet" {
+			i.Name += " IP"
+		}
+		got = append(got, i.Name)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		n.t.Errorf("%s has %v, want %v", name, got, want)
+	}
+}
+
+// TestNerdctl: run, restart, stop and start, a killed process, remove; every call that the plugin gets.
+func TestNerdctl(t *testing.T) {
+	n := newNerdctl(t, "canbus0")
+	const upNow = `read flags </sys/class/net/can0/flags; echo $(( flags & 1 ))`
+	if up := n.do("run", "--rm", "--network", "canbus0", nerdctlImage, "/bin/sh", "-c", upNow); up != "1" {
+		t.Errorf("can0 is not up when the process starts: %q", up)
+	}
+	remove(t, n.calls)
+
+	id := "default-" + n.run("engine", "--network", "canbus0")
+	_, pid := n.inspect("engine")
+	calls, err := os.ReadFile(n.calls)
+	if want := fmt.Sprintf("DEL %s netns= eth0\nADD %[1]s netns=/proc/%d/ns/net eth0\n", id, pid); err != nil || string(calls) != want {
+		t.Errorf("calls: %v\n%s\nwant:\n%s", err, calls, want)
+	}
+	if len(id) != len("default-")+64 || !slices.ContainsFunc(links(t), func(l link) bool { return slices.Contains(strings.Fields(l.Alias), id) }) {
+		t.Errorf("no device has %s in its alias: %v", id, links(t))
+	}
+	n.run("dashboard", "--network", "canbus0", "--restart", "always")
+	expectBoth := func() {
+		t.Helper()
+		expectBus(t, "vcan0", 2)
+		expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, n.station("engine", "can0"), n.station("dashboard", "can0")}, 20, true)
+	}
+	expectBoth()
+	n.do("restart", "engine")
+	expectBoth()
+	n.do("stop", "engine")
+	expectBus(t, "vcan0", 1)
+	n.do("start", "engine")
+	expectBoth()
+	n.kill("engine", "exited")
+	n.do("start", "engine")
+	expectBoth()
+	n.kill("dashboard", "running") // containerd starts it
+	expectBoth()
+
+	n.do("rm", "--force", "engine")
+	n.do("rm", "--force", "dashboard")
+	expectUnused(t, "vcan0")
+	if left, _ := filepath.Glob("/var/lib/cni/results/*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := n.try("network", "rm", "canbus0"); err == nil || !strings.Contains(err.Error(), "managed outside nerdctl") {
+		t.Errorf("nerdctl network rm of a file that it did not make: %v", err)
+	}
+	n.do("network", "prune", "--force")
+	n.run("engine", "--network", "canbus0")
+	expectBus(t, "vcan0", 1)
+}
+
+// TestNerdctlNetworks: two buses; a bus and an IP network, in either order, or chained in one; a network that names no
+// interface.
+func TestNerdctlNetworks(t *testing.T) {
+	n := newNerdctl(t, "canbus0", "canbus1", "bridge")
+	ip := n.ipNetwork()
+	t.Logf("the IP network is %s", ip)
+	n.run("buses", "--network", "canbus0", "--network", "canbus1")
+	n.run("ip-first", "--network", ip, "--network", "canbus0")
+	n.run("ip-last", "--network", "canbus0", "--network", ip)
+	n.run("chained", "--network", "robot")
+	n.network("plain", "vxcan", `"hub":"vcan1"`)
+	n.run("unnamed", "--network", ip, "--network", "plain")
+	n.expectInterfaces("buses", "can0", "can1")
+	n.expectInterfaces("ip-first", "can0", "eth0 IP")
+	n.expectInterfaces("ip-last", "can0", "eth1 IP")
+	n.expectInterfaces("chained", "can0", "eth0 IP")
+	n.expectInterfaces("unnamed", "eth0 IP", "eth1")
+	stations := []station{{"host", nil, "vcan0"}}
+	for _, name := range []string{"buses", "ip-first", "ip-last", "chained"} {
+		stations = append(stations, n.station(name, "can0"))
+	}
+	expectExactlyOnce(t, stations, 20, true)
+	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, n.station("buses", "can1"), n.station("unnamed", "eth1")}, 20, true)
+	n.do("restart", "buses")
+	n.expectInterfaces("buses", "can0", "can1")
+	n.removeAll()
+	expectUnused(t, "vcan0", "vcan1")
+}
+
+// TestNerdctlPolicy: what a network allows, and how nerdctl tells that a network is wrong.
+func TestNerdctlPolicy(t *testing.T) {
+	n := newNerdctl(t)
+	n.network("policy", "vxcan", `"interface":"can0","send":["100"],"receive":["200"]`)
+	n.run("gateway", "--network", "policy")
+	gateway := n.station("gateway", "can0")
+	expectSends(t, gateway, "vcan0", true, false)
+	expectPass(t, station{"host", nil, "vcan0"}, gateway, false, true)
+
+	n.network("policy", "vxcan", `"send":["1x0"]`)
+	if _, err := n.try("run", "--detach", "--name", "wrong", "--network", "policy", nerdctlImage); err == nil || !strings.Contains(err.Error(), "1x0") {
+		t.Errorf("a network that is wrong: %v", err)
+	} else {
+		t.Log(err)
+	}
+	n.removeAll()
+	expectUnused(t, "vcan0")
+}
