@@ -91,20 +91,25 @@ OTHER_SUITES = trixie
 BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|Compose|^TestLate|StatusAndGraph|DoctorHosts
 GO_TEST = test -count=1 -timeout 60m
 
-# The releases go side by side: a test of a container runtime is mostly waiting for it.
+# Machines go side by side: a test is mostly waiting, for a runtime or for the kernel.
 test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; \
-	for suite in own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$suite & tests="$$tests $$!"; done; \
+	for machine in own-wire own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$machine & tests="$$tests $$!"; done; \
 	for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
 test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package|Nerdctl)' .
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '$(WIRE)|^Test(Reboot|Package|Nerdctl)' .
 	go -C integration $(GO_TEST) -parallel 2 ./reboot
 	go -C integration/vm $(GO_TEST) -parallel 2 .
 	$(VM) integration/demo/demo.sh
+
+# What has to do with controllers, which takes as long as all the rest.
+WIRE = ^Test(Controller|Compose|Late|Replug)
+test-on-own-wire:
+	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(WIRE)' .
 	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
 
 test-on-%: export VXCAN_VM_SUITE = $*
