@@ -117,7 +117,7 @@ func TestModules(t *testing.T) {
 		expectSum(t, path, sum, fmt.Sprintf("%x", sha256.Sum256([]byte(module))))
 	}
 	if got = uniq(got); !slices.Equal(got, want) {
-		t.Fatalf("fetched are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Fatalf("vxcan-go-mods.inc fetches\n%s\nwant\n%s\nrun: bitbake -c update_modules vxcan", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	goTool(t, []string{"GOMODCACHE=" + cache, "GOPROXY=off", "GOFLAGS=-modcacherw"}, list...)
 

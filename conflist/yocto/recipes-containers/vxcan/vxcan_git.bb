@@ -14,8 +14,8 @@ SRCREV ?= "${AUTOREV}"
 SRC_URI = "${VXCAN_SOURCE};destsuffix=${GO_SRCURI_DESTSUFFIX}"
 PV = "0.1.0+git"
 
-# bitbake -c update_modules vxcan writes these after a change of go.mod. Where it says Unknown, name the license in spdx=
-# and in LICENSE; it keeps the former.
+# bitbake -c update_modules vxcan writes these after a change of go.mod. Where it says Unknown, name the license in spdx=,
+# which it keeps, and run it again.
 require ${BPN}-go-mods.inc
 require ${BPN}-licenses.inc
 
