@@ -150,7 +150,7 @@ func (f format) files(t testing.TB) []string {
 	for _, name := range []string{"README.md", "CHANGELOG.md", "LICENSE", "copyright"} {
 		files = append(files, plain+doc+name)
 	}
-	for _, path := range strings.Fields(command(t, "find", "../conflist", "-type", "f")) {
+	for _, path := range strings.Fields(command(t, "find", "../conflist", "-name", "yocto", "-prune", "-o", "-name", "buildroot", "-prune", "-o", "-type", "f", "-print")) {
 		files = append(files, plain+doc+strings.TrimPrefix(path, "../"))
 	}
 	slices.Sort(files)
