@@ -41,7 +41,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -99,8 +99,8 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package)' .
-	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./vm
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '^Test(Reboot|Package|Kubelet)' .
+	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./vm
 	$(VM) integration/demo/demo.sh
 	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
 
@@ -108,7 +108,7 @@ test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	go $(GO_TEST) -exec '$(VM)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	go -C integration $(GO_TEST) -parallel 2 -skip $(KUBELET_REBOOT) ./reboot
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
 # Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
@@ -121,7 +121,7 @@ test-controllers:
 	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
-test-matrix: test ## the same with one more Debian release, newer than the stable one
+test-matrix: test test-kubelet ## the same with one more Debian release, newer than the stable one, and with a kubelet
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
@@ -186,6 +186,19 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 # The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
 test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
 	$(KUBERNETES) $(GO_TEST) .
+
+# Its version is in its go.mod, which may ask for a newer Go than ours do.
+bin/kubelet: integration/kubelet/go.mod | setup-build
+	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubelet
+
+# Always on a kernel of its own, whose settings a kubelet changes.
+KUBELET_REBOOT = TestReboot/TestRebootKubelet
+test-kubelet: export VXCAN_TEST_CAN = 1
+test-kubelet: export VXCAN_VM_COMMAND = $(VM)
+test-kubelet: export VXCAN_VM_SUITE = trixie
+test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
+	go -C integration $(GO_TEST) -exec '$(VM) -boot' -run '^TestKubelet' .
+	go -C integration $(GO_TEST) -parallel 1 -run $(KUBELET_REBOOT) ./reboot
 
 # integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
