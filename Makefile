@@ -42,7 +42,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image test test-on-own test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -102,8 +102,8 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '$(WIRE)|^Test(Reboot|Package|Nerdctl)' .
-	go -C integration $(GO_TEST) -parallel 2 ./reboot
+	go -C integration $(GO_TEST) -exec '$(VM)' -skip '$(WIRE)|^Test(Reboot|Package|Nerdctl|Kubelet)' .
+	go -C integration $(GO_TEST) -parallel 2 -skip $(KUBELET_REBOOT) ./reboot
 	go -C integration/vm $(GO_TEST) -parallel 2 .
 	$(VM) integration/demo/demo.sh
 
@@ -117,7 +117,7 @@ test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
 	go $(GO_TEST) -exec '$(VM)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -p 1 -parallel 2 ./reboot ./ci
+	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
 # Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
@@ -131,7 +131,7 @@ test-controllers:
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
-test-matrix: test test-nerdctl ## the same with one more Debian release, newer than the stable one
+test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
 
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.
 test-nerdctl: export VXCAN_TEST_CAN = 1
@@ -203,6 +203,19 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 # The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
 test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
 	$(KUBERNETES) $(GO_TEST) .
+
+# Its version is in its go.mod, which may ask for a newer Go than ours do.
+bin/kubelet: integration/kubelet/go.mod | setup-build
+	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubelet
+
+# Always on a kernel of its own, whose settings a kubelet changes.
+KUBELET_REBOOT = TestReboot/TestRebootKubelet
+test-kubelet: export VXCAN_TEST_CAN = 1
+test-kubelet: export VXCAN_VM_COMMAND = $(VM)
+test-kubelet: export VXCAN_VM_SUITE = trixie
+test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
+	go -C integration $(GO_TEST) -exec '$(VM) -boot' -run '^TestKubelet' .
+	go -C integration $(GO_TEST) -parallel 1 -run $(KUBELET_REBOOT) ./reboot
 
 # integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // pod is the call for a pod with an annotation, chained as in a cluster.
@@ -142,5 +143,23 @@ func TestPodHubsGC(t *testing.T) {
 	this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
 	this.add(t)
 	call{}.with(`"cni.dev/valid-attachments":[]`).ok(t, "GC")
+	expectOnlyConfiguredHub(t)
+}
+
+// TestPodHubsHeal: a pod whose netns is gone without a DEL, as when vxcan has been taken out of the pod network, takes its
+// hub along at the next vxcanctl heal.
+func TestPodHubsHeal(t *testing.T) {
+	freshHost(t)
+	box := newContainer(t, "pod")
+	pod(box, `,"vxcan/networks":"can0,bench0:can1"`).add(t)
+	box.netns.Close()
+	command(t, "ip", "netns", "del", box.id)
+	for deadline := time.Now().Add(10 * time.Second); len(hostEnds(t)) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("host ends without a netns: %v", hostEnds(t))
+		}
+	}
+	out, log, status := control(t, nil, "heal")
+	t.Logf("vxcanctl heal: exit status %d\n%s%s", status, out, log)
 	expectOnlyConfiguredHub(t)
 }

@@ -90,6 +90,9 @@ func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error
 	if err != nil {
 		return err
 	}
+	if recorded && len(b.record.Endpoints) == 0 && b.view.link(b.name).Alias == transientAlias {
+		return b.detach(nil) // its last pods went without a DEL
+	}
 	if b.remember(spec) || corrected || !b.known {
 		if err := b.save(); err != nil {
 			return err
