@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -376,17 +377,18 @@ func TestDockerActivation(t *testing.T) {
 		return cmd
 	}
 	// Callers knock all the time while drivers come and go: none is turned away, and none is left waiting.
-	stop, stopped, calls := make(chan struct{}), make(chan struct{}), 0
+	var calls atomic.Int64
+	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for ; ; calls++ {
+		for ; ; calls.Add(1) {
 			select {
 			case <-stop:
 				return
 			default:
 			}
 			if status, answer, err := callDriver("NetworkDriver.CreateNetwork", someNetwork); err != nil || status != 200 {
-				t.Errorf("call %d: %d %v %v", calls, status, answer, err)
+				t.Errorf("call %d: %d %v %v", calls.Load(), status, answer, err)
 				return
 			}
 		}
@@ -394,8 +396,10 @@ func TestDockerActivation(t *testing.T) {
 	finish := sync.OnceFunc(func() { close(stop); <-stopped })
 	defer finish()
 	for range 8 {
+		before := calls.Load()
 		cmd := activate("-idle 1h")
-		time.Sleep(300 * time.Millisecond)
+		// Before it answers, it may not have come to know signals.
+		d.waitFor("a call to be answered", func() bool { return calls.Load() > before || t.Failed() })
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -405,7 +409,7 @@ func TestDockerActivation(t *testing.T) {
 	}
 	last := activate("-idle 500ms")
 	finish()
-	t.Logf("%d calls answered by 9 drivers", calls)
+	t.Logf("%d calls answered by 9 drivers", calls.Load())
 	tooLong := time.AfterFunc(time.Minute, func() { _ = last.Process.Kill() })
 	if err := last.Wait(); err != nil {
 		t.Errorf("idle for half a second, the driver did not leave in good order: %v", err)
