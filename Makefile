@@ -195,7 +195,7 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
 	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
 	@tests= failed=; \
-	for suite_test in ':(Deb|Bus)' ':(RPM|Service)' $(OTHER_SUITES:%='%:(Deb|Bus)'); do \
+	for suite_test in :Deb :Bus ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb) $(OTHER_SUITES:%=%:Bus); do \
 		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
