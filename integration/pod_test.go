@@ -160,6 +160,8 @@ func TestPodHubsHeal(t *testing.T) {
 		}
 	}
 	out, log, status := control(t, nil, "heal")
-	t.Logf("vxcanctl heal: exit status %d\n%s%s", status, out, log)
+	if status != 0 || out != "" || strings.Count(log, "removed the hub") != 1 || !strings.Contains(log, "hub=bench0") {
+		t.Errorf("vxcanctl heal: exit status %d\n%s%s", status, out, log)
+	}
 	expectOnlyConfiguredHub(t)
 }

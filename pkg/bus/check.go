@@ -91,7 +91,11 @@ func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error
 		return err
 	}
 	if recorded && len(b.record.Endpoints) == 0 && b.view.link(b.name).Alias == transientAlias {
-		return b.detach(nil) // its last pods went without a DEL
+		if err := b.detach(nil); err != nil { // its last pods went without a DEL
+			return err
+		}
+		b.notice("removed the hub, which was made for pods that are gone")
+		return nil
 	}
 	if b.remember(spec) || corrected || !b.known {
 		if err := b.save(); err != nil {
@@ -109,7 +113,8 @@ func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error
 func (h *Host) Recorded() ([]string, error) { return store.Names(h.stateDir()) }
 
 // HealRecorded is Heal for a bus as its record says, which holds how a controller is to be set up. A bus without a record
-// is no error, nor is one without endpoints, or a controller that is not there.
+// is no error, nor is one without endpoints, or a controller that is not there. One that was made for pods is removed when
+// they are gone.
 func (h *Host) HealRecorded(ctx context.Context, hub string) error {
 	if CheckHub(hub) != nil { // udev asks for any device
 		return nil
