@@ -241,10 +241,11 @@ lint: setup-lint ## check format and code
 # Tells this machine's systemd and udev, where it has them and we install for it.
 tell = @test '$(DESTDIR)' || $(1) 2>/dev/null || true
 
-# Each runtime looks for its plugin in a place of its own. Builds only when nothing is built: with sudo there may be no Go.
+# Each runtime looks for its plugin in a place of its own. The CNI plugin is renamed, so that no pod that starts or ends
+# meanwhile finds none. Builds only when nothing is built: with sudo there may be no Go.
 install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	@test -x $(OUT)/vxcanctl && test -d $(OUT)/share || $(MAKE) build
-	install -D -t $(DESTDIR)$(CNI_BIN) $(OUT)/vxcan
+	install -D $(OUT)/vxcan $(DESTDIR)$(CNI_BIN)/.vxcan && mv $(DESTDIR)$(CNI_BIN)/.vxcan $(DESTDIR)$(CNI_BIN)/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC)/netavark $(OUT)/netavark/vxcan
 	install -D -t $(DESTDIR)$(LIBEXEC) $(OUT)/vxcan-docker
 	install -D -t $(DESTDIR)$(BIN) $(OUT)/vxcanctl
