@@ -3,6 +3,7 @@ package canlink
 import (
 	"errors"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -282,5 +283,39 @@ func TestSLCANRenamed(t *testing.T) {
 	now := readController(t, c, before.Index)
 	if want := with(before, func(c *Controller) { c.Name, c.Timing.Bitrate = "slot9", 500_000 }); !cmp.Equal(settled(want), settled(now)) {
 		t.Errorf("(- want, + got)\n%s", cmp.Diff(settled(want), settled(now)))
+	}
+}
+
+// A signal while slcan waits for its adapter, as Go's own, does not fail the set-up.
+func TestSLCANSignal(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	adapter, fresh := newSLCAN(t, c)
+	defer adapter.Unplug()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread := unix.Gettid()
+	for i := range 20 {
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for n := 0; n < 5; n++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Duration(i) * 100 * time.Microsecond):
+					_ = unix.Tgkill(unix.Getpid(), thread, unix.SIGURG)
+				}
+			}
+		}()
+		_, _, err := c.SetUpController(fresh, Settings{Bitrate: 500000}, 10)
+		close(stop)
+		<-stopped
+		if err != nil {
+			t.Fatalf("set-up %d: %v", i, err)
+		}
+		if err := c.Restore(fresh); err != nil {
+			t.Fatalf("restore %d: %v", i, err)
+		}
 	}
 }

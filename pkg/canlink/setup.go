@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // SetUpController gives a controller that is down all its settings and a transmit queue of so many frames (0 leaves the
@@ -37,7 +41,7 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 	}
 	request := before.setUpRequest(s, queue)
 	request.Flags |= unix.NLM_F_ACK // for the warning
-	replies, err := c.conn.Batch(request, getRequest(before.Index))
+	replies, err := c.repeat(request, getRequest(before.Index))
 	if err == nil {
 		err = replies[0].Err
 	}
@@ -87,7 +91,7 @@ func (c *Conn) Restore(before Controller) error {
 	if before.Up {
 		requests = append(requests, upRequest(before.Index))
 	}
-	replies, err := c.conn.Batch(requests...)
+	replies, err := c.repeat(requests...)
 	for _, r := range replies {
 		if r.Err != nil && !errors.Is(r.Err, unix.ENODEV) {
 			err = errors.Join(err, r.Err)
@@ -97,6 +101,21 @@ func (c *Conn) Restore(before Controller) error {
 		return fmt.Errorf("restore %s: %w", before, err)
 	}
 	return nil
+}
+
+// errRestart is what the kernel answers when a signal came while a driver waited for its adapter, as slcan does when it is
+// brought up: ERESTARTSYS of linux/errno.h, which a program should never see. Go has signals of its own, to take turns.
+const errRestart = syscall.Errno(512)
+
+// repeat is Batch for requests that can be repeated, as often as a signal comes in between.
+func (c *Conn) repeat(requests ...*nl.NetlinkRequest) (replies []rtnl.Reply, err error) {
+	for range 100 {
+		replies, err = c.conn.Batch(requests...)
+		if !slices.ContainsFunc(replies, func(r rtnl.Reply) bool { return errors.Is(r.Err, errRestart) }) {
+			break
+		}
+	}
+	return replies, err
 }
 
 // SetDown sets a device down. One that is down or gone is no error.
