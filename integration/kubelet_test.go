@@ -96,7 +96,7 @@ func TestKubeletPluginAway(t *testing.T) {
 	lost := len(podIPs(t))
 	t.Logf("%d failed attempts to start late, %d IPs lost", failures("late"), lost)
 	if lost < 3 || lost > failures("late") {
-		t.Errorf("%d IPs lost, want one of each of %d attempts: say so in the README", lost, failures("late"))
+		t.Errorf("%d IPs lost, want one of each of %d attempts: say so in conflist/README.md", lost, failures("late"))
 	}
 }
 

@@ -206,6 +206,12 @@ func TestNerdctl(t *testing.T) {
 	if _, err := n.try("network", "rm", "canbus0"); err == nil || !strings.Contains(err.Error(), "managed outside nerdctl") {
 		t.Errorf("nerdctl network rm of a file that it did not make: %v", err)
 	}
+	if _, err := n.try("network", "create", "-d", "vxcan", "more"); err == nil || !strings.Contains(err.Error(), "unsupported cni driver") {
+		t.Errorf("network create -d vxcan: %v", err)
+	}
+	if _, err := n.try("run", "--network", "canbus0", "--mac-address", "02:00:00:00:00:01", nerdctlImage); err == nil {
+		t.Error("run --mac-address: it was not refused")
+	}
 	n.do("network", "prune", "--force")
 	n.run("engine", "--network", "canbus0")
 	expectBus(t, "vcan0", 1)

@@ -58,14 +58,8 @@ const (
 
 // run runs args and returns their exit status.
 func (m *machine) run(args []string) (int, error) {
-	if m.keep != "" {
-		var err error
-		if m.keep, err = filepath.Abs(m.keep); err != nil {
-			return 0, err
-		}
-		if err := os.MkdirAll(m.keep, 0o755); err != nil {
-			return 0, err
-		}
+	if err := m.openKeep(); err != nil {
+		return 0, err
 	}
 	if !m.alwaysBoot && !m.qemu && m.disk == "" && isOwnSuite(m.suite) && hasCAN() {
 		if isHidden(m.keep) {
@@ -74,6 +68,29 @@ func (m *machine) run(args []string) (int, error) {
 		return runHere(args)
 	}
 	return m.bootAndRun(args)
+}
+
+// systemDirs are what a booted machine writes to before the command, and is made of.
+var systemDirs = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr"}
+
+// openKeep makes the directory to keep, and finds its path without links, which lead elsewhere inside.
+func (m *machine) openKeep() (err error) {
+	if m.keep == "" {
+		return nil
+	}
+	if m.keep, err = filepath.Abs(m.keep); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(m.keep, 0o755); err != nil {
+		return err
+	}
+	if m.keep, err = filepath.EvalSymlinks(m.keep); err != nil {
+		return err
+	}
+	if m.keep == "/" || slices.ContainsFunc(systemDirs, func(dir string) bool { return strings.HasPrefix(m.keep+"/", dir+"/") }) {
+		return fmt.Errorf("keep %s: a directory of the system; name one of your own", m.keep)
+	}
+	return nil
 }
 
 // bootAndRun boots User Mode Linux for one command. Nothing of it is left when it returns, save a disk to keep.

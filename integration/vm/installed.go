@@ -20,6 +20,7 @@ func (m *machine) checkInstalled() error {
 		}
 	}
 	need(findProgram("mkfs.ext4") != "", "e2fsprogs")
+	need(!isOwnSuite(m.suite) || findProgram("modprobe") != "", "kmod") // without it the kernel has no CAN
 	switch {
 	case !isOwnSuite(m.suite):
 	case m.qemu:
@@ -29,7 +30,6 @@ func (m *machine) checkInstalled() error {
 			return err
 		}
 		need(findProgram(umlKernel) != "", "user-mode-linux")
-		need(findProgram("modprobe") != "", "kmod") // without it the kernel has no CAN
 	}
 	if len(packages) > 0 {
 		return fmt.Errorf("to boot a kernel with CAN, apt-get install %s", strings.Join(packages, " "))

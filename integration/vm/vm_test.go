@@ -91,7 +91,7 @@ func vm(t *testing.T, script string, flags ...string) (cmd *exec.Cmd, tmp string
 // TestNotInstalled: on a machine that has nothing, vm says what to install or where else to run.
 func TestNotInstalled(t *testing.T) {
 	for name, test := range map[string]struct{ release, want string }{
-		"Debian": {"NAME=\"Debian GNU/Linux\"\nID=debian\n", "vm: to boot a kernel with CAN, apt-get install e2fsprogs user-mode-linux kmod\n"},
+		"Debian": {"NAME=\"Debian GNU/Linux\"\nID=debian\n", "vm: to boot a kernel with CAN, apt-get install e2fsprogs kmod user-mode-linux\n"},
 		"Ubuntu": {"NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\nUBUNTU_CODENAME=noble\n", "vm: Ubuntu has no package of User Mode Linux"},
 		"Fedora": {"NAME=\"Fedora Linux\"\nID=fedora\n", "vm: Fedora Linux has no package of User Mode Linux"},
 	} {
@@ -189,7 +189,13 @@ func TestTerminal(t *testing.T) {
 // TestKeep: what the command writes to a kept directory is there afterwards, and nothing that it writes beside it.
 func TestKeep(t *testing.T) {
 	dir := t.TempDir()
-	cmd, tmp := vm(t, "echo x >reports/deep/here && echo x >beside", "-keep", "reports/deep")
+	if err := os.Symlink(dir+"/reports", dir+"/link"); err != nil { // leads outside while the machine is made
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/reports", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd, tmp := vm(t, "echo x >reports/deep/here && echo x >beside", "-keep", "link/deep")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -197,11 +203,17 @@ func TestKeep(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(dir, "reports/deep/here")); err != nil || string(got) != "x\n" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if err := os.RemoveAll(filepath.Join(dir, "reports")); err != nil {
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "reports")), os.Remove(filepath.Join(dir, "link"))); err != nil {
 		t.Error(err)
 	}
 	expectEmpty(t, dir)
 	expectEmpty(t, tmp)
+	for _, system := range []string{"/", "/etc"} {
+		cmd, _ := vm(t, "true", "-keep", system)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitTrouble || !strings.Contains(string(out), "a directory of the system") {
+			t.Errorf("-keep %s: %v: %s", system, err, out)
+		}
+	}
 }
 
 // TestDisk: the next boot with the same disk finds what the last one wrote, but not in /run.

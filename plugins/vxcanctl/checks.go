@@ -260,7 +260,9 @@ func (m *machine) plugin(code, what string, dirs []string, variable string) find
 	}
 	for _, dir := range elsewhere {
 		if m.has(dir + "/vxcan") {
-			remedy = "sudo install -D -t " + wanted + " " + dir + "/vxcan"
+			if remedy = "sudo ln -s " + dir + "/vxcan " + wanted + "/"; !m.has(wanted) { // a copy would stay behind at an upgrade
+				remedy = "sudo mkdir -p " + wanted + " && " + remedy
+			}
 		}
 	}
 	return finding{code, "runtimes", failure, what + " vxcan is not in " + strings.Join(dirs, " or "), remedy}
@@ -365,12 +367,16 @@ func (m *machine) containerdDirs() []string {
 func (m *machine) nerdctl() finding {
 	const conf = "/etc/nerdctl/nerdctl.toml"
 	dirs := stringsOf(m.read(conf), "cni_path")
-	if len(dirs) == 0 {
+	configured := len(dirs) > 0
+	if !configured {
 		dirs = nerdctlDirs[max(slices.IndexFunc(nerdctlDirs, m.has), 0):][:1]
 	}
 	if i := slices.IndexFunc(nerdctlDirs, func(dir string) bool { return m.has(dir + "/bridge") }); i >= 0 && !m.has(dirs[0]+"/bridge") {
-		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i],
-			fmt.Sprintf(`echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], conf)}
+		remedy := fmt.Sprintf(`sudo mkdir -p /etc/nerdctl && echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], conf)
+		if configured { // a second line of this key, and nerdctl would not start
+			remedy = fmt.Sprintf(`sudo sed -i 's|^ *cni_path *=.*|cni_path = "%s"|' %s`, nerdctlDirs[i], conf)
+		}
+		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i], remedy}
 	}
 	return m.plugin("VX207", "nerdctl: CNI plugin", dirs, "CNI_BIN")
 }

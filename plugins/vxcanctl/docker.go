@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"os"
 	"strings"
 	"time"
 
@@ -28,12 +29,24 @@ func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, err
 				continue
 			}
 			if names == nil {
-				names = dockerNames(ctx, dockerSocket)
+				if names = map[string]string{}; dockerRuns() { // else systemd would start it for the question
+					names = dockerNames(ctx, dockerSocket)
+				}
 			}
 			s.Endpoints[i].Name = names[e.ContainerID]
 		}
 	}
 	return all, err
+}
+
+// dockerRuns tells whether there is a process of the number that dockerd has noted.
+func dockerRuns() bool {
+	pid, err := os.ReadFile("/run/docker.pid")
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+	return err == nil
 }
 
 // dockerNames are the names of Docker's containers that run, by the IDs of their endpoints. They are a help to people: if

@@ -89,7 +89,7 @@ func TestDoctor(t *testing.T) {
 		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
 		"other directory": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf.d/a.conf", "[network]\nnetavark_plugin_dirs = [\n \"/srv/a\", \"/srv/b\",\n]")
-		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo install -D -t /srv/a /usr/local/libexec/netavark/vxcan"}},
+		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo mkdir -p /srv/a && sudo ln -s /usr/local/libexec/netavark/vxcan /srv/a/"}},
 		"other backend": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
 			m.remove(t, "opt/cni/bin/vxcan")
@@ -109,7 +109,7 @@ func TestDoctor(t *testing.T) {
 			m.enabled = func(string) (string, bool) { return "", false }
 			m.write(t, "run/docker/plugins/vxcan.sock", "")
 		}, nil},
-		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo install -D -t /usr/lib/cni /opt/cni/bin/vxcan"}},
+		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo mkdir -p /usr/lib/cni && sudo ln -s /opt/cni/bin/vxcan /usr/lib/cni/"}},
 		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl", "usr/bin/crictl") }, nil},
 		"nerdctl, other directory": {func(m *machine) {
 			m.remove(t, "opt/cni", "usr/bin/crictl")
@@ -117,11 +117,11 @@ func TestDoctor(t *testing.T) {
 		}, []string{"failure VX207 nerdctl: CNI plugin vxcan is not in /usr/lib/cni: sudo make install CNI_BIN=/usr/lib/cni"}},
 		"nerdctl, its directory": {func(m *machine) {
 			m.write(t, "etc/nerdctl/nerdctl.toml", `cni_path = "/usr/lib/cni"`)
-		}, []string{"failure VX207 nerdctl takes all CNI plugins from /usr/lib/cni, and bridge is in /opt/cni/bin: echo 'cni_path = \"/opt/cni/bin\"' | sudo tee -a /etc/nerdctl/nerdctl.toml"}},
+		}, []string{"failure VX207 nerdctl takes all CNI plugins from /usr/lib/cni, and bridge is in /opt/cni/bin: sudo sed -i 's|^ *cni_path *=.*|cni_path = \"/opt/cni/bin\"|' /etc/nerdctl/nerdctl.toml"}},
 		"nerdctl, plugins elsewhere": {func(m *machine) {
 			m.remove(t, "opt/cni/bin/bridge")
 			m.write(t, "usr/lib/cni/bridge", "")
-		}, []string{"failure VX207 nerdctl takes all CNI plugins from /opt/cni/bin, and bridge is in /usr/lib/cni: echo 'cni_path = \"/usr/lib/cni\"' | sudo tee -a /etc/nerdctl/nerdctl.toml"}},
+		}, []string{"failure VX207 nerdctl takes all CNI plugins from /opt/cni/bin, and bridge is in /usr/lib/cni: sudo mkdir -p /etc/nerdctl && echo 'cni_path = \"/usr/lib/cni\"' | sudo tee -a /etc/nerdctl/nerdctl.toml"}},
 		"k3s":                  {func(m *machine) { m.remove(t, "var/lib/rancher/k3s/data/cni/vxcan") }, []string{"failure VX206 k3s: CNI plugin vxcan is not in /var/lib/rancher/k3s/data/cni or"}},
 		"unreadable bus":       {func(m *machine) { m.host = fakeLooker{err: errors.New("locked")} }, []string{"failure VX300 locked"}},
 		"bus-off, short queue": {func(m *machine) { m.host = fakeLooker{all: twoBuses()} }, []string{"failure VX301 bus can-engine with 1 container: controller can-engine (gs_usb) is bus-off: look for", "warning VX302 transmit queue of controller can-engine holds 10 frames, so that bursts lose frames: sudo ip link set can-engine txqueuelen 1000"}},

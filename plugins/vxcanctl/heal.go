@@ -46,10 +46,12 @@ Exit status: 0, also if there was nothing to repair; 1 if a bus could not be rep
 				return err
 			}
 			all, err := heal(cmd.Context(), host, log.With("cmd", cmd.Name()), hubs)
-			cmd.SilenceErrors = err == errLogged
 			if *format == jsonFormat && all != nil {
-				err = errors.Join(err, writeJSON(cmd.OutOrStdout(), healDocument{documentVersion, all}))
+				if e := writeJSON(cmd.OutOrStdout(), healDocument{documentVersion, all}); e != nil {
+					err = errors.Join(err, e)
+				}
 			}
+			cmd.SilenceErrors = err == errLogged
 			return err
 		},
 	}

@@ -4,8 +4,8 @@
 #
 ################################################################################
 
-# The commit that the clone around this tree is at. It has no hash, because it
-# would be in the archive that it is of.
+# The commit that the clone around this tree is at. It has no hash:
+# this file is in the archive, and cannot hold the hash of it.
 VXCAN_CLONE = $(realpath $(BR2_EXTERNAL_VXCAN_PATH)/../..)
 VXCAN_VERSION := $(shell git -C $(VXCAN_CLONE) rev-parse HEAD)
 VXCAN_SITE = file://$(VXCAN_CLONE)

@@ -26,7 +26,7 @@ inherit go-mod go-mod-update-modules systemd
 DEPENDS_GOLANG:class-target = "go-native"
 GOROOT = "${STAGING_LIBDIR_NATIVE}/go"
 GOTOOLDIR = "${GOROOT}/pkg/tool/${BUILD_GOTUPLE}"
-# Else what Go unpacks could not be deleted.
+# Makes the cache of Go's modules writable, so that BitBake can delete it.
 export GOFLAGS = "-modcacherw"
 
 EXTRA_OEMAKE = "SETUP=: PREFIX=${prefix} BIN=${bindir} LIBEXEC=${libexecdir} CNI_BIN=${libexecdir}/cni \

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"io"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestDockerNames: the names in an answer, and none, in time, when there is no answer or no Docker.
+func TestDockerNames(t *testing.T) {
+	const list = `[{"Names":["/engine"],"NetworkSettings":{"Networks":{"canbus0":{"EndpointID":"e1"},"wire":{"EndpointID":"e2"}}}},{"Names":[]}]`
+	for name, test := range map[string]struct {
+		answer string
+		want   int
+	}{
+		"answer":  {"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + list, 2},
+		"refusal": {"HTTP/1.0 500 Internal Server Error\r\n\r\n{\"message\":\"no\"}", 0},
+		"silence": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "docker.sock")
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, test.answer)
+				if test.answer != "" {
+					conn.Close()
+				}
+			}()
+			start := time.Now()
+			names := dockerNames(t.Context(), socket)
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if len(names) != test.want || test.want > 0 && (names["e1"] != "engine" || names["e2"] != "engine") {
+				t.Errorf("%q", names)
+			}
+		})
+	}
+	if names := dockerNames(t.Context(), filepath.Join(t.TempDir(), "none")); len(names) > 0 {
+		t.Errorf("without Docker: %q", names)
+	}
+}
