@@ -8,7 +8,7 @@ import (
 )
 
 // TestPackageBus: what the package installs is enough for a first bus, with the lines of README.md and nothing of ours in
-// Podman's configuration. This machine is a copy.
+// Podman's configuration. This machine is a copy, and should have no other test of the package behind this one.
 func TestPackageBus(t *testing.T) {
 	deb, _ := debs(t)
 	if os.Getenv("VXCAN_VM") != "booted" {
@@ -55,5 +55,5 @@ func TestPackageBus(t *testing.T) {
 	log("vxcanctl", "graph")
 	log("vxcanctl", "doctor")
 	log("podman", "rm", "--all", "--force", "--time", "0")
-	log("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-y", "remove", "vxcan") // what purge would delete, bin/vm has mounted
+	log("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-y", "remove", "vxcan") // purge cannot delete what bin/vm has mounted
 }
