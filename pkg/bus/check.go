@@ -90,11 +90,15 @@ func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error
 	if err != nil {
 		return err
 	}
-	if recorded && len(b.record.Endpoints) == 0 && b.view.link(b.name).Alias == transientAlias {
-		if err := b.detach(nil); err != nil { // its last pods went without a DEL
+	// Its last endpoints went without a DEL. A hub that is missing is not made for nobody; one that is there may have been
+	// made for pods.
+	if hub := b.view.link(b.name); recorded && !spec.Physical && len(b.record.Endpoints) == 0 && (hub.Index == 0 || hub.Alias == transientAlias) {
+		if err := b.detach(nil); err != nil {
 			return err
 		}
-		b.notice("removed the hub, which was made for pods that are gone")
+		if hub.Index != 0 {
+			b.notice("removed the hub, which was made for pods that are gone")
+		}
 		return nil
 	}
 	if b.remember(spec) || corrected || !b.known {

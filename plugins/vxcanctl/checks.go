@@ -260,7 +260,7 @@ func (m *machine) plugin(code, what string, dirs []string, variable string) find
 	}
 	for _, dir := range elsewhere {
 		if m.has(dir + "/vxcan") {
-			if remedy = "sudo ln -s " + dir + "/vxcan " + wanted + "/"; !m.has(wanted) { // a copy would stay behind at an upgrade
+			if remedy = "sudo ln -sf " + dir + "/vxcan " + wanted + "/"; !m.has(wanted) { // a copy would stay behind at an upgrade
 				remedy = "sudo mkdir -p " + wanted + " && " + remedy
 			}
 		}

@@ -89,7 +89,7 @@ func TestDoctor(t *testing.T) {
 		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
 		"other directory": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf.d/a.conf", "[network]\nnetavark_plugin_dirs = [\n \"/srv/a\", \"/srv/b\",\n]")
-		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo mkdir -p /srv/a && sudo ln -s /usr/local/libexec/netavark/vxcan /srv/a/"}},
+		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo mkdir -p /srv/a && sudo ln -sf /usr/local/libexec/netavark/vxcan /srv/a/"}},
 		"other backend": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
 			m.remove(t, "opt/cni/bin/vxcan")
@@ -109,7 +109,7 @@ func TestDoctor(t *testing.T) {
 			m.enabled = func(string) (string, bool) { return "", false }
 			m.write(t, "run/docker/plugins/vxcan.sock", "")
 		}, nil},
-		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo mkdir -p /usr/lib/cni && sudo ln -s /opt/cni/bin/vxcan /usr/lib/cni/"}},
+		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo mkdir -p /usr/lib/cni && sudo ln -sf /opt/cni/bin/vxcan /usr/lib/cni/"}},
 		"containerd of Docker": {func(m *machine) { m.remove(t, "opt/cni/bin/vxcan", "usr/local/bin/nerdctl", "usr/bin/crictl") }, nil},
 		"nerdctl, other directory": {func(m *machine) {
 			m.remove(t, "opt/cni", "usr/bin/crictl")
