@@ -21,8 +21,8 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -68,10 +68,10 @@ type Spec struct {
 	Physical bool   `json:"physical,omitempty"` // the hub is a real controller: used, never made
 	MTU      int    `json:"mtu,omitempty"`      // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
 	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
-	Controller canlink.Settings `json:"controller,omitzero"`
-	TxQueue    int              `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
-	Policy     Policy           `json:"policy,omitzero"`   // of the endpoint
-	Name       string           `json:"-"`                 // of the container, for people; "" where the runtime does not tell it
+	Controller controller.Settings `json:"controller,omitzero"`
+	TxQueue    int                 `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
+	Policy     Policy              `json:"policy,omitzero"`   // of the endpoint
+	Name       string              `json:"-"`                 // of the container, for people; "" where the runtime does not tell it
 	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
 	// last endpoint.
 	Transient bool `json:"-"`
@@ -180,7 +180,7 @@ type bus struct {
 	healing   bool       // see want
 	endpoints []endpoint // of the view
 	// controller is how the hub was before this call set it up, if it did.
-	controller *canlink.Controller
+	controller *controller.Device
 	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
 	made []int
 	// marked is a hub that was there and had no filters of ours until this call made them.

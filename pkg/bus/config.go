@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/canid"
 )
 
 // DefaultTxQueue is how many frames the transmit queue of a controller holds that we set up. The kernel's 10 lose most of
@@ -212,7 +212,7 @@ var Keys = [...]Key{
 }
 
 func setIDs(field *string, value string) error {
-	ids, err := cantc.ParseIDs(value)
+	ids, err := canid.ParseIDs(value)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}

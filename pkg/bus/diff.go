@@ -8,6 +8,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // How a difference can be repaired.
@@ -135,7 +136,7 @@ func diffHub(w want, v view) []difference {
 }
 
 // diffController compares a controller that is ours to set up. One that is up is never taken down.
-func diffController(w want, c canlink.Controller) []difference {
+func diffController(w want, c controller.Device) []difference {
 	name := w.spec.Hub
 	if c.Index == 0 {
 		return refuse(ErrInvalid, fmt.Sprintf("hub %s cannot be set up by netlink", name), "leave out bitrate, and set it up by its own tool")
@@ -168,8 +169,8 @@ func diffController(w want, c canlink.Controller) []difference {
 }
 
 // diffState tells whether a controller has left the bus. One that restarts by itself is left to that.
-func diffState(w want, c canlink.Controller) []difference {
-	if c.State != canlink.StateBusOff {
+func diffState(w want, c controller.Device) []difference {
+	if c.State != controller.StateBusOff {
 		return nil
 	}
 	return []difference{{

@@ -13,6 +13,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
@@ -27,9 +28,9 @@ type kernel interface {
 	SetUp(index int) error
 	Delete(indexes ...int) error
 
-	Controller(index int) (canlink.Controller, error)
-	SetUpController(before canlink.Controller, s canlink.Settings, queue int) (warnings []string, err error)
-	RestoreController(before canlink.Controller) error
+	Controller(index int) (controller.Device, error)
+	SetUpController(before controller.Device, s controller.Settings, queue int) (warnings []string, err error)
+	RestoreController(before controller.Device) error
 	RestartController(index int) error
 	SetTxQueue(index, frames int) error
 
@@ -57,10 +58,11 @@ type container interface {
 
 // realKernel is the kernel.
 type realKernel struct {
-	conn  *rtnl.Conn
-	links *canlink.Conn
-	tc    *cantc.Conn
-	gw    *cangw.Conn
+	conn        *rtnl.Conn
+	links       *canlink.Conn
+	controllers *controller.Conn
+	tc          *cantc.Conn
+	gw          *cangw.Conn
 }
 
 func dialKernel() (kernel, error) {
@@ -71,7 +73,7 @@ func dialKernel() (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &realKernel{conn, canlink.On(conn), cantc.On(conn), cangw.On(conn)}, nil
+	return &realKernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn)}, nil
 }
 
 func (k *realKernel) Close() error { return k.conn.Close() }
@@ -89,21 +91,21 @@ func (k *realKernel) AddVcan(name string, index int, alias string) error {
 	return explainKind(canlink.Vcan, k.links.AddVcan(name, index, canlink.FDMTU, alias))
 }
 
-func (k *realKernel) Controller(index int) (canlink.Controller, error) {
-	return k.links.Controller(index)
+func (k *realKernel) Controller(index int) (controller.Device, error) {
+	return k.controllers.Get(index)
 }
 
-func (k *realKernel) SetUpController(before canlink.Controller, s canlink.Settings, queue int) ([]string, error) {
-	_, warnings, err := k.links.SetUpController(before, s, queue)
+func (k *realKernel) SetUpController(before controller.Device, s controller.Settings, queue int) ([]string, error) {
+	_, warnings, err := k.controllers.SetUp(before, s, queue)
 	return warnings, explain(err)
 }
 
-func (k *realKernel) RestoreController(before canlink.Controller) error {
-	return k.links.Restore(before)
+func (k *realKernel) RestoreController(before controller.Device) error {
+	return k.controllers.Restore(before)
 }
-func (k *realKernel) RestartController(index int) error { return k.links.Restart(index) }
+func (k *realKernel) RestartController(index int) error { return k.controllers.Restart(index) }
 func (k *realKernel) SetTxQueue(index, frames int) error {
-	return explain(k.links.SetTxQueue(index, frames))
+	return explain(k.controllers.SetTxQueue(index, frames))
 }
 
 func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {

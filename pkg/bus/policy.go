@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canid"
 	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
@@ -15,7 +16,7 @@ const DefaultBurst = 10
 
 // Policy is what an endpoint may send and hear, as the network's configuration says it. The zero Policy allows all.
 type Policy struct {
-	Send    string `json:"send,omitempty"`    // as cantc.ParseIDs reads it; "" is all
+	Send    string `json:"send,omitempty"`    // as canid.ParseIDs reads it; "" is all
 	Receive string `json:"receive,omitempty"` // the same
 	Rate    uint32 `json:"rate,omitempty"`    // frames per second that it may send; 0 is any number
 	Burst   uint32 `json:"burst,omitempty"`   // of them at once; 0 is DefaultBurst
@@ -75,11 +76,11 @@ func (p Policy) compile() (a access, err error) {
 	return a, nil
 }
 
-func parseIDs(key, text string) (cantc.IDs, error) {
+func parseIDs(key, text string) (canid.IDs, error) {
 	if text == "" {
 		text = "all"
 	}
-	ids, err := cantc.ParseIDs(text)
+	ids, err := canid.ParseIDs(text)
 	if err != nil {
 		return ids, fmt.Errorf("%w %s: %w", ErrInvalid, key, err)
 	}

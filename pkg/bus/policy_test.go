@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canid"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
@@ -121,9 +122,9 @@ func mixedFrame(random *rand.Rand, number int) cantest.Frame {
 	return f
 }
 
-func mustParse(t testing.TB, text string) cantc.IDs {
+func mustParse(t testing.TB, text string) canid.IDs {
 	t.Helper()
-	ids, err := cantc.ParseIDs(text)
+	ids, err := canid.ParseIDs(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,9 +173,9 @@ func tally(t testing.TB, who string, l *cantest.Listener, sent []cantest.Frame, 
 	return passed
 }
 
-func contains(lists ...cantc.IDs) func(cantest.Frame) bool {
+func contains(lists ...canid.IDs) func(cantest.Frame) bool {
 	return func(f cantest.Frame) bool {
-		return !slices.ContainsFunc(lists, func(ids cantc.IDs) bool { return !ids.Contains(f.ID) })
+		return !slices.ContainsFunc(lists, func(ids canid.IDs) bool { return !ids.Contains(f.ID) })
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -39,9 +40,9 @@ type ControllerStatus struct {
 	Queue       int    `json:"txqueuelen"` // frames
 	RestartMS   uint32 `json:"restartMS,omitempty"`
 	// Errors are the error counters, nil where the driver does not tell them.
-	Errors  *ErrorCounters  `json:"errors,omitempty"`
-	Traffic canlink.Traffic `json:"traffic"`
-	Events  canlink.Events  `json:"events"`
+	Errors  *ErrorCounters     `json:"errors,omitempty"`
+	Traffic controller.Traffic `json:"traffic"`
+	Events  controller.Events  `json:"events"`
 }
 
 // ErrorCounters are a controller's.
@@ -218,7 +219,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	return s, nil
 }
 
-func controllerStatus(c canlink.Controller) *ControllerStatus {
+func controllerStatus(c controller.Device) *ControllerStatus {
 	if c.Index == 0 {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // view is all devices and gateway jobs of the host's netns, as the kernel listed them, and the filters of one bus.
@@ -14,14 +15,14 @@ type view struct {
 	links      []canlink.Link
 	jobs       []cangw.Job
 	filters    map[cantc.Hook]cantc.Installed
-	controller canlink.Controller // the hub, if it is one that netlink can set up
+	controller controller.Device // the hub, if it is one that netlink can set up
 }
 
 func observe(k kernel, hub string) (v view, err error) {
 	if v.links, err = k.AllLinks(); err != nil {
 		return v, err
 	}
-	if l := v.link(hub); l.Kind == canlink.Can {
+	if l := v.link(hub); l.Kind == controller.Can {
 		v.controller, err = k.Controller(l.Index)
 		if errors.Is(err, canlink.ErrNotFound) { // just unplugged
 			v.links = slices.DeleteFunc(v.links, func(other canlink.Link) bool { return other.Index == l.Index })

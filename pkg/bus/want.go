@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // want is what a bus must be made of. Of host ends it holds those that are there: only its own Attach can make one.
@@ -16,7 +17,7 @@ type want struct {
 	// healing tells that a controller may be down: its owner sets it up later, and its rules wait for it.
 	healing bool
 	// others is how the endpoints that are there but that one have set the controller up, if they have.
-	others canlink.Settings
+	others controller.Settings
 }
 
 // want derives what the bus must be made of from the endpoints that are there. attaching is the host end that is being

@@ -1,8 +1,7 @@
-// Package canlink makes, finds and deletes CAN network devices by rtnetlink, vcan devices and vxcan pairs, and reads and
-// sets up the real controllers that are there. It knows no bus and no gateway rule, starts no process and keeps nothing.
+// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices and vxcan pairs. It knows no bus
+// and no gateway rule, starts no process and keeps nothing. Real controllers are in pkg/controller.
 //
-// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, drivers/net/can/dev/, linux/can/vxcan.h, linux/can/netlink.h,
-// linux/if_link.h.
+// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h.
 package canlink
 
 import (
@@ -109,7 +108,7 @@ func (c *Conn) getBatch(names []string) ([]Link, error) {
 
 // GetIndex finds a device by its ifindex. It fails with ErrNotFound if there is none.
 func (c *Conn) GetIndex(index int) (Link, error) {
-	replies, err := c.conn.Batch(getRequest(index))
+	replies, err := c.conn.Batch(GetRequest(index))
 	if err != nil {
 		return Link{}, err
 	}
@@ -126,7 +125,7 @@ func (c *Conn) Peers(links ...Link) ([]Link, error) {
 	for batch := range slices.Chunk(links, rtnl.MaxBatch) {
 		requests := make([]*nl.NetlinkRequest, len(batch))
 		for i, l := range batch {
-			requests[i] = getRequest(l.PeerIndex)
+			requests[i] = GetRequest(l.PeerIndex)
 			requests[i].AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(l.PeerNetns))))
 		}
 		replies, err := c.conn.Batch(requests...)
@@ -150,10 +149,10 @@ func (c *Conn) List() ([]Link, error) {
 	const tries = 100
 	for range tries {
 		var links []Link
-		r := getRequest(0)
+		r := GetRequest(0)
 		r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(rtextFilterSkipStats)))
 		_, err := c.conn.Dump(r, func(data []byte) error {
-			link, err := parseLink(data)
+			link, err := ParseLink(data)
 			links = append(links, link)
 			return err
 		})
@@ -205,9 +204,9 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 		requests = append(requests, aliasRequest(p.Index, p.Alias))
 	}
 	if p.PeerUp {
-		requests = append(requests, aliasRequest(p.PeerIndex, p.Alias), upRequest(p.PeerIndex))
+		requests = append(requests, aliasRequest(p.PeerIndex, p.Alias), UpRequest(p.PeerIndex))
 	}
-	requests = append(requests, getRequest(p.Index))
+	requests = append(requests, GetRequest(p.Index))
 	replies, err := c.conn.Batch(requests...)
 	for i := 0; err == nil && i < len(replies); i++ {
 		err = replies[i].Err
@@ -215,12 +214,12 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
 	}
-	return parseLink(replies[len(replies)-1].Data)
+	return ParseLink(replies[len(replies)-1].Data)
 }
 
 // SetUp brings a device up, and returns it as it is then.
 func (c *Conn) SetUp(index int) (Link, error) {
-	replies, err := c.conn.Batch(upRequest(index), getRequest(index))
+	replies, err := c.conn.Batch(UpRequest(index), GetRequest(index))
 	if err == nil {
 		err = replies[0].Err
 	}
@@ -277,11 +276,11 @@ func parseReply(r rtnl.Reply) (Link, error) {
 	if r.Err != nil {
 		return Link{}, r.Err
 	}
-	return parseLink(r.Data)
+	return ParseLink(r.Data)
 }
 
 // parseLink reads struct ifinfomsg and its attributes (linux/rtnetlink.h, linux/if_link.h).
-func parseLink(data []byte) (Link, error) {
+func ParseLink(data []byte) (Link, error) {
 	if len(data) < unix.SizeofIfInfomsg {
 		return Link{}, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)
 	}

@@ -5,10 +5,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func getRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_GETLINK, index, 0, 0) }
+// GetRequest asks for the device with an ifindex.
+func GetRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_GETLINK, index, 0, 0) }
 
 func getByName(name string) *nl.NetlinkRequest {
-	r := getRequest(0)
+	r := GetRequest(0)
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	return r
 }
@@ -54,22 +55,24 @@ func (p Pair) request() *nl.NetlinkRequest {
 }
 
 func aliasRequest(index int, alias string) *nl.NetlinkRequest {
-	r := changeRequest(index)
+	r := ChangeRequest(index)
 	r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
 	return r
 }
 
 func deleteRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_DELLINK, index, 0, 0) }
 
-// changeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
+// ChangeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
 // controller and do nothing.
-func changeRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_NEWLINK, index, 0, 0) }
+func ChangeRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_NEWLINK, index, 0, 0) }
 
-func upRequest(index int) *nl.NetlinkRequest {
+// UpRequest sets a device up.
+func UpRequest(index int) *nl.NetlinkRequest {
 	return linkRequest(unix.RTM_NEWLINK, index, unix.IFF_UP, unix.IFF_UP)
 }
 
-func downRequest(index int) *nl.NetlinkRequest {
+// DownRequest sets a device down.
+func DownRequest(index int) *nl.NetlinkRequest {
 	return linkRequest(unix.RTM_NEWLINK, index, 0, unix.IFF_UP)
 }
 

@@ -1,11 +1,6 @@
 package canlink
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -13,74 +8,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/pkg/rtnl"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// unhex reads hexadecimal bytes, in lines of which some begin with # and say where the bytes come from.
-func unhex(t testing.TB, text string) []byte {
-	t.Helper()
-	digits := ""
-	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "#") {
-			digits += strings.Join(strings.Fields(line), "")
-		}
-	}
-	b, err := hex.DecodeString(digits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// tree is a request with its attributes by kind, because their order says nothing: netlink attributes are a set.
-type tree struct {
-	Header string // struct nlmsghdr less length, sequence and who wants an acknowledgement; struct ifinfomsg
-	Attrs  map[uint16]any
-}
-
-func parseTree(t *testing.T, b []byte) tree {
-	t.Helper()
-	if got, want := int(binary.NativeEndian.Uint32(b)), len(b); got != want {
-		t.Fatalf("length %d in the header of %d bytes", got, want)
-	}
-	kind, flags := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:])&^unix.NLM_F_ACK
-	b = b[unix.SizeofNlMsghdr:]
-	return tree{
-		Header: fmt.Sprintf("kind %d flags %#x % x", kind, flags, b[:unix.SizeofIfInfomsg]),
-		Attrs:  parseAttrs(t, nil, b[unix.SizeofIfInfomsg:]),
-	}
-}
-
-// parseAttrs reads attributes, and those in them where path says that there are some.
-func parseAttrs(t *testing.T, path []uint16, b []byte) map[uint16]any {
-	t.Helper()
-	attrs := make(map[uint16]any)
-	err := rtnl.Attrs(b, func(kind uint16, value []byte) error {
-		if attrs[kind] != nil {
-			t.Errorf("attribute %v %d twice", path, kind)
-		}
-		switch here := fmt.Sprint(append(path, kind)); here {
-		case fmt.Sprint([]uint16{unix.IFLA_LINKINFO}), fmt.Sprint([]uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA}):
-			attrs[kind] = parseAttrs(t, append(path, kind), value)
-		case fmt.Sprint([]uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, 1}):
-			if len(value) == bitTimingSize { // IFLA_CAN_BITTIMING, linux/can/netlink.h
-				attrs[kind] = fmt.Sprintf("% x", value)
-				break
-			}
-			attrs[kind] = tree{ // VXCAN_INFO_PEER, linux/can/vxcan.h
-				Header: fmt.Sprintf("% x", value[:unix.SizeofIfInfomsg]),
-				Attrs:  parseAttrs(t, append(path, kind), value[unix.SizeofIfInfomsg:]),
-			}
-		default:
-			attrs[kind] = fmt.Sprintf("% x", value)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	return attrs
-}
 
 // fdNetns is a network namespace of which nothing is known but a file descriptor.
 type fdNetns struct {
@@ -121,7 +50,7 @@ func TestAddRequests(t *testing.T) {
 			08 00 03 00 76 78 63 00`,
 	}} {
 		t.Run(test.command, func(t *testing.T) {
-			got, want := parseTree(t, test.got.Serialize()), parseTree(t, unhex(t, test.want))
+			got, want := cantest.ParseTree(t, test.got.Serialize()), cantest.ParseTree(t, cantest.Unhex(t, test.want))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(- ip, + we)\n%s", diff)
 			}
@@ -131,10 +60,10 @@ func TestAddRequests(t *testing.T) {
 
 func TestAliasRequest(t *testing.T) {
 	// ip link set dev vxa alias 'vxcan vcan0 cni'
-	ip := parseTree(t, unhex(t, `
+	ip := cantest.ParseTree(t, cantest.Unhex(t, `
 		34 00 00 00 10 00 05 00 58 b7 03 6b 00 00 00 00 00 00 00 00 a1 86 01 00 00 00 00 00 00 00 00 00
 		13 00 14 00 76 78 63 61 6e 20 76 63 61 6e 30 20 63 6e 69 00`))
-	if diff := cmp.Diff(ip, parseTree(t, aliasRequest(100001, "vxcan vcan0 cni").Serialize())); diff != "" {
+	if diff := cmp.Diff(ip, cantest.ParseTree(t, aliasRequest(100001, "vxcan vcan0 cni").Serialize())); diff != "" {
 		t.Errorf("(- ip, + we)\n%s", diff)
 	}
 }
@@ -148,18 +77,11 @@ var linkFiles = map[string]Link{
 	},
 }
 
-func readLink(t testing.TB, file string) []byte {
-	t.Helper()
-	text, err := os.ReadFile("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return unhex(t, string(text))
-}
+func readLink(t testing.TB, file string) []byte { return cantest.ReadHex(t, "testdata/"+file) }
 
 func TestParseLink(t *testing.T) {
 	for file, want := range linkFiles {
-		got, err := parseLink(readLink(t, file))
+		got, err := ParseLink(readLink(t, file))
 		if err != nil {
 			t.Error(file, err)
 		}
@@ -175,7 +97,7 @@ func TestParseLinkTruncated(t *testing.T) {
 		data := readLink(t, file)
 		errs := 0
 		for n := range data {
-			got, err := parseLink(data[:n])
+			got, err := ParseLink(data[:n])
 			if err != nil {
 				errs++
 				continue
@@ -199,7 +121,7 @@ func TestParseLinkWrongLength(t *testing.T) {
 	for _, kind := range []uint16{unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID} {
 		for size := range 9 {
 			data := append(make([]byte, unix.SizeofIfInfomsg), nl.NewRtAttr(int(kind), make([]byte, size)).Serialize()...)
-			if _, err := parseLink(data); (err == nil) != (size == 4) {
+			if _, err := ParseLink(data); (err == nil) != (size == 4) {
 				t.Errorf("attribute %d of %d bytes: %v", kind, size, err)
 			}
 		}
@@ -211,7 +133,7 @@ func FuzzParseLink(f *testing.F) {
 		f.Add(readLink(f, file))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		link, err := parseLink(data)
+		link, err := ParseLink(data)
 		if err != nil && !cmp.Equal(link, Link{}) {
 			t.Errorf("%+v with an error", link)
 		}

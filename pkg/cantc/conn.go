@@ -163,7 +163,7 @@ func Probe(actions ...Action) error {
 		return err
 	}
 	const lo = 1
-	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: match}}
+	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}} // matches
 	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vxcan/vxcan/pkg/bus"
-	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // with is a configuration with more keys than those that CNI demands.
@@ -38,7 +38,7 @@ func TestParseConf(t *testing.T) {
 		`"hub": "can0", "physical": true, "bitrate": 500000, "sample-point": 0.875, "fd": true, "dbitrate": 2000000, "dsample-point": 0.8,
 		  "restart-ms": 100, "txqueuelen": 500, "termination": 120, "listen-only": true, "one-shot": true, "triple-sampling": true,
 		  "berr-reporting": true, "presume-ack": true, "fd-non-iso": true`: {
-			Hub: "can0", Physical: true, TxQueue: 500, Controller: canlink.Settings{
+			Hub: "can0", Physical: true, TxQueue: 500, Controller: controller.Settings{
 				Bitrate: 500000, SamplePoint: 875, FD: true, DataBitrate: 2000000, DataSamplePoint: 800, RestartMS: 100,
 				Termination: 120, SetTermination: true, ListenOnly: true, OneShot: true, TripleSampling: true,
 				BerrReporting: true, PresumeAck: true, FDNonISO: true,

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vxcan/vxcan/pkg/bus"
-	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // twoBuses is a bus that is whole, and one on a controller that is bus-off.
@@ -21,8 +21,8 @@ func twoBuses() []bus.BusStatus {
 			Hub: "can-engine", Kind: "can", Up: true, MTU: 72, Sent: 100, Heard: 20, Lost: 3,
 			Controller: &bus.ControllerStatus{
 				Device: "gs_usb", State: "bus-off", Bitrate: 500_000, DataBitrate: 2_000_000, Queue: 10, Errors: &bus.ErrorCounters{Tx: 248, Rx: 1},
-				Traffic: canlink.Traffic{RxFrames: 100, TxFrames: 20, RxBytes: 800, TxBytes: 160},
-				Events:  canlink.Events{BusErrors: 7, BusOff: 2, Restarts: 1},
+				Traffic: controller.Traffic{RxFrames: 100, TxFrames: 20, RxBytes: 800, TxBytes: 160},
+				Events:  controller.Events{BusErrors: 7, BusOff: 2, Restarts: 1},
 			},
 			Endpoints: []bus.EndpointStatus{{
 				Attachment: bus.Attachment{Runtime: "cni", Network: "wire", ContainerID: "0123456789abcdef", IfName: "eth0"},

@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 import (
 	"errors"
@@ -87,8 +87,8 @@ func (s Settings) Validate() error {
 
 // Check tells whether the controller can be set up so, before anything is sent to the kernel. The error names the
 // controller, the key and what there is instead. Warnings are about what will be left out. That a driver cannot restart
-// after bus-off is not known here: SetUpController finds it out.
-func (c Controller) Check(s Settings) (warnings []string, err error) {
+// after bus-off is not known here: SetUp finds it out.
+func (c Device) Check(s Settings) (warnings []string, err error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (c Controller) Check(s Settings) (warnings []string, err error) {
 	return warnings, nil
 }
 
-func (c Controller) checkModes(want Modes) error {
+func (c Device) checkModes(want Modes) error {
 	if !c.KnowsSupported { // then the kernel must find out
 		return nil
 	}
@@ -149,11 +149,11 @@ type rate struct {
 	list          []uint32
 }
 
-func (c Controller) rate(s Settings) rate {
+func (c Device) rate(s Settings) rate {
 	return rate{"bitrate", "sample-point", s.Bitrate, s.SamplePoint, c.Timing, c.Limits, c.Bitrates}
 }
 
-func (c Controller) dataRate(s Settings) rate {
+func (c Device) dataRate(s Settings) rate {
 	return rate{"dbitrate", "dsample-point", s.DataBitrate, s.DataSamplePoint, c.DataTiming, c.DataLimits, c.DataBitrates}
 }
 
@@ -190,7 +190,7 @@ func (r rate) check(clock, highest uint32) (warning string, err error) {
 //
 // A restart-ms of 0 agrees with every other, because some drivers can do nothing else, and because what was not asked for
 // may have been set by the owner.
-func (c Controller) Differs(s Settings) []string {
+func (c Device) Differs(s Settings) []string {
 	differences := c.rate(s).differs()
 	if s.FD {
 		differences = append(differences, c.dataRate(s).differs()...)
@@ -228,7 +228,7 @@ func (r rate) differs() []string {
 }
 
 // rounded tells of bit rates that are not exactly as wanted. A 6.1 kernel says nothing of it.
-func (c Controller) rounded(s Settings) []string {
+func (c Device) rounded(s Settings) []string {
 	var words []string
 	for _, r := range []rate{c.rate(s), c.dataRate(s)} {
 		if r.want != 0 && r.now.Bitrate != r.want {

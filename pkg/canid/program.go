@@ -1,4 +1,4 @@
-package cantc
+package canid
 
 import (
 	"encoding/binary"

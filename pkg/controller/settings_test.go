@@ -1,11 +1,13 @@
-package canlink
+package controller
 
 import (
 	"fmt"
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 )
 
 // What kernels have answered; the tests with controllers ask for thousands of others.
@@ -56,7 +58,7 @@ func TestNearest(t *testing.T) {
 }
 
 var (
-	sja   = with(sjaFresh, func(c *Controller) { c.Driver = "kvaser_pci" })
+	sja   = with(sjaFresh, func(c *Device) { c.Driver = "kvaser_pci" })
 	fdBus = Settings{Bitrate: 500_000, FD: true, DataBitrate: 2_000_000}
 )
 
@@ -68,7 +70,7 @@ func set(s Settings, change func(*Settings)) Settings {
 func TestCheck(t *testing.T) {
 	at := func(bitrate uint32) Settings { return Settings{Bitrate: bitrate} }
 	for name, test := range map[string]struct {
-		controller Controller
+		controller Device
 		settings   Settings
 		err        string // "" is none
 		warning    string
@@ -87,18 +89,18 @@ func TestCheck(t *testing.T) {
 		"too low":          {sja, at(1_000), "can0 (kvaser_pci): bitrate 1000: cannot be done within 0.5 %, nearest is 5000", ""},
 		"too high":         {sja, at(4_000_000), "can0 (kvaser_pci): bitrate 4000000: cannot be done within 0.5 %, nearest is 2666666", ""},
 		"highest":          {sja, at(1<<32 - 1), "can0 (kvaser_pci): bitrate 4294967295: cannot be done within 0.5 %, nearest is 2666666", ""},
-		"transceiver":      {with(sja, func(c *Controller) { c.MaxBitrate = 1_000_000 }), at(2_000_000), "can0 (kvaser_pci): bitrate 2000000: its transceiver can do 1000000 at most", ""},
+		"transceiver":      {with(sja, func(c *Device) { c.MaxBitrate = 1_000_000 }), at(2_000_000), "can0 (kvaser_pci): bitrate 2000000: its transceiver can do 1000000 at most", ""},
 		"classic only":     {sja, fdBus, "can0 (kvaser_pci): not supported: fd", ""},
 		"two modes":        {slcanFresh, Settings{Bitrate: 500_000, OneShot: true, ListenOnly: true, PresumeAck: true}, "can0: not supported: one-shot, presume-ack", ""},
 		"no termination":   {sja, Settings{Bitrate: 500_000, SetTermination: true}, "can0 (kvaser_pci): termination 0: it cannot be switched", ""},
 		"listed":           {slcanFresh, at(800_000), "", ""},
 		"not listed":       {slcanFresh, at(300_000), "can0: bitrate 300000: there is 10000, 20000, 50000, 100000, 125000, 250000, 500000, 800000, 1000000", ""},
 		"listed, point":    {slcanFresh, Settings{Bitrate: 500_000, SamplePoint: 800}, "", "can0: sample-point is left to the adapter"},
-		"nothing known":    {Controller{Link: Link{Name: "can9"}}, set(fdBus, func(s *Settings) { s.OneShot = true }), "", ""},
+		"nothing known":    {Device{Link: canlink.Link{Name: "can9"}}, set(fdBus, func(s *Settings) { s.OneShot = true }), "", ""},
 		"fd":               {fdController, fdBus, "", ""},
 		"dbitrate":         {fdController, set(fdBus, func(s *Settings) { s.DataBitrate = 7_000_000 }), "can0 (gs_usb): dbitrate 7000000: cannot be done within 0.5 %, nearest is 7272727", ""},
 		"dsample-point":    {fdController, set(fdBus, func(s *Settings) { s.DataBitrate, s.DataSamplePoint = 20_000_000, 200 }), "can0 (gs_usb): dsample-point 0.200: cannot be had at dbitrate 20000000, the usual 0.750 can", ""},
-		"dbitrate, static": {with(fdController, func(c *Controller) { c.DataLimits, c.DataBitrates = Limits{}, []uint32{1_000_000} }), fdBus, "can0 (gs_usb): dbitrate 2000000: there is 1000000", ""},
+		"dbitrate, static": {with(fdController, func(c *Device) { c.DataLimits, c.DataBitrates = Limits{}, []uint32{1_000_000} }), fdBus, "can0 (gs_usb): dbitrate 2000000: there is 1000000", ""},
 		"slow dbitrate":    {fdController, set(fdBus, func(s *Settings) { s.DataBitrate = 250_000 }), "dbitrate 250000: want at least the bitrate, 500000", ""},
 		"fd alone":         {fdController, Settings{Bitrate: 500_000, FD: true}, "fd needs dbitrate", ""},
 		"dbitrate alone":   {fdController, Settings{Bitrate: 500_000, DataBitrate: 1}, "dbitrate needs fd", ""},
@@ -108,13 +110,13 @@ func TestCheck(t *testing.T) {
 		"dpoint of 1":      {fdController, set(fdBus, func(s *Settings) { s.DataSamplePoint = 1001 }), "dsample-point 1.001: want less than 1", ""},
 		"termination":      {fdController, Settings{Bitrate: 500_000, Termination: 120, SetTermination: true}, "", ""},
 		"termination 60":   {fdController, Settings{Bitrate: 500_000, Termination: 60, SetTermination: true}, "can0 (gs_usb): termination 60: there is 0, 120", ""},
-		"always fd":        {with(fdController, func(c *Controller) { c.Supported, c.Modes = 0, ModeFD }), at(500_000), "can0 (gs_usb): cannot be switched off: fd", ""},
-		"always fd, asked": {with(fdController, func(c *Controller) { c.Supported, c.Modes = 0, ModeFD }), fdBus, "", ""},
-		"always non-iso":   {with(fdController, func(c *Controller) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), at(500_000), "", ""},
+		"always fd":        {with(fdController, func(c *Device) { c.Supported, c.Modes = 0, ModeFD }), at(500_000), "can0 (gs_usb): cannot be switched off: fd", ""},
+		"always fd, asked": {with(fdController, func(c *Device) { c.Supported, c.Modes = 0, ModeFD }), fdBus, "", ""},
+		"always non-iso":   {with(fdController, func(c *Device) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), at(500_000), "", ""},
 		"always non-iso, fd": {
-			with(fdController, func(c *Controller) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), fdBus, "can0 (gs_usb): cannot be switched off: fd-non-iso", "",
+			with(fdController, func(c *Device) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), fdBus, "can0 (gs_usb): cannot be switched off: fd-non-iso", "",
 		},
-		"last owner's modes": {with(sja, func(c *Controller) { c.Modes = ModeLoopback | ModeOneShot }), at(500_000), "", ""},
+		"last owner's modes": {with(sja, func(c *Device) { c.Modes = ModeLoopback | ModeOneShot }), at(500_000), "", ""},
 	} {
 		warnings, err := test.controller.Check(test.settings)
 		if got := fmt.Sprint(err); test.err == "" && err != nil || !strings.HasPrefix(got, test.err) {
@@ -127,12 +129,12 @@ func TestCheck(t *testing.T) {
 }
 
 func TestDiffers(t *testing.T) {
-	running := with(sjaUp, func(c *Controller) { c.Modes, c.RestartMS = 0, 0 })
-	fd := with(fdController, func(c *Controller) {
+	running := with(sjaUp, func(c *Device) { c.Modes, c.RestartMS = 0, 0 })
+	fd := with(fdController, func(c *Device) {
 		c.Timing, c.DataTiming, c.Modes, c.Termination = BitTiming{Bitrate: 500_000, SamplePoint: 875}, BitTiming{Bitrate: 2_000_000, SamplePoint: 750}, ModeFD|0x200, 120
 	})
 	for name, test := range map[string]struct {
-		controller Controller
+		controller Device
 		settings   Settings
 		want       []string
 	}{
@@ -146,12 +148,12 @@ func TestDiffers(t *testing.T) {
 		"earlier":        {running, Settings{Bitrate: 125_000, SamplePoint: 926}, []string{"sample-point 0.875, want 0.926"}},
 		"later":          {running, Settings{Bitrate: 125_000, SamplePoint: 824}, []string{"sample-point 0.875, want 0.824"}},
 		"fresh":          {sjaFresh, Settings{Bitrate: 125_000}, []string{"bitrate unknown, want 125000"}},
-		"unknown":        {with(slcanUp, func(c *Controller) { c.Timing.Bitrate = 1<<32 - 1 }), Settings{Bitrate: 125_000, ListenOnly: true}, []string{"bitrate unknown, want 125000"}},
+		"unknown":        {with(slcanUp, func(c *Device) { c.Timing.Bitrate = 1<<32 - 1 }), Settings{Bitrate: 125_000, ListenOnly: true}, []string{"bitrate unknown, want 125000"}},
 		"adapter":        {slcanUp, Settings{Bitrate: 250_000, SamplePoint: 500, ListenOnly: true}, nil},
 		"mode missing":   {running, Settings{Bitrate: 125_000, ListenOnly: true}, []string{"listen-only off, want on"}},
 		"mode too many":  {sjaUp, Settings{Bitrate: 125_000, OneShot: true}, []string{"berr-reporting on, want off"}},
-		"loopback":       {with(running, func(c *Controller) { c.Modes = ModeLoopback }), Settings{Bitrate: 125_000}, []string{"loopback on, want off"}},
-		"len8":           {with(running, func(c *Controller) { c.Modes = modeCCLen8DLC }), Settings{Bitrate: 125_000}, nil},
+		"loopback":       {with(running, func(c *Device) { c.Modes = ModeLoopback }), Settings{Bitrate: 125_000}, []string{"loopback on, want off"}},
+		"len8":           {with(running, func(c *Device) { c.Modes = modeCCLen8DLC }), Settings{Bitrate: 125_000}, nil},
 		"several":        {sjaUp, Settings{Bitrate: 500_000}, []string{"bitrate 125000, want 500000", "one-shot on, want off", "berr-reporting on, want off"}},
 		"restart-ms":     {sjaUp, Settings{Bitrate: 125_000, RestartMS: 50, OneShot: true, BerrReporting: true}, []string{"restart-ms 100, want 50"}},
 		"restart never":  {running, Settings{Bitrate: 125_000, RestartMS: 50}, nil},
@@ -160,12 +162,12 @@ func TestDiffers(t *testing.T) {
 		"fd faster":      {fd, set(fdBus, func(s *Settings) { s.DataBitrate = 4_000_000 }), []string{"dbitrate 2000000, want 4000000"}},
 		"fd point":       {fd, set(fdBus, func(s *Settings) { s.DataSamplePoint = 600 }), []string{"dsample-point 0.750, want 0.600"}},
 		"fd too much":    {fd, Settings{Bitrate: 500_000}, []string{"fd on, want off"}},
-		"fd missing":     {with(fd, func(c *Controller) { c.Modes = 0 }), fdBus, []string{"fd off, want on"}},
+		"fd missing":     {with(fd, func(c *Device) { c.Modes = 0 }), fdBus, []string{"fd off, want on"}},
 		"fd unset":       {fdController, fdBus, []string{"bitrate unknown, want 500000", "dbitrate unknown, want 2000000", "fd off, want on"}},
 		"termination":    {fd, set(fdBus, func(s *Settings) { s.SetTermination = true }), []string{"termination 120, want 0"}},
 		"terminated":     {fd, set(fdBus, func(s *Settings) { s.SetTermination, s.Termination = true, 120 }), nil},
 		"always non-iso": {
-			with(fd, func(c *Controller) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), Settings{Bitrate: 500_000}, nil,
+			with(fd, func(c *Device) { c.Supported, c.Modes = ModeFD, ModeFDNonISO }), Settings{Bitrate: 500_000}, nil,
 		},
 	} {
 		if diff := cmp.Diff(test.want, test.controller.Differs(test.settings)); diff != "" {

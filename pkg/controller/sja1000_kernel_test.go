@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 import (
 	"encoding/json"
@@ -13,11 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // requireSJA1000 finds the two controllers of a machine that bin/vm -qemu emulates, down. Elsewhere it skips the test.
-func requireSJA1000(t *testing.T, c *Conn) (first, second Controller) {
+func requireSJA1000(t *testing.T, c *Conn) (first, second Device) {
 	t.Helper()
 	const kvaser = "0x10e88406" // vendor and device, drivers/net/can/sja1000/kvaser_pci.c
 	cards := 0
@@ -37,9 +38,9 @@ func requireSJA1000(t *testing.T, c *Conn) (first, second Controller) {
 	}
 	cantest.Require(t)
 	run(t, "modprobe", "kvaser_pci")
-	var found []Controller
+	var found []Device
 	eventually(t, "two controllers", func() bool {
-		links, err := c.List()
+		links, err := canlink.On(c.conn).List()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,8 +68,8 @@ func requireSJA1000(t *testing.T, c *Conn) (first, second Controller) {
 func TestSJA1000(t *testing.T) {
 	c := dialHere(t)
 	first, second := requireSJA1000(t, c)
-	for _, controller := range []Controller{first, second} {
-		want := with(sjaFresh, func(c *Controller) { c.Link, c.Driver = controller.Link, "kvaser_pci" })
+	for _, controller := range []Device{first, second} {
+		want := with(sjaFresh, func(c *Device) { c.Link, c.Driver = controller.Link, "kvaser_pci" })
 		want.Timing, want.Modes, want.RestartMS, want.Queue = controller.Timing, controller.Modes, controller.RestartMS, controller.Queue
 		if diff := cmp.Diff(settled(want), settled(controller)); diff != "" {
 			t.Errorf("(- want, + got)\n%s", diff)
@@ -85,7 +86,7 @@ func TestSJA1000(t *testing.T) {
 	}
 
 	s := Settings{Bitrate: 250_000, SamplePoint: 800, RestartMS: 100, OneShot: true}
-	up, warnings, err := c.SetUpController(before, s, 1000)
+	up, warnings, err := c.SetUp(before, s, 1000)
 	if err != nil || len(warnings) != 0 {
 		t.Fatalf("%q, %v", warnings, err)
 	}
@@ -96,13 +97,13 @@ func TestSJA1000(t *testing.T) {
 	if err := c.Restart(up.Index); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("restart of one that restarts by itself: %v, want EINVAL", err)
 	}
-	if _, _, err := c.SetUpController(before, s, 500); !errors.Is(err, unix.EBUSY) {
+	if _, _, err := c.SetUp(before, s, 500); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("a second time: %v, want EBUSY", err)
 	}
 	if now := readController(t, c, up.Index); !cmp.Equal(settled(now), settled(up)) {
 		t.Errorf("a second time changed it: %s", cmp.Diff(settled(up), settled(now)))
 	}
-	restored := func(what string, want Controller) {
+	restored := func(what string, want Device) {
 		t.Helper()
 		now := readController(t, c, want.Index)
 		if diff := cmp.Diff(settled(want), settled(now)); diff != "" {
@@ -124,10 +125,10 @@ func TestSJA1000(t *testing.T) {
 	}
 
 	// What the check cannot know in advance is refused half-way, and undone.
-	blind := with(before, func(c *Controller) { c.KnowsSupported, c.DataLimits, c.Terminations = false, sjaLimits, []uint16{120} })
-	unchecked := with(blind, func(c *Controller) { c.Limits = Limits{} })
+	blind := with(before, func(c *Device) { c.KnowsSupported, c.DataLimits, c.Terminations = false, sjaLimits, []uint16{120} })
+	unchecked := with(blind, func(c *Device) { c.Limits = Limits{} })
 	for what, test := range map[string]struct {
-		before Controller
+		before Device
 		s      Settings
 	}{
 		"fd":          {blind, Settings{Bitrate: 250_000, FD: true, DataBitrate: 500_000}},
@@ -137,7 +138,7 @@ func TestSJA1000(t *testing.T) {
 		"too high":    {unchecked, Settings{Bitrate: 100_000_000}},
 		"too low":     {unchecked, Settings{Bitrate: 1}},
 	} {
-		_, _, err := c.SetUpController(test.before, test.s, 1000)
+		_, _, err := c.SetUp(test.before, test.s, 1000)
 		if err == nil {
 			t.Errorf("%s: no error", what)
 		}
@@ -146,14 +147,14 @@ func TestSJA1000(t *testing.T) {
 	}
 
 	// Restart is for bus-off only.
-	up, _, err = c.SetUpController(before, Settings{Bitrate: 500_000}, 1000)
+	up, _, err = c.SetUp(before, Settings{Bitrate: 500_000}, 1000)
 	if err != nil || up.RestartMS != 0 {
 		t.Fatalf("restart-ms %d, %v", up.RestartMS, err)
 	}
 	if err := c.Restart(up.Index); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("restart of one that is not in bus-off: %v, want EBUSY", err)
 	}
-	_, warnings, err = c.SetUpController(second, Settings{Bitrate: 83_300}, 1000)
+	_, warnings, err = c.SetUp(second, Settings{Bitrate: 83_300}, 1000)
 	if want := []string{second.Name + " (kvaser_pci): bitrate is 83333, as near to 83300 as it can be"}; err != nil || !slices.Equal(warnings, want) {
 		t.Errorf("rounded: %q, %v; want %q", warnings, err, want)
 	}
@@ -201,11 +202,11 @@ func TestSJA1000Timing(t *testing.T) {
 // kernelTiming asks the kernel for a bit timing, and returns the one that it then has.
 func kernelTiming(t *testing.T, c *Conn, index int, bitrate, point uint32) (BitTiming, bool) {
 	t.Helper()
-	r := changeRequest(index)
+	r := canlink.ChangeRequest(index)
 	info, data := canInfo()
 	data.AddRtAttr(canBitTiming, BitTiming{Bitrate: bitrate, SamplePoint: point}.marshal())
 	r.AddData(info)
-	replies, err := c.conn.Batch(r, getRequest(index))
+	replies, err := c.conn.Batch(r, canlink.GetRequest(index))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +216,7 @@ func kernelTiming(t *testing.T, c *Conn, index int, bitrate, point uint32) (BitT
 	if replies[0].Err != nil {
 		t.Fatal(replies[0].Err)
 	}
-	controller, err := unmarshalController(replies[1].Data)
+	controller, err := unmarshalDevice(replies[1].Data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func kernelTiming(t *testing.T, c *Conn, index int, bitrate, point uint32) (BitT
 }
 
 // agreesWithIP compares with what ip says.
-func agreesWithIP(t *testing.T, c Controller) {
+func agreesWithIP(t *testing.T, c Device) {
 	t.Helper()
 	var links []struct {
 		TxQLen   int `json:"txqlen"`

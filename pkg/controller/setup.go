@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 import (
 	"encoding/binary"
@@ -11,22 +11,23 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// SetUpController gives a controller that is down all its settings and a transmit queue of so many frames (0 leaves the
-// queue as it is), and brings it up. before is what Controller has just read of it. It returns the controller as it is
+// SetUp gives a controller that is down all its settings and a transmit queue of so many frames (0 leaves the
+// queue as it is), and brings it up. before is what Get has just read of it. It returns the controller as it is
 // then, and warnings: what was left out, and what the kernel remarked. Some drivers block for seconds.
 //
 // Nothing is changed where Check refuses, and where the controller is up already, by before or because another program
 // has just brought it up: that is EBUSY. Where the kernel refuses anything else, or sets something else than it was asked
 // for, or the controller has another name by now, which is ENODEV, it is put back to what it was, see Restore.
-func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after Controller, warnings []string, retErr error) {
+func (c *Conn) SetUp(before Device, s Settings, queue int) (after Device, warnings []string, retErr error) {
 	if warnings, retErr = before.Check(s); retErr != nil {
-		return Controller{}, nil, retErr
+		return Device{}, nil, retErr
 	}
 	if before.Up {
-		return Controller{}, nil, fmt.Errorf("set up %s: it is up: %w", before, unix.EBUSY)
+		return Device{}, nil, fmt.Errorf("set up %s: it is up: %w", before, unix.EBUSY)
 	}
 	if s.RestartMS != 0 && c.refusesRestart(before.Index) {
 		warnings = append(warnings, fmt.Sprintf("%s: no restart-ms: its driver cannot restart after bus-off", before))
@@ -36,36 +37,36 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 		// A device that goes up with a queue of 0, or of a length that there is no memory for, gets a queueing discipline
 		// without a queue, which a length set later does not change (attach_default_qdiscs, net/sched/sch_generic.c).
 		if err := c.SetTxQueue(before.Index, 1); err != nil {
-			return Controller{}, nil, err
+			return Device{}, nil, err
 		}
 	}
 	request := before.setUpRequest(s, queue)
 	request.Flags |= unix.NLM_F_ACK // for the warning
-	replies, err := c.repeat(request, getRequest(before.Index))
+	replies, err := c.repeat(request, canlink.GetRequest(before.Index))
 	if err == nil {
 		err = replies[0].Err
 	}
 	if replies != nil && errors.Is(err, unix.EBUSY) { // which a driver may answer too, and then the device is down
-		if now, lookErr := c.parseController(before.Index, replies[1]); lookErr == nil && now.Up {
-			return Controller{}, nil, fmt.Errorf("set up %s: another program has just brought it up: %w", before, err)
+		if now, lookErr := c.parseReply(before.Index, replies[1]); lookErr == nil && now.Up {
+			return Device{}, nil, fmt.Errorf("set up %s: another program has just brought it up: %w", before, err)
 		}
 	}
 	defer func() {
 		if retErr != nil {
-			after, warnings, retErr = Controller{}, nil, errors.Join(retErr, c.Restore(before))
+			after, warnings, retErr = Device{}, nil, errors.Join(retErr, c.Restore(before))
 		}
 	}()
 	if err != nil {
-		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
+		return Device{}, nil, fmt.Errorf("set up %s: %w", before, err)
 	}
-	if after, err = c.parseController(before.Index, replies[1]); err != nil {
-		return Controller{}, nil, fmt.Errorf("set up %s: %w", before, err)
+	if after, err = c.parseReply(before.Index, replies[1]); err != nil {
+		return Device{}, nil, fmt.Errorf("set up %s: %w", before, err)
 	}
 	if after.Name != before.Name { // somebody has renamed it, so that it may not be the one that was meant
-		return Controller{}, nil, fmt.Errorf("set up %s: it is called %s now: %w", before, after.Name, unix.ENODEV)
+		return Device{}, nil, fmt.Errorf("set up %s: it is called %s now: %w", before, after.Name, unix.ENODEV)
 	}
 	if differences := after.Differs(s); len(differences) > 0 {
-		return Controller{}, nil, fmt.Errorf("set up %s: the kernel has set %s", before, strings.Join(differences, "; "))
+		return Device{}, nil, fmt.Errorf("set up %s: the kernel has set %s", before, strings.Join(differences, "; "))
 	}
 	rounded := after.rounded(s)
 	if words := replies[0].Warning; words != "" && len(rounded) == 0 { // else it says the same, only less exactly
@@ -79,17 +80,17 @@ func (c *Conn) SetUpController(before Controller, s Settings, queue int) (after 
 //
 // Two things it cannot undo: a controller that never had a bit rate keeps the one that it got since, and the transmitter
 // delay compensation of CAN FD is calculated anew.
-func (c *Conn) Restore(before Controller) error {
-	now, err := c.Controller(before.Index)
-	if errors.Is(err, ErrNotFound) {
+func (c *Conn) Restore(before Device) error {
+	now, err := c.Get(before.Index)
+	if errors.Is(err, canlink.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", before, err)
 	}
-	requests := []*nl.NetlinkRequest{downRequest(before.Index), before.restoreRequest(now)}
+	requests := []*nl.NetlinkRequest{canlink.DownRequest(before.Index), before.restoreRequest(now)}
 	if before.Up {
-		requests = append(requests, upRequest(before.Index))
+		requests = append(requests, canlink.UpRequest(before.Index))
 	}
 	replies, err := c.repeat(requests...)
 	for _, r := range replies {
@@ -120,7 +121,7 @@ func (c *Conn) repeat(requests ...*nl.NetlinkRequest) (replies []rtnl.Reply, err
 
 // SetDown sets a device down. One that is down or gone is no error.
 func (c *Conn) SetDown(index int) error {
-	if err := c.conn.Do(downRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := c.conn.Do(canlink.DownRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("set device with index %d down: %w", index, err)
 	}
 	return nil
@@ -151,13 +152,13 @@ func (c *Conn) refusesRestart(index int) bool {
 }
 
 func queueRequest(index, frames int) *nl.NetlinkRequest {
-	r := changeRequest(index)
+	r := canlink.ChangeRequest(index)
 	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(frames))))
 	return r
 }
 
 func restartRequest(index int) *nl.NetlinkRequest {
-	r := changeRequest(index)
+	r := canlink.ChangeRequest(index)
 	info, data := canInfo()
 	data.AddRtAttr(canRestart, nl.Uint32Attr(1))
 	r.AddData(info)
@@ -174,8 +175,8 @@ func canInfo() (info, data *nl.RtAttr) {
 // setUpRequest sets everything and brings the controller up. The kernel changes bit rate, modes, restart-ms, data bit
 // rate and termination in this order; the first that it refuses ends it, and those before stay changed. Then it brings
 // the controller up, and then it changes the queue. All modes are named, because those of an earlier owner are still on.
-func (c Controller) setUpRequest(s Settings, queue int) *nl.NetlinkRequest {
-	r := upRequest(c.Index)
+func (c Device) setUpRequest(s Settings, queue int) *nl.NetlinkRequest {
+	r := canlink.UpRequest(c.Index)
 	if queue != 0 {
 		r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(queue))))
 	}
@@ -208,8 +209,8 @@ func (r rate) timing() BitTiming {
 }
 
 // restoreRequest gives a controller that is down, and now has other settings, the old ones.
-func (c Controller) restoreRequest(now Controller) *nl.NetlinkRequest {
-	r := changeRequest(c.Index)
+func (c Device) restoreRequest(now Device) *nl.NetlinkRequest {
+	r := canlink.ChangeRequest(c.Index)
 	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(c.Queue))))
 	info, data := canInfo()
 	modes, mask := c.Modes, now.Supported|now.static()

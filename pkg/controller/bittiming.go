@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 // This is the kernel's calculation of bit timings, to know what a controller would do before it is asked to:
 // can_calc_bittiming of drivers/net/can/dev/calc_bittiming.c (bittiming.c in older kernels). Of several equally good

@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 import (
 	"encoding/binary"
@@ -10,35 +10,38 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 var (
 	sjaLimits = Limits{Tseg1Min: 1, Tseg1Max: 16, Tseg2Min: 1, Tseg2Max: 8, SJWMax: 4, BRPMin: 1, BRPMax: 64, BRPInc: 1}
 	sjaModes  = ModeLoopback | ModeListenOnly | ModeTripleSampling | ModeOneShot | ModeBerrReporting | ModePresumeAck | modeCCLen8DLC
 
-	sjaFresh = Controller{
-		Link:     Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: ClassicMTU},
+	sjaFresh = Device{
+		Link:     canlink.Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: canlink.ClassicMTU},
 		Hardware: "sja1000", Queue: 10, State: StateStopped, Limits: sjaLimits, Clock: 8_000_000,
 		Supported: sjaModes, KnowsSupported: true, KnowsErrors: true,
 	}
-	sjaUp = with(sjaFresh, func(c *Controller) {
+	sjaUp = with(sjaFresh, func(c *Device) {
 		c.Up, c.Active, c.Used = true, true, true
 		c.Queue, c.State, c.Modes, c.RestartMS = 1000, StateErrorActive, ModeOneShot|ModeBerrReporting, 100
 		c.Timing = BitTiming{Bitrate: 125_000, SamplePoint: 875, TQ: 500, PropSeg: 6, PhaseSeg1: 7, PhaseSeg2: 2, SJW: 1, BRP: 4}
 	})
-	slcanFresh = Controller{
-		Link:  Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: ClassicMTU},
+	slcanFresh = Device{
+		Link:  canlink.Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: canlink.ClassicMTU},
 		Queue: 10, State: StateStopped,
 		Bitrates:  []uint32{10_000, 20_000, 50_000, 100_000, 125_000, 250_000, 500_000, 800_000, 1_000_000},
 		Supported: ModeListenOnly, KnowsSupported: true,
 	}
-	slcanUp = with(slcanFresh, func(c *Controller) {
+	slcanUp = with(slcanFresh, func(c *Device) {
 		c.Up, c.Active, c.Used = true, true, true
 		c.Queue, c.State, c.Modes, c.Timing.Bitrate = 1000, StateErrorActive, ModeListenOnly, 250_000
 	})
 	// No kernel's answer but made from the parts of some: CAN FD, termination.
-	fdController = Controller{
-		Link:     Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: ClassicMTU},
+	fdController = Device{
+		Link:     canlink.Link{Name: "can0", Index: 2, Kind: Can, CAN: true, MTU: canlink.ClassicMTU},
 		Hardware: "gs_usb", Driver: "gs_usb", Queue: 10, State: StateStopped, Clock: 80_000_000,
 		Limits:       Limits{Tseg1Min: 2, Tseg1Max: 256, Tseg2Min: 2, Tseg2Max: 128, SJWMax: 128, BRPMin: 1, BRPMax: 512, BRPInc: 1},
 		DataLimits:   Limits{Tseg1Min: 1, Tseg1Max: 32, Tseg2Min: 1, Tseg2Max: 16, SJWMax: 16, BRPMin: 1, BRPMax: 32, BRPInc: 1},
@@ -47,25 +50,29 @@ var (
 	}
 )
 
-func with(c Controller, change func(*Controller)) Controller {
+func with(c Device, change func(*Device)) Device {
 	change(&c)
 	return c
 }
 
 // See the files for the commands.
-var controllerFiles = map[string]Controller{
+var controllerFiles = map[string]Device{
 	"sja1000-fresh-6.1.hex": sjaFresh, "sja1000-fresh-6.12.hex": sjaFresh,
 	"sja1000-up-6.1.hex": sjaUp, "sja1000-up-6.12.hex": sjaUp,
 	"slcan-fresh-6.1.hex": slcanFresh, "slcan-fresh-6.12.hex": slcanFresh,
 	"slcan-up-6.1.hex": slcanUp, "slcan-up-6.12.hex": slcanUp,
-	"vcan.hex": {Link: linkFiles["vcan.hex"], Queue: 1000, Traffic: Traffic{RxFrames: 7, TxFrames: 8, RxBytes: 7, TxBytes: 8}},
+	"vcan.hex": {Link: canlink.Link{Name: "vcan0", Index: 2, Kind: canlink.Vcan, CAN: true, MTU: 72, Up: true}, Queue: 1000, Traffic: Traffic{RxFrames: 7, TxFrames: 8, RxBytes: 7, TxBytes: 8}},
 	// What other kinds have in their data is not taken for a controller's.
-	"vxcan.hex": {Link: linkFiles["vxcan.hex"], Queue: 1000},
+	"vxcan.hex": {Queue: 1000, Link: canlink.Link{
+		Name: "vxa", Index: 100001, Kind: canlink.Vxcan, CAN: true, MTU: 72, Up: true, Alias: "vxcan vcan0 cni", PeerIndex: 100001, PeerElsewhere: true,
+	}},
 }
+
+func readDevice(t testing.TB, file string) []byte { return cantest.ReadHex(t, "testdata/"+file) }
 
 func TestUnmarshalController(t *testing.T) {
 	for file, want := range controllerFiles {
-		got, err := unmarshalController(readLink(t, file))
+		got, err := unmarshalDevice(readDevice(t, file))
 		if err != nil {
 			t.Error(file, err)
 		}
@@ -78,10 +85,10 @@ func TestUnmarshalController(t *testing.T) {
 // A message that ends anywhere gives an error, or, where an attribute ends, no value that is wrong.
 func TestUnmarshalControllerTruncated(t *testing.T) {
 	for file, want := range controllerFiles {
-		data := readLink(t, file)
+		data := readDevice(t, file)
 		errs := 0
 		for n := range data {
-			got, err := unmarshalController(data[:n])
+			got, err := unmarshalDevice(data[:n])
 			if err != nil {
 				errs++
 				continue
@@ -127,29 +134,29 @@ func TestUnmarshalControllerWrongLength(t *testing.T) {
 		canBitrateMax:         {"IFLA_CAN_BITRATE_MAX", func(size int) bool { return size == 4 }},
 	} {
 		for size := range 60 {
-			_, err := unmarshalController(newLink(Can, attr, make([]byte, size)))
+			_, err := unmarshalDevice(newLink(Can, attr, make([]byte, size)))
 			if sizes.want(size) && err != nil || !sizes.want(size) && (err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("%s: %d bytes, want ", sizes.name, size))) {
 				t.Errorf("%s of %d bytes: %v", sizes.name, size, err)
 			}
-			if _, err := unmarshalController(newLink(Vxcan, attr, make([]byte, size))); err != nil {
+			if _, err := unmarshalDevice(newLink(canlink.Vxcan, attr, make([]byte, size))); err != nil {
 				t.Errorf("attribute %d of %d bytes in another kind: %v", attr, size, err)
 			}
 		}
 	}
 	for size := range 9 {
 		supported := nl.NewRtAttr(canCtrlModeSupported, make([]byte, size)).Serialize()
-		if _, err := unmarshalController(newLink(Can, canCtrlModeExt, supported)); (err == nil) != (size == 4) {
+		if _, err := unmarshalDevice(newLink(Can, canCtrlModeExt, supported)); (err == nil) != (size == 4) {
 			t.Errorf("IFLA_CAN_CTRLMODE_SUPPORTED of %d bytes: %v", size, err)
 		}
 		queue := nl.NewRtAttr(unix.IFLA_TXQLEN, make([]byte, size)).Serialize()
-		if _, err := unmarshalController(append(make([]byte, unix.SizeofIfInfomsg), queue...)); (err == nil) != (size == 4) {
+		if _, err := unmarshalDevice(append(make([]byte, unix.SizeofIfInfomsg), queue...)); (err == nil) != (size == 4) {
 			t.Errorf("IFLA_TXQLEN of %d bytes: %v", size, err)
 		}
 	}
 	// 16 is IFLA_CAN_TDC. What is not known is no error.
 	for _, attr := range []int{0, canRestart, 16, 18, 19, 4711} {
 		for size := range 9 {
-			if c, err := unmarshalController(newLink(Can, attr, make([]byte, size))); err != nil || !cmp.Equal(c, Controller{Link: Link{Kind: Can}}) {
+			if c, err := unmarshalDevice(newLink(Can, attr, make([]byte, size))); err != nil || !cmp.Equal(c, Device{Link: canlink.Link{Kind: Can}}) {
 				t.Errorf("attribute %d of %d bytes: %+v, %v", attr, size, c, err)
 			}
 		}
@@ -158,24 +165,24 @@ func TestUnmarshalControllerWrongLength(t *testing.T) {
 
 // What no controller at hand has: termination, CAN FD, lists of bit rates. The structs are those of other attributes.
 func TestUnmarshalControllerOther(t *testing.T) {
-	limits := unhex(t, `
+	limits := cantest.Unhex(t, `
 		73 6a 61 31 30 30 30 00 00 00 00 00 00 00 00 00 01 00 00 00 10 00 00 00 01 00 00 00 08 00 00 00
 		04 00 00 00 01 00 00 00 40 00 00 00 01 00 00 00`) // as in sja1000-fresh-6.1.hex
 	for _, test := range []struct {
 		attr  int
 		value []byte
-		want  Controller
+		want  Device
 	}{
-		{canTermination, []byte{120, 0}, Controller{Termination: 120}},
-		{canTerminationConst, []byte{0, 0, 120, 0}, Controller{Terminations: []uint16{0, 120}}},
-		{canDataBitTimingConst, limits, Controller{DataLimits: sjaLimits}},
-		{canDataBitrateConst, unhex(t, "80 84 1e 00 40 4b 4c 00"), Controller{DataBitrates: []uint32{2_000_000, 5_000_000}}},
-		{canBitrateMax, unhex(t, "40 42 0f 00"), Controller{MaxBitrate: 1_000_000}},
-		{canBerrCounter, []byte{128, 0, 7, 1}, Controller{TxErrors: 128, RxErrors: 263, KnowsErrors: true}},
-		{canState, []byte{3, 0, 0, 0}, Controller{State: StateBusOff}},
+		{canTermination, []byte{120, 0}, Device{Termination: 120}},
+		{canTerminationConst, []byte{0, 0, 120, 0}, Device{Terminations: []uint16{0, 120}}},
+		{canDataBitTimingConst, limits, Device{DataLimits: sjaLimits}},
+		{canDataBitrateConst, cantest.Unhex(t, "80 84 1e 00 40 4b 4c 00"), Device{DataBitrates: []uint32{2_000_000, 5_000_000}}},
+		{canBitrateMax, cantest.Unhex(t, "40 42 0f 00"), Device{MaxBitrate: 1_000_000}},
+		{canBerrCounter, []byte{128, 0, 7, 1}, Device{TxErrors: 128, RxErrors: 263, KnowsErrors: true}},
+		{canState, []byte{3, 0, 0, 0}, Device{State: StateBusOff}},
 	} {
 		test.want.Kind = Can
-		got, err := unmarshalController(newLink(Can, test.attr, test.value))
+		got, err := unmarshalDevice(newLink(Can, test.attr, test.value))
 		if diff := cmp.Diff(test.want, got); diff != "" || err != nil {
 			t.Errorf("attribute %d: %v (- want, + got)\n%s", test.attr, err, diff)
 		}
@@ -200,28 +207,28 @@ func TestUnmarshalEvents(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("made for little endian")
 	}
-	if got, err := unmarshalController(message(Can, 24)); err != nil || got.Events != want {
+	if got, err := unmarshalDevice(message(Can, 24)); err != nil || got.Events != want {
 		t.Errorf("%+v, %v; want %+v", got.Events, err, want)
 	}
-	if got, err := unmarshalController(message(Vcan, 24)); err != nil || got.Events != (Events{}) {
+	if got, err := unmarshalDevice(message(canlink.Vcan, 24)); err != nil || got.Events != (Events{}) {
 		t.Errorf("of another kind: %+v, %v", got.Events, err)
 	}
-	if _, err := unmarshalController(message(Can, 20)); err == nil || !strings.Contains(err.Error(), "20 bytes, want at least 24") {
+	if _, err := unmarshalDevice(message(Can, 20)); err == nil || !strings.Contains(err.Error(), "20 bytes, want at least 24") {
 		t.Errorf("20 bytes: %v", err)
 	}
 }
 
 func FuzzUnmarshalController(f *testing.F) {
 	for file := range controllerFiles {
-		f.Add(readLink(f, file))
+		f.Add(readDevice(f, file))
 	}
 	for _, g := range controllerRequests {
-		f.Add(unhex(f, g.sent)[unix.SizeofNlMsghdr:])
+		f.Add(cantest.Unhex(f, g.sent)[unix.SizeofNlMsghdr:])
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := unmarshalController(data)
+		c, err := unmarshalDevice(data)
 		if err != nil {
-			if !cmp.Equal(c, Controller{}) {
+			if !cmp.Equal(c, Device{}) {
 				t.Errorf("%+v with an error", c)
 			}
 			return
@@ -240,29 +247,29 @@ func FuzzUnmarshalController(f *testing.F) {
 var controllerRequests = []struct {
 	command string
 	request *nl.NetlinkRequest
-	read    Controller
+	read    Device
 	sent    string
 }{{
 	command: "ip link set can0 type can bitrate 500000 loopback off listen-only off triple-sampling off one-shot off berr-reporting on",
-	request: down(with(sjaFresh, func(c *Controller) { c.Supported = 0x1f }).setUpRequest(Settings{Bitrate: 500_000, BerrReporting: true}, 0)),
-	read:    Controller{Timing: BitTiming{Bitrate: 500_000}, Modes: ModeBerrReporting},
+	request: down(with(sjaFresh, func(c *Device) { c.Supported = 0x1f }).setUpRequest(Settings{Bitrate: 500_000, BerrReporting: true}, 0)),
+	read:    Device{Timing: BitTiming{Bitrate: 500_000}, Modes: ModeBerrReporting},
 	sent: `
 		60 00 00 00 10 00 05 00 78 a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
 		40 00 12 00 07 00 01 00 63 61 6e 00 34 00 02 00 24 00 01 00 20 a1 07 00 00 00 00 00 00 00 00 00
 		00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 0c 00 05 00 1f 00 00 00 10 00 00 00`,
 }, {
 	command: "ip link set can0 type can bitrate 500000 listen-only on one-shot off triple-sampling on berr-reporting off",
-	request: down(with(sjaFresh, func(c *Controller) { c.Supported = 0x1e }).setUpRequest(Settings{Bitrate: 500_000, ListenOnly: true, TripleSampling: true}, 0)),
-	read:    Controller{Timing: BitTiming{Bitrate: 500_000}, Modes: ModeListenOnly | ModeTripleSampling},
+	request: down(with(sjaFresh, func(c *Device) { c.Supported = 0x1e }).setUpRequest(Settings{Bitrate: 500_000, ListenOnly: true, TripleSampling: true}, 0)),
+	read:    Device{Timing: BitTiming{Bitrate: 500_000}, Modes: ModeListenOnly | ModeTripleSampling},
 	sent: `
 		60 00 00 00 10 00 05 00 78 a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
 		40 00 12 00 07 00 01 00 63 61 6e 00 34 00 02 00 24 00 01 00 20 a1 07 00 00 00 00 00 00 00 00 00
 		00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 0c 00 05 00 1e 00 00 00 06 00 00 00`,
 }, {
 	command: "ip link set can0 txqueuelen 1000 up type can bitrate 125000 restart-ms 100 one-shot on",
-	request: with(sjaFresh, func(c *Controller) { c.Supported = ModeOneShot }).
+	request: with(sjaFresh, func(c *Device) { c.Supported = ModeOneShot }).
 		setUpRequest(Settings{Bitrate: 125_000, RestartMS: 100, OneShot: true}, 1000),
-	read: Controller{Timing: BitTiming{Bitrate: 125_000}, Modes: ModeOneShot, RestartMS: 100, Queue: 1000, Link: Link{Up: true}},
+	read: Device{Timing: BitTiming{Bitrate: 125_000}, Modes: ModeOneShot, RestartMS: 100, Queue: 1000, Link: canlink.Link{Up: true}},
 	sent: `
 		70 00 00 00 10 00 05 00 79 a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 01 00 00 00 01 00 00 00
 		08 00 0d 00 e8 03 00 00 48 00 12 00 07 00 01 00 63 61 6e 00 3c 00 02 00 08 00 06 00 64 00 00 00
@@ -270,9 +277,9 @@ var controllerRequests = []struct {
 		00 00 00 00 0c 00 05 00 08 00 00 00 08 00 00 00`,
 }, {
 	command: "ip link set can0 type can bitrate 500000 sample-point 0.8 dbitrate 2000000 dsample-point 0.75 fd on",
-	request: down(with(fdController, func(c *Controller) { c.Supported = ModeFD }).
+	request: down(with(fdController, func(c *Device) { c.Supported = ModeFD }).
 		setUpRequest(Settings{Bitrate: 500_000, SamplePoint: 800, FD: true, DataBitrate: 2_000_000, DataSamplePoint: 750}, 0)),
-	read: Controller{
+	read: Device{
 		Timing: BitTiming{Bitrate: 500_000, SamplePoint: 800}, DataTiming: BitTiming{Bitrate: 2_000_000, SamplePoint: 750}, Modes: ModeFD,
 	},
 	sent: `
@@ -283,9 +290,9 @@ var controllerRequests = []struct {
 		20 00 00 00`,
 }, {
 	command: "ip link set can0 type can bitrate 500000 dbitrate 2000000 fd on fd-non-iso on presume-ack on",
-	request: down(with(fdController, func(c *Controller) { c.Supported = ModeFD | ModeFDNonISO | ModePresumeAck }).
+	request: down(with(fdController, func(c *Device) { c.Supported = ModeFD | ModeFDNonISO | ModePresumeAck }).
 		setUpRequest(Settings{Bitrate: 500_000, FD: true, DataBitrate: 2_000_000, FDNonISO: true, PresumeAck: true}, 0)),
-	read: Controller{
+	read: Device{
 		Timing: BitTiming{Bitrate: 500_000}, DataTiming: BitTiming{Bitrate: 2_000_000}, Modes: ModeFD | ModeFDNonISO | ModePresumeAck,
 	},
 	sent: `
@@ -303,13 +310,13 @@ var controllerRequests = []struct {
 }, {
 	command: "ip link set can0 txqueuelen 500",
 	request: queueRequest(2, 500),
-	read:    Controller{Queue: 500},
+	read:    Device{Queue: 500},
 	sent: `
 		28 00 00 00 10 00 05 00 7c a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
 		08 00 0d 00 f4 01 00 00`,
 }, {
 	command: "ip link set can0 down",
-	request: downRequest(2),
+	request: canlink.DownRequest(2),
 	sent:    "20 00 00 00 10 00 05 00 7c a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 01 00 00 00",
 }}
 
@@ -323,10 +330,10 @@ func down(r *nl.NetlinkRequest) *nl.NetlinkRequest {
 func TestControllerRequests(t *testing.T) {
 	for _, g := range controllerRequests {
 		t.Run(g.command, func(t *testing.T) {
-			if diff := cmp.Diff(parseTree(t, unhex(t, g.sent)), parseTree(t, g.request.Serialize())); diff != "" {
+			if diff := cmp.Diff(cantest.ParseTree(t, cantest.Unhex(t, g.sent)), cantest.ParseTree(t, g.request.Serialize())); diff != "" {
 				t.Errorf("(- ip, + we)\n%s", diff)
 			}
-			got, err := unmarshalController(unhex(t, g.sent)[unix.SizeofNlMsghdr:])
+			got, err := unmarshalDevice(cantest.Unhex(t, g.sent)[unix.SizeofNlMsghdr:])
 			g.read.Index, g.read.Kind = 2, got.Kind
 			if diff := cmp.Diff(g.read, got); diff != "" || err != nil {
 				t.Errorf("%v (- want, + got)\n%s", err, diff)
@@ -351,7 +358,7 @@ func TestControllerAttributes(t *testing.T) {
 			18 00 12 00 07 00 01 00 63 61 6e 00 0c 00 02 00 06 00 0b 00 78 00 00 00`,
 	}, {
 		command: "ip link set can0 type can tq 125 prop-seg 6 phase-seg1 7 phase-seg2 2 sjw 1",
-		request: with(sjaUp, func(c *Controller) { c.Timing.TQ = 125 }).restoreRequest(sjaUp),
+		request: with(sjaUp, func(c *Device) { c.Timing.TQ = 125 }).restoreRequest(sjaUp),
 		attr:    canBitTiming,
 		sent: `
 			54 00 00 00 10 00 05 00 80 a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
@@ -359,9 +366,9 @@ func TestControllerAttributes(t *testing.T) {
 			06 00 00 00 07 00 00 00 02 00 00 00 01 00 00 00 00 00 00 00`,
 	}} {
 		data := func(b []byte) map[uint16]any {
-			return parseTree(t, b).Attrs[unix.IFLA_LINKINFO].(map[uint16]any)[nl.IFLA_INFO_DATA].(map[uint16]any)
+			return cantest.ParseTree(t, b).Attrs[unix.IFLA_LINKINFO].(map[uint16]any)[nl.IFLA_INFO_DATA].(map[uint16]any)
 		}
-		ip, we := data(unhex(t, test.sent)), data(test.request.Serialize())
+		ip, we := data(cantest.Unhex(t, test.sent)), data(test.request.Serialize())
 		if len(ip) != 1 || ip[test.attr] != we[test.attr] {
 			t.Errorf("%s: %v, want %v", test.command, we, ip)
 		}
@@ -373,18 +380,18 @@ func TestControllerAttributes(t *testing.T) {
 func TestModeMask(t *testing.T) {
 	fd := Settings{Bitrate: 500_000, FD: true, DataBitrate: 2_000_000}
 	for name, test := range map[string]struct {
-		controller  Controller
+		controller  Device
 		settings    Settings
 		mask, flags Modes
 	}{
 		"all off":         {sjaUp, Settings{Bitrate: 125_000}, 0x5f, 0},
 		"one on":          {sjaUp, Settings{Bitrate: 125_000, OneShot: true}, 0x5f, ModeOneShot},
-		"tdc, len8":       {with(fdController, func(c *Controller) { c.Supported |= 0x700; c.Modes = 0x700 }), fd, 0x2b, ModeFD},
-		"always FD":       {with(fdController, func(c *Controller) { c.Supported &^= ModeFD; c.Modes = ModeFD }), fd, 0x2b, ModeFD},
-		"always non-ISO":  {with(fdController, func(c *Controller) { c.Modes = ModeFDNonISO }), Settings{Bitrate: 125_000}, 0xab, ModeFDNonISO},
-		"unknown support": {Controller{Modes: ModeBerrReporting | modeCCLen8DLC}, Settings{Bitrate: 125_000, OneShot: true}, 0x18, ModeOneShot},
+		"tdc, len8":       {with(fdController, func(c *Device) { c.Supported |= 0x700; c.Modes = 0x700 }), fd, 0x2b, ModeFD},
+		"always FD":       {with(fdController, func(c *Device) { c.Supported &^= ModeFD; c.Modes = ModeFD }), fd, 0x2b, ModeFD},
+		"always non-ISO":  {with(fdController, func(c *Device) { c.Modes = ModeFDNonISO }), Settings{Bitrate: 125_000}, 0xab, ModeFDNonISO},
+		"unknown support": {Device{Modes: ModeBerrReporting | modeCCLen8DLC}, Settings{Bitrate: 125_000, OneShot: true}, 0x18, ModeOneShot},
 	} {
-		data := parseTree(t, test.controller.setUpRequest(test.settings, 0).Serialize()).
+		data := cantest.ParseTree(t, test.controller.setUpRequest(test.settings, 0).Serialize()).
 			Attrs[unix.IFLA_LINKINFO].(map[uint16]any)[nl.IFLA_INFO_DATA].(map[uint16]any)
 		if want := fmt.Sprintf("% x", marshalCtrlMode(test.mask, test.flags)); data[canCtrlMode] != want {
 			t.Errorf("%s: %v, want %v", name, data[canCtrlMode], want)

@@ -1,4 +1,8 @@
-package canlink
+// Package controller reads real CAN controllers and sets them up by rtnetlink: bit rates, modes, the transmit queue. It
+// knows no bus, starts no process and keeps nothing. The devices that vxcan makes itself are in pkg/canlink.
+//
+// Kernel: drivers/net/can/dev/, linux/can/netlink.h.
+package controller
 
 import (
 	"encoding/binary"
@@ -10,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
@@ -19,9 +24,9 @@ const Can = "can"
 // ErrNotController is returned, wrapped, for a device of another kind than Can.
 var ErrNotController = errors.New("not a controller that can be set up by netlink")
 
-// Controller is a CAN controller as the kernel shows it: linux/can/netlink.h and drivers/net/can/dev/netlink.c.
-type Controller struct {
-	Link
+// Device is a CAN controller as the kernel shows it: linux/can/netlink.h and drivers/net/can/dev/netlink.c.
+type Device struct {
+	canlink.Link
 	Driver   string // of the device, such as "kvaser_pci"; "" where it has none, as on a terminal (slcan)
 	Hardware string // name of the controller's type, such as "sja1000"; "" where the driver gives none
 	Queue    int    // frames that the transmit queue holds (IFLA_TXQLEN)
@@ -188,30 +193,36 @@ const (
 	trafficSize     = 32 // the four counters that struct rtnl_link_stats64 begins with
 )
 
-// Controller reads a controller by its ifindex. It fails with ErrNotFound if there is no such device, and with
+// Conn works on the controllers of one network namespace.
+type Conn struct{ conn *rtnl.Conn }
+
+// On works on the controllers of the namespace that conn was opened in. The caller closes conn.
+func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+
+// Get reads a controller by its ifindex. It fails with canlink.ErrNotFound if there is no such device, and with
 // ErrNotController if it is of another kind.
-func (c *Conn) Controller(index int) (Controller, error) {
-	replies, err := c.conn.Batch(getRequest(index))
+func (c *Conn) Get(index int) (Device, error) {
+	replies, err := c.conn.Batch(canlink.GetRequest(index))
 	if err != nil {
-		return Controller{}, err
+		return Device{}, err
 	}
-	return c.parseController(index, replies[0])
+	return c.parseReply(index, replies[0])
 }
 
-// parseController reads the answer to getRequest(index), and adds what only ethtool knows.
-func (c *Conn) parseController(index int, r rtnl.Reply) (Controller, error) {
+// parseReply reads the answer to canlink.GetRequest(index), and adds what only ethtool knows.
+func (c *Conn) parseReply(index int, r rtnl.Reply) (Device, error) {
 	if errors.Is(r.Err, unix.ENODEV) {
-		return Controller{}, fmt.Errorf("device with index %d: %w", index, ErrNotFound)
+		return Device{}, fmt.Errorf("device with index %d: %w", index, canlink.ErrNotFound)
 	}
 	if r.Err != nil {
-		return Controller{}, fmt.Errorf("look up device with index %d: %w", index, r.Err)
+		return Device{}, fmt.Errorf("look up device with index %d: %w", index, r.Err)
 	}
-	controller, err := unmarshalController(r.Data)
+	controller, err := unmarshalDevice(r.Data)
 	if err != nil {
-		return Controller{}, err
+		return Device{}, err
 	}
 	if controller.Kind != Can {
-		return Controller{}, fmt.Errorf("device %s of kind %q: %w", controller.Name, controller.Kind, ErrNotController)
+		return Device{}, fmt.Errorf("device %s of kind %q: %w", controller.Name, controller.Kind, ErrNotController)
 	}
 	// It is only for messages. A device without a driver of its own gets the name of its kind from the kernel.
 	if driver, err := c.conn.Driver(controller.Name); err == nil && driver != Can {
@@ -221,7 +232,7 @@ func (c *Conn) parseController(index int, r rtnl.Reply) (Controller, error) {
 }
 
 // String names the controller and what it is, for messages: "can0 (kvaser_pci)".
-func (c Controller) String() string {
+func (c Device) String() string {
 	for _, words := range []string{c.Driver, c.Hardware} {
 		if words != "" {
 			return c.Name + " (" + words + ")"
@@ -231,20 +242,20 @@ func (c Controller) String() string {
 }
 
 // static are the modes that are on and that nobody can switch off: the driver has them so.
-func (c Controller) static() Modes {
+func (c Device) static() Modes {
 	if !c.KnowsSupported {
 		return 0
 	}
 	return c.Modes &^ c.Supported
 }
 
-// unmarshalController reads struct ifinfomsg and its attributes as parseLink does, and those of a controller.
-func unmarshalController(data []byte) (Controller, error) {
-	link, err := parseLink(data)
+// unmarshalDevice reads struct ifinfomsg and its attributes as parseLink does, and those of a controller.
+func unmarshalDevice(data []byte) (Device, error) {
+	link, err := canlink.ParseLink(data)
 	if err != nil {
-		return Controller{}, err
+		return Device{}, err
 	}
-	c := Controller{Link: link}
+	c := Device{Link: link}
 	err = rtnl.Attrs(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
 		switch kind {
 		case unix.IFLA_TXQLEN:
@@ -263,13 +274,13 @@ func unmarshalController(data []byte) (Controller, error) {
 		return nil
 	})
 	if err != nil {
-		return Controller{}, err
+		return Device{}, err
 	}
 	return c, nil
 }
 
 // unmarshalInfo reads what is in IFLA_LINKINFO. The data of another kind of device mean something else.
-func (c *Controller) unmarshalInfo(info []byte) error {
+func (c *Device) unmarshalInfo(info []byte) error {
 	if c.Kind != Can {
 		return nil
 	}
@@ -288,7 +299,7 @@ func (c *Controller) unmarshalInfo(info []byte) error {
 	})
 }
 
-func (c *Controller) unmarshalAttr(kind uint16, value []byte) (err error) {
+func (c *Device) unmarshalAttr(kind uint16, value []byte) (err error) {
 	switch kind {
 	case canBitTiming:
 		c.Timing, err = unmarshalBitTiming("IFLA_CAN_BITTIMING", value)
@@ -339,7 +350,7 @@ func (c *Controller) unmarshalAttr(kind uint16, value []byte) (err error) {
 	return err
 }
 
-func (c *Controller) unmarshalCtrlModeExt(kind uint16, value []byte) error {
+func (c *Device) unmarshalCtrlModeExt(kind uint16, value []byte) error {
 	if kind != canCtrlModeSupported {
 		return nil
 	}

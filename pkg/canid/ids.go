@@ -1,4 +1,8 @@
-package cantc
+// Package canid reads lists of CAN IDs and compiles them to classic BPF programs, which a tc filter of kind bpf runs. It
+// needs no compiler and does not talk to the kernel.
+//
+// Kernel: net/sched/cls_bpf.c, linux/can.h, linux/filter.h.
+package canid
 
 import (
 	"cmp"

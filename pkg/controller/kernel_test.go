@@ -1,4 +1,4 @@
-package canlink
+package controller
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
@@ -27,9 +28,19 @@ func dialHere(t *testing.T) *Conn {
 	return On(conn)
 }
 
-func readController(t *testing.T, c *Conn, index int) Controller {
+// get finds a device of any kind.
+func get(t *testing.T, c *Conn, name string) canlink.Link {
 	t.Helper()
-	controller, err := c.Controller(index)
+	links, err := canlink.On(c.conn).Get(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return links[0]
+}
+
+func readController(t *testing.T, c *Conn, index int) Device {
+	t.Helper()
+	controller, err := c.Get(index)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,13 +48,13 @@ func readController(t *testing.T, c *Conn, index int) Controller {
 }
 
 // settled is a controller less what changes by itself and what having been up leaves.
-func settled(c Controller) Controller {
+func settled(c Device) Device {
 	c.State, c.TxErrors, c.RxErrors, c.Used, c.Active = 0, 0, 0, false, false
 	c.Traffic, c.Events = Traffic{}, Events{}
 	return c
 }
 
-func newSLCAN(t *testing.T, c *Conn) (*cantest.Controller, Controller) {
+func newSLCAN(t *testing.T, c *Conn) (*cantest.Controller, Device) {
 	t.Helper()
 	adapter := cantest.NewController(t, "slot0")
 	return adapter, readController(t, c, get(t, c, "slot0").Index)
@@ -54,13 +65,13 @@ func TestSLCAN(t *testing.T) {
 	cantest.Require(t)
 	c := dialHere(t)
 	adapter, fresh := newSLCAN(t, c)
-	want := with(slcanFresh, func(c *Controller) { c.Name, c.Index = "slot0", fresh.Index })
+	want := with(slcanFresh, func(c *Device) { c.Name, c.Index = "slot0", fresh.Index })
 	if diff := cmp.Diff(want, fresh); diff != "" {
 		t.Fatalf("fresh (- want, + got)\n%s", diff)
 	}
 
 	s := Settings{Bitrate: 500_000, SamplePoint: 700, RestartMS: 100}
-	up, warnings, err := c.SetUpController(fresh, s, 1000)
+	up, warnings, err := c.SetUp(fresh, s, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +82,7 @@ func TestSLCAN(t *testing.T) {
 	if diff := cmp.Diff(wantWarnings, warnings); diff != "" {
 		t.Errorf("warnings (- want, + got)\n%s", diff)
 	}
-	want = with(fresh, func(c *Controller) { c.Up, c.Queue, c.Timing.Bitrate = true, 1000, 500_000 })
+	want = with(fresh, func(c *Device) { c.Up, c.Queue, c.Timing.Bitrate = true, 1000, 500_000 })
 	if diff := cmp.Diff(settled(want), settled(up)); diff != "" {
 		t.Errorf("up (- want, + got)\n%s", diff)
 	}
@@ -83,8 +94,8 @@ func TestSLCAN(t *testing.T) {
 	}
 
 	// Up, it is not touched but for the queue.
-	for name, before := range map[string]Controller{"says so": up, "says it is down": fresh} {
-		if _, _, err := c.SetUpController(before, Settings{Bitrate: 250_000}, 500); !errors.Is(err, unix.EBUSY) {
+	for name, before := range map[string]Device{"says so": up, "says it is down": fresh} {
+		if _, _, err := c.SetUp(before, Settings{Bitrate: 250_000}, 500); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("up, before %s: %v, want EBUSY", name, err)
 		}
 	}
@@ -112,7 +123,7 @@ func TestSLCAN(t *testing.T) {
 	if err := c.Restore(fresh); err != nil {
 		t.Error(err)
 	}
-	want = with(fresh, func(c *Controller) { c.Timing.Bitrate = 500_000 })
+	want = with(fresh, func(c *Device) { c.Timing.Bitrate = 500_000 })
 	if diff := cmp.Diff(settled(want), settled(readController(t, c, fresh.Index))); diff != "" {
 		t.Errorf("restored (- want, + got)\n%s", diff)
 	}
@@ -134,10 +145,10 @@ func TestSLCAN(t *testing.T) {
 			t.Errorf("%s, unplugged: %v", what, err)
 		}
 	}
-	if _, err := c.Controller(up.Index); !errors.Is(err, ErrNotFound) {
+	if _, err := c.Get(up.Index); !errors.Is(err, canlink.ErrNotFound) {
 		t.Errorf("read, unplugged: %v", err)
 	}
-	if _, _, err := c.SetUpController(fresh, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) {
+	if _, _, err := c.SetUp(fresh, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("set up, unplugged: %v", err)
 	}
 }
@@ -158,19 +169,19 @@ func TestSLCANLeftover(t *testing.T) {
 		{}, {Bitrate: 300_000}, {Bitrate: 500_000, OneShot: true}, {Bitrate: 500_000, FD: true, DataBitrate: 1_000_000},
 		{Bitrate: 500_000, SetTermination: true, Termination: 120},
 	} {
-		_, _, err := c.SetUpController(before, s, 1000)
+		_, _, err := c.SetUp(before, s, 1000)
 		if err == nil || errors.As(err, new(unix.Errno)) {
 			t.Errorf("%+v: %v, want our own words", s, err)
 		}
 	}
 	// The check cannot know what an old kernel does not tell; then the kernel says it, after it has set the bit rate.
-	blind := with(before, func(c *Controller) { c.KnowsSupported, c.Bitrates = false, nil })
+	blind := with(before, func(c *Device) { c.KnowsSupported, c.Bitrates = false, nil })
 	for what, s := range map[string]Settings{
 		"mode": {Bitrate: 500_000, OneShot: true}, "bit rate": {Bitrate: 300_000},
 		"termination": {Bitrate: 500_000, SetTermination: true, Termination: 120},
 	} {
 		blind.Terminations = []uint16{120}
-		_, _, err := c.SetUpController(blind, s, 1000)
+		_, _, err := c.SetUp(blind, s, 1000)
 		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -182,7 +193,7 @@ func TestSLCANLeftover(t *testing.T) {
 		t.Errorf("the adapter was told %q", commands)
 	}
 
-	up, warnings, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 0)
+	up, warnings, err := c.SetUp(before, Settings{Bitrate: 500_000}, 0)
 	if err != nil || len(warnings) != 0 || up.Modes != 0 || up.Queue != 55 {
 		t.Errorf("%v, queue %d, %q, %v", up.Modes, up.Queue, warnings, err)
 	}
@@ -214,19 +225,24 @@ func TestSLCANUnknownBitrate(t *testing.T) {
 
 func TestControllerOfOtherKind(t *testing.T) {
 	cantest.Require(t)
-	c := dialAt(t, cantest.NewNetns(t))
-	if err := c.AddVcan("vcan0", 5000, FDMTU, ""); err != nil {
+	conn, err := rtnl.DialAt(cantest.NewNetns(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	c := On(conn)
+	if err := canlink.On(conn).AddVcan("vcan0", 5000, canlink.FDMTU, ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"lo", "vcan0"} {
-		if _, err := c.Controller(get(t, c, name).Index); !errors.Is(err, ErrNotController) {
+		if _, err := c.Get(get(t, c, name).Index); !errors.Is(err, ErrNotController) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := c.Controller(4711); !errors.Is(err, ErrNotFound) {
+	if _, err := c.Get(4711); !errors.Is(err, canlink.ErrNotFound) {
 		t.Errorf("none: %v", err)
 	}
-	if _, _, err := c.SetUpController(Controller{Link: get(t, c, "vcan0")}, Settings{Bitrate: 500_000}, 0); !errors.Is(err, unix.EBUSY) {
+	if _, _, err := c.SetUp(Device{Link: get(t, c, "vcan0")}, Settings{Bitrate: 500_000}, 0); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("vcan, which is up: %v", err)
 	}
 }
@@ -257,13 +273,13 @@ func TestSLCANEmptyQueue(t *testing.T) {
 	_, _ = newSLCAN(t, c)
 	run(t, "ip", "link", "set", "slot0", "txqueuelen", "0")
 	before := readController(t, c, get(t, c, "slot0").Index)
-	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1<<32-1); err == nil {
+	if _, _, err := c.SetUp(before, Settings{Bitrate: 500_000}, 1<<32-1); err == nil {
 		t.Error("a queue of 4294967295 frames is no error")
 	}
 	if now := readController(t, c, before.Index); now.Queue != 0 || now.Up {
 		t.Errorf("after a failure: queue %d, up %t", now.Queue, now.Up)
 	}
-	if up, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); err != nil || up.Queue != 1000 {
+	if up, _, err := c.SetUp(before, Settings{Bitrate: 500_000}, 1000); err != nil || up.Queue != 1000 {
 		t.Errorf("queue %d, %v", up.Queue, err)
 	}
 	if out, err := exec.Command("tc", "qdisc", "show", "dev", "slot0").Output(); err != nil || !strings.Contains(string(out), "pfifo_fast") {
@@ -277,11 +293,11 @@ func TestSLCANRenamed(t *testing.T) {
 	c := dialHere(t)
 	_, before := newSLCAN(t, c)
 	run(t, "ip", "link", "set", "slot0", "name", "slot9")
-	if _, _, err := c.SetUpController(before, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "slot9") {
+	if _, _, err := c.SetUp(before, Settings{Bitrate: 500_000}, 1000); !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "slot9") {
 		t.Errorf("%v, want ENODEV, and slot9", err)
 	}
 	now := readController(t, c, before.Index)
-	if want := with(before, func(c *Controller) { c.Name, c.Timing.Bitrate = "slot9", 500_000 }); !cmp.Equal(settled(want), settled(now)) {
+	if want := with(before, func(c *Device) { c.Name, c.Timing.Bitrate = "slot9", 500_000 }); !cmp.Equal(settled(want), settled(now)) {
 		t.Errorf("(- want, + got)\n%s", cmp.Diff(settled(want), settled(now)))
 	}
 }
@@ -308,7 +324,7 @@ func TestSLCANSignal(t *testing.T) {
 				}
 			}
 		}()
-		_, _, err := c.SetUpController(fresh, Settings{Bitrate: 500000}, 10)
+		_, _, err := c.SetUp(fresh, Settings{Bitrate: 500000}, 10)
 		close(stop)
 		<-stopped
 		if err != nil {
