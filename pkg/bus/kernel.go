@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -57,7 +56,7 @@ type container interface {
 
 // realKernel is the kernel.
 type realKernel struct {
-	conn  *rtnl.Conn
+	conn  rtnl.Conn
 	links *canlink.Conn
 	tc    *cantc.Conn
 	gw    *cangw.Conn
@@ -86,7 +85,7 @@ func (k *realKernel) SetAlias(index int, alias string) error {
 }
 
 func (k *realKernel) AddVcan(name string, index int, alias string) error {
-	return explainKind(canlink.Vcan, k.links.AddVcan(name, index, canlink.FDMTU, alias))
+	return explain(k.links.AddVcan(name, index, canlink.FDMTU, alias))
 }
 
 func (k *realKernel) Controller(index int) (canlink.Controller, error) {
@@ -108,7 +107,7 @@ func (k *realKernel) SetTxQueue(index, frames int) error {
 
 func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {
 	end, err := k.links.AddPair(p)
-	return end, explainKind(canlink.Vxcan, err)
+	return end, explain(err)
 }
 
 func (k *realKernel) AllLinks() ([]canlink.Link, error) {
@@ -136,7 +135,7 @@ func (k *realKernel) DeleteRules(rules ...cangw.Rule) error { return explain(k.g
 // AddRules loads can-gw when the kernel answers that it is missing: it does not do that by itself.
 func (k *realKernel) AddRules(rules ...cangw.Rule) error {
 	err := k.gw.Add(rules...)
-	if errors.Is(err, cangw.ErrNoModule) {
+	if isMissing(cangw.Module, err) {
 		if err := loadGateway(); err != nil {
 			return err
 		}
@@ -150,14 +149,14 @@ func onlyErr(_ canlink.Link, err error) error { return err }
 // Probe tells whether the kernel can make what a bus is made of, without making it.
 func (k *realKernel) Probe() error {
 	err := k.gw.Probe()
-	if errors.Is(err, cangw.ErrPermission) { // all else would be refused for the same reason
+	if errors.Is(err, rtnl.ErrPermission) { // all else would be refused for the same reason
 		return explain(err)
 	}
 	var errs []error
 	for _, kind := range []string{canlink.Vcan, canlink.Vxcan} {
-		errs = append(errs, explainKind(kind, k.links.Probe(kind)))
+		errs = append(errs, explain(k.links.Probe(kind)))
 	}
-	if errors.Is(err, cangw.ErrNoModule) {
+	if isMissing(cangw.Module, err) {
 		if err = loadGateway(); err == nil {
 			err = k.gw.Probe()
 		}
@@ -169,7 +168,7 @@ func (k *realKernel) Probe() error {
 func (k *realKernel) In(netns ns.NetNS) (container, error) {
 	dial := rtnl.Dial
 	if netns != nil {
-		dial = func() (*rtnl.Conn, error) { return rtnl.DialAt(netns) }
+		dial = func() (rtnl.Conn, error) { return rtnl.DialAt(netns) }
 	}
 	conn, err := dial()
 	if err != nil {
@@ -179,7 +178,7 @@ func (k *realKernel) In(netns ns.NetNS) (container, error) {
 }
 
 type realContainer struct {
-	conn  *rtnl.Conn
+	conn  rtnl.Conn
 	links *canlink.Conn
 }
 
@@ -223,24 +222,21 @@ func loadGateway() error {
 	return nil
 }
 
-func explainKind(kind string, err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: module %s (CONFIG_CAN_%s) is missing: %v", ErrNoKernelSupport, kind, strings.ToUpper(kind), err)
-	}
-	return explain(err)
+// isMissing reports whether an error is the lack of a kernel module.
+func isMissing(module string, err error) bool {
+	var missing *rtnl.NoModuleError
+	return errors.As(err, &missing) && missing.Module == module
 }
 
 // explain names the reason of a refusal that is the caller's circumstances, not the request.
 func explain(err error) error {
-	var missing *cantc.NoModuleError
+	var missing *rtnl.NoModuleError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &missing):
-		return fmt.Errorf("%w: module %s (CONFIG_NET_%s) is missing", ErrNoKernelSupport, missing.Module, strings.ToUpper(missing.Module))
-	case errors.Is(err, cangw.ErrNoModule):
-		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
-	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: module %s (%s) is missing", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module))
+	case errors.Is(err, rtnl.ErrPermission):
 		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	case errors.Is(err, rtnl.ErrInterrupted):
 		return fmt.Errorf("the kernel is %w: %w", ErrNotReady, err)

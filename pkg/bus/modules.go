@@ -3,6 +3,7 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -38,18 +39,28 @@ var Modules = [...]Module{
 	{"act_police", "CONFIG_NET_ACT_POLICE", tryFilter(cantc.Limit(1, 1))},
 }
 
+// kernelConfig is the configuration of the kernel that makes a module.
+func kernelConfig(module string) string {
+	for _, m := range Modules {
+		if m.Name == module {
+			return m.Config
+		}
+	}
+	return "CONFIG_NET_" + strings.ToUpper(module)
+}
+
 // Try uses the module, which the kernel loads if need be, and leaves nothing but that. It fails with an ErrNoKernelSupport
 // if the kernel lacks it, or with ErrPermission.
 func (m Module) Try() error {
 	err := m.try()
-	var other *cantc.NoModuleError
+	var other *rtnl.NoModuleError
 	if errors.As(err, &other) && other.Module != m.Name {
 		if other.Module == qdiscModule { // no filter can be tried without it
 			return fmt.Errorf("it needs module %s first", other.Module)
 		}
 		return nil // the kernel was asked for each action alone
 	}
-	return explainKind(m.Name, err)
+	return explain(err)
 }
 
 func tryLinks(add func(*canlink.Conn) error) error {
@@ -71,7 +82,7 @@ func tryGateway() error {
 	}
 	gw := cangw.On(conn)
 	err = gw.Probe()
-	if errors.Is(err, cangw.ErrNoModule) {
+	if isMissing(cangw.Module, err) {
 		if err = loadGateway(); err == nil {
 			err = gw.Probe()
 		}
