@@ -23,30 +23,46 @@ func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 // Add adds the rules. The gateway makes a second job of a rule that is there already: the caller must know that it is not.
 // Where one fails the others are added all the same. Without the gateway it fails with a rtnl.NoModuleError.
 func (c *Conn) Add(rules ...Rule) error {
-	return c.change(unix.RTM_NEWROUTE, "add", rules)
+	return c.change(unix.RTM_NEWROUTE, "add", jobs(rules))
 }
 
-// Delete deletes the first job of each rule. A rule without a job is no error.
-func (c *Conn) Delete(rules ...Rule) error {
-	for _, r := range rules {
-		if r.Src == 0 || r.Dst == 0 { // both 0 means every job of the netns, other people's too
-			return fmt.Errorf("delete rule %d -> %d: ifindex 0", r.Src, r.Dst)
+// Delete deletes the first job of each rule. A rule without a job is no error. Jobs with modifications stay.
+func (c *Conn) Delete(rules ...Rule) error { return c.DeleteJobs(jobs(rules)...) }
+
+// DeleteJobs deletes jobs that List returned, also such with modifications, and no others. Of jobs that are the same in
+// everything but the counters it deletes the first. A job that is gone is no error.
+func (c *Conn) DeleteJobs(jobs ...Job) error {
+	for _, j := range jobs {
+		if j.Src == 0 || j.Dst == 0 { // both 0 means every job of the netns, those of other programs too
+			return fmt.Errorf("delete rule %d -> %d: ifindex 0", j.Src, j.Dst)
+		}
+		if !j.Plain && j.Raw == "" {
+			return fmt.Errorf("delete rule %d -> %d: its modifications are not known", j.Src, j.Dst)
 		}
 	}
-	return c.change(unix.RTM_DELROUTE, "delete", rules)
+	return c.change(unix.RTM_DELROUTE, "delete", jobs)
 }
 
-func (c *Conn) change(kind int, verb string, rules []Rule) error {
-	request := func(r Rule) *nl.NetlinkRequest {
+// jobs are the plain jobs of rules.
+func jobs(rules []Rule) []Job {
+	jobs := make([]Job, len(rules))
+	for i, r := range rules {
+		jobs[i] = Job{Rule: r, Plain: true}
+	}
+	return jobs
+}
+
+func (c *Conn) change(kind int, verb string, jobs []Job) error {
+	request := func(j Job) *nl.NetlinkRequest {
 		request := nl.NewNetlinkRequest(kind, 0)
-		request.AddRawData(r.marshal())
+		request.AddRawData(j.marshal())
 		return request
 	}
-	return rtnl.Each(c.conn, rules, request, func(r Rule, reply rtnl.Reply) error {
+	return rtnl.Each(c.conn, jobs, request, func(j Job, reply rtnl.Reply) error {
 		if reply.Err == nil || kind == unix.RTM_DELROUTE && errors.Is(reply.Err, unix.EINVAL) { // EINVAL: there is none
 			return nil
 		}
-		return fmt.Errorf("%s rule %d -> %d: %w", verb, r.Src, r.Dst, explain(reply.Err))
+		return fmt.Errorf("%s rule %d -> %d: %w", verb, j.Src, j.Dst, explain(reply.Err))
 	})
 }
 
@@ -100,7 +116,7 @@ func collect(jobs *[]Job) func([]byte) error {
 }
 
 func sameRules(a, b []Job) bool {
-	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Plain == y.Plain })
+	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Raw == y.Raw })
 }
 
 // explain returns the error of a request: EOPNOTSUPP is the answer of a kernel without the gateway.
