@@ -42,10 +42,10 @@ func (c *Conn) Get(hooks ...Hook) ([]Installed, error) {
 	return filters, nil
 }
 
-// isAbsent tells whether an error says that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
-// the priority.
+// isAbsent reports whether an error means that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
+// the priority, or a qdisc whose filters are those of a shared block, of which none is a device's (EOPNOTSUPP).
 func isAbsent(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // OtherQdiscError is an ingress qdisc of another program, which has no egress: a device has that or a clsact qdisc.
@@ -58,21 +58,73 @@ func (e *OtherQdiscError) Error() string {
 	return fmt.Sprintf("device with index %d has a qdisc %s", e.Dev, e.Kind)
 }
 
+// OtherFilterError is a filter of another program at a hook where Set needs its own: all filters of a priority are of one kind
+// and one protocol. This ends it: tc filter del dev DEV DIR pref PRIO
+type OtherFilterError struct {
+	Hook
+	Kind     string // "matchall", "bpf"
+	Protocol uint16 // ETH_P_* of linux/if_ether.h
+}
+
+func (e *OtherFilterError) Error() string {
+	return fmt.Sprintf("device with index %d has %s filters of kind %s and protocol %#04x at pref %d", e.Dev, e.Dir, e.Kind, e.Protocol, e.Prio)
+}
+
+// SharedBlockError is a clsact qdisc whose filters of one direction are those of a block, which other devices may share. It
+// takes no filters of its own. This ends it: tc qdisc del dev DEV clsact
+type SharedBlockError struct {
+	Dev   int // ifindex
+	Dir   Direction
+	Block uint32
+}
+
+func (e *SharedBlockError) Error() string {
+	return fmt.Sprintf("device with index %d has the %s filters of the shared block %d", e.Dev, e.Dir, e.Block)
+}
+
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and with an OtherQdiscError.
+// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and where other programs
+// prevent it with an OtherQdiscError, an OtherFilterError or a SharedBlockError. Filters that do not fail are made.
 func (c *Conn) Set(filters ...Filter) error {
 	if err := c.addQdiscs(filters); err != nil {
 		return err
 	}
 	return rtnl.Each(c.conn, filters, Filter.setRequest, func(f Filter, r rtnl.Reply) error {
-		switch {
-		case r.Err == nil:
+		if r.Err == nil {
 			return nil
-		case errors.Is(r.Err, unix.ENOENT):
-			return &rtnl.NoModuleError{Module: c.missing(f)}
 		}
-		return fmt.Errorf("set %s filter of device with index %d: %w", f.Dir, f.Dev, r.Err)
+		return fmt.Errorf("set %s filter of device with index %d: %w", f.Dir, f.Dev, c.explain(f, r.Err))
 	})
+}
+
+// explain finds out why the kernel refuses a filter.
+func (c *Conn) explain(f Filter, refused error) error {
+	switch {
+	case errors.Is(refused, unix.ENOENT):
+		return &rtnl.NoModuleError{Module: c.missing(f)}
+	case errors.Is(refused, unix.EOPNOTSUPP):
+		if q, err := c.qdisc(f.Dev); err == nil && q.blocks[f.Dir] != 0 {
+			return &SharedBlockError{f.Dev, f.Dir, q.blocks[f.Dir]}
+		}
+	case errors.Is(refused, unix.EINVAL):
+		if other := c.otherFilter(f.Hook); other != nil {
+			return other
+		}
+	}
+	return refused
+}
+
+// otherFilter looks for a filter of another kind or protocol at a hook, and returns nil if it finds none.
+func (c *Conn) otherFilter(hook Hook) (other *OtherFilterError) {
+	// The kernel lists each kind and protocol before its filters. An error comes later than that, or is an answer too.
+	_, _ = c.conn.Dump(hook.listRequest(), func(data []byte) error {
+		if found, chain, err := unmarshalOther(data); err == nil && chain == 0 && (found.Kind != bpf || found.Protocol != unix.ETH_P_ALL) {
+			found.Hook = hook
+			other = &found
+		}
+		return nil
+	})
+	return other
 }
 
 // addQdiscs makes the qdiscs that filters need.
@@ -101,20 +153,28 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 	})
 }
 
-// checkQdisc tells whether the qdisc that a device has is clsact.
+// checkQdisc returns an OtherQdiscError if the qdisc of a device is not clsact.
 func (c *Conn) checkQdisc(dev int) error {
-	// Older kernels answer only a request that wants an echo.
-	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
+	q, err := c.qdisc(dev)
 	if err != nil {
-		return err
-	}
-	if err := replies[0].Err; err != nil {
 		return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
 	}
-	if kind, err := unmarshalQdisc(replies[0].Data); err != nil || kind != clsact {
-		return errors.Join(err, &OtherQdiscError{dev, kind})
+	if q.kind != clsact {
+		return &OtherQdiscError{dev, q.kind}
 	}
 	return nil
+}
+
+func (c *Conn) qdisc(dev int) (qdisc, error) {
+	// Older kernels answer only a request that wants an echo.
+	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
+	if err == nil {
+		err = replies[0].Err
+	}
+	if err != nil {
+		return qdisc{}, err
+	}
+	return unmarshalQdisc(replies[0].Data)
 }
 
 // missing names the module that the kernel lacks for a filter: of actions, it can be asked for each by one without options,
@@ -145,9 +205,14 @@ func Probe(actions ...Action) error {
 	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
 }
 
-// Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use.
+// Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use, and so
+// do filters of other kinds than those of Set.
 func (c *Conn) Delete(hooks ...Hook) error {
-	request := func(h Hook) *nl.NetlinkRequest { return h.request(unix.RTM_DELTFILTER, 0) }
+	request := func(h Hook) *nl.NetlinkRequest {
+		r := h.request(unix.RTM_DELTFILTER, 0)
+		r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(bpf)))
+		return r
+	}
 	return rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
 		if r.Err == nil || isAbsent(r.Err) {
 			return nil

@@ -106,8 +106,11 @@ const (
 	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
 	handle       = 1          // of the one filter of a hook
 
-	tcaKind    = 1 // TCA_KIND
-	tcaOptions = 2 // TCA_OPTIONS
+	tcaKind         = 1  // TCA_KIND
+	tcaOptions      = 2  // TCA_OPTIONS
+	tcaChain        = 11 // TCA_CHAIN
+	tcaIngressBlock = 13 // TCA_INGRESS_BLOCK
+	tcaEgressBlock  = 14 // TCA_EGRESS_BLOCK
 
 	bpf          = "bpf"
 	tcaBPFAct    = 1 // TCA_BPF_ACT
@@ -157,18 +160,55 @@ func qdiscRequest(kind, flags, dev int) *nl.NetlinkRequest {
 	return tcRequest(kind, flags, dev, clsactHandle, clsactParent, 0)
 }
 
-// unmarshalQdisc reads the kind of a qdisc.
-func unmarshalQdisc(b []byte) (kind string, err error) {
+// qdisc is what is read of a qdisc.
+type qdisc struct {
+	kind   string
+	blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
+}
+
+func unmarshalQdisc(b []byte) (q qdisc, err error) {
 	if len(b) < tcmsgSize {
-		return "", fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
 	}
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
-		if attr == tcaKind {
-			kind = unix.ByteSliceToString(value)
+		switch attr {
+		case tcaKind:
+			q.kind = unix.ByteSliceToString(value)
+		case tcaIngressBlock, tcaEgressBlock:
+			if len(value) != 4 {
+				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
+			}
+			q.blocks[attr-tcaIngressBlock] = binary.NativeEndian.Uint32(value)
 		}
 		return nil
 	})
-	return kind, err
+	return q, err
+}
+
+// listRequest lists the filters of all kinds and protocols at a hook.
+func (h Hook) listRequest() *nl.NetlinkRequest {
+	return tcRequest(unix.RTM_GETTFILTER, 0, h.Dev, 0, hookParent+uint32(h.Dir), uint32(h.Prio)<<16)
+}
+
+// unmarshalOther reads the kind, the protocol and the chain of a filter.
+func unmarshalOther(b []byte) (f OtherFilterError, chain uint32, err error) {
+	if len(b) < tcmsgSize {
+		return f, 0, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+	}
+	f.Protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, uint16(binary.NativeEndian.Uint32(b[16:20]))))
+	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+		switch attr {
+		case tcaKind:
+			f.Kind = unix.ByteSliceToString(value)
+		case tcaChain:
+			if len(value) != 4 {
+				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
+			}
+			chain = binary.NativeEndian.Uint32(value)
+		}
+		return nil
+	})
+	return f, chain, err
 }
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.
