@@ -9,155 +9,184 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// mend applies what diff finds, until there is nothing left: new devices need rules, and a container may die at any
-// moment and take some away. What was damage before is noticed.
-func (b *bus) mend(spec Spec, attaching string) error {
+// mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
+// moment and take some away. It observes again only after it has changed devices, and wants anew what the endpoints that are
+// there by then need. It fails with what only the administrator can repair, unless that is tolerated: plan.ErrNotReady, or nil.
+// It returns the words for what it has repaired.
+func (b *bus) mend(tolerated error, want func() plan.Want) (repaired []string, err error) {
 	const rounds = 5
 	for range rounds {
-		changed, err := b.apply(spec, diff(b.want(spec, attaching), b.view))
+		w := want()
+		all := plan.Diff(w, b.view)
+		if err := plan.Refusal(all, tolerated); err != nil {
+			return repaired, err
+		}
+		done, changed, err := b.apply(w.Hub, all)
+		repaired = append(repaired, done...)
 		if err == nil && !changed {
-			b.warn(spec)
-			return nil
+			return repaired, nil
 		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
-			return err // else another program was faster
+			return repaired, err // else another program was faster
 		}
 		if _, err := b.observe(); err != nil {
-			return err
+			return repaired, err
 		}
 	}
-	return fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, ErrNotReady)
+	return repaired, fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
 }
 
-// apply carries out changes. It tells whether devices were made or removed: then it has left filters and rules for later,
-// when their devices are known.
-func (b *bus) apply(spec Spec, all []difference) (changed bool, err error) {
-	if err := refusal(all); err != nil {
+// apply carries out changes and returns the words for what they repaired. changed reports whether devices were made or
+// removed: then it has left filters and rules for later, when their devices are known.
+func (b *bus) apply(hub config.Hub, all []plan.Difference) (repaired []string, changed bool, err error) {
+	var wiring plan.Wiring
+	for _, d := range all {
+		restarted, err := b.applyDevices(hub, d.Change)
+		if err != nil {
+			return repaired, false, err
+		}
+		changed = changed || d.Change.TouchesDevices()
+		wiring.Add(d.Change.Wiring)
+		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() {
+			repaired = append(repaired, d.What)
+		}
+	}
+	if changed {
+		return repaired, true, nil
+	}
+	if err := b.applyWiring(wiring); err != nil {
+		return repaired, false, err
+	}
+	for _, d := range all {
+		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring {
+			repaired = append(repaired, d.What)
+		}
+	}
+	return repaired, false, nil
+}
+
+func (b *bus) applyWiring(w plan.Wiring) error {
+	hub := b.view.Link(b.name).Index
+	unfiltered := !slices.ContainsFunc(plan.Hooks(hub, false), func(h cantc.Hook) bool { _, there := b.view.Filters[h]; return there })
+	if unfiltered && slices.ContainsFunc(w.SetFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
+		b.trail.filtered = hub
+	}
+	if err := b.k.tc.Set(w.SetFilters...); err != nil {
+		return fmt.Errorf("filters of bus %s: %w", b.name, b.explainTC(err))
+	}
+	if err := b.k.gw.DeleteJobs(w.DeleteJobs...); err != nil {
+		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
+	}
+	if err := withGateway(func() error { return b.k.gw.Add(w.AddRules...) }); err != nil {
+		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
+	}
+	if err := b.k.tc.Delete(w.DeleteFilters...); err != nil {
+		return fmt.Errorf("filters of bus %s: %w", b.name, err)
+	}
+	return nil
+}
+
+// explainTC adds the name of the device, and what to do, to what another program has in the way of our filters.
+func (b *bus) explainTC(err error) error {
+	var (
+		qdisc  *cantc.OtherQdiscError
+		filter *cantc.OtherFilterError
+		block  *cantc.SharedBlockError
+	)
+	switch {
+	case errors.As(err, &qdisc):
+		dev := b.view.At(qdisc.Dev).Name
+		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
+			config.ErrInvalid, dev, qdisc.Kind, dev, qdisc.Kind)
+	case errors.As(err, &filter):
+		dev := b.view.At(filter.Dev).Name
+		return fmt.Errorf("%w device: %s has a filter of another program (%s) at %s pref %d, which the bus needs: tc filter del dev %s %s pref %d",
+			config.ErrInvalid, dev, filter.Kind, filter.Dir, filter.Prio, dev, filter.Dir, filter.Prio)
+	case errors.As(err, &block):
+		dev := b.view.At(block.Dev).Name
+		return fmt.Errorf("%w device: the filters of %s are in a block that it shares with other devices, and a bus needs its own: tc qdisc del dev %s clsact",
+			config.ErrInvalid, dev, dev)
+	}
+	return err
+}
+
+// applyDevices makes, removes and sets up devices. restarted reports whether a controller was restarted.
+func (b *bus) applyDevices(hub config.Hub, c plan.Change) (restarted bool, err error) {
+	if err := b.k.links.Delete(c.Remove...); err != nil {
 		return false, err
 	}
-	var now wiring
-	for _, d := range all {
-		if err := b.applyDevices(spec, d.change); err != nil {
-			return false, err
-		}
-		changed = changed || d.change.touchesDevices()
-		now.add(d.change.wiring)
-	}
-	if !changed {
-		if err := b.applyWiring(now); err != nil {
-			return false, err
-		}
-	}
-	for _, d := range all {
-		isWiring := !d.change.wiring.empty()
-		mended := d.change.touchesDevices() || isWiring || len(d.change.up) > 0 ||
-			d.change.controller.setUp || d.change.controller.queue != 0 // a restart tells itself whether it worked
-		if mended && !d.expected && !b.fresh && !(changed && isWiring) {
-			b.repaired = append(b.repaired, d.what)
-		}
-	}
-	return changed, nil
-}
-
-func (w *wiring) add(other wiring) {
-	w.setFilters = append(w.setFilters, other.setFilters...)
-	w.deleteRules = append(w.deleteRules, other.deleteRules...)
-	w.addRules = append(w.addRules, other.addRules...)
-	w.deleteFilters = append(w.deleteFilters, other.deleteFilters...)
-}
-
-func (b *bus) applyWiring(w wiring) error {
-	hub := b.view.link(b.name).Index
-	unmarked := !slices.ContainsFunc(hooks(hub, false), func(h cantc.Hook) bool { _, there := b.view.filters[h]; return there })
-	if unmarked && slices.ContainsFunc(w.setFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
-		b.marked = hub
-	}
-	var other *cantc.OtherQdiscError
-	if err := b.k.SetFilters(w.setFilters...); errors.As(err, &other) {
-		dev := b.view.at(other.Dev).Name
-		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
-			ErrInvalid, dev, other.Kind, dev, other.Kind)
-	} else if err != nil {
-		return fmt.Errorf("filters of bus %s: %w", b.name, err)
-	}
-	if err := b.k.DeleteRules(w.deleteRules...); err != nil {
-		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
-	}
-	if err := b.k.AddRules(w.addRules...); err != nil {
-		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
-	}
-	if err := b.k.DeleteFilters(w.deleteFilters...); err != nil {
-		return fmt.Errorf("filters of bus %s: %w", b.name, err)
-	}
-	return nil
-}
-
-func (b *bus) applyDevices(spec Spec, c change) error {
-	if err := b.k.Delete(c.remove...); err != nil {
-		return err
-	}
-	if c.addHub != "" {
-		alias := hubAlias
-		if spec.Transient {
-			alias = transientAlias
-		}
+	now := b.view.Link(b.name)
+	switch {
+	case c.AddHub != "":
 		index := b.drawIndex()
-		if err := b.k.AddVcan(c.addHub, index, alias); err != nil {
-			b.notMade(err, index)
-			return err
+		if err := b.k.links.AddVcan(c.AddHub, index, canlink.FDMTU, c.HubAlias); err != nil {
+			b.trail.notMade(err, index)
+			return false, err
+		}
+	case c.HubAlias != "":
+		if err := b.k.links.SetAlias(now.Index, c.HubAlias); err != nil {
+			return false, err
+		}
+	case c.HubMTU != 0:
+		if err := b.k.links.SetMTU(now.Index, c.HubMTU); err != nil {
+			return false, err
 		}
 	}
-	if c.addPair != nil {
-		pair := *c.addPair
+	if c.AddPair != nil {
+		pair := *c.AddPair
 		pair.Index, pair.PeerIndex = b.drawIndex(), b.drawIndex()
-		if _, err := b.k.AddPair(pair); err != nil {
-			b.notMade(err, pair.Index, pair.PeerIndex)
-			return err
+		if _, err := b.k.links.AddPair(pair); err != nil {
+			b.trail.notMade(err, pair.Index, pair.PeerIndex)
+			return false, err
 		}
 	}
-	if err := b.applyController(spec, c.controller); err != nil {
-		return err
+	if restarted, err = b.applyController(hub, c.Controller); err != nil {
+		return false, err
 	}
-	for _, index := range c.up {
-		if err := b.k.SetUp(index); err != nil {
-			return fmt.Errorf("device %s: %w", b.view.nameOf(uint32(index)), err)
+	for _, index := range c.Up {
+		if _, err := b.k.links.SetUp(index); err != nil {
+			return restarted, fmt.Errorf("device %s: %w", b.view.At(index).Name, err)
 		}
 	}
-	return nil
+	return restarted, nil
 }
 
-func (b *bus) applyController(spec Spec, c controllerChange) error {
-	now := b.view.controller
-	if before := b.controller; before != nil && before.Index != now.Index { // it has another name since
-		b.controller = nil
-		if err := b.k.RestoreController(*before); err != nil {
-			return err
+func (b *bus) applyController(hub config.Hub, c plan.ControllerChange) (restarted bool, err error) {
+	now := b.view.Controller
+	if before := b.trail.controller; before != nil && before.Index != now.Index { // it has another name since
+		b.trail.controller = nil
+		if err := b.k.controllers.Restore(*before); err != nil {
+			return false, err
 		}
 	}
-	if c.setUp {
-		warnings, err := b.k.SetUpController(now, spec.Controller, c.queue)
+	switch {
+	case c.SetUp:
+		b.trail.controller = &now
+		_, warnings, err := b.k.controllers.SetUp(now, hub.Controller, c.Queue)
 		if err != nil {
-			return err
+			if errors.Is(err, unix.EBUSY) { // another program has just brought it up
+				b.trail.controller = nil
+			}
+			return false, err
 		}
-		b.controller = &now
 		for _, w := range warnings {
 			b.notice("%s", w)
 		}
-		return nil
-	}
-	if c.queue != 0 {
-		return b.k.SetTxQueue(now.Index, c.queue)
-	}
-	if c.restart {
-		if err := b.k.RestartController(now.Index); err != nil { // containers go on hearing each other
+	case c.Queue != 0:
+		return false, b.k.controllers.SetTxQueue(now.Index, c.Queue)
+	case c.Restart:
+		if err := b.k.controllers.Restart(now.Index); err != nil { // containers go on hearing each other
 			b.notice("controller %s is bus-off and cannot be restarted (%v): ip link set %s down and up", now, err, b.name)
-		} else {
-			b.repaired = append(b.repaired, fmt.Sprintf("controller %s is bus-off", now))
+			return false, nil
 		}
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
 
 // drawIndex draws an ifindex for a device to be made, and notes it for undo. It is from a range that no kernel reaches by
@@ -169,54 +198,17 @@ func (b *bus) drawIndex() int {
 	hash.Write([]byte(b.name))
 	start := first + int(hash.Sum32()%parts)*part
 	for {
-		index := start + rand.IntN(2*len(b.view.links)+64)
-		if b.view.at(index).Index == 0 && !slices.Contains(b.made, index) {
-			b.made = append(b.made, index)
+		index := start + rand.IntN(2*len(b.view.Links)+64)
+		if b.view.At(index).Index == 0 && !slices.Contains(b.trail.made, index) {
+			b.trail.made = append(b.trail.made, index)
 			return index
 		}
 	}
 }
 
-// notMade takes indexes back that the kernel has refused: a device that has one of them is not ours.
-func (b *bus) notMade(err error, indexes ...int) {
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
-		b.made = slices.DeleteFunc(b.made, func(i int) bool { return slices.Contains(indexes, i) })
-	}
-}
-
-// undo takes away the devices that this call has made, with their rules, and the filters of a hub that had none, and gives
-// a controller that it has set up its settings back. It has a socket of its own, because that of the call may be what has failed.
-func (b *bus) undo() error {
-	if len(b.made) == 0 && b.controller == nil && b.marked == 0 {
-		return nil
-	}
-	k, err := b.host.connect()
-	if err != nil {
-		return err
-	}
-	err = k.Delete(b.made...)
-	if b.marked != 0 {
-		err = errors.Join(err, k.DeleteFilters(hooks(b.marked, false)...))
-	}
-	if b.controller != nil {
-		err = errors.Join(err, k.RestoreController(*b.controller))
-	}
-	return errors.Join(err, k.Close())
-}
-
-// noticeRepairs tells what a call has repaired, once it has succeeded.
-func (b *bus) noticeRepairs() {
-	for _, what := range b.repaired {
+// noticeRepairs reports what a call has repaired, once it has succeeded.
+func (b *bus) noticeRepairs(repaired []string) {
+	for _, what := range repaired {
 		b.notice("found and repaired: %s", what)
 	}
-}
-
-// refusal is the first difference that only the administrator can repair, or nil.
-func refusal(all []difference) error {
-	for _, d := range all {
-		if d.refusal != nil {
-			return d.refusal
-		}
-	}
-	return nil
 }

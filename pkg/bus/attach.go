@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,12 +11,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Target is where the container end is to be.
-type Target struct {
+// Request is what Attach and Check are about: an attachment, the hub and the endpoint that it asks for, and its place.
+type Request struct {
+	config.Attachment
+	Hub      config.Hub
+	Endpoint config.Endpoint
+	Place    Place
+}
+
+// Place is where a container end is to be.
+type Place struct {
 	NetnsPath string
-	Interface string // its name in the container; "can%d" is the first free one
+	Interface string // its name in the container
+	// Here leaves the container end in the host's netns, down, under the name that the Result has: the runtime moves it into
+	// the container itself.
+	Here bool
 }
 
 // Result is an attachment at work.
@@ -25,153 +37,204 @@ type Result struct {
 	Hub           string
 	HostIf        string // host end
 	ContIf        string // container end
-	HubMTU, IfMTU int
-
-	made   []int // ifindexes of the devices that were made for it, the hub and the backplane too
-	marked int   // see bus
+	HubMTU, IfMTU int    // bytes
 }
 
-// Request is what Attach is to do.
-type Request struct {
-	Spec
-	Attachment
-	Target
+func (r Request) check() error {
+	if err := config.CheckHub(r.Hub.Name); err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	if r.Endpoint.MTU != 0 {
+		if err := config.CheckMTU(r.Endpoint.MTU); err != nil {
+			return err
+		}
+	}
+	if !r.Place.Here {
+		if err := config.CheckName(r.Place.Interface); err != nil {
+			return err
+		}
+	}
+	return errors.Join(plan.CheckPolicy(r.Endpoint.Policy), plan.CheckAlias(r.Hub.Name, r.Attachment, r.Endpoint.Policy))
 }
 
 // Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same
-// netns changes nothing; in another one it is built anew. Whatever fails, everything that this call made is taken away
-// again, hubs and backplanes too. It blocks for the lock of one bus after the other.
-func (h *Host) Attach(ctx context.Context, requests ...Request) (results []Result, retErr error) {
+// netns changes nothing; in another one it is built anew, as is one with Place.Here that has been moved. It blocks for the
+// locks of all its buses and holds them until deliver, if there is one, has handed the results over. Whatever fails, deliver
+// included, everything that this call made is taken away again, hubs and backplanes too.
+func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, requests ...Request) (results []Result, retErr error) {
+	defer func() { retErr = explain(retErr) }()
 	for _, r := range requests {
-		if err := errors.Join(r.Spec.check(), CheckInterface(r.Interface), checkAlias(r.Hub, r.Attachment, r.Policy)); err != nil {
+		if err := r.check(); err != nil {
 			return nil, err
 		}
 	}
-	defer func() {
-		if retErr == nil {
-			return
-		}
-		for i := len(results) - 1; i >= 0; i-- {
-			retErr = errors.Join(retErr, h.takeBack(ctx, requests[i].Attachment, results[i]))
-		}
-		results = nil
-	}()
-	for _, r := range requests {
-		netns, err := openNetns(r.NetnsPath)
+	places := make([]place, len(requests))
+	for i, r := range requests {
+		at, err := openPlace(r)
 		if err != nil {
-			return results, err
+			return nil, err
 		}
-		result, err := h.attachAt(ctx, r.Spec, r.Attachment, place{netns: netns, ifName: r.Interface})
-		if err := errors.Join(err, netns.Close()); err != nil {
-			return results, err
+		defer at.close()
+		places[i] = at
+	}
+	buses, err := h.openAll(ctx, requests)
+	defer func() {
+		for _, b := range buses {
+			if retErr != nil {
+				retErr = errors.Join(retErr, b.undo())
+			}
+			retErr = errors.Join(retErr, b.close())
+		}
+		if retErr != nil {
+			results = nil
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range requests {
+		result, err := buses[r.Hub.Name].attachAt(r, places[i])
+		if err != nil {
+			return nil, err
 		}
 		results = append(results, result)
+	}
+	if deliver != nil {
+		return results, deliver(results)
 	}
 	return results, nil
 }
 
-// AttachHere is Attach for a runtime that moves the container end into the container itself: it is left in the host's
-// netns, down, under the name that the result has as ContIf. Called again before it has been moved, it changes nothing;
-// after that, the attachment is built anew.
-func (h *Host) AttachHere(ctx context.Context, spec Spec, a Attachment) (Result, error) {
-	if err := errors.Join(spec.check(), checkAlias(spec.Hub, a, spec.Policy)); err != nil {
-		return Result{}, err
+// openAll opens the buses of requests, in the order of their names: two calls that need the same ones never wait for each
+// other. It returns what it has opened also with an error.
+func (h *Host) openAll(ctx context.Context, requests []Request) (map[string]*bus, error) {
+	var names []string
+	for _, r := range requests {
+		names = append(names, r.Hub.Name)
 	}
-	return h.attachAt(ctx, spec, a, place{ifName: containerPrefix + hostIfName(a)[2:]})
+	slices.Sort(names)
+	buses := make(map[string]*bus)
+	for _, name := range slices.Compact(names) {
+		b, err := h.open(ctx, name)
+		if err != nil {
+			return buses, err
+		}
+		buses[name] = b
+		if b.broken != nil {
+			return buses, b.broken
+		}
+	}
+	return buses, nil
 }
 
-// place is where a container end is, or is to be.
+// place is a Place that is open.
 type place struct {
-	netns  ns.NetNS // nil is the host's, see AttachHere
-	ifName string   // wanted, or with %d
-	container
+	netns  ns.NetNS // nil is the host's
+	ifName string   // wanted
+	k      *kernel  // nil until it is connected
+}
+
+func openPlace(r Request) (at place, err error) {
+	if r.Place.Here {
+		return place{ifName: r.ContIf()}, nil
+	}
+	at.ifName = r.Place.Interface
+	at.netns, err = openNetns(r.Place.NetnsPath)
+	return at, err
+}
+
+func (p place) close() {
+	if p.netns != nil {
+		p.netns.Close()
+	}
 }
 
 func (p place) here() bool { return p.netns == nil }
 
-func (p place) path() string {
+func (p place) words() string {
 	if p.here() {
 		return "the host's network namespace"
 	}
 	return p.netns.Path()
 }
 
-// attachAt is Attach for a place that is valid but not connected yet.
-func (h *Host) attachAt(ctx context.Context, spec Spec, a Attachment, at place) (_ Result, retErr error) {
-	b, err := h.open(ctx, spec.Hub)
+// attachAt makes the endpoint of an attachment and mends the bus.
+func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
+	var err error
+	if at.k, err = b.host.connect(at.netns); err != nil {
+		return Result{}, err
+	}
+	defer func() { retErr = errors.Join(retErr, at.k.close()) }()
+	hostIf := r.HostIf()
+	want := func() plan.Want {
+		w := plan.NewWant(r.Hub, b.endpoints, hostIf)
+		w.MTU = r.Endpoint.MTU
+		return w
+	}
+	isFresh := len(b.record.endpoints) == 0 && !b.onDisk
+	corrections, err := b.observe()
 	if err != nil {
 		return Result{}, err
 	}
-	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	before, onDisk := b.record, b.onDisk
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, b.undo(), b.restore(before, onDisk))
-		}
-	}()
-	if at.container, err = b.k.In(at.netns); err != nil {
+	isFresh = isFresh && len(b.endpoints) == 0 // this call starts the bus: what it lacks is no damage
+	w := want()
+	if err := plan.Refusal(plan.Diff(w, b.view), nil); err != nil { // before anything is changed
 		return Result{}, err
 	}
-	defer at.container.Close()
-	return b.attach(spec, a, at)
-}
-
-// attach makes the endpoint of an attachment and mends the bus.
-func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
-	hostIf := hostIfName(a)
-	corrected, err := b.observeToMend(spec, hostIf)
+	for _, c := range corrections {
+		b.notice("%s", c)
+	}
+	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
+	host, err := b.inPlace(r, at, mtu)
 	if err != nil {
 		return Result{}, err
 	}
-	mtu := spec.mtu(b.view.link(b.name))
-	host, err := b.inPlace(spec, a, at, mtu)
-	if err != nil {
-		return Result{}, err
-	}
-	if old := b.view.link(hostIf); host.Index == 0 && old.Index != 0 {
+	if host.Index == 0 && b.view.Link(hostIf).Index != 0 {
 		if err := b.deleteEndpoint(hostIf); err != nil {
 			return Result{}, err
 		}
-		b.notice("deleted an earlier pair %s of %s", hostIf, a)
+		b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
 		if _, err := b.observe(); err != nil {
 			return Result{}, err
 		}
 	}
-	remembered := b.remember(spec)
-	r := recorded{a, spec.Policy, spec.Name}
-	if b.put(r) || remembered || corrected || !b.known {
+	e := plan.Endpoint{Record: plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}, Host: host}
+	if b.put(e.Record) || len(corrections) > 0 || !b.onDisk {
 		if err := b.save(); err != nil {
 			return Result{}, err
 		}
 	}
-	if host.Index == 0 {
-		if host, err = b.addPair(spec, a, mtu, at); err != nil {
-			return Result{}, err
-		}
-		b.view.links = append(b.view.links, host)
+	if host.Index != 0 {
+		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
+		b.endpoints = append(b.endpoints, e)
 	}
-	b.endpoints = slices.DeleteFunc(b.endpoints, func(e endpoint) bool { return e.host.Name == hostIf })
-	b.endpoints = append(b.endpoints, endpoint{recorded: r, host: host})
-	if err := b.mend(spec, hostIf); err != nil {
+	repaired, err := b.mend(nil, want)
+	if err != nil {
 		return Result{}, err
 	}
-	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.link(b.name).MTU, IfMTU: mtu, made: b.made, marked: b.marked}
-	if !at.here() {
-		end, err := at.SetUp(host.PeerIndex) // last, so that what goes up is whole
-		if err != nil {
+	if host.Index == 0 {
+		if e.Host, err = b.addPair(r, mtu, at); err != nil {
 			return Result{}, err
 		}
-		res.ContIf = end.Name
+		b.view.Links = append(b.view.Links, e.Host)
+		b.endpoints = append(b.endpoints, e)
+		if err := b.applyWiring(want().Wire(b.view, e)); err != nil {
+			return Result{}, err
+		}
+	}
+	b.warn(r.Hub)
+	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu}
+	if !at.here() {
+		if _, err := at.k.links.SetUp(e.Host.PeerIndex); err != nil { // last, so that what goes up is whole
+			return Result{}, err
+		}
 		if err := b.awaitActive(hostIf); err != nil {
 			return Result{}, err
 		}
 	}
-	if hub := b.view.link(b.name); hub.Alias == transientAlias && !spec.Transient {
-		if err := b.k.SetAlias(hub.Index, hubAlias); err != nil { // it stays now
-			return Result{}, err
-		}
+	if !isFresh {
+		b.noticeRepairs(repaired)
 	}
-	b.noticeRepairs()
 	return res, nil
 }
 
@@ -179,8 +242,8 @@ func (b *bus) attach(spec Spec, a Attachment, at place) (Result, error) {
 // start. On a busy host that takes a while; nothing depends on it that would be worth a failure.
 func (b *bus) awaitActive(hostIf string) error {
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
-		links, err := b.k.Links(hostIf)
-		if err != nil || links[0].Active || links[0].Index == 0 {
+		link, err := b.k.link(hostIf)
+		if err != nil || link.Active || link.Index == 0 {
 			return err
 		}
 		time.Sleep(wait)
@@ -188,109 +251,60 @@ func (b *bus) awaitActive(hostIf string) error {
 	return nil
 }
 
-// observeToMend observes the bus, and fails if that shows what no ADD can put right. It tells whether the record has
-// been corrected.
-func (b *bus) observeToMend(spec Spec, attaching string) (corrected bool, err error) {
-	corrections, err := b.observe()
-	if err != nil {
-		return false, err
-	}
-	if err := refusal(diff(b.want(spec, attaching), b.view)); err != nil {
-		return false, err
-	}
-	for _, c := range corrections {
-		b.notice("%s", c)
-	}
-	b.fresh = !b.known && len(b.record.Endpoints) == 0
-	return len(corrections) > 0, nil
-}
-
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
-func (b *bus) inPlace(spec Spec, a Attachment, at place, mtu int) (canlink.Link, error) {
-	hostIf := hostIfName(a)
-	host := b.view.link(hostIf)
+func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
+	hostIf := r.HostIf()
+	host := b.view.Link(hostIf)
 	if host.Kind != canlink.Vxcan || host.PeerElsewhere == at.here() || at.here() && host.Used {
 		return canlink.Link{}, nil
 	}
-	end, err := at.LinkAt(host.PeerIndex)
-	if err != nil || !isPair(host, end) {
+	end, err := at.k.linkAt(host.PeerIndex)
+	if err != nil || !plan.IsPair(host, end) {
 		return canlink.Link{}, err
 	}
-	hub, said, ok := parseAlias(host.Alias)
-	if ok && hub != b.name {
+	said, ok := plan.ParseAlias(host.Alias)
+	if ok && said.Hub != b.name {
 		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; remove the container first, or give each entry an interface name of its own",
-			ErrInvalid, at.ifName, end.Name, hub)
+			config.ErrInvalid, at.ifName, end.Name, said.Hub)
 	}
-	if said.policy != (spec.Policy != Policy{}) { // the alias is made with the device only
+	if said.Policy != (r.Endpoint.Policy != config.Policy{}) { // the alias is made with the device only
 		return canlink.Link{}, nil
 	}
-	for _, d := range diffEndpoint(hostIf, host, end, at, mtu, func(name string) bool { return matches(name, at.ifName) }) {
-		if d.rebuild {
+	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words()}
+	for _, d := range plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName }) {
+		if d.Rebuild {
 			return canlink.Link{}, nil
 		}
 	}
 	return host, nil
 }
 
-// put records an endpoint, and tells whether it was not recorded like that.
-func (b *bus) put(r recorded) (changed bool) {
-	i := slices.IndexFunc(b.record.Endpoints, func(old recorded) bool { return old.Attachment == r.Attachment })
+// put records an endpoint, and reports whether it was not recorded like that.
+func (b *bus) put(r plan.Record) (changed bool) {
+	i := slices.IndexFunc(b.record.endpoints, func(old plan.Record) bool { return old.Attachment == r.Attachment })
 	switch {
 	case i < 0:
-		b.record.Endpoints = append(b.record.Endpoints, r)
-	case b.record.Endpoints[i] != r:
-		b.record.Endpoints[i] = r
+		b.record.endpoints = append(b.record.endpoints, r)
+	case b.record.endpoints[i] != r:
+		b.record.endpoints[i] = r
 	default:
 		return false
 	}
 	return true
 }
 
-// remember records what a controller needs to be healed, and tells whether that is new. A network that leaves it as it is
-// does not make us forget how another one sets it up.
-func (b *bus) remember(spec Spec) (changed bool) {
-	if !spec.Physical {
-		return false
-	}
-	old := b.controllerSpec()
-	hub := Spec{Hub: b.name, Physical: true, Controller: spec.Controller, TxQueue: spec.TxQueue}
-	if hub == old || old.setsUp() && !spec.setsUp() {
-		return false
-	}
-	data, err := json.Marshal(hub)
-	b.record.Controller = data
-	return err == nil
-}
-
-// controllerSpec is what the record says of a controller. One that cannot be read is the zero Spec.
-func (b *bus) controllerSpec() (spec Spec) {
-	if b.record.Controller != nil && json.Unmarshal(b.record.Controller, &spec) != nil {
-		return Spec{}
-	}
-	return spec
-}
-
-// restore puts the record back as it was before a call that failed.
-func (b *bus) restore(before record, onDisk bool) error {
-	switch {
-	case !onDisk:
-		return b.removeFile()
-	case !b.saved:
-		return nil
-	}
-	b.record = before
-	return b.save()
-}
-
 // addPair makes the pair of an attachment, its peer in the container's netns, and returns the host end. A container end
 // that stays here is left down: the runtime that moves it sets it up. An index that is taken is drawn anew.
-func (b *bus) addPair(spec Spec, a Attachment, mtu int, at place) (host canlink.Link, err error) {
-	pair := canlink.Pair{Name: hostIfName(a), PeerName: at.ifName, MTU: mtu, Alias: alias(b.name, a, spec.Policy), PeerNetns: at.netns}
+func (b *bus) addPair(r Request, mtu int, at place) (host canlink.Link, err error) {
+	pair := canlink.Pair{
+		Name: r.HostIf(), PeerName: at.ifName, MTU: mtu, PeerNetns: at.netns,
+		Alias: plan.Alias(b.name, r.Attachment, r.Endpoint.Policy),
+	}
 	const draws = 8
 	for range draws {
 		pair.Index = b.drawIndex()
-		host, err = b.k.AddPair(pair)
-		b.notMade(err, pair.Index)
+		host, err = b.k.links.AddPair(pair)
+		b.trail.notMade(err, pair.Index)
 		if !errors.Is(err, unix.EEXIST) { // a name, or the index
 			return host, err
 		}
@@ -301,45 +315,18 @@ func (b *bus) addPair(spec Spec, a Attachment, mtu int, at place) (host canlink.
 	return host, err
 }
 
-// takeBack undoes an attachment that was made. The hub and the backplane that were made for it stay if others use them
-// now.
-func (h *Host) takeBack(ctx context.Context, a Attachment, r Result) (retErr error) {
-	if len(r.made) == 0 {
-		return nil
-	}
-	b, err := h.open(ctx, r.Hub)
-	if err != nil {
-		return err
-	}
-	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	if _, err := b.observe(); err != nil {
-		return err
-	}
-	if slices.Contains(r.made, b.view.link(r.HostIf).Index) {
-		retErr = b.detach([]string{r.HostIf})
-	}
-	if len(b.record.Endpoints) == 0 {
-		retErr = errors.Join(retErr, b.k.Delete(r.made...))
-		if r.marked != 0 {
-			retErr = errors.Join(retErr, b.k.DeleteFilters(hooks(r.marked, false)...))
-		}
-		retErr = errors.Join(retErr, b.saveOrRemove())
-	}
-	return retErr
-}
-
 // deleteEndpoint deletes an endpoint's pair by the name of its host end. What is not there is no error.
 func (b *bus) deleteEndpoint(hostIf string) error {
-	links, err := b.k.Links(hostIf)
-	if err != nil || links[0].Kind != canlink.Vxcan {
+	link, err := b.k.link(hostIf)
+	if err != nil || link.Kind != canlink.Vxcan {
 		return err
 	}
-	return b.k.Delete(links[0].Index)
+	return b.k.links.Delete(link.Index)
 }
 
-// checkNameFree tells whether a device has the name that a container end is to get.
+// checkNameFree reports whether a device has the name that a container end is to get.
 func checkNameFree(at place) error {
-	taken, err := at.Link(at.ifName)
+	taken, err := at.k.link(at.ifName)
 	switch {
 	case err != nil || taken.Index == 0:
 	case at.here():

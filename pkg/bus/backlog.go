@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"github.com/vxcan/vxcan/pkg/config"
 	"os"
 	"strconv"
 	"strings"
@@ -14,10 +15,10 @@ const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
 const BacklogPerEndpoint = 1000
 
 // warn tells the administrator when a burst could lose frames on this bus, where we change nothing.
-func (b *bus) warn(spec Spec) {
-	if c := b.view.controller; spec.Physical && !spec.setsUp() && c.Index != 0 && c.Queue < DefaultTxQueue {
+func (b *bus) warn(hub config.Hub) {
+	if c := b.view.Controller; hub.Physical && !hub.SetsUp() && c.Index != 0 && c.Queue < config.DefaultTxQueue {
 		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
-			c, c.Queue, b.name, DefaultTxQueue)
+			c, c.Queue, b.name, config.DefaultTxQueue)
 	}
 	b.warnOfBacklog()
 }
@@ -28,8 +29,8 @@ func (b *bus) warnOfBacklog() {
 		return
 	}
 	now, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if need := BacklogPerEndpoint * len(b.record.Endpoints); err == nil && now < need {
+	if need := BacklogPerEndpoint * len(b.record.endpoints); err == nil && now < need {
 		b.notice("net.core.netdev_max_backlog is %d, so that bursts may lose frames on a bus with %d endpoints: set it to %d or more (sysctl)",
-			now, len(b.record.Endpoints), need)
+			now, len(b.record.endpoints), need)
 	}
 }

@@ -1,28 +1,30 @@
-// Package bus puts containers on CAN buses. It is the only place that knows the topology: a hub, a backplane, one vxcan
-// pair an endpoint, and the gateway rules between them. The plugins under plugins/ speak for the runtimes and call
-// nothing below this package; this package knows none of their protocols.
+// Package bus puts containers on CAN buses: it has the verbs. The plugins under plugins/ speak for the runtimes and call
+// nothing that talks to the kernel but this package, which knows none of their protocols.
 //
-// Every verb works the same way. It observes what the kernel has (view.go), derives what the bus must have (want.go),
-// lists the differences (diff.go), and applies them (apply.go) or, as Check does, only reports them. The kernel is the
-// truth; the record on disk remembers what was asked for.
+// Every verb works the same way. It takes the lock of a bus and its record (record.go), observes what the kernel has, has
+// pkg/plan list the differences from what the bus must have, and applies them (apply.go) or, as Check does, only reports
+// them. What a call changes is noted in a trail, and when the call fails, all of that is taken away again (trail.go). The
+// kernel is the truth; the record remembers what was asked for.
 package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -32,88 +34,22 @@ const (
 	DefaultLockTimeout = time.Minute // at boot, all containers of a slow board start at once
 )
 
-// Defaults of a network's configuration, the same for every runtime.
-const (
-	DefaultHub       = "vcan0"
-	DefaultInterface = "can0" // in a container
-)
-
 // LockTimeoutEnv sets Host.LockTimeout.
 const LockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
 
-// Errors that callers tell apart.
+// Errors that callers tell apart, beside config.ErrInvalid and plan.ErrNotReady.
 var (
-	// ErrInvalid is a request that fails however often it is repeated, for a wrong name or MTU.
-	ErrInvalid = errors.New("invalid")
 	// ErrInvalidNetns is a path that is not the network namespace of a container.
 	ErrInvalidNetns = errors.New("invalid network namespace")
-	// ErrNotReady is a hub that is missing or down where only its owner can change that.
-	ErrNotReady = errors.New("not ready")
 	// ErrNoKernelSupport is a kernel without vcan, vxcan or can-gw.
 	ErrNoKernelSupport = errors.New("no kernel support")
 	// ErrPermission is the lack of CAP_NET_ADMIN in the initial user namespace.
 	ErrPermission = errors.New("not permitted")
 	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
-	ErrNameTaken = fmt.Errorf("%w interface", ErrInvalid)
+	ErrNameTaken = fmt.Errorf("%w interface", config.ErrInvalid)
+	// ErrNoBus is a hub that no container was ever put on.
+	ErrNoBus = errors.New("there is no such bus")
 )
-
-// OneLine is the text of an error, of which errors.Join makes several lines.
-func OneLine(err error) string {
-	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-}
-
-// Spec is the bus that a network's configuration asks for.
-type Spec struct {
-	Hub      string `json:"hub"`                // device name
-	Physical bool   `json:"physical,omitempty"` // the hub is a real controller: used, never made
-	MTU      int    `json:"mtu,omitempty"`      // of an endpoint: 16 or 72 bytes; 0 is 16 on a hub of MTU 16, and 72 elsewhere
-	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
-	Controller controller.Settings `json:"controller,omitzero"`
-	TxQueue    int                 `json:"txQueue,omitempty"` // 0 is DefaultTxQueue
-	Policy     Policy              `json:"policy,omitzero"`   // of the endpoint
-	Name       string              `json:"-"`                 // of the container, for people; "" where the runtime does not tell it
-	// Transient tells that the hub was named by a pod, not by the administrator: if it has to be made, it goes with its
-	// last endpoint.
-	Transient bool `json:"-"`
-}
-
-func (s Spec) check() error {
-	if err := CheckHub(s.Hub); err != nil {
-		return fmt.Errorf("hub: %w", err)
-	}
-	if _, err := s.Policy.compile(); err != nil {
-		return err
-	}
-	if s.MTU == 0 {
-		return nil
-	}
-	return CheckMTU(s.MTU)
-}
-
-// setsUp tells whether the hub is a controller that is ours to set up.
-func (s Spec) setsUp() bool { return s.Physical && s.Controller.Bitrate != 0 }
-
-func (s Spec) txQueue() int {
-	if s.TxQueue == 0 {
-		return DefaultTxQueue
-	}
-	return s.TxQueue
-}
-
-// Attachment is what a runtime names when it puts a container on a network.
-type Attachment struct {
-	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker"
-	Network     string `json:"network"`
-	ContainerID string `json:"containerID"`
-	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME
-	// Entry tells several attachments apart that the runtime names alike, as it does the plugins of one chain: the
-	// interface's name in the network's configuration, perhaps none.
-	Entry string `json:"entry,omitempty"`
-}
-
-func (a Attachment) String() string {
-	return a.Runtime + " " + strings.TrimSuffix(strings.Join([]string{a.Network, a.ContainerID, a.IfName}, "/"), "/")
-}
 
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
 type Host struct {
@@ -123,7 +59,7 @@ type Host struct {
 	// administrator should know. nil is allowed.
 	Notice func(hub, what string)
 
-	dial func() (kernel, error) // nil is the real one
+	dial func(netns ns.NetNS) (rtnl.Conn, error) // nil is the real kernel
 }
 
 // NewHost is the buses of this host as plugins use them: notices are logged, and LockTimeoutEnv holds.
@@ -146,101 +82,72 @@ func lockTimeoutFromEnv() (time.Duration, error) {
 	}
 	timeout, err := time.ParseDuration(text)
 	if err != nil || timeout <= 0 {
-		return 0, fmt.Errorf("%w %s %q: want a duration like 30s", ErrInvalid, LockTimeoutEnv, text)
+		return 0, fmt.Errorf("%w %s %q: want a duration like 30s", config.ErrInvalid, LockTimeoutEnv, text)
 	}
 	return timeout, nil
 }
 
-func (h *Host) stateDir() string {
-	if h.StateDir == "" {
-		return DefaultStateDir
-	}
-	return h.StateDir
-}
-
-func (h *Host) connect() (kernel, error) {
-	if h.dial == nil {
-		return dialKernel()
-	}
-	return h.dial()
-}
-
 // bus is one bus with its lock held.
 type bus struct {
-	host      *Host
-	name      string // of the hub
-	k         kernel
-	file      *store.File
-	record    record
-	onDisk    bool // there is a file, perhaps of an earlier boot
-	known     bool // the record is of this boot
-	saved     bool // this call has written the record
-	fresh     bool // this call starts the bus, so that what it lacks is no damage
-	view      view
-	healing   bool       // see want
-	endpoints []endpoint // of the view
-	// controller is how the hub was before this call set it up, if it did.
-	controller *controller.Device
-	// made holds the ifindexes of the devices that this call makes, noted before the kernel is asked: the answer may be lost.
-	made []int
-	// marked is a hub that was there and had no filters of ours until this call made them.
-	marked int
-	// repaired is what to notice when the call has succeeded.
-	repaired []string
-}
+	host *Host
+	name string // of the hub
+	k    *kernel
 
-// record is what is remembered of a bus.
-type record struct {
-	BootID string `json:"bootID"`
-	// Controller is the Spec of a hub that is a controller: what it needs to be healed without any container's
-	// configuration. It outlives a reboot. Raw, because most buses have none to decode.
-	Controller json.RawMessage `json:"controller,omitempty"`
-	Endpoints  []recorded      `json:"endpoints"`
-}
+	file   *store.File // nil where the lock cannot be had, on a read-only disk
+	record record
+	onDisk bool  // there is a file with the record
+	broken error // why the record cannot be written, or not even read
 
-// recorded is what is remembered of an endpoint.
-type recorded struct {
-	Attachment
-	Policy Policy `json:"policy,omitzero"`
-	Name   string `json:"name,omitempty"` // see Spec
+	view      plan.View
+	endpoints []plan.Endpoint // of the view
+	trail     trail
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
-// names them and not the state directory.
+// names them and not the state directory. A disk that fails is no error yet, see bus.broken.
 func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
-	timeout := h.LockTimeout
-	if timeout == 0 {
-		timeout = DefaultLockTimeout
-	}
-	k, err := h.connect()
+	k, err := h.connect(nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if retErr != nil {
-			retErr = errors.Join(retErr, k.Close())
+			retErr = errors.Join(retErr, k.close())
 		}
 	}()
-	file, err := store.Open(ctx, h.stateDir(), hub, timeout)
-	var locked *store.LockedError
-	if errors.As(err, &locked) {
-		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, LockTimeoutEnv)
-	} else if err != nil {
+	dir, err := h.netnsDir()
+	if err != nil {
 		return nil, err
 	}
-	b := &bus{host: h, name: hub, k: k, file: file}
-	if err := b.load(); err != nil {
-		return nil, errors.Join(err, file.Close())
+	timeout := h.LockTimeout
+	if timeout == 0 {
+		timeout = DefaultLockTimeout
 	}
+	b := &bus{host: h, name: hub, k: k}
+	b.file, err = store.Open(ctx, dir, hub, timeout)
+	var locked *store.LockedError
+	switch {
+	case errors.As(err, &locked):
+		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, LockTimeoutEnv)
+	case errors.Is(err, store.ErrIO):
+		b.broken = err
+	case err != nil:
+		return nil, err
+	}
+	b.load(dir)
+	b.trail.record, b.trail.onDisk = b.record, b.onDisk
 	return b, nil
 }
 
 // close gives the lock back. A bus without a record needs no lock file either.
 func (b *bus) close() error {
-	err := b.k.Close()
+	err := b.k.close()
+	if b.file == nil {
+		return err
+	}
 	if !b.onDisk {
 		if err := b.file.Remove(); err != nil {
-			b.notice("left a lock file behind, which does no harm: %s", OneLine(err))
+			b.notice("left a lock file behind, which does no harm: %s", config.OneLine(err))
 		}
 	}
 	return errors.Join(err, b.file.Close())
@@ -252,110 +159,69 @@ func (b *bus) notice(format string, args ...any) {
 	}
 }
 
-// load reads the record. One that is lost, unusable or of an earlier boot is an empty one: the devices' aliases tell the
-// rest.
-func (b *bus) load() error {
-	current, err := store.BootID()
-	if err != nil {
-		return err
-	}
-	b.onDisk, err = b.file.Load(&b.record)
-	var unusable *store.UnusableError
-	if errors.As(err, &unusable) {
-		b.notice("going on without the record: %v", unusable)
-		b.onDisk, b.record = true, record{}
-	} else if err != nil {
-		return err
-	}
-	if b.known = b.onDisk && b.record.BootID == current; !b.known {
-		b.record = record{BootID: current, Controller: b.record.Controller}
-	}
-	b.record.forgetUnreadable()
-	return nil
-}
-
-// forgetUnreadable forgets policies that are no policies. Their endpoints are cut off, as those whose record is lost.
-func (r *record) forgetUnreadable() {
-	for i, e := range r.Endpoints {
-		if e.Policy != (Policy{}) {
-			if _, err := e.Policy.compile(); err != nil {
-				r.Endpoints[i].Policy = Policy{}
-			}
-		}
-	}
-}
-
-// save writes the record.
-func (b *bus) save() error {
-	if err := b.file.Save(b.record); err != nil {
-		return err
-	}
-	b.onDisk, b.known, b.saved = true, true, true
-	return nil
-}
-
-// removeFile removes the record's file.
-func (b *bus) removeFile() error {
-	b.onDisk, b.known = false, false
-	return b.file.Remove()
-}
-
-// saveOrRemove writes the record, or removes its file when neither the hub nor an endpoint is left to remember.
-func (b *bus) saveOrRemove() error {
-	if len(b.record.Endpoints) == 0 {
-		links, err := b.k.Links(b.name)
-		if err != nil {
-			return err
-		}
-		if links[0].Index == 0 {
-			return b.removeFile()
-		}
-	}
-	return b.save()
-}
-
 // observe reads all that the kernel has, and makes the record agree with it: endpoints that are gone are dropped, and
 // those that are not recorded are found by the aliases of their devices. It returns these corrections in words. It
 // changes nothing in the kernel or on disk.
 func (b *bus) observe() (corrections []string, err error) {
-	if b.view, err = observe(b.k, b.name); err != nil {
+	v := plan.View{}
+	if v.Links, err = b.k.links.List(); err != nil {
 		return nil, err
 	}
-	before := b.record.Endpoints
-	b.endpoints = b.view.endpoints(b.name, before)
-	where := hooks(b.view.link(b.name).Index, false)
-	b.record.Endpoints = make([]recorded, len(b.endpoints))
-	for i, e := range b.endpoints {
-		b.record.Endpoints[i] = e.recorded
-		where = append(where, hooks(e.host.Index, e.Policy != (Policy{}) || e.cutOff)...)
+	hub := v.Link(b.name)
+	if hub.Kind == controller.Can {
+		v.Controller, err = b.k.controllers.Get(hub.Index)
+		if errors.Is(err, canlink.ErrNotFound) { // just unplugged
+			v.Links = slices.DeleteFunc(v.Links, func(other canlink.Link) bool { return other.Index == hub.Index })
+			hub = canlink.Link{}
+		} else if err != nil {
+			return nil, err
+		}
 	}
-	filters, err := b.k.Filters(where...)
+	if v.Jobs, err = b.k.gw.List(); err != nil {
+		return nil, err
+	}
+	before := b.record.endpoints
+	b.endpoints = v.Endpoints(b.name, before)
+	var where []cantc.Hook
+	if hub.Index != 0 {
+		where = plan.Hooks(hub.Index, false)
+		if v.OnHub, err = b.k.tc.List(where...); err != nil {
+			return nil, err
+		}
+	}
+	b.record.endpoints = make([]plan.Record, len(b.endpoints))
+	for i, e := range b.endpoints {
+		b.record.endpoints[i] = e.Record
+		where = append(where, plan.Hooks(e.Host.Index, e.Endpoint.Policy != (config.Policy{}) || e.CutOff)...)
+	}
+	filters, err := b.k.tc.Get(where...)
 	if err != nil {
 		return nil, err
 	}
-	b.view.filters = make(map[cantc.Hook]cantc.Installed, len(filters))
+	v.Filters = make(map[cantc.Hook]cantc.Installed, len(filters))
 	for _, f := range filters {
-		b.view.filters[f.Hook] = f
+		v.Filters[f.Hook] = f
 	}
-	for _, r := range without(before, b.record.Endpoints) {
+	b.view = v
+	for _, r := range without(before, b.record.endpoints) {
 		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", r.Attachment))
 	}
-	for _, r := range without(b.record.Endpoints, before) {
-		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, hostIfName(r.Attachment)))
+	for _, r := range without(b.record.endpoints, before) {
+		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, r.HostIf()))
 	}
 	return corrections, nil
 }
 
 // without is all endpoints that others lack.
-func without(all, others []recorded) (rest []recorded) {
+func without(all, others []plan.Record) (rest []plan.Record) {
 	if slices.Equal(all, others) {
 		return nil
 	}
-	known := make(map[Attachment]bool, len(others))
+	known := make(map[config.Attachment]bool, len(others))
 	for _, r := range others {
 		known[r.Attachment] = true
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(r recorded) bool { return known[r.Attachment] })
+	return slices.DeleteFunc(slices.Clone(all), func(r plan.Record) bool { return known[r.Attachment] })
 }
 
 // openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.
@@ -365,7 +231,7 @@ func openNetns(path string) (ns.NetNS, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
 	}
 	var host, container unix.Stat_t
-	err = errors.Join(unix.Stat("/proc/thread-self/ns/net", &host), unix.Fstat(int(netns.Fd()), &container))
+	err = errors.Join(unix.Stat(hostNetns, &host), unix.Fstat(int(netns.Fd()), &container))
 	if err == nil && host.Dev == container.Dev && host.Ino == container.Ino {
 		err = fmt.Errorf("%w %s: it is the host's; the container needs one of its own", ErrInvalidNetns, path)
 	}

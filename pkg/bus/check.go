@@ -3,155 +3,90 @@ package bus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strings"
 
-	"github.com/vxcan/vxcan/pkg/store"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
+// Damage is returned by Check: each difference, and how it can be repaired.
+type Damage []string
+
+func (d Damage) Error() string { return strings.Join(d, "; ") }
+
 // Check proves that a bus is whole, and that an attachment is as Attach made it: a pair of the right names and MTU, its
-// other end up and in this netns. It changes nothing. contIfs holds the name that the container end may have, as Attach
-// returned it. It blocks for the bus's lock, and fails with Damage if something is wrong.
-func (h *Host) Check(ctx context.Context, spec Spec, a Attachment, contIfs []string, netnsPath string) (retErr error) {
-	if err := spec.check(); err != nil {
+// other end up and in this netns. It changes nothing. contIfs holds the names that the container end may have, as Attach
+// returned them. It blocks for the bus's lock, and fails with Damage if something is wrong.
+func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr error) {
+	defer func() { retErr = explain(retErr) }()
+	if err := r.check(); err != nil {
 		return err
 	}
-	netns, err := openNetns(netnsPath)
+	at, err := openPlace(r)
 	if err != nil {
 		return err
 	}
-	defer netns.Close()
-	b, err := h.open(ctx, spec.Hub)
+	defer at.close()
+	b, err := h.open(ctx, r.Hub.Name)
 	if err != nil {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	c, err := b.k.In(netns)
+	if b.broken != nil {
+		return b.broken
+	}
+	if at.k, err = h.connect(at.netns); err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, at.k.close()) }()
+	damage, err := lasting(func() ([]string, error) { return b.damage(r, contIfs, at) })
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	damage, err := lasting(func() ([]string, error) { return b.damage(spec, a, contIfs, place{netns: netns, container: c}) })
-	if err != nil {
-		return err
-	}
-	b.warn(spec)
+	b.warn(r.Hub)
 	if len(damage) > 0 {
 		return Damage(damage)
 	}
 	return nil
 }
 
+// lasting is what two looks at the kernel have in common: a container that dies between the lists of devices and of rules
+// looks like damage once.
+func lasting[T comparable](look func() ([]T, error)) ([]T, error) {
+	all, err := look()
+	if err != nil || len(all) == 0 {
+		return all, err
+	}
+	again, err := look()
+	return slices.DeleteFunc(all, func(d T) bool { return !slices.Contains(again, d) }), err
+}
+
 // damage is what one look at the kernel shows.
-func (b *bus) damage(spec Spec, a Attachment, contIfs []string, at place) (damage []string, err error) {
+func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, err error) {
 	if _, err := b.observe(); err != nil {
 		return nil, err
 	}
-	hostIf := hostIfName(a)
-	host := b.view.link(hostIf)
-	end, err := at.LinkAt(host.PeerIndex)
+	host := b.view.Link(r.HostIf())
+	end, err := at.k.linkAt(host.PeerIndex)
 	if err != nil {
 		return nil, err
 	}
-	named := func(name string) bool { return slices.Contains(contIfs, name) }
+	var all []plan.Difference
 	for _, e := range b.endpoints {
-		if e.Attachment == a && e.Policy != spec.Policy {
-			d := difference{what: fmt.Sprintf("policy is %s, and the configuration says %s", e.Policy, spec.Policy), cure: "start the container again"}
+		if e.Attachment == r.Attachment && !e.CutOff {
+			all = append(all, plan.DiffPolicy(e.Endpoint.Policy, r.Endpoint.Policy)...)
+		}
+	}
+	w := plan.NewWant(r.Hub, b.endpoints, "")
+	w.MTU = r.Endpoint.MTU
+	all = append(all, plan.Diff(w, b.view)...)
+	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words()}
+	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
+	all = append(all, plan.DiffEndpoint(r.HostIf(), ends, mtu, func(name string) bool { return slices.Contains(contIfs, name) })...)
+	for _, d := range all {
+		if d.What != "" {
 			damage = append(damage, d.String())
 		}
 	}
-	for _, d := range append(diff(b.want(spec, ""), b.view), diffEndpoint(hostIf, host, end, at, spec.mtu(b.view.link(b.name)), named)...) {
-		damage = append(damage, d.String())
-	}
 	return damage, nil
-}
-
-// Heal makes sure of a bus, hub and backplane, and puts right whatever of it is missing, without attaching anybody. It
-// blocks for the bus's lock.
-func (h *Host) Heal(ctx context.Context, spec Spec) error { return h.heal(ctx, spec, false) }
-
-func (h *Host) heal(ctx context.Context, spec Spec, recorded bool) (retErr error) {
-	if err := spec.check(); err != nil {
-		return err
-	}
-	b, err := h.open(ctx, spec.Hub)
-	if err != nil {
-		return err
-	}
-	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	b.healing = recorded
-	before, onDisk := b.record, b.onDisk
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, b.undo(), b.restore(before, onDisk))
-		}
-	}()
-	corrected, err := b.observeToMend(spec, "")
-	if err != nil {
-		return err
-	}
-	// Its last endpoints went without a DEL. A hub that is missing is not made for nobody; one that is there may have been
-	// made for pods.
-	if hub := b.view.link(b.name); recorded && !spec.Physical && len(b.record.Endpoints) == 0 && (hub.Index == 0 || hub.Alias == transientAlias) {
-		if err := b.detach(nil); err != nil {
-			return err
-		}
-		if hub.Index != 0 {
-			b.notice("removed the hub, which was made for pods that are gone")
-		}
-		return nil
-	}
-	if b.remember(spec) || corrected || !b.known {
-		if err := b.save(); err != nil {
-			return err
-		}
-	}
-	if err := b.mend(spec, ""); err != nil {
-		return err
-	}
-	b.noticeRepairs()
-	return nil
-}
-
-// Recorded names the buses of this host that have a record.
-func (h *Host) Recorded() ([]string, error) { return store.Names(h.stateDir()) }
-
-// HealRecorded is Heal for a bus as its record says, which holds how a controller is to be set up. A bus without a record
-// is no error, nor is one without endpoints, or a controller that is not there. One that was made for pods is removed when
-// they are gone.
-func (h *Host) HealRecorded(ctx context.Context, hub string) error {
-	if CheckHub(hub) != nil { // udev asks for any device
-		return nil
-	}
-	spec, found, err := h.recordedSpec(ctx, hub)
-	if err != nil || !found {
-		return err
-	}
-	err = h.heal(ctx, spec, true)
-	if err != nil && spec.Physical && h.isGone(hub) {
-		return nil // unplugged
-	}
-	return err
-}
-
-// recordedSpec is what a bus's record says of its hub. found tells whether there is something to heal.
-func (h *Host) recordedSpec(ctx context.Context, hub string) (spec Spec, found bool, retErr error) {
-	b, err := h.open(ctx, hub)
-	if err != nil {
-		return Spec{}, false, err
-	}
-	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	spec = b.controllerSpec()
-	spec.Hub = hub
-	return spec, b.onDisk && (spec.Physical || len(b.record.Endpoints) > 0), nil
-}
-
-func (h *Host) isGone(hub string) bool {
-	k, err := h.connect()
-	if err != nil {
-		return false
-	}
-	defer k.Close()
-	links, err := k.Links(hub)
-	return err == nil && links[0].Index == 0
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // evader is a container that has CAP_NET_ADMIN in its netns, and tries to say and hear what it may not.
@@ -28,7 +29,7 @@ type evader struct {
 }
 
 // evaderPolicy lets one ID pass both ways, one out, and one in. expectExactlyOnce sends others.
-var evaderPolicy = Policy{Send: "300,310", Receive: "300,400"}
+var evaderPolicy = config.Policy{Send: "300,310", Receive: "300,400"}
 
 // newEvader puts the container on the bus. mapped tells that its netns belongs to a user namespace.
 func newEvader(w *world, mapped bool) *evader {
@@ -333,7 +334,7 @@ func forge(index string) []string {
 func TestEvasion(t *testing.T) {
 	w := newWorld(t)
 	a, b := cantest.NewNetns(t), cantest.NewNetns(t)
-	endA, endB := w.attachAs("a", a, Policy{}, false), w.attachAs("b", b, Policy{}, true)
+	endA, endB := w.attachAs("a", a, config.Policy{}, false), w.attachAs("b", b, config.Policy{}, true)
 	others := []port{{w.netns, "vcan0"}, {a, endA.ContIf}, {b, endB.ContIf}}
 	index := w.indexes("vcan0", "vcan0-tx", "vcan0-rx", endA.HostIf)
 	for _, mapped := range []bool{false, true} {
@@ -453,7 +454,7 @@ func TestLoops(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"one", "two"} {
 		e := &evader{w: w, netns: cantest.NewNetns(t)}
-		w.attachAs(id, e.netns, Policy{Rate: 100}, false)
+		w.attachAs(id, e.netns, config.Policy{Rate: 100}, false)
 		e.run("tc qdisc add dev can0 clsact", "tc filter add dev can0 ingress protocol all matchall action mirred egress redirect dev can0")
 	}
 	hub := port{w.netns, "vcan0"}
@@ -466,7 +467,7 @@ func TestLoops(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	heard := len(count.seen())
-	if most := 2 * (DefaultBurst + int(100*time.Since(start).Seconds()) + 5); heard > 2*most { // each also by the hub's echo
+	if most := 2 * (config.DefaultBurst + int(100*time.Since(start).Seconds()) + 5); heard > 2*most { // each also by the hub's echo
 		t.Errorf("5 frames become %d packets, want at most %d", heard, 2*most)
 	} else {
 		t.Logf("5 frames become %d packets, at most %d may", heard, 2*most)

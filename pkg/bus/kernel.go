@@ -8,204 +8,101 @@ import (
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// kernel is what a bus needs of it, in the host netns.
-type kernel interface {
-	Links(names ...string) ([]canlink.Link, error) // the zero Link for what is not there
-	AllLinks() ([]canlink.Link, error)
-	Peers(links ...canlink.Link) ([]canlink.Link, error) // their other ends in other netns, the zero Link for none
-	AddVcan(name string, index int, alias string) error
-	AddPair(p canlink.Pair) (canlink.Link, error)
-	SetAlias(index int, alias string) error
-	SetUp(index int) error
-	Delete(indexes ...int) error
-
-	Controller(index int) (controller.Device, error)
-	SetUpController(before controller.Device, s controller.Settings, queue int) (warnings []string, err error)
-	RestoreController(before controller.Device) error
-	RestartController(index int) error
-	SetTxQueue(index, frames int) error
-
-	Filters(hooks ...cantc.Hook) ([]cantc.Installed, error)
-	SetFilters(filters ...cantc.Filter) error
-	DeleteFilters(hooks ...cantc.Hook) error
-
-	Jobs() ([]cangw.Job, error)
-	AddRules(rules ...cangw.Rule) error
-	DeleteRules(rules ...cangw.Rule) error
-
-	Probe() error
-	// In connects to a container's netns, or nil, to the host's.
-	In(netns ns.NetNS) (container, error)
-	Close() error
-}
-
-// container is what a bus needs of the kernel in a container's netns.
-type container interface {
-	Link(name string) (canlink.Link, error) // the zero Link if it is not there
-	LinkAt(index int) (canlink.Link, error) // the same
-	SetUp(index int) (canlink.Link, error)
-	Close() error
-}
-
-// realKernel is the kernel.
-type realKernel struct {
-	conn        *rtnl.Conn
+// kernel is one socket in a network namespace, and everything that a bus has there.
+type kernel struct {
+	conn        rtnl.Conn
 	links       *canlink.Conn
 	controllers *controller.Conn
 	tc          *cantc.Conn
 	gw          *cangw.Conn
 }
 
-func dialKernel() (kernel, error) {
+// connect opens a socket in a network namespace; nil is the host's.
+func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
 	if err := CheckRootful(); err != nil {
 		return nil, err
 	}
-	conn, err := rtnl.Dial()
+	dial := h.dial
+	if dial == nil {
+		dial = dialKernel
+	}
+	conn, err := dial(netns)
 	if err != nil {
 		return nil, err
 	}
-	return &realKernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn)}, nil
+	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn)}, nil
 }
 
-func (k *realKernel) Close() error { return k.conn.Close() }
-
-func (k *realKernel) Links(names ...string) ([]canlink.Link, error)    { return k.links.Get(names...) }
-func (k *realKernel) Peers(of ...canlink.Link) ([]canlink.Link, error) { return k.links.Peers(of...) }
-func (k *realKernel) SetUp(index int) error                            { return onlyErr(k.links.SetUp(index)) }
-func (k *realKernel) Delete(indexes ...int) error                      { return explain(k.links.Delete(indexes...)) }
-
-func (k *realKernel) SetAlias(index int, alias string) error {
-	return explain(k.links.SetAlias(index, alias))
-}
-
-func (k *realKernel) AddVcan(name string, index int, alias string) error {
-	return explainKind(canlink.Vcan, k.links.AddVcan(name, index, canlink.FDMTU, alias))
-}
-
-func (k *realKernel) Controller(index int) (controller.Device, error) {
-	return k.controllers.Get(index)
-}
-
-func (k *realKernel) SetUpController(before controller.Device, s controller.Settings, queue int) ([]string, error) {
-	_, warnings, err := k.controllers.SetUp(before, s, queue)
-	return warnings, explain(err)
-}
-
-func (k *realKernel) RestoreController(before controller.Device) error {
-	return k.controllers.Restore(before)
-}
-func (k *realKernel) RestartController(index int) error { return k.controllers.Restart(index) }
-func (k *realKernel) SetTxQueue(index, frames int) error {
-	return explain(k.controllers.SetTxQueue(index, frames))
-}
-
-func (k *realKernel) AddPair(p canlink.Pair) (canlink.Link, error) {
-	end, err := k.links.AddPair(p)
-	return end, explainKind(canlink.Vxcan, err)
-}
-
-func (k *realKernel) AllLinks() ([]canlink.Link, error) {
-	links, err := k.links.List()
-	return links, explain(err)
-}
-
-func (k *realKernel) Filters(hooks ...cantc.Hook) ([]cantc.Installed, error) {
-	filters, err := k.tc.Get(hooks...)
-	return filters, explain(err)
-}
-
-func (k *realKernel) SetFilters(filters ...cantc.Filter) error {
-	return explain(k.tc.Set(filters...))
-}
-func (k *realKernel) DeleteFilters(hooks ...cantc.Hook) error { return explain(k.tc.Delete(hooks...)) }
-
-func (k *realKernel) Jobs() ([]cangw.Job, error) {
-	jobs, err := k.gw.List()
-	return jobs, explain(err)
-}
-
-func (k *realKernel) DeleteRules(rules ...cangw.Rule) error { return explain(k.gw.Delete(rules...)) }
-
-// AddRules loads can-gw when the kernel answers that it is missing: it does not do that by itself.
-func (k *realKernel) AddRules(rules ...cangw.Rule) error {
-	err := k.gw.Add(rules...)
-	if errors.Is(err, cangw.ErrNoModule) {
-		if err := loadGateway(); err != nil {
-			return err
-		}
-		err = k.gw.Add(rules...)
+func dialKernel(netns ns.NetNS) (rtnl.Conn, error) {
+	if netns == nil {
+		return rtnl.Dial()
 	}
-	return explain(err)
+	return rtnl.DialAt(netns)
 }
 
-func onlyErr(_ canlink.Link, err error) error { return err }
+func (k *kernel) close() error { return k.conn.Close() }
 
-// Probe tells whether the kernel can make what a bus is made of, without making it.
-func (k *realKernel) Probe() error {
-	err := k.gw.Probe()
-	if errors.Is(err, cangw.ErrPermission) { // all else would be refused for the same reason
-		return explain(err)
+// linkAt is a device by its ifindex, or the zero Link.
+func (k *kernel) linkAt(index int) (canlink.Link, error) {
+	if index == 0 { // a peer that is just going
+		return canlink.Link{}, nil
 	}
-	var errs []error
-	for _, kind := range []string{canlink.Vcan, canlink.Vxcan} {
-		errs = append(errs, explainKind(kind, k.links.Probe(kind)))
+	link, err := k.links.GetIndex(index)
+	if errors.Is(err, canlink.ErrNotFound) {
+		return canlink.Link{}, nil
 	}
-	if errors.Is(err, cangw.ErrNoModule) {
-		if err = loadGateway(); err == nil {
-			err = k.gw.Probe()
-		}
-	}
-	errs = append(errs, explain(err), explain(cantc.Probe(cantc.Drop(), cantc.Mark(1), cantc.Forward(1))))
-	return errors.Join(errs...)
+	return link, err
 }
 
-func (k *realKernel) In(netns ns.NetNS) (container, error) {
-	dial := rtnl.Dial
-	if netns != nil {
-		dial = func() (*rtnl.Conn, error) { return rtnl.DialAt(netns) }
-	}
-	conn, err := dial()
-	if err != nil {
-		return nil, explain(err)
-	}
-	return &realContainer{conn, canlink.On(conn)}, nil
-}
-
-type realContainer struct {
-	conn  *rtnl.Conn
-	links *canlink.Conn
-}
-
-func (c *realContainer) Close() error { return c.conn.Close() }
-
-func (c *realContainer) SetUp(index int) (canlink.Link, error) { return c.links.SetUp(index) }
-
-func (c *realContainer) Link(name string) (canlink.Link, error) {
-	links, err := c.links.Get(name)
+// link is a device by its name, or the zero Link.
+func (k *kernel) link(name string) (canlink.Link, error) {
+	links, err := k.links.Get(name)
 	if err != nil {
 		return canlink.Link{}, err
 	}
 	return links[0], nil
 }
 
-func (c *realContainer) LinkAt(index int) (canlink.Link, error) {
-	if index == 0 { // a peer that is just going
-		return canlink.Link{}, nil
+// withGateway does what needs can-gw, which the kernel does not load by itself.
+func withGateway(do func() error) error {
+	err := do()
+	var missing *rtnl.NoModuleError
+	if errors.As(err, &missing) && missing.Module == cangw.Module {
+		if err := loadGateway(); err != nil {
+			return err
+		}
+		err = do()
 	}
-	link, err := c.links.GetIndex(index)
-	if errors.Is(err, canlink.ErrNotFound) {
-		return canlink.Link{}, nil
+	return err
+}
+
+// Ready reports whether an Attach could work on this kernel, without making anything: nil, ErrNoKernelSupport or
+// ErrPermission. It loads modules that the kernel has but has not loaded.
+func (h *Host) Ready() (retErr error) {
+	defer func() { retErr = explain(retErr) }()
+	k, err := h.connect(nil)
+	if err != nil {
+		return err
 	}
-	return link, err
+	defer func() { retErr = errors.Join(retErr, k.close()) }()
+	errGateway := withGateway(k.gw.Probe)
+	if errors.Is(errGateway, rtnl.ErrPermission) { // all else would be refused for the same reason
+		return errGateway
+	}
+	var errs []error
+	for _, kind := range []string{canlink.Vcan, canlink.Vxcan} {
+		errs = append(errs, explain(k.links.Probe(kind)))
+	}
+	return errors.Join(append(errs, explain(errGateway), explain(cantc.Probe(cantc.Drop(), cantc.Mark(1), cantc.Forward(1))))...)
 }
 
 // loadGateway is the one place where a process is started.
@@ -225,27 +122,19 @@ func loadGateway() error {
 	return nil
 }
 
-func explainKind(kind string, err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: module %s (CONFIG_CAN_%s) is missing: %v", ErrNoKernelSupport, kind, strings.ToUpper(kind), err)
-	}
-	return explain(err)
-}
-
-// explain names the reason of a refusal that is the caller's circumstances, not the request.
+// explain names the reason of a failure that is the caller's circumstances, not the request. Every verb's error passes it
+// once.
 func explain(err error) error {
-	var missing *cantc.NoModuleError
+	var missing *rtnl.NoModuleError
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, ErrNoKernelSupport), errors.Is(err, ErrPermission):
+		return err
 	case errors.As(err, &missing):
-		return fmt.Errorf("%w: module %s (CONFIG_NET_%s) is missing", ErrNoKernelSupport, missing.Module, strings.ToUpper(missing.Module))
-	case errors.Is(err, cangw.ErrNoModule):
-		return fmt.Errorf("%w: module %s (CONFIG_CAN_GW) is missing", ErrNoKernelSupport, cangw.Module)
-	case errors.Is(err, cangw.ErrPermission), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: module %s (%s) is missing", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module))
+	case errors.Is(err, rtnl.ErrPermission):
 		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	case errors.Is(err, rtnl.ErrInterrupted):
-		return fmt.Errorf("the kernel is %w: %w", ErrNotReady, err)
+		return fmt.Errorf("the kernel is %w: %w", plan.ErrNotReady, err)
 	}
 	return err
 }

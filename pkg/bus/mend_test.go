@@ -14,6 +14,8 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // world is a host in a netns of its own, with two buses, and containers on them.
@@ -61,7 +63,21 @@ func (w *world) run(lines ...string) {
 }
 
 func request(hub, id string, netns ns.NetNS) Request {
-	return Request{Spec{Hub: hub}, Attachment{Runtime: "test", Network: "net", ContainerID: id}, Target{netns.Path(), "can%d"}}
+	return Request{
+		Attachment: config.Attachment{Runtime: "test", Network: "net", ContainerID: id}, Hub: config.Hub{Name: hub},
+		Place: Place{NetnsPath: netns.Path(), Interface: "can-" + id},
+	}
+}
+
+// here attaches a container to vcan0 whose end its runtime moves.
+func (w *world) here(id string) (Result, error) {
+	r := request("vcan0", id, w.crowd)
+	r.Place = Place{Here: true}
+	results, err := w.host.Attach(context.Background(), nil, r)
+	if err != nil {
+		return Result{}, err
+	}
+	return results[0], nil
 }
 
 // attach puts a container on a bus and returns what was noticed.
@@ -69,7 +85,7 @@ func (w *world) attach(hub, id string, netns ns.NetNS) (result Result, notices [
 	w.t.Helper()
 	w.notices = nil
 	w.do(func() error {
-		results, err := w.host.Attach(context.Background(), request(hub, id, netns))
+		results, err := w.host.Attach(context.Background(), nil, request(hub, id, netns))
 		if err == nil {
 			result = results[0]
 		}
@@ -82,7 +98,7 @@ func (w *world) attach(hub, id string, netns ns.NetNS) (result Result, notices [
 func (w *world) attachHere(id string) {
 	w.t.Helper()
 	w.do(func() (err error) {
-		w.moved, err = w.host.AttachHere(context.Background(), Spec{Hub: "vcan0"}, Attachment{Runtime: "test", Network: "net", ContainerID: id})
+		w.moved, err = w.here(id)
 		return err
 	})
 	w.move(w.netns, w.moved.ContIf, w.crowd)
@@ -123,7 +139,7 @@ func (w *world) check() (err error) {
 	w.t.Helper()
 	w.do(func() error {
 		r := request("vcan0", "c0", w.crowd)
-		err = w.host.Check(context.Background(), r.Spec, r.Attachment, []string{w.ends[0].ContIf}, w.crowd.Path())
+		err = w.host.Check(context.Background(), r, []string{w.ends[0].ContIf})
 		return nil
 	})
 	return err
@@ -257,19 +273,19 @@ var damages = []struct {
 	},
 	{
 		name: "filters deleted", commands: []string{"tc qdisc del dev HOSTIF clsact"},
-		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 8 is missing or another one, egress pref 8 is missing or another one"},
+		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 1 is missing or another one, egress pref 1 is missing or another one"},
 	},
 	{
-		name: "a filter deleted", commands: []string{"tc filter del dev HOSTIF egress pref 8"},
-		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): egress pref 8 is missing or another one"},
+		name: "a filter deleted", commands: []string{"tc filter del dev HOSTIF egress pref 1"},
+		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): egress pref 1 is missing or another one"},
 	},
 	{
-		name: "a filter of the hub deleted", commands: []string{"tc filter del dev vcan0 egress pref 8"},
-		words: []string{"filter of vcan0 (tc filter show dev vcan0): egress pref 8 is missing or another one"},
+		name: "a filter of the hub deleted", commands: []string{"tc filter del dev vcan0 egress pref 1"},
+		words: []string{"filter of vcan0 (tc filter show dev vcan0): egress pref 1 is missing or another one"},
 	},
 	{
-		name: "another mark", commands: []string{"tc filter replace dev HOSTIF ingress pref 8 protocol all handle 1 bpf bytecode 1,6_0_0_4294967295 action skbedit mark 7 pipe action mirred egress redirect dev vcan0-tx"},
-		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 8 is missing or another one"},
+		name: "another mark", commands: []string{"tc filter replace dev HOSTIF ingress pref 1 protocol all handle 1 bpf bytecode 1,6_0_0_4294967295 action skbedit mark 7 pipe action mirred egress redirect dev vcan0-tx"},
+		words: []string{"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 1 is missing or another one"},
 	},
 }
 
@@ -326,7 +342,7 @@ func TestMend(t *testing.T) {
 					return w.host.Detach(context.Background(), "vcan0", request("vcan0", "late", late).Attachment)
 				})
 				if d.name == "all rules flushed" { // those of the other bus too
-					w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan1"}) })
+					w.do(func() error { return w.host.Heal(context.Background(), "vcan1") })
 				}
 				after := w.inventory()
 				if !slices.Equal(before.links, after.links) || len(before.rules) != len(after.rules) {
@@ -334,7 +350,7 @@ func TestMend(t *testing.T) {
 				}
 				if d.name == "hub made again by hand" { // give it back
 					w.run("ip link del vcan0")
-					w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan0"}) })
+					w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
 				}
 			})
 			w.t = t
@@ -342,37 +358,42 @@ func TestMend(t *testing.T) {
 	}
 }
 
+type asked struct {
+	hub config.Hub
+	mtu int
+}
+
 // TestRefused: what only the administrator can change is refused, and nothing is made or changed.
 func TestRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		commands []string
-		spec     Spec
+		asked    asked
 		want     error
 		words    string
 	}{
-		"somebody's hub is down": {[]string{"ip link add vcan0 type vcan"}, Spec{Hub: "vcan0"}, ErrNotReady, "hub vcan0 is down: ip link set vcan0 up"},
-		"no controller":          {nil, Spec{Hub: "slcan0", Physical: true}, ErrNotReady, "hub slcan0: there is no such device"},
-		"no CAN device":          {nil, Spec{Hub: "lo"}, ErrInvalid, "hub lo is not a CAN device"},
+		"somebody's hub is down": {[]string{"ip link add vcan0 type vcan"}, asked{hub: config.Hub{Name: "vcan0"}}, plan.ErrNotReady, "hub vcan0 is down: ip link set vcan0 up"},
+		"no controller":          {nil, asked{hub: config.Hub{Name: "slcan0", Physical: true}}, plan.ErrNotReady, "hub slcan0: there is no such device"},
+		"no CAN device":          {nil, asked{hub: config.Hub{Name: "lo"}}, config.ErrInvalid, "hub lo is not a CAN device"},
 		"not said to be physical": {
-			[]string{"ip link add slot0 type vxcan peer name slot1"}, Spec{Hub: "slot0"}, ErrInvalid, `hub slot0 is a vxcan device, not vcan: set "physical": true`,
+			[]string{"ip link add slot0 type vxcan peer name slot1"}, asked{hub: config.Hub{Name: "slot0"}}, config.ErrInvalid, `hub slot0 is a vxcan device, not vcan: set "physical": true`,
 		},
 		"classic hub": {
-			[]string{"ip link add vcan0 mtu 16 type vcan", "ip link set vcan0 up"}, Spec{Hub: "vcan0", MTU: canlink.FDMTU},
-			ErrInvalid, "hub vcan0 has MTU 16 (classic CAN), less than the mtu 72 of this network",
+			[]string{"ip link add vcan0 mtu 16 type vcan", "ip link set vcan0 up"}, asked{hub: config.Hub{Name: "vcan0"}, mtu: canlink.FDMTU},
+			config.ErrInvalid, "hub vcan0 has MTU 16 (classic CAN), less than the mtu 72 of this network",
 		},
 		"another name": {
 			[]string{"ip link add vcan0 type vcan", "ip link set vcan0 up", "ip link property add dev vcan0 altname frontcan"},
-			Spec{Hub: "frontcan"}, ErrInvalid, "hub frontcan is another name of device vcan0: name vcan0",
+			asked{hub: config.Hub{Name: "frontcan"}}, config.ErrInvalid, "hub frontcan is another name of device vcan0: name vcan0",
 		},
 		"another name of the backplane": {
 			[]string{"ip link add d0 type dummy", "ip link property add dev d0 altname vcan0-rx"},
-			Spec{Hub: "vcan0"}, ErrInvalid, "vcan0-rx is another name of device d0, and the backplane needs it: ip link property del dev d0 altname vcan0-rx",
+			asked{hub: config.Hub{Name: "vcan0"}}, config.ErrInvalid, "vcan0-rx is another name of device d0, and the backplane needs it: ip link property del dev d0 altname vcan0-rx",
 		},
 		"backplane of somebody": {
-			[]string{"ip link add vcan0-rx type vcan"}, Spec{Hub: "vcan0"}, ErrInvalid, "vcan0-rx is another program's device, and the backplane needs this name: rename or delete it",
+			[]string{"ip link add vcan0-rx type vcan"}, asked{hub: config.Hub{Name: "vcan0"}}, config.ErrInvalid, "vcan0-rx is another program's device, and the backplane needs this name: rename or delete it",
 		},
-		"named like a backplane": {nil, Spec{Hub: "vcan0-tx"}, ErrInvalid, "names that end in -tx and -rx are those of backplanes"},
-		"named like an endpoint": {nil, Spec{Hub: hostIfName(Attachment{})}, ErrInvalid, "it could be the name of an endpoint's device"},
+		"named like a backplane": {nil, asked{hub: config.Hub{Name: "vcan0-tx"}}, config.ErrInvalid, "names that end in -tx and -rx are those of backplanes"},
+		"named like an endpoint": {nil, asked{hub: config.Hub{Name: (config.Attachment{}).HostIf()}}, config.ErrInvalid, "it could be the name of an endpoint's device"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -381,16 +402,25 @@ func TestRefused(t *testing.T) {
 			}
 			before := w.inventory()
 			r := request("", "c0", w.crowd)
-			r.Spec = test.spec
+			r.Hub, r.Endpoint.MTU = test.asked.hub, test.asked.mtu
+			here := r
+			here.Place = Place{Here: true}
 			w.do(func() error {
-				_, attach := w.host.Attach(context.Background(), r)
-				_, here := w.host.AttachHere(context.Background(), r.Spec, r.Attachment)
-				check := w.host.Check(context.Background(), r.Spec, r.Attachment, []string{"can0"}, w.crowd.Path())
-				heal := w.host.Heal(context.Background(), r.Spec)
-				for verb, err := range map[string]error{"Attach": attach, "AttachHere": here, "Heal": heal, "Check": check} {
+				_, attach := w.host.Attach(context.Background(), nil, r)
+				_, attachHere := w.host.Attach(context.Background(), nil, here)
+				check := w.host.Check(context.Background(), r, []string{"can0"})
+				for verb, err := range map[string]error{"Attach": attach, "Attach here": attachHere, "Check": check} {
 					if verb != "Check" && !errors.Is(err, test.want) || err == nil || !strings.Contains(err.Error(), test.words) {
 						t.Errorf("%s: %v, want %q", verb, err, test.words)
 					}
+				}
+				if r.Endpoint.MTU != 0 { // of no concern to a hub
+					return nil
+				}
+				// What is not ready yet does not keep a network from being made.
+				wait := r.Hub.Physical && test.want == plan.ErrNotReady
+				if err := w.host.Make(context.Background(), r.Hub); errors.Is(err, test.want) == wait {
+					t.Errorf("Make: %v", err)
 				}
 				return nil
 			})

@@ -3,6 +3,7 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -26,7 +27,8 @@ var Modules = [...]Module{
 	}},
 	{canlink.Vxcan, "CONFIG_CAN_VXCAN", func() error {
 		return tryLinks(func(c *canlink.Conn) error {
-			return onlyErr(c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU}))
+			_, err := c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU})
+			return err
 		})
 	}},
 	{cangw.Module, "CONFIG_CAN_GW", tryGateway},
@@ -38,18 +40,28 @@ var Modules = [...]Module{
 	{"act_police", "CONFIG_NET_ACT_POLICE", tryFilter(cantc.Limit(1, 1))},
 }
 
+// kernelConfig is the configuration of the kernel that makes a module.
+func kernelConfig(module string) string {
+	for _, m := range Modules {
+		if m.Name == module {
+			return m.Config
+		}
+	}
+	return "CONFIG_NET_" + strings.ToUpper(module)
+}
+
 // Try uses the module, which the kernel loads if need be, and leaves nothing but that. It fails with an ErrNoKernelSupport
 // if the kernel lacks it, or with ErrPermission.
 func (m Module) Try() error {
 	err := m.try()
-	var other *cantc.NoModuleError
+	var other *rtnl.NoModuleError
 	if errors.As(err, &other) && other.Module != m.Name {
 		if other.Module == qdiscModule { // no filter can be tried without it
 			return fmt.Errorf("it needs module %s first", other.Module)
 		}
 		return nil // the kernel was asked for each action alone
 	}
-	return explainKind(m.Name, err)
+	return explain(err)
 }
 
 func tryLinks(add func(*canlink.Conn) error) error {
@@ -69,12 +81,5 @@ func tryGateway() error {
 	if err != nil {
 		return err
 	}
-	gw := cangw.On(conn)
-	err = gw.Probe()
-	if errors.Is(err, cangw.ErrNoModule) {
-		if err = loadGateway(); err == nil {
-			err = gw.Probe()
-		}
-	}
-	return errors.Join(err, conn.Close())
+	return errors.Join(withGateway(cangw.On(conn).Probe), conn.Close())
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -15,8 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/canid"
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // Two lists that have something in common.
@@ -26,17 +30,13 @@ const (
 )
 
 // attachAs puts a container on vcan0 with a policy; moved is the way of Docker up to 27.
-func (w *world) attachAs(id string, netns ns.NetNS, p Policy, moved bool) (result Result) {
+func (w *world) attachAs(id string, netns ns.NetNS, p config.Policy, moved bool) (result Result) {
 	w.t.Helper()
 	r := request("vcan0", id, netns)
-	r.Policy = p
+	r.Endpoint.Policy = p
 	w.do(func() error {
-		if moved {
-			var err error
-			result, err = w.host.AttachHere(context.Background(), r.Spec, r.Attachment)
-			return err
-		}
-		results, err := w.host.Attach(context.Background(), r)
+		r.Place.Here = moved
+		results, err := w.host.Attach(context.Background(), nil, r)
 		if err == nil {
 			result = results[0]
 		}
@@ -50,12 +50,12 @@ func (w *world) attachAs(id string, netns ns.NetNS, p Policy, moved bool) (resul
 }
 
 // checkAs is what Check says of a container with a policy.
-func (w *world) checkAs(id string, netns ns.NetNS, p Policy, contIf string) (err error) {
+func (w *world) checkAs(id string, netns ns.NetNS, p config.Policy, contIf string) (err error) {
 	w.t.Helper()
 	r := request("vcan0", id, netns)
-	r.Policy = p
+	r.Endpoint.Policy = p
 	w.do(func() error {
-		err = w.host.Check(context.Background(), r.Spec, r.Attachment, []string{contIf}, netns.Path())
+		err = w.host.Check(context.Background(), r, []string{contIf})
 		return nil
 	})
 	return err
@@ -66,16 +66,16 @@ func (w *world) packets(hostIf string) map[cantc.Hook][]uint64 {
 	w.t.Helper()
 	counts := make(map[cantc.Hook][]uint64)
 	w.do(func() error {
-		k, err := dialKernel()
+		k, err := w.host.connect(nil)
 		if err != nil {
 			return err
 		}
-		defer k.Close()
-		links, err := k.Links(hostIf)
+		defer k.close()
+		link, err := k.link(hostIf)
 		if err != nil {
 			return err
 		}
-		filters, err := k.Filters(hooks(links[0].Index, true)...)
+		filters, err := k.tc.Get(plan.Hooks(link.Index, true)...)
 		for _, f := range filters {
 			f.Hook.Dev = 0
 			counts[f.Hook] = f.Packets
@@ -85,10 +85,35 @@ func (w *world) packets(hostIf string) map[cantc.Hook][]uint64 {
 	return counts
 }
 
+// view is a device of the host.
+func (w *world) view(name string) (link canlink.Link) {
+	w.t.Helper()
+	w.do(func() error {
+		k, err := new(Host).connect(nil)
+		if err != nil {
+			return err
+		}
+		defer k.close()
+		link, err = k.link(name)
+		return err
+	})
+	return link
+}
+
+// recordFile is the path of a bus's record.
+func (w *world) recordFile(hub string) string {
+	w.t.Helper()
+	files, err := filepath.Glob(w.host.StateDir + "/*/" + hub + ".json")
+	if err != nil || len(files) != 1 {
+		w.t.Fatalf("records of %s: %v, %v", hub, files, err)
+	}
+	return files[0]
+}
+
 // The filters that count what is denied.
 var (
-	deniedToSend = cantc.Hook{Dir: cantc.Ingress, Prio: secondPrio}
-	deniedToHear = cantc.Hook{Dir: cantc.Egress, Prio: secondPrio}
+	deniedToSend = cantc.Hook{Dir: cantc.Ingress, Prio: plan.SecondPrio}
+	deniedToHear = cantc.Hook{Dir: cantc.Egress, Prio: plan.SecondPrio}
 )
 
 // mixedFrame is a frame of any kind, one that can be told from all others. Half of the IDs are in the lists or next to
@@ -186,8 +211,8 @@ func TestPolicyFrames(t *testing.T) {
 		t.Run(fmt.Sprintf("moved %v", moved), func(t *testing.T) {
 			w := newWorld(t)
 			box, other := cantest.NewNetns(t), cantest.NewNetns(t)
-			end := w.attachAs("box", box, Policy{Send: listA, Receive: listA}, moved)
-			free := w.attachAs("free", other, Policy{}, !moved)
+			end := w.attachAs("box", box, config.Policy{Send: listA, Receive: listA}, moved)
+			free := w.attachAs("free", other, config.Policy{}, !moved)
 			in, noError := contains(mustParse(t, listA)), func(f cantest.Frame) bool { return f.ID&unix.CAN_ERR_FLAG == 0 }
 			random := rand.New(rand.NewPCG(12, 0))
 			var frames []cantest.Frame
@@ -213,7 +238,7 @@ func TestPolicyFrames(t *testing.T) {
 			if got, want := w.packets(end.HostIf)[deniedToHear][0], all-passed; got != uint64(want) {
 				t.Errorf("%d frames counted that it may not hear, want %d", got, want)
 			}
-			if err := w.checkAs("box", box, Policy{Send: listA, Receive: listA}, end.ContIf); err != nil {
+			if err := w.checkAs("box", box, config.Policy{Send: listA, Receive: listA}, end.ContIf); err != nil {
 				t.Error(err)
 			}
 		})
@@ -227,13 +252,13 @@ func TestPolicyReplaced(t *testing.T) {
 		t.Run(direction, func(t *testing.T) {
 			w := newWorld(t)
 			box, other := cantest.NewNetns(t), cantest.NewNetns(t)
-			policy := func(list string) Policy {
+			policy := func(list string) config.Policy {
 				if direction == "send" {
-					return Policy{Send: list}
+					return config.Policy{Send: list}
 				}
-				return Policy{Receive: list}
+				return config.Policy{Receive: list}
 			}
-			end, free := w.attachAs("box", box, policy(listA), false), w.attachAs("free", other, Policy{}, false)
+			end, free := w.attachAs("box", box, policy(listA), false), w.attachAs("free", other, config.Policy{}, false)
 			from, to := port{box, end.ContIf}, port{other, free.ContIf}
 			if direction == "receive" {
 				from, to = to, from
@@ -264,9 +289,10 @@ func TestPolicyReplaced(t *testing.T) {
 					}
 				}
 			}()
+			link := w.view(end.HostIf)
 			for i := range 20 {
 				list := []string{listB, listA}[i%2]
-				if again := w.attachAs("box", box, policy(list), false); again.ContIf != end.ContIf || len(again.made) > 0 {
+				if again := w.attachAs("box", box, policy(list), false); again != end || w.view(end.HostIf).Index != link.Index {
 					t.Errorf("made anew: %+v", again)
 				}
 				if err := w.checkAs("box", box, policy(list), end.ContIf); err != nil {
@@ -286,11 +312,11 @@ func TestPolicyReplaced(t *testing.T) {
 func TestPolicyEdited(t *testing.T) {
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
-	policies := []Policy{{}, {Send: "100"}, {Send: "none", Receive: "100"}, {Rate: 1_000_000}, {Send: "200", Rate: 1_000_000, Burst: 7}, {Receive: "none"}, {}}
+	policies := []config.Policy{{}, {Send: "100"}, {Send: "none", Receive: "100"}, {Rate: 1_000_000}, {Send: "200", Rate: 1_000_000, Burst: 7}, {Receive: "none"}, {}}
 	for i, p := range policies {
 		if i > 0 {
 			before := policies[i-1]
-			if err := w.checkAs("box", box, p, "can0"); err == nil || !strings.Contains(err.Error(), "policy is "+before.String()+", and the configuration says "+p.String()) {
+			if err := w.checkAs("box", box, p, "can-box"); err == nil || !strings.Contains(err.Error(), "policy is "+before.String()+", and the configuration says "+p.String()) {
 				t.Errorf("%s instead of %s: CHECK says %v", p, before, err)
 			}
 		}
@@ -332,24 +358,21 @@ func (w *world) expectPolicy(list string, from, to port) {
 func TestPolicyEditFails(t *testing.T) {
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
-	wide, narrow := Policy{Send: "100,200", Receive: "100,200"}, Policy{Send: "100", Receive: "none", Rate: 1_000_000}
+	wide, narrow := config.Policy{Send: "100,200", Receive: "100,200"}, config.Policy{Send: "100", Receive: "none", Rate: 1_000_000}
 	hub := port{w.netns, "vcan0"}
 	for n := 1; n < 40; n++ {
 		end := w.attachAs("box", box, wide, false)
-		countdown, called := n, ""
-		w.host.dial = func() (kernel, error) {
-			k, err := dialKernel()
-			return &faulty{k, &countdown, &called}, err
-		}
+		f := fault{n: n}
+		w.host.tap(f.step)
 		r := request("vcan0", "box", box)
-		r.Policy = narrow
+		r.Endpoint.Policy = narrow
 		var err error
 		w.do(func() error {
-			_, err = w.host.Attach(context.Background(), r)
+			_, err = w.host.Attach(context.Background(), nil, r)
 			return nil
 		})
 		w.unhook()
-		if called == "" {
+		if f.called == "" {
 			if err != nil {
 				t.Error(err)
 			}
@@ -363,17 +386,17 @@ func TestPolicyEditFails(t *testing.T) {
 		s.Close()
 		w.attach("vcan0", "late", w.crowd)
 		if err := w.checkAs("box", box, wide, end.ContIf); err != nil {
-			t.Errorf("%s failed, and after another ADD: %v", called, err)
+			t.Errorf("%s failed, and after another ADD: %v", f.called, err)
 		}
 		if l.Total() > 0 {
-			t.Errorf("%s failed, and a frame passes that neither policy allows", called)
+			t.Errorf("%s failed, and a frame passes that neither policy allows", f.called)
 		}
 		l.Close()
 		if again := w.attachAs("box", box, narrow, false); again.HostIf != end.HostIf {
-			t.Errorf("%s failed: made anew: %+v", called, again)
+			t.Errorf("%s failed: made anew: %+v", f.called, again)
 		}
 		if err := w.checkAs("box", box, narrow, end.ContIf); err != nil {
-			t.Errorf("%s failed, and after its own ADD: %v", called, err)
+			t.Errorf("%s failed, and after its own ADD: %v", f.called, err)
 		}
 	}
 	t.Error("no end of calls")
@@ -394,7 +417,7 @@ func TestPolicyLost(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, moved %v", name, moved), func(t *testing.T) {
 				w := newWorld(t)
 				box := cantest.NewNetns(t)
-				policy := Policy{Send: "100"}
+				policy := config.Policy{Send: "100"}
 				end := w.attachAs("box", box, policy, moved)
 				hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
 				l, s := cantest.Listen(t, hub.netns, hub.name), cantest.NewSender(t, box, end.ContIf)
@@ -411,7 +434,7 @@ func TestPolicyLost(t *testing.T) {
 						}
 					}
 				}()
-				file := w.host.StateDir + "/vcan0.json"
+				file := w.recordFile("vcan0")
 				if damage == nil {
 					if err := os.Remove(file); err != nil {
 						t.Fatal(err)
@@ -426,12 +449,12 @@ func TestPolicyLost(t *testing.T) {
 					}
 				}
 				w.attach("vcan0", "late", w.crowd)
-				w.do(func() error { return w.host.Heal(context.Background(), Spec{Hub: "vcan0"}) })
+				w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
 				close(stop)
 				<-stopped
 				w.expectPolicy("none", contIf, hub)
 				w.expectPolicy("none", hub, contIf)
-				want := "the record of the policy of test net/box is lost: it neither sends nor hears: remove the container and start it again"
+				want := "the record of the policy of test net/box is lost: it neither sends nor receives: remove the container and start it again"
 				if err := w.checkAs("box", box, policy, end.ContIf); err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("CHECK: %v, want %q", err, want)
 				}
@@ -461,21 +484,21 @@ func TestPolicyLost(t *testing.T) {
 func TestPolicyFiltersDeleted(t *testing.T) {
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
-	policy := Policy{Send: "100", Receive: "200", Rate: 1_000_000}
+	policy := config.Policy{Send: "100", Receive: "200", Rate: 1_000_000}
 	end := w.attachAs("box", box, policy, false)
 	hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
 	for _, test := range []struct{ command, send, receive, words string }{
-		{"tc qdisc del dev HOSTIF clsact", "none", "all", "ingress pref 8 is missing or another one, egress pref 8 is missing or another one, ingress pref 9 is missing or another one, egress pref 9 is missing or another one"},
-		{"tc filter del dev HOSTIF ingress pref 8", "none", "200", "ingress pref 8 is missing or another one"},
-		{"tc filter del dev HOSTIF ingress pref 9", "100", "200", "ingress pref 9 is missing or another one"},
-		{"tc filter del dev HOSTIF egress pref 9", "100", "all", "egress pref 9 is missing or another one"},
+		{"tc qdisc del dev HOSTIF clsact", "none", "all", "ingress pref 1 is missing or another one, egress pref 1 is missing or another one, ingress pref 2 is missing or another one, egress pref 2 is missing or another one"},
+		{"tc filter del dev HOSTIF ingress pref 1", "none", "200", "ingress pref 1 is missing or another one"},
+		{"tc filter del dev HOSTIF ingress pref 2", "100", "200", "ingress pref 2 is missing or another one"},
+		{"tc filter del dev HOSTIF egress pref 2", "100", "all", "egress pref 2 is missing or another one"},
 		{"ip link del vcan0-tx", "none", "none", "backplane vcan0-tx, vcan0-rx is missing"},
 	} {
 		w.run(strings.ReplaceAll(test.command, "HOSTIF", end.HostIf))
 		w.expectPolicy(test.send, contIf, hub)
 		w.expectPolicy(test.receive, hub, contIf)
 		err := w.checkAs("box", box, policy, end.ContIf)
-		if err == nil || !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), byAnyAdd) {
+		if err == nil || !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), plan.ByAnyAdd) {
 			t.Errorf("%s: CHECK: %v, want %q", test.command, err, test.words)
 		}
 		if _, notices := w.attach("vcan0", "late", w.crowd); !strings.Contains(strings.Join(notices, "\n"), test.words) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // TestRate: of 20 times as much as a container may send passes what the rate says, and the rest is counted; of nine tenths
@@ -19,7 +21,7 @@ func TestRate(t *testing.T) {
 		t.Run(fmt.Sprintf("%d, offered %g", test.rate, test.offered), func(t *testing.T) {
 			w := newWorld(t)
 			box := cantest.NewNetns(t)
-			policy := Policy{Rate: test.rate, Burst: test.burst}
+			policy := config.Policy{Rate: test.rate, Burst: test.burst}
 			end := w.attachAs("box", box, policy, false)
 			hub, s := cantest.Listen(t, w.netns, "vcan0"), cantest.NewSender(t, box, end.ContIf)
 			time.Sleep(time.Second * time.Duration(test.burst) / time.Duration(test.rate)) // the kernel begins with none of the burst
@@ -56,7 +58,7 @@ func TestRate(t *testing.T) {
 			if off := float64(passed-expected) / float64(expected); off > 0.02 || off < -0.02 {
 				t.Errorf("%d frames pass, want %d", passed, expected)
 			}
-			if got := w.packets(end.HostIf)[cantc.Hook{Prio: firstPrio}]; got[0] != uint64(sent) || got[1] != uint64(passed) {
+			if got := w.packets(end.HostIf)[cantc.Hook{Prio: plan.FirstPrio}]; got[0] != uint64(sent) || got[1] != uint64(passed) {
 				t.Errorf("counted: %d, want %d sent and %d passed", got, sent, passed)
 			}
 			if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
@@ -68,11 +70,11 @@ func TestRate(t *testing.T) {
 
 // TestFlood: a container with a policy sends in an endless loop. What others say to each other arrives all the same.
 func TestFlood(t *testing.T) {
-	for _, p := range []Policy{{Rate: 100}, {Send: "none"}} {
+	for _, p := range []config.Policy{{Rate: 100}, {Send: "none"}} {
 		t.Run(p.String(), func(t *testing.T) {
 			w := newWorld(t)
 			box, a, b := cantest.NewNetns(t), cantest.NewNetns(t), cantest.NewNetns(t)
-			end, endA, endB := w.attachAs("box", box, p, false), w.attachAs("a", a, Policy{}, false), w.attachAs("b", b, Policy{}, false)
+			end, endA, endB := w.attachAs("box", box, p, false), w.attachAs("a", a, config.Policy{}, false), w.attachAs("b", b, config.Policy{}, false)
 			flood := cantest.NewSender(t, box, end.ContIf)
 			stop, stopped := make(chan bool), make(chan int)
 			go func() {

@@ -10,7 +10,9 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -53,12 +55,12 @@ type ErrorCounters struct {
 
 // EndpointStatus is an endpoint.
 type EndpointStatus struct {
-	Attachment
-	Name      string `json:"name,omitempty"`      // of the container, where its runtime has told it
-	HostIf    string `json:"hostIf"`              // host end
-	Interface string `json:"interface,omitempty"` // container end; "" if it cannot be seen
-	Up        bool   `json:"up"`                  // both ends
-	Policy    Policy `json:"policy,omitzero"`
+	config.Attachment
+	Name      string        `json:"name,omitempty"`      // of the container, where its runtime has told it
+	HostIf    string        `json:"hostIf"`              // host end
+	Interface string        `json:"interface,omitempty"` // container end; "" if it cannot be seen
+	Up        bool          `json:"up"`                  // both ends
+	Policy    config.Policy `json:"policy,omitzero"`
 	// Sent are frames that got to the bus. DeniedSend and DeniedReceive are frames that its policy kept back, and OverRate
 	// those that were sent faster than it allows. Heard are frames handed to the container, Lost those that its interface
 	// did not take.
@@ -81,28 +83,30 @@ type Difference struct {
 // Buses names the buses of this host, sorted: those with a record, and those that aliases of devices tell of. Without
 // root it can only see the latter.
 func (h *Host) Buses() ([]string, error) {
-	names, errRecords := h.Recorded()
-	k, err := h.connect()
-	if err != nil {
-		return nil, err
-	}
-	links, errLinks := k.AllLinks()
-	for _, l := range links {
-		hub, _, ok := parseAlias(l.Alias)
-		if isOurHub(l) {
-			hub, ok = l.Name, true
-		}
-		if ok {
-			names = append(names, hub)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), errors.Join(errRecords, errLinks, k.Close())
+	names, _, err := h.look()
+	return names, explain(err)
 }
 
-// Status looks at buses, or if none are named, at all of this host that have a hub, an endpoint or a controller. It
-// changes nothing, and holds the lock of one bus after the other for the time of a look. It returns what could be seen
-// also with an error.
+// look names the buses and shows the devices of the host. What could be seen is returned also with an error.
+func (h *Host) look() (names []string, v plan.View, err error) {
+	dir, err := h.netnsDir()
+	if err != nil {
+		return nil, v, err
+	}
+	names, errRecords := store.Names(dir)
+	k, err := h.connect(nil)
+	if err != nil {
+		return nil, v, err
+	}
+	var errLinks error
+	v.Links, errLinks = k.links.List()
+	names = append(names, v.Buses()...)
+	slices.Sort(names)
+	return slices.Compact(names), v, errors.Join(errRecords, errLinks, k.close())
+}
+
+// Status looks at buses, or if none are named, at all of this host. It changes nothing, and holds the lock of one bus after
+// the other for the time of a look. It returns what could be seen also with an error.
 func (h *Host) Status(ctx context.Context, hubs ...string) (all []BusStatus, err error) {
 	named := len(hubs) > 0
 	if !named {
@@ -115,7 +119,7 @@ func (h *Host) Status(ctx context.Context, hubs ...string) (all []BusStatus, err
 		s, there, err := h.status(ctx, hub)
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("bus %s: %w", hub, err))
+			errs = append(errs, fmt.Errorf("bus %s: %w", hub, explain(err)))
 		case there:
 			all = append(all, s)
 		case named:
@@ -125,27 +129,16 @@ func (h *Host) Status(ctx context.Context, hubs ...string) (all []BusStatus, err
 	return all, errors.Join(errs...)
 }
 
-// ErrNoBus is returned by Status for a hub that no container was ever put on.
-var ErrNoBus = errors.New("there is no such bus")
-
-// status looks at one bus. there tells whether there is one.
+// status looks at one bus. there reports whether there is one.
 func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool, retErr error) {
-	if err := CheckHub(hub); err != nil {
+	if err := config.CheckHub(hub); err != nil {
 		return s, false, err
 	}
 	b, err := h.open(ctx, hub)
-	if errors.Is(err, store.ErrIO) { // a read-only disk, say
-		b, err = &bus{host: h, name: hub}, nil
-		b.k, err = h.connect()
-		if err != nil {
-			return s, false, err
-		}
-		defer func() { retErr = errors.Join(retErr, b.k.Close()) }()
-	} else if err != nil {
+	if err != nil {
 		return s, false, err
-	} else {
-		defer func() { retErr = errors.Join(retErr, b.close()) }()
 	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
 	differences, err := lasting(func() ([]Difference, error) {
 		if _, err := b.observe(); err != nil {
 			return nil, err
@@ -154,67 +147,48 @@ func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool,
 		return s.Differences, err
 	})
 	s.Differences = differences
-	known := b.controllerSpec().Physical || len(s.Endpoints) > 0 || b.onDisk && s.Kind != "" || isOurHub(b.view.link(hub))
-	return s, known, err
-}
-
-// lasting is what two looks at the kernel have in common: a container that dies between the lists of devices and of rules
-// looks like damage once.
-func lasting[T comparable](look func() ([]T, error)) ([]T, error) {
-	all, err := look()
-	if err != nil || len(all) == 0 {
-		return all, err
-	}
-	again, err := look()
-	return slices.DeleteFunc(all, func(d T) bool { return !slices.Contains(again, d) }), err
+	return s, len(s.Endpoints) > 0 || plan.IsOurHub(b.view.Link(hub)), err
 }
 
 // status is what the view shows.
 func (b *bus) status() (s BusStatus, err error) {
-	hub := b.view.link(b.name)
+	hub := b.view.Link(b.name)
 	s = BusStatus{
-		Hub: b.name, Up: hub.Up, MTU: hub.MTU, Controller: controllerStatus(b.view.controller),
+		Hub: b.name, Up: hub.Up, MTU: hub.MTU, Controller: controllerStatus(b.view.Controller),
 		Endpoints: []EndpointStatus{}, Differences: []Difference{},
 	}
 	if hub.Index != 0 {
-		s.Kind = kindWord(hub.Kind)
+		s.Kind = plan.KindWord(hub.Kind)
 	}
-	spec := b.controllerSpec()
-	spec.Hub = b.name
-	if hub.CAN && hub.Kind != canlink.Vcan { // where the record is lost
-		spec.Physical = true
-	}
-	w := b.want(spec, "")
-	all := diff(w, b.view)
+	w := plan.NewWant(plan.AgreedHub(b.name, hub, b.endpoints), b.endpoints, "")
+	all := plan.Diff(w, b.view)
 	count := b.counters()
-	tx, rx := uint32(b.view.link(w.tx).Index), uint32(b.view.link(w.rx).Index)
+	tx, rx := uint32(b.view.Link(w.TX).Index), uint32(b.view.Link(w.RX).Index)
 	s.Sent, _ = count.rules(uint32(hub.Index), tx)
 	var dropped uint64
 	s.Heard, dropped = count.rules(rx, uint32(hub.Index))
-	s.Lost = less(dropped, count.last(hub.Index, cantc.Egress, firstPrio))
+	s.Lost = less(dropped, count.last(hub.Index, cantc.Egress, plan.FirstPrio))
 
 	hosts := make([]canlink.Link, len(b.endpoints))
 	for i, e := range b.endpoints {
-		hosts[i] = e.host
+		hosts[i] = e.Host
 	}
-	ends, err := b.k.Peers(hosts...)
+	ends, err := b.k.links.Peers(hosts...)
 	if err != nil {
 		return s, err
 	}
 	for i, e := range b.endpoints {
 		end := ends[i]
-		if !e.host.PeerElsewhere {
-			end = b.view.at(e.host.PeerIndex)
+		if !e.Host.PeerElsewhere {
+			end = b.view.At(e.Host.PeerIndex)
 		}
 		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
-		if e.host.Up && isPair(e.host, end) && !end.Up && e.host.Used { // Docker up to 27 sets it up later
-			all = append(all, difference{
-				what: fmt.Sprintf("container end %s of %s is down", end.Name, e.Attachment), cure: "ip link set " + end.Name + " up in the container",
-			})
-		}
+		all = append(all, plan.DiffEnd(e, end)...)
 	}
 	for _, d := range all {
-		s.Differences = append(s.Differences, Difference{d.what, d.cure, d.cure == byAnyAdd})
+		if d.What != "" {
+			s.Differences = append(s.Differences, Difference{d.What, d.Cure, d.Cure == plan.ByAnyAdd})
+		}
 	}
 	return s, nil
 }
@@ -243,14 +217,14 @@ type counters struct {
 
 func (b *bus) counters() counters {
 	c := counters{map[[2]uint32]uint64{}, map[[2]uint32]uint64{}, map[cantc.Hook][]uint64{}}
-	for _, j := range b.view.jobs {
-		if j.Plain && (j.Filter == cangw.Filter{} || j.Filter == errorFrames) {
+	for _, j := range b.view.Jobs {
+		if j.Plain && (j.Filter == cangw.Filter{} || j.Filter == plan.ErrorFrames) {
 			at := [2]uint32{j.Src, j.Dst}
 			c.handled[at] += uint64(j.Handled)
 			c.dropped[at] += uint64(j.Dropped)
 		}
 	}
-	for _, f := range b.view.filters {
+	for _, f := range b.view.Filters {
 		c.filters[f.Hook] = f.Packets
 	}
 	return c
@@ -271,23 +245,23 @@ func (c counters) last(dev int, dir cantc.Direction, prio uint16) uint64 {
 	return packets[len(packets)-1]
 }
 
-func (c counters) endpoint(e endpoint, end canlink.Link, rx uint32) EndpointStatus {
-	dev := e.host.Index
+func (c counters) endpoint(e plan.Endpoint, end canlink.Link, rx uint32) EndpointStatus {
+	dev := e.Host.Index
 	s := EndpointStatus{
-		Attachment: e.Attachment, Name: e.Name, HostIf: e.host.Name, Policy: e.Policy,
-		Sent:          c.last(dev, cantc.Ingress, firstPrio),
-		DeniedSend:    c.last(dev, cantc.Ingress, secondPrio),
-		DeniedReceive: c.last(dev, cantc.Egress, secondPrio),
+		Attachment: e.Attachment, Name: e.Endpoint.Name, HostIf: e.Host.Name, Policy: e.Endpoint.Policy,
+		Sent:          c.last(dev, cantc.Ingress, plan.FirstPrio),
+		DeniedSend:    c.last(dev, cantc.Ingress, plan.SecondPrio),
+		DeniedReceive: c.last(dev, cantc.Egress, plan.SecondPrio),
 	}
-	if isPair(e.host, end) {
-		s.Interface, s.Up = end.Name, e.host.Up && end.Up
+	if plan.IsPair(e.Host, end) {
+		s.Interface, s.Up = end.Name, e.Host.Up && end.Up
 	}
-	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: firstPrio}]; len(all) > 0 && e.Policy.Rate != 0 {
+	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: plan.FirstPrio}]; len(all) > 0 && e.Endpoint.Policy.Rate != 0 {
 		s.OverRate = less(all[0], s.Sent) // the first action is police
 	}
 	var dropped uint64
 	s.Heard, dropped = c.rules(rx, uint32(dev))
-	s.Lost = less(dropped, c.last(dev, cantc.Egress, firstPrio)+s.DeniedReceive)
+	s.Lost = less(dropped, c.last(dev, cantc.Egress, plan.FirstPrio)+s.DeniedReceive)
 	return s
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 func (w *world) status(hubs ...string) (all []BusStatus, err error) {
@@ -20,12 +22,12 @@ func (w *world) status(hubs ...string) (all []BusStatus, err error) {
 	return all, err
 }
 
-func (w *world) attachWith(id string, policy Policy) Result {
+func (w *world) attachWith(id string, policy config.Policy) Result {
 	w.t.Helper()
 	r := request("vcan0", id, w.crowd)
-	r.Policy, r.Name = policy, "lab/"+id
+	r.Endpoint.Policy, r.Endpoint.Name = policy, "lab/"+id
 	var results []Result
-	w.do(func() (err error) { results, err = w.host.Attach(context.Background(), r); return err })
+	w.do(func() (err error) { results, err = w.host.Attach(context.Background(), nil, r); return err })
 	return results[0]
 }
 
@@ -44,8 +46,8 @@ func (w *world) send(from port, id uint32, count int) {
 // changes nothing.
 func TestStatus(t *testing.T) {
 	w := newWorld(t)
-	limited := Policy{Send: "123", Receive: "200"}
-	a, b, c := w.attachWith("a", Policy{}), w.attachWith("b", limited), w.attachWith("c", Policy{Rate: 100, Burst: 5})
+	limited := config.Policy{Send: "123", Receive: "200"}
+	a, b, c := w.attachWith("a", config.Policy{}), w.attachWith("b", limited), w.attachWith("c", config.Policy{Rate: 100, Burst: 5})
 	time.Sleep(200 * time.Millisecond) // until there may be a burst
 	w.send(port{w.crowd, a.ContIf}, 0x100, 3)
 	w.send(port{w.crowd, a.ContIf}, 0x200, 2)
@@ -73,7 +75,7 @@ func TestStatus(t *testing.T) {
 		Endpoints: []EndpointStatus{
 			endpoint(a, "a", EndpointStatus{Sent: 5, Heard: 4 + passed + 7}),
 			endpoint(b, "b", EndpointStatus{Policy: limited, Sent: 4, DeniedSend: 6, Heard: 2 + 7, DeniedReceive: 3 + passed}),
-			endpoint(c, "c", EndpointStatus{Policy: Policy{Rate: 100, Burst: 5}, Sent: passed, OverRate: 20 - passed, Heard: 5 + 4 + 7}),
+			endpoint(c, "c", EndpointStatus{Policy: config.Policy{Rate: 100, Burst: 5}, Sent: passed, OverRate: 20 - passed, Heard: 5 + 4 + 7}),
 		},
 	}
 	if diff := cmp.Diff(want, all[0]); diff != "" {
@@ -89,7 +91,7 @@ func TestStatus(t *testing.T) {
 	if err != nil || all[0].Endpoints[0].Lost != 3 || all[0].Endpoints[0].Up {
 		t.Errorf("%+v, %v; want three frames lost for a", all, err)
 	}
-	want.Differences = []Difference{{What: "host end " + a.HostIf + " of test net/a is down", Cure: byAnyAdd, ByHeal: true}}
+	want.Differences = []Difference{{What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
 	if diff := cmp.Diff(want.Differences, all[0].Differences); diff != "" {
 		t.Errorf("(- want, + got)\n%s", diff)
 	}

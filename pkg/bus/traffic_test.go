@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // TestTraffic: frames flow while the same ADDs are repeated, others come and go, and everybody is checked.
@@ -48,7 +49,7 @@ func TestTraffic(t *testing.T) {
 		}
 		if i%10 == 0 {
 			w.do(func() error {
-				_, err := w.host.AttachHere(context.Background(), Spec{Hub: "vcan0"}, Attachment{Runtime: "test", Network: "net", ContainerID: "private"})
+				_, err := w.here("private")
 				return err
 			})
 		}
@@ -83,8 +84,8 @@ func TestThousand(t *testing.T) {
 		before := time.Now()
 		w.do(func() error {
 			r := request("vcan0", fmt.Sprint("c", i), w.crowd)
-			r.Interface = fmt.Sprint("k", i)
-			_, err := w.host.Attach(context.Background(), r)
+			r.Place.Interface = fmt.Sprint("k", i)
+			_, err := w.host.Attach(context.Background(), nil, r)
 			return err
 		})
 		if i%200 == 0 || i == 999 {
@@ -106,7 +107,7 @@ func TestThousand(t *testing.T) {
 	t.Logf("DEL %v", time.Since(start))
 	start = time.Now()
 	w.do(func() error {
-		return w.host.Collect(context.Background(), func(a Attachment, left bool) bool { return false })
+		return w.host.Collect(context.Background(), func(a config.Attachment, left bool) bool { return false })
 	})
 	t.Logf("Collect of nothing %v", time.Since(start))
 	start = time.Now()
@@ -125,7 +126,7 @@ func TestThousand(t *testing.T) {
 			}
 			_ = w.netns.Do(func(ns.NetNS) error {
 				r := request("vcan1", "busy", w.crowd)
-				_, err := h.Attach(context.Background(), r)
+				_, err := h.Attach(context.Background(), nil, r)
 				if err == nil {
 					err = h.Detach(context.Background(), "vcan1", r.Attachment)
 				}

@@ -14,62 +14,56 @@ import (
 // Module is the kernel module of the gateway. Unlike vcan and vxcan the kernel does not load it by itself.
 const Module = "can-gw"
 
-// Errors that the gateway answers whatever the request.
-var (
-	ErrNoModule   = errors.New("the kernel module " + Module + " is not loaded")
-	ErrPermission = errors.New("changing gateway rules needs CAP_NET_ADMIN in the initial user namespace")
-)
-
 // Conn works on the gateway of one network namespace.
-type Conn struct{ conn *rtnl.Conn }
+type Conn struct{ conn rtnl.Conn }
 
 // On works on the gateway of the namespace that conn was opened in. The caller closes conn.
-func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Add adds the rules, in as few batches as can be. The gateway makes a second job of a rule that is there already: the
-// caller must know that it is not. Where one fails the others are added all the same.
+// Add adds the rules. The gateway makes a second job of a rule that is there already: the caller must know that it is not.
+// Where one fails the others are added all the same. Without the gateway it fails with a rtnl.NoModuleError.
 func (c *Conn) Add(rules ...Rule) error {
-	return c.change(unix.RTM_NEWROUTE, "add", rules)
+	return c.change(unix.RTM_NEWROUTE, "add", jobs(rules))
 }
 
-// Delete deletes the first job of each rule, in as few batches as can be. A rule without a job is no error.
-func (c *Conn) Delete(rules ...Rule) error {
-	for _, r := range rules {
-		if r.Src == 0 || r.Dst == 0 { // both 0 means every job of the netns, other people's too
-			return fmt.Errorf("delete rule %d -> %d: ifindex 0", r.Src, r.Dst)
+// Delete deletes the first job of each rule. A rule without a job is no error. Jobs with modifications stay.
+func (c *Conn) Delete(rules ...Rule) error { return c.DeleteJobs(jobs(rules)...) }
+
+// DeleteJobs deletes jobs that List returned, also such with modifications, and no others. Of jobs that are the same in
+// everything but the counters it deletes the first. A job that is gone is no error.
+func (c *Conn) DeleteJobs(jobs ...Job) error {
+	for _, j := range jobs {
+		if j.Src == 0 || j.Dst == 0 { // both 0 means every job of the netns, those of other programs too
+			return fmt.Errorf("delete rule %d -> %d: ifindex 0", j.Src, j.Dst)
+		}
+		if !j.Plain && j.Raw == "" {
+			return fmt.Errorf("delete rule %d -> %d: its modifications are not known", j.Src, j.Dst)
 		}
 	}
-	return c.change(unix.RTM_DELROUTE, "delete", rules)
+	return c.change(unix.RTM_DELROUTE, "delete", jobs)
 }
 
-func (c *Conn) change(kind int, verb string, rules []Rule) error {
-	var errs []error
-	for batch := range slices.Chunk(rules, rtnl.MaxBatch) {
-		errs = append(errs, c.changeBatch(kind, verb, batch))
-	}
-	return errors.Join(errs...)
-}
-
-func (c *Conn) changeBatch(kind int, verb string, rules []Rule) error {
-	requests := make([]*nl.NetlinkRequest, len(rules))
+// jobs are the plain jobs of rules.
+func jobs(rules []Rule) []Job {
+	jobs := make([]Job, len(rules))
 	for i, r := range rules {
-		requests[i] = nl.NewNetlinkRequest(kind, 0)
-		requests[i].AddRawData(r.marshal())
+		jobs[i] = Job{Rule: r, Plain: true}
 	}
-	replies, err := c.conn.Batch(requests...)
-	if err != nil {
-		return err
+	return jobs
+}
+
+func (c *Conn) change(kind int, verb string, jobs []Job) error {
+	request := func(j Job) *nl.NetlinkRequest {
+		request := nl.NewNetlinkRequest(kind, 0)
+		request.AddRawData(j.marshal())
+		return request
 	}
-	var errs []error
-	for i, r := range replies {
-		if kind == unix.RTM_DELROUTE && errors.Is(r.Err, unix.EINVAL) { // how the gateway says that there is none
-			continue
+	return rtnl.Each(c.conn, jobs, request, func(j Job, reply rtnl.Reply) error {
+		if reply.Err == nil || kind == unix.RTM_DELROUTE && errors.Is(reply.Err, unix.EINVAL) { // EINVAL: there is none
+			return nil
 		}
-		if r.Err != nil {
-			errs = append(errs, fmt.Errorf("%s rule %d -> %d: %w", verb, rules[i].Src, rules[i].Dst, explain(r.Err)))
-		}
-	}
-	return errors.Join(errs...)
+		return fmt.Errorf("%s rule %d -> %d: %w", verb, j.Src, j.Dst, explain(reply.Err))
+	})
 }
 
 // List returns every job of the netns, the youngest first. Where the answer takes more than one datagram, a job that is
@@ -91,12 +85,12 @@ func (c *Conn) List() ([]Job, error) {
 	return nil, fmt.Errorf("list gateway jobs: %w, %d times; try again", rtnl.ErrInterrupted, tries)
 }
 
-// Probe tells whether rules can be changed: nil, ErrNoModule or ErrPermission. It changes none: its request is too
-// short to be a rule, which the gateway looks at only after the right to ask.
+// Probe returns nil if rules can be changed, and else a rtnl.NoModuleError or rtnl.ErrPermission. It changes none: its request
+// is too short to be a rule, and the gateway checks that only after the permission.
 func (c *Conn) Probe() error {
 	r := nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
 	r.AddRawData([]byte{unix.AF_CAN})
-	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.EINVAL) {
+	if err := rtnl.Do(c.conn, r); err != nil && !errors.Is(err, unix.EINVAL) {
 		return explain(err)
 	}
 	return nil
@@ -122,15 +116,13 @@ func collect(jobs *[]Job) func([]byte) error {
 }
 
 func sameRules(a, b []Job) bool {
-	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Plain == y.Plain })
+	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Raw == y.Raw })
 }
 
+// explain returns the error of a request: EOPNOTSUPP is the answer of a kernel without the gateway.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP):
-		return ErrNoModule
-	case errors.Is(err, unix.EPERM):
-		return ErrPermission
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &rtnl.NoModuleError{Module: Module}
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,7 +40,7 @@ func newGateway(t *testing.T, devices ...string) gateway {
 	return g
 }
 
-func (g gateway) dial(t *testing.T) *rtnl.Conn {
+func (g gateway) dial(t *testing.T) rtnl.Conn {
 	t.Helper()
 	conn, err := rtnl.DialAt(g.netns)
 	if err != nil {
@@ -133,7 +134,12 @@ func TestListAgreesWithCangw(t *testing.T) {
 		if out := g.cangw(t, append([]string{"-A", "-s", "a", "-d", "b"}, strings.Fields(test.args)...)...); out != "" {
 			t.Fatal(out)
 		}
-		if diff := cmp.Diff(test.want, g.list(t)[0]); diff != "" {
+		got := g.list(t)[0]
+		if (got.Raw == "") != got.Plain {
+			t.Errorf("%s: %d bytes of a message, plain is %v", test.args, len(got.Raw), got.Plain)
+		}
+		got.Raw = ""
+		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (- want, + got)\n%s", test.args, diff)
 		}
 	}
@@ -158,6 +164,93 @@ func TestDelete(t *testing.T) {
 	}
 	if jobs := g.list(t); jobs[0].Plain || jobs[1].Rule != other {
 		t.Errorf("left: %+v", jobs)
+	}
+}
+
+// modified are rules with modifications, each one different from the others in one point that the gateway compares.
+var modified = []string{
+	"-m SET:I:123.8.0000000000000000",
+	"-m SET:I:124.8.0000000000000000",
+	"-m SET:IL:123.8.0000000000000000",
+	"-m SET:I:123.8.0000000000000000 -u 1F",
+	"-m SET:I:123.8.0000000000000000 -u 2A",
+	"-e -m SET:I:123.8.0000000000000000",
+	"-i -l 1 -m SET:I:123.8.0000000000000000",
+	"-l 1 -m AND:ILD:7FF.F.FFFFFFFFFFFFFFFF -m OR:L:000.8.1122334455667788 -m XOR:D:000.0.FF00FF00FF00FF00 -m SET:I:123.8.0000000000000000 -f 456:7FF",
+	"-m SET:D:000.8.1122334455667788 -x 0:6:7:A5",
+	"-m SET:D:000.8.1122334455667788 -x -8:-2:-1:00",
+	"-m SET:D:000.8.1122334455667788 -c 0:6:7:00:FF:" + crcTable,
+	"-m SET:D:000.8.1122334455667788 -c 0:6:7:00:FF:" + crcTable + " -p 1:5A",
+	"-m SET:D:000.8.1122334455667788 -c 0:6:7:00:FF:" + crcTable + " -p 2:00112233445566778899AABBCCDDEEFF",
+	"-m SET:D:000.8.1122334455667788 -c 0:6:7:00:FF:" + crcTable + " -p 3:",
+	"-X -M SET:IFLD:123.1.40." + strings.Repeat("5A", 64),
+	"-X -M XOR:I:001.0.0." + strings.Repeat("00", 64) + " -M SET:F:000.2.0." + strings.Repeat("00", 64) + " -u 3",
+}
+
+var crcTable = strings.Repeat("0123456789ABCDEF", 32)
+
+// A job with modifications is deleted, and no other, also not those that only differ in modifications. It is written as
+// cangw -L writes it.
+func TestDeleteJobs(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	ours := []Rule{{Src: g.index["a"], Dst: g.index["b"]}, {Src: g.index["a"], Dst: g.index["b"], Flags: IIFTxOK, Hops: 1}}
+	if err := g.Add(ours...); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range modified {
+		if out := g.cangw(t, append([]string{"-A", "-s", "a", "-d", "b"}, strings.Fields(args)...)...); out != "" {
+			t.Fatalf("%s: %s", args, out)
+		}
+	}
+	before := g.list(t)
+	if len(before) != len(ours)+len(modified) {
+		t.Fatalf("%d jobs, want %d", len(before), len(ours)+len(modified))
+	}
+	lines := strings.Split(strings.TrimSpace(g.cangw(t, "-L")), "\n")
+	for i, j := range before {
+		listed, _, _ := strings.Cut(strings.TrimPrefix(lines[i], "cangw -A "), " # ")
+		if text := j.Format(g.nameOf); text != listed {
+			t.Errorf("job %d:\n%s\ncangw -L:\n%s", i, text, listed)
+		}
+	}
+	for len(before) > len(ours) {
+		i := (len(before) - len(ours)) / 2 // of the middle, so that others are before and behind it
+		if before[i].Plain {
+			t.Fatalf("job %d is plain", i)
+		}
+		for range 2 { // the second time there is none
+			if err := g.DeleteJobs(before[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := slices.Delete(slices.Clone(before), i, i+1)
+		after := g.list(t)
+		if diff := cmp.Diff(want, after); diff != "" {
+			t.Fatalf("after %s (- want, + got)\n%s", before[i].Format(g.nameOf), diff)
+		}
+		before = after
+	}
+	if err := g.DeleteJobs(before...); err != nil || len(g.list(t)) != 0 {
+		t.Errorf("delete plain jobs: %v", err)
+	}
+}
+
+// A job with frames counted is the same job.
+func TestDeleteJobCounted(t *testing.T) {
+	g := newGateway(t, "a", "b")
+	g.cangw(t, "-A", "-s", "a", "-d", "b", "-e", "-m", "SET:I:123.8.0000000000000000")
+	if err := cantest.NewSender(t, g.netns, "a").Send(cantest.Frame{ID: 0x123}); err != nil {
+		t.Fatal(err)
+	}
+	jobs := g.list(t)
+	if len(jobs) != 1 || jobs[0].Handled != 1 {
+		t.Fatalf("%+v", jobs)
+	}
+	if err := g.DeleteJobs(jobs...); err != nil || len(g.list(t)) != 0 {
+		t.Errorf("%v, left: %+v", err, g.list(t))
+	}
+	if err := g.DeleteJobs(Job{Rule: jobs[0].Rule}); err == nil {
+		t.Error("a job without its message: no error")
 	}
 }
 
@@ -191,11 +284,11 @@ func TestAddPartly(t *testing.T) {
 	}
 }
 
-// Buses of any size: more rules than a batch, more jobs than a datagram, more errors than a socket holds.
+// Buses of any size: more rules than a datagram holds, more jobs than a datagram, more errors than a socket holds.
 func TestMany(t *testing.T) {
 	g := newGateway(t, "a", "b")
 	var rules []Rule
-	for i := range uint32(8*rtnl.MaxBatch + 7) {
+	for i := range uint32(3000) {
 		rules = append(rules, Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: i, Mask: 0x7ff}})
 	}
 	if err := g.Delete(rules...); err != nil {
@@ -315,8 +408,8 @@ func TestNoModule(t *testing.T) {
 	for what, err := range map[string]error{
 		"probe": c.Probe(), "add": c.Add(Rule{Src: 1, Dst: 1}), "delete": c.Delete(Rule{Src: 1, Dst: 1}),
 	} {
-		if !errors.Is(err, ErrNoModule) {
-			t.Errorf("%s: %v, want ErrNoModule", what, err)
+		if missing := (*rtnl.NoModuleError)(nil); !errors.As(err, &missing) || missing.Module != Module {
+			t.Errorf("%s: %v, want a NoModuleError for %s", what, err, Module)
 		}
 	}
 	if jobs, err := c.List(); err != nil || len(jobs) != 0 {

@@ -2,7 +2,7 @@
 // one CAN device to another. A rule is what we want; a job is the kernel's instance of it, with its counters.
 //
 // It encodes plain rules: source, destination, flags, a filter and a hop limit. Jobs of other programs may do more
-// (modifications, checksums); they are listed, marked as not plain, and never touched.
+// (modifications, checksums). It lists them, marked as not plain, and deletes them by what the kernel itself says of them.
 //
 // Kernel: linux/can/gw.h, net/can/gw.c. The reference program is cangw of can-utils.
 package cangw
@@ -45,8 +45,11 @@ type Rule struct {
 // Job is a rule at work in the kernel.
 type Job struct {
 	Rule
-	Plain                     bool   // nothing but what Rule holds; false for rules with modifications or uid
+	Plain                     bool   // has nothing but what Rule holds; false for jobs with modifications
 	Handled, Dropped, Deleted uint32 // frames: passed on, refused by the destination, stopped by hop or origin check
+	// Raw is the message (struct rtcanmsg and attributes) that makes or deletes a job that is not plain: that of the kernel
+	// less the counters. It is "" for a plain job.
+	Raw string
 }
 
 // Numbers from linux/can/gw.h.
@@ -63,8 +66,11 @@ const (
 	cgwMax     = 18 // CGW_FDMOD_SET, the last one that is known here
 )
 
-// Attributes of this package, which a plain rule may have.
-const plainAttrs = 1<<cgwHandled | 1<<cgwDropped | 1<<cgwDeleted | 1<<cgwSrcIF | 1<<cgwDstIF | 1<<cgwFilter | 1<<cgwLimHops
+// Sets of attributes: the counters, and all that a plain rule may have.
+const (
+	counterAttrs = 1<<cgwHandled | 1<<cgwDropped | 1<<cgwDeleted
+	plainAttrs   = counterAttrs | 1<<cgwSrcIF | 1<<cgwDstIF | 1<<cgwFilter | 1<<cgwLimHops
+)
 
 const (
 	rtcanmsgSize  = 4 // struct rtcanmsg
@@ -88,6 +94,16 @@ func (r Rule) marshal() []byte {
 		b = appendAttr(b, cgwLimHops, []byte{r.Hops})
 	}
 	return b
+}
+
+// marshal is the payload of RTM_DELROUTE that deletes the job. The gateway compares everything but the counters, which it
+// ignores; of a job with a uid (CGW_MOD_UID) not the modifications, but no two jobs have the same (cgw_remove_job of
+// net/can/gw.c).
+func (j Job) marshal() []byte {
+	if j.Plain {
+		return j.Rule.marshal()
+	}
+	return []byte(j.Raw)
 }
 
 // appendAttr appends an attribute (struct nlattr), padded to a multiple of four bytes.
@@ -117,7 +133,18 @@ func unmarshalJob(b []byte) (Job, error) {
 	if job.Src == 0 || job.Dst == 0 {
 		return Job{}, errors.New("gateway job without a source or a destination")
 	}
-	return job, nil
+	if job.Plain {
+		return job, nil
+	}
+	raw := append([]byte(nil), b[:rtcanmsgSize]...)
+	err := rtnl.Attrs(b[rtcanmsgSize:], func(kind uint16, value []byte) error {
+		if kind > cgwMax || counterAttrs&(1<<kind) == 0 {
+			raw = appendAttr(raw, kind, value)
+		}
+		return nil
+	})
+	job.Raw = string(raw)
+	return job, err
 }
 
 func (j *Job) unmarshalAttr(kind uint16, value []byte) error {
@@ -158,7 +185,10 @@ func (j *Job) unmarshalAttr(kind uint16, value []byte) error {
 }
 
 // Format writes a rule as the arguments of cangw that would make it. name gives a device's name by its ifindex.
-func (r Rule) Format(name func(index uint32) string) string {
+func (r Rule) Format(name func(index uint32) string) string { return r.format(name, "") }
+
+// format is Format with more arguments of cangw, where cangw -L has them.
+func (r Rule) format(name func(index uint32) string, more string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "-s %s -d %s", name(r.Src), name(r.Dst))
 	for _, f := range []struct {
@@ -172,7 +202,11 @@ func (r Rule) Format(name func(index uint32) string) string {
 	if r.Hops != 0 {
 		fmt.Fprintf(&b, " -l %d", r.Hops)
 	}
-	if r.Filter != (Filter{}) {
+	b.WriteString(more)
+	switch {
+	case r.Filter.ID&unix.CAN_INV_FILTER != 0:
+		fmt.Fprintf(&b, " -f %03X~%X", r.Filter.ID&^unix.CAN_INV_FILTER, r.Filter.Mask)
+	case r.Filter != (Filter{}):
 		fmt.Fprintf(&b, " -f %03X:%X", r.Filter.ID, r.Filter.Mask)
 	}
 	return b.String()

@@ -80,7 +80,7 @@ var dumped = []struct {
 	job  Job
 	sent string
 }{{
-	"-s bpR -d vcan0 -e -X", Job{Rule: Rule{Src: 3, Dst: 2, Flags: Echo | FD}, Plain: true},
+	"-s bpR -d vcan0 -X -e", Job{Rule: Rule{Src: 3, Dst: 2, Flags: Echo | FD}, Plain: true},
 	"1d 01 09 00 08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00",
 }, {
 	"-s vcan0 -d bpT -X -i", Job{Rule: Rule{Src: 2, Dst: 4, Flags: IIFTxOK | FD}, Plain: true, Handled: 3},
@@ -123,6 +123,17 @@ func TestUnmarshalJob(t *testing.T) {
 		got, err := unmarshalJob(unhex(t, d.sent))
 		if err != nil {
 			t.Errorf("cangw -A %s: %v", d.args, err)
+		}
+		if text := got.Format(deviceName); text != d.args {
+			t.Errorf("%q, want %q", text, d.args)
+		}
+		if !got.Plain { // what deletes it is the same without the counters
+			want := got
+			want.Handled, want.Dropped, want.Deleted = 0, 0, 0
+			if again, err := unmarshalJob(got.marshal()); err != nil || again != want {
+				t.Errorf("cangw -A %s: %+v again, %v", d.args, again, err)
+			}
+			got.Raw = ""
 		}
 		if diff := cmp.Diff(d.job, got); diff != "" {
 			t.Errorf("cangw -A %s (- want, + got)\n%s", d.args, diff)
@@ -174,7 +185,7 @@ func TestUnmarshalJobUnknown(t *testing.T) {
 	for _, kind := range []int{0, 1, 5, 14, cgwMax, cgwMax + 1, 31, 32, 38, 63, 64, 70, 4711, 1<<14 - 1} {
 		for _, size := range []int{0, 1, 4, 282} {
 			b := append(Rule{Src: 2, Dst: 4}.marshal(), nl.NewRtAttr(kind, make([]byte, size)).Serialize()...)
-			want := Job{Rule: Rule{Src: 2, Dst: 4}}
+			want := Job{Rule: Rule{Src: 2, Dst: 4}, Raw: string(b)}
 			if got, err := unmarshalJob(b); err != nil || got != want {
 				t.Errorf("attribute %d of %d bytes: %+v, %v; want %+v", kind, size, got, err, want)
 			}
@@ -214,7 +225,7 @@ func FuzzUnmarshalJob(f *testing.F) {
 			t.Errorf("accepted %+v", job)
 		}
 		again, err := unmarshalJob(job.marshal())
-		if want := (Job{Rule: job.Rule, Plain: true}); err != nil || again != want {
+		if want := (Job{Rule: job.Rule, Plain: job.Plain, Raw: job.Raw}); err != nil || again != want {
 			t.Errorf("%+v, %v; want %+v", again, err, want)
 		}
 	})

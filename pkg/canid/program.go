@@ -1,6 +1,7 @@
 package canid
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -51,6 +52,17 @@ func (s IDs) Denying(errorFrames bool) ([]unix.SockFilter, error) {
 // Allowing is the opposite of Denying: it matches the frames that are in the set, and no error frames.
 func (s IDs) Allowing() ([]unix.SockFilter, error) {
 	return s.checked(&program{matchAllowed: true})
+}
+
+// Check fails if a program of the set would be longer than the kernel takes.
+func (s IDs) Check() error {
+	const alwaysFits = 500 // entries
+	if len(s.standard.ranges)+len(s.standard.masked)+len(s.extended.ranges)+len(s.extended.masked) <= alwaysFits {
+		return nil
+	}
+	_, errAllowing := s.Allowing()
+	_, errDenying := s.Denying(true)
+	return cmp.Or(errAllowing, errDenying)
 }
 
 // checked is compile for this machine's byte order.

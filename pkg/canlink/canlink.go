@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink/nl"
@@ -62,46 +61,31 @@ type Link struct {
 func (l Link) FD() bool { return l.MTU >= FDMTU }
 
 // Conn works on the devices of one network namespace.
-type Conn struct{ conn *rtnl.Conn }
+type Conn struct{ conn rtnl.Conn }
 
 // On works on the devices of the namespace that conn was opened in. The caller closes conn.
-func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Get finds devices by name, in as few batches as can be. The results are in the order of the names; for one that is
-// not there it is the zero Link. Alternative names do not count.
+// Get finds devices by name. The results are in the order of the names; for one that is not there it is the zero Link.
+// Alternative names do not count.
 func (c *Conn) Get(names ...string) ([]Link, error) {
 	var links []Link
-	for batch := range slices.Chunk(names, rtnl.MaxBatch) {
-		found, err := c.getBatch(batch)
-		if err != nil {
-			return nil, err
+	err := rtnl.Each(c.conn, names, getByName, func(name string, r rtnl.Reply) error {
+		var link Link
+		if !errors.Is(r.Err, unix.ENODEV) {
+			var err error
+			if link, err = parseReply(r); err != nil {
+				return fmt.Errorf("look up device %s: %w", name, err)
+			}
 		}
-		links = append(links, found...)
-	}
-	return links, nil
-}
-
-func (c *Conn) getBatch(names []string) ([]Link, error) {
-	requests := make([]*nl.NetlinkRequest, len(names))
-	for i, name := range names {
-		requests[i] = getByName(name)
-	}
-	replies, err := c.conn.Batch(requests...)
+		if link.Name != name { // an alternative name
+			link = Link{}
+		}
+		links = append(links, link)
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	links := make([]Link, len(names))
-	for i, r := range replies {
-		if errors.Is(r.Err, unix.ENODEV) {
-			continue
-		}
-		link, err := parseReply(r)
-		if err != nil {
-			return nil, fmt.Errorf("look up device %s: %w", names[i], err)
-		}
-		if link.Name == names[i] { // else it is an alternative name
-			links[i] = link
-		}
 	}
 	return links, nil
 }
@@ -122,25 +106,20 @@ func (c *Conn) GetIndex(index int) (Link, error) {
 // in another netns, or not any more.
 func (c *Conn) Peers(links ...Link) ([]Link, error) {
 	peers := make([]Link, 0, len(links))
-	for batch := range slices.Chunk(links, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, l := range batch {
-			requests[i] = GetRequest(l.PeerIndex)
-			requests[i].AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(l.PeerNetns))))
-		}
-		replies, err := c.conn.Batch(requests...)
-		if err != nil {
-			return nil, err
-		}
-		for i, r := range replies {
-			peer, err := parseReply(r)
-			if err != nil || !batch[i].PeerElsewhere { // a container that ends just now
-				peer = Link{}
-			}
-			peers = append(peers, peer)
-		}
+	request := func(l Link) *nl.NetlinkRequest {
+		r := GetRequest(l.PeerIndex)
+		r.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(l.PeerNetns))))
+		return r
 	}
-	return peers, nil
+	err := rtnl.Each(c.conn, links, request, func(l Link, r rtnl.Reply) error {
+		peer, err := parseReply(r)
+		if err != nil || !l.PeerElsewhere { // a container that ends just now
+			peer = Link{}
+		}
+		peers = append(peers, peer)
+		return nil
+	})
+	return peers, err
 }
 
 // List returns every device of the namespace. Where devices come and go meanwhile, it asks again: of those that stay
@@ -171,14 +150,14 @@ func (c *Conn) List() ([]Link, error) {
 const rtextFilterSkipStats = 1 << 3
 
 // AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name or
-// the index is taken.
+// the index is taken. Without the module vcan it fails with a rtnl.NoModuleError.
 func (c *Conn) AddVcan(name string, index, mtu int, alias string) error {
 	requests := []*nl.NetlinkRequest{vcanRequest(name, index, mtu)}
 	if alias != "" {
 		requests = append(requests, aliasRequest(index, alias)) // in the same datagram: a kill cannot come between
 	}
-	if err := c.conn.Do(requests...); err != nil {
-		return fmt.Errorf("add vcan %s: %w", name, err)
+	if err := rtnl.Do(c.conn, requests...); err != nil {
+		return fmt.Errorf("add vcan %s: %w", name, explainKind(Vcan, err))
 	}
 	return nil
 }
@@ -196,7 +175,8 @@ type Pair struct {
 }
 
 // AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the
-// index on this side, and EBUSY if the index is taken on the peer's.
+// index on this side, and EBUSY if the index is taken on the peer's. Without the module vxcan it fails with a
+// rtnl.NoModuleError.
 func (c *Conn) AddPair(p Pair) (Link, error) {
 	// All in one datagram, so that a kill cannot come between, and by index, so that nothing but what was made is touched.
 	requests := []*nl.NetlinkRequest{p.request()}
@@ -212,7 +192,7 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 		err = replies[i].Err
 	}
 	if err != nil {
-		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, err)
+		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, explainKind(Vxcan, err))
 	}
 	return ParseLink(replies[len(replies)-1].Data)
 }
@@ -232,33 +212,34 @@ func (c *Conn) SetUp(index int) (Link, error) {
 // Delete deletes devices, and with each the other end of a pair and all gateway rules of both. One that is not there is
 // no error.
 func (c *Conn) Delete(indexes ...int) error {
-	var errs []error
-	for batch := range slices.Chunk(indexes, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, index := range batch {
-			requests[i] = deleteRequest(index)
+	return rtnl.Each(c.conn, indexes, deleteRequest, func(index int, r rtnl.Reply) error {
+		if r.Err == nil || errors.Is(r.Err, unix.ENODEV) {
+			return nil
 		}
-		replies, err := c.conn.Batch(requests...)
-		errs = append(errs, err)
-		for i, r := range replies {
-			if r.Err != nil && !errors.Is(r.Err, unix.ENODEV) {
-				errs = append(errs, fmt.Errorf("delete device with index %d: %w", batch[i], r.Err))
-			}
-		}
-	}
-	return errors.Join(errs...)
+		return fmt.Errorf("delete device with index %d: %w", index, r.Err)
+	})
 }
 
 // SetAlias sets a device's alias, at most MaxAlias bytes.
 func (c *Conn) SetAlias(index int, alias string) error {
-	if err := c.conn.Do(aliasRequest(index, alias)); err != nil {
+	if err := rtnl.Do(c.conn, aliasRequest(index, alias)); err != nil {
 		return fmt.Errorf("set alias of device with index %d: %w", index, err)
 	}
 	return nil
 }
 
+// SetMTU sets the MTU of a device, which must be down.
+func (c *Conn) SetMTU(index, mtu int) error {
+	r := ChangeRequest(index)
+	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+	if err := rtnl.Do(c.conn, r); err != nil {
+		return fmt.Errorf("set MTU of device with index %d to %d: %w", index, mtu, err)
+	}
+	return nil
+}
+
 // Probe asks the kernel whether it can make devices of a kind, and has it load the module if need be. It makes none:
-// the request is for more queues than any device may have. The kernel answers EOPNOTSUPP for an unknown kind.
+// the request is for more queues than any device may have. For an unknown kind it fails with a rtnl.NoModuleError.
 func (c *Conn) Probe(kind string) error {
 	const tooManyQueues = 4097
 	r := addRequest(0, false)
@@ -266,10 +247,19 @@ func (c *Conn) Probe(kind string) error {
 	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(kind))
 	r.AddData(info)
 	r.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(tooManyQueues)))
-	if err := c.conn.Do(r); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("devices of kind %s: %w", kind, err)
+	if err := rtnl.Do(c.conn, r); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("devices of kind %s: %w", kind, explainKind(kind, err))
 	}
 	return nil
+}
+
+// explainKind returns the error of a request that makes a device: EOPNOTSUPP is the answer to a kind that is unknown, also
+// after the kernel has tried to load its module.
+func explainKind(kind string, err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &rtnl.NoModuleError{Module: kind}
+	}
+	return err
 }
 
 func parseReply(r rtnl.Reply) (Link, error) {

@@ -57,14 +57,14 @@ func TestAddVcan(t *testing.T) {
 	}
 }
 
-// TestGetMany asks for more than one batch can hold. Every machine has a device lo.
+// TestGetMany asks for more than one datagram can hold. Every machine has a device lo.
 func TestGetMany(t *testing.T) {
 	conn, err := rtnl.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	names := slices.Repeat([]string{"lo", "none"}, 3*rtnl.MaxBatch)
+	names := slices.Repeat([]string{"lo", "none"}, 1500)
 	links, err := On(conn).Get(names...)
 	if err != nil || len(links) != len(names) {
 		t.Fatalf("%d of %d links: %v", len(links), len(names), err)
@@ -218,8 +218,9 @@ func TestProbe(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := c.Probe("nosuchkind"); !errors.Is(err, unix.EOPNOTSUPP) {
-		t.Errorf("unknown kind: %v, want EOPNOTSUPP", err)
+	var missing *rtnl.NoModuleError
+	if err := c.Probe("nosuchkind"); !errors.As(err, &missing) || missing.Module != "nosuchkind" {
+		t.Errorf("unknown kind: %v, want a NoModuleError", err)
 	}
 	if links, err := c.List(); err != nil || len(links) != 1 {
 		t.Errorf("devices afterwards: %+v, %v; want lo alone", links, err)

@@ -12,49 +12,41 @@ import (
 )
 
 // Conn works on the filters of one network namespace.
-type Conn struct{ conn *rtnl.Conn }
+type Conn struct{ conn rtnl.Conn }
 
 // On works on the filters of the namespace that conn was opened in. The caller closes conn.
-func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Get returns the filters of hooks, in as few batches as can be. Hooks without one are left out, also for the lack of
-// their device.
+// Get returns the filters of hooks. Hooks without one are left out, also for the lack of their device.
 func (c *Conn) Get(hooks ...Hook) ([]Installed, error) {
 	var filters []Installed
-	for batch := range slices.Chunk(hooks, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, h := range batch {
-			requests[i] = h.request(unix.RTM_GETTFILTER, 0)
+	request := func(h Hook) *nl.NetlinkRequest { return h.request(unix.RTM_GETTFILTER, 0) }
+	err := rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
+		if isAbsent(r.Err) {
+			return nil
 		}
-		replies, err := c.conn.Batch(requests...)
+		f, err := unmarshalFilter(r.Data)
+		if r.Err != nil {
+			err = r.Err
+		}
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("look up %s filter of device with index %d: %w", h.Dir, h.Dev, err)
 		}
-		for i, r := range replies {
-			if isAbsent(r.Err) {
-				continue
-			}
-			f, err := unmarshalFilter(r.Data)
-			if err = errors.Join(r.Err, err); err != nil {
-				return nil, fmt.Errorf("look up filter of device with index %d: %w", batch[i].Dev, err)
-			}
-			f.Hook = batch[i]
-			filters = append(filters, f)
-		}
+		f.Hook = h
+		filters = append(filters, f)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return filters, nil
 }
 
-// isAbsent tells whether an error says that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
-// the priority.
+// isAbsent reports whether an error means that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
+// the priority, or a qdisc whose filters are those of a shared block, of which none is a device's (EOPNOTSUPP).
 func isAbsent(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
 }
-
-// NoModuleError is the lack of a kernel module, which the kernel would have loaded.
-type NoModuleError struct{ Module string }
-
-func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }
 
 // OtherQdiscError is an ingress qdisc of another program, which has no egress: a device has that or a clsact qdisc.
 type OtherQdiscError struct {
@@ -66,30 +58,59 @@ func (e *OtherQdiscError) Error() string {
 	return fmt.Sprintf("device with index %d has a qdisc %s", e.Dev, e.Kind)
 }
 
+// OtherFilterError is a filter of another program at a hook where Set needs its own: all filters of a priority are of one kind
+// and one protocol. This ends it: tc filter del dev DEV DIR pref PRIO
+type OtherFilterError struct{ Entry }
+
+func (e *OtherFilterError) Error() string {
+	return fmt.Sprintf("device with index %d has %s filters of kind %s and protocol %#04x at pref %d", e.Dev, e.Dir, e.Kind, e.Protocol, e.Prio)
+}
+
+// SharedBlockError is a clsact qdisc whose filters of one direction are those of a block, which other devices may share. It
+// takes no filters of its own. This ends it: tc qdisc del dev DEV clsact
+type SharedBlockError struct {
+	Dev   int // ifindex
+	Dir   Direction
+	Block uint32
+}
+
+func (e *SharedBlockError) Error() string {
+	return fmt.Sprintf("device with index %d has the %s filters of the shared block %d", e.Dev, e.Dir, e.Block)
+}
+
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a NoModuleError where the kernel lacks a part, and with an OtherQdiscError.
+// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and where other programs
+// prevent it with an OtherQdiscError, an OtherFilterError or a SharedBlockError. Filters that do not fail are made.
 func (c *Conn) Set(filters ...Filter) error {
 	if err := c.addQdiscs(filters); err != nil {
 		return err
 	}
-	var errs []error
-	for batch := range slices.Chunk(filters, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, f := range batch {
-			requests[i] = f.setRequest()
+	return rtnl.Each(c.conn, filters, Filter.setRequest, func(f Filter, r rtnl.Reply) error {
+		if r.Err == nil {
+			return nil
 		}
-		replies, err := c.conn.Batch(requests...)
-		errs = append(errs, err)
-		for i, r := range replies {
-			if errors.Is(r.Err, unix.ENOENT) {
-				return &NoModuleError{c.missing(batch[i])}
-			}
-			if r.Err != nil {
-				errs = append(errs, fmt.Errorf("set %s filter of device with index %d: %w", batch[i].Dir, batch[i].Dev, r.Err))
+		return fmt.Errorf("set %s filter of device with index %d: %w", f.Dir, f.Dev, c.explain(f, r.Err))
+	})
+}
+
+// explain finds out why the kernel refuses a filter.
+func (c *Conn) explain(f Filter, refused error) error {
+	switch {
+	case errors.Is(refused, unix.ENOENT):
+		return &rtnl.NoModuleError{Module: c.missing(f)}
+	case errors.Is(refused, unix.EOPNOTSUPP):
+		if q, err := c.qdisc(f.Dev); err == nil && q.blocks[f.Dir] != 0 {
+			return &SharedBlockError{f.Dev, f.Dir, q.blocks[f.Dir]}
+		}
+	case errors.Is(refused, unix.EINVAL):
+		all, _ := c.list(f.Hook) // what could be read is an answer, too
+		for _, e := range all {
+			if e.other() {
+				return &OtherFilterError{e}
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return refused
 }
 
 // addQdiscs makes the qdiscs that filters need.
@@ -100,43 +121,46 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 			devs = append(devs, f.Dev)
 		}
 	}
-	var errs []error
-	for batch := range slices.Chunk(devs, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, dev := range batch {
-			requests[i] = qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev)
-			requests[i].AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
-		}
-		replies, err := c.conn.Batch(requests...)
-		errs = append(errs, err)
-		for i, r := range replies {
-			switch {
-			case errors.Is(r.Err, unix.ENOENT):
-				return &NoModuleError{"sch_ingress"}
-			case errors.Is(r.Err, unix.EEXIST):
-				errs = append(errs, c.checkQdisc(batch[i]))
-			case r.Err != nil:
-				errs = append(errs, fmt.Errorf("add qdisc of device with index %d: %w", batch[i], r.Err))
-			}
-		}
+	request := func(dev int) *nl.NetlinkRequest {
+		r := qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev)
+		r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
+		return r
 	}
-	return errors.Join(errs...)
+	return rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
+		switch {
+		case r.Err == nil:
+			return nil
+		case errors.Is(r.Err, unix.ENOENT):
+			return &rtnl.NoModuleError{Module: "sch_ingress"}
+		case errors.Is(r.Err, unix.EEXIST):
+			return c.checkQdisc(dev)
+		}
+		return fmt.Errorf("add qdisc of device with index %d: %w", dev, r.Err)
+	})
 }
 
-// checkQdisc tells whether the qdisc that a device has is clsact.
+// checkQdisc returns an OtherQdiscError if the qdisc of a device is not clsact.
 func (c *Conn) checkQdisc(dev int) error {
-	// Older kernels answer only a request that wants an echo.
-	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
+	q, err := c.qdisc(dev)
 	if err != nil {
-		return err
-	}
-	if err := replies[0].Err; err != nil {
 		return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
 	}
-	if kind, err := unmarshalQdisc(replies[0].Data); err != nil || kind != clsact {
-		return errors.Join(err, &OtherQdiscError{dev, kind})
+	if q.kind != clsact {
+		return &OtherQdiscError{dev, q.kind}
 	}
 	return nil
+}
+
+func (c *Conn) qdisc(dev int) (qdisc, error) {
+	// Older kernels answer only a request that wants an echo.
+	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
+	if err == nil {
+		err = replies[0].Err
+	}
+	if err != nil {
+		return qdisc{}, err
+	}
+	return unmarshalQdisc(replies[0].Data)
 }
 
 // missing names the module that the kernel lacks for a filter: of actions, it can be asked for each by one without options,
@@ -148,7 +172,7 @@ func (c *Conn) missing(f Filter) string {
 		table := nl.NewRtAttr(tcaActTab, nil)
 		table.AddRtAttr(1, nil).AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
 		r.AddData(table)
-		if errors.Is(c.conn.Do(r), unix.ENOENT) {
+		if errors.Is(rtnl.Do(c.conn, r), unix.ENOENT) {
 			return "act_" + a.Kind
 		}
 	}
@@ -156,7 +180,7 @@ func (c *Conn) missing(f Filter) string {
 }
 
 // Probe tells whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
-// returns. It fails with a NoModuleError, or without CAP_SYS_ADMIN.
+// returns. It fails with a rtnl.NoModuleError, or without CAP_SYS_ADMIN.
 func Probe(actions ...Action) error {
 	conn, err := rtnl.DialNew()
 	if err != nil {
@@ -167,21 +191,18 @@ func Probe(actions ...Action) error {
 	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
 }
 
-// Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use.
+// Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use, and so
+// do filters of other kinds than those of Set.
 func (c *Conn) Delete(hooks ...Hook) error {
-	var errs []error
-	for batch := range slices.Chunk(hooks, rtnl.MaxBatch) {
-		requests := make([]*nl.NetlinkRequest, len(batch))
-		for i, h := range batch {
-			requests[i] = h.request(unix.RTM_DELTFILTER, 0)
-		}
-		replies, err := c.conn.Batch(requests...)
-		errs = append(errs, err)
-		for i, r := range replies {
-			if r.Err != nil && !isAbsent(r.Err) {
-				errs = append(errs, fmt.Errorf("delete filter of device with index %d: %w", batch[i].Dev, r.Err))
-			}
-		}
+	request := func(h Hook) *nl.NetlinkRequest {
+		r := h.request(unix.RTM_DELTFILTER, 0)
+		r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
+		return r
 	}
-	return errors.Join(errs...)
+	return rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
+		if r.Err == nil || isAbsent(r.Err) {
+			return nil
+		}
+		return fmt.Errorf("delete %s filter of device with index %d: %w", h.Dir, h.Dev, r.Err)
+	})
 }

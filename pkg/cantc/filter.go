@@ -46,9 +46,13 @@ func (f Filter) Equal(g Filter) bool {
 	return f.Hook == g.Hook && slices.Equal(f.Program, g.Program) && slices.Equal(f.Actions, g.Actions)
 }
 
-// Installed is a filter at work in the kernel.
+// Kind is the kind of our filters (TCA_KIND).
+const Kind = "bpf"
+
+// Installed is a filter at work in the kernel. One of another kind has neither program nor actions.
 type Installed struct {
 	Filter
+	Kind    string
 	Packets []uint64 // frames that each action has seen
 }
 
@@ -106,10 +110,12 @@ const (
 	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
 	handle       = 1          // of the one filter of a hook
 
-	tcaKind    = 1 // TCA_KIND
-	tcaOptions = 2 // TCA_OPTIONS
+	tcaKind         = 1  // TCA_KIND
+	tcaOptions      = 2  // TCA_OPTIONS
+	tcaChain        = 11 // TCA_CHAIN
+	tcaIngressBlock = 13 // TCA_INGRESS_BLOCK
+	tcaEgressBlock  = 14 // TCA_EGRESS_BLOCK
 
-	bpf          = "bpf"
 	tcaBPFAct    = 1 // TCA_BPF_ACT
 	tcaBPFOpsLen = 4 // TCA_BPF_OPS_LEN
 	tcaBPFOps    = 5 // TCA_BPF_OPS
@@ -157,24 +163,35 @@ func qdiscRequest(kind, flags, dev int) *nl.NetlinkRequest {
 	return tcRequest(kind, flags, dev, clsactHandle, clsactParent, 0)
 }
 
-// unmarshalQdisc reads the kind of a qdisc.
-func unmarshalQdisc(b []byte) (kind string, err error) {
+// qdisc is what is read of a qdisc.
+type qdisc struct {
+	kind   string
+	blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
+}
+
+func unmarshalQdisc(b []byte) (q qdisc, err error) {
 	if len(b) < tcmsgSize {
-		return "", fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
 	}
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
-		if attr == tcaKind {
-			kind = unix.ByteSliceToString(value)
+		switch attr {
+		case tcaKind:
+			q.kind = unix.ByteSliceToString(value)
+		case tcaIngressBlock, tcaEgressBlock:
+			if len(value) != 4 {
+				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
+			}
+			q.blocks[attr-tcaIngressBlock] = binary.NativeEndian.Uint32(value)
 		}
 		return nil
 	})
-	return kind, err
+	return q, err
 }
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.
 func (f Filter) setRequest() *nl.NetlinkRequest {
 	r := f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE)
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(bpf)))
+	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
 	options := nl.NewRtAttr(tcaOptions, nil)
 	actions := options.AddRtAttr(tcaBPFAct, nil)
 	for i, a := range f.Actions {
@@ -224,12 +241,11 @@ func unmarshalFilter(b []byte) (f Installed, err error) {
 	f.Dev = int(int32(binary.NativeEndian.Uint32(b[4:8])))
 	f.Dir = Direction(binary.NativeEndian.Uint32(b[12:16]) - hookParent)
 	f.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
-	kind := ""
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
 		switch {
 		case attr == tcaKind:
-			kind = unix.ByteSliceToString(value)
-		case attr == tcaOptions && kind == bpf:
+			f.Kind = unix.ByteSliceToString(value)
+		case attr == tcaOptions && f.Kind == Kind:
 			return rtnl.Attrs(value, f.unmarshalOption)
 		}
 		return nil

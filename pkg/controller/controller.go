@@ -194,10 +194,10 @@ const (
 )
 
 // Conn works on the controllers of one network namespace.
-type Conn struct{ conn *rtnl.Conn }
+type Conn struct{ conn rtnl.Conn }
 
 // On works on the controllers of the namespace that conn was opened in. The caller closes conn.
-func On(conn *rtnl.Conn) *Conn { return &Conn{conn} }
+func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
 // Get reads a controller by its ifindex. It fails with canlink.ErrNotFound if there is no such device, and with
 // ErrNotController if it is of another kind.

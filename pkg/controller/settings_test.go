@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
 )
 
 // What kernels have answered; the tests with controllers ask for thousands of others.

@@ -121,7 +121,7 @@ func (c *Conn) repeat(requests ...*nl.NetlinkRequest) (replies []rtnl.Reply, err
 
 // SetDown sets a device down. One that is down or gone is no error.
 func (c *Conn) SetDown(index int) error {
-	if err := c.conn.Do(canlink.DownRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := rtnl.Do(c.conn, canlink.DownRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("set device with index %d down: %w", index, err)
 	}
 	return nil
@@ -130,7 +130,7 @@ func (c *Conn) SetDown(index int) error {
 // Restart restarts a controller that is in bus-off. The kernel answers EOPNOTSUPP if the driver cannot, EBUSY if it is in
 // another state, and EINVAL if it is down or restarts by itself (restart-ms).
 func (c *Conn) Restart(index int) error {
-	if err := c.conn.Do(restartRequest(index)); err != nil {
+	if err := rtnl.Do(c.conn, restartRequest(index)); err != nil {
 		return fmt.Errorf("restart controller with index %d: %w", index, err)
 	}
 	return nil
@@ -138,7 +138,7 @@ func (c *Conn) Restart(index int) error {
 
 // SetTxQueue sets how many frames the transmit queue of a device holds. The device may be up.
 func (c *Conn) SetTxQueue(index, frames int) error {
-	if err := c.conn.Do(queueRequest(index, frames)); err != nil {
+	if err := rtnl.Do(c.conn, queueRequest(index, frames)); err != nil {
 		return fmt.Errorf("set transmit queue of device with index %d to %d frames: %w", index, frames, err)
 	}
 	return nil
@@ -148,7 +148,7 @@ func (c *Conn) SetTxQueue(index, frames int) error {
 // way to know, and changes nothing: the kernel looks at the driver first and then refuses because the device is down.
 // Kernels that do not look at the driver refuse for that alone, and take a restart-ms from every driver.
 func (c *Conn) refusesRestart(index int) bool {
-	return errors.Is(c.conn.Do(restartRequest(index)), unix.EOPNOTSUPP)
+	return errors.Is(rtnl.Do(c.conn, restartRequest(index)), unix.EOPNOTSUPP)
 }
 
 func queueRequest(index, frames int) *nl.NetlinkRequest {

@@ -13,7 +13,7 @@ import (
 
 // The kernel of any machine answers these, and to anyone.
 
-func dial(t *testing.T) *Conn {
+func dial(t *testing.T) Conn {
 	t.Helper()
 	c, err := Dial()
 	if err != nil {
@@ -58,33 +58,44 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// As many errors as there can be fit into the socket; more are refused.
-func TestBatchFull(t *testing.T) {
-	c := dial(t)
-	var requests []*nl.NetlinkRequest
-	for range MaxBatch {
-		requests = append(requests, getLink("nosuchdevice"))
-	}
-	replies, err := c.Batch(requests...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, r := range replies {
-		if !errors.Is(r.Err, unix.ENODEV) {
-			t.Errorf("reply %d: %v", i, r.Err)
+// Requests of any number, in as many datagrams as it takes.
+func TestBatchMany(t *testing.T) {
+	for what, request := range map[string]func() *nl.NetlinkRequest{
+		"errors":  func() *nl.NetlinkRequest { return getLink("nosuchdevice") },
+		"answers": func() *nl.NetlinkRequest { return getLink("lo") },
+		"errors with a long request": func() *nl.NetlinkRequest {
+			r := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, 0)
+			r.AddRawData(make([]byte, 34<<10)) // a struct tcmsg of device 0, and no attribute that the kernel reads
+			return r
+		},
+	} {
+		c := dial(t)
+		number := 3000
+		if what == "errors with a long request" {
+			number = 100
 		}
-	}
-	if _, err := c.Batch(append(requests, getLink("lo"))...); err == nil {
-		t.Errorf("%d requests: no error", len(requests)+1)
+		requests := make([]*nl.NetlinkRequest, number)
+		for i := range requests {
+			requests[i] = request()
+		}
+		replies, err := c.Batch(requests...)
+		if err != nil || len(replies) != number {
+			t.Fatalf("%s: %d replies, %v", what, len(replies), err)
+		}
+		for i, r := range replies {
+			if (r.Data != nil) != (what == "answers") || (r.Err != nil) == (what == "answers") {
+				t.Fatalf("%s: reply %d: %d bytes, %v", what, i, len(r.Data), r.Err)
+			}
+		}
 	}
 }
 
 func TestDo(t *testing.T) {
 	c := dial(t)
-	if err := c.Do(getLink("lo"), getLink("lo")); err != nil {
+	if err := Do(c, getLink("lo"), getLink("lo")); err != nil {
 		t.Error(err)
 	}
-	if err := c.Do(getLink("lo"), getLink("nosuchdevice"), getLink("lo")); !errors.Is(err, unix.ENODEV) {
+	if err := Do(c, getLink("lo"), getLink("nosuchdevice"), getLink("lo")); !errors.Is(err, unix.ENODEV) {
 		t.Error(err)
 	}
 }
@@ -99,6 +110,9 @@ func TestDump(t *testing.T) {
 	stop := errors.New("enough")
 	if _, err := c.Dump(getLink(""), func([]byte) error { return stop }); err != stop {
 		t.Errorf("%v, want the callback's error", err)
+	}
+	if again, err := c.Dump(getLink(""), func([]byte) error { return nil }); err != nil || again < 1 {
+		t.Errorf("after a dump that was given up: %d datagrams, %v", again, err)
 	}
 	if replies, err := c.Batch(getLink("lo")); err != nil || replies[0].Err != nil || replies[0].Data == nil {
 		t.Errorf("after a dump that was given up: %+v, %v", replies, err)
@@ -132,14 +146,17 @@ func TestDialAt(t *testing.T) {
 func TestForgedReply(t *testing.T) {
 	cantest.Require(t)
 	c := dial(t)
-	address, err := unix.Getsockname(c.fd)
+	if err := Do(c, getLink("lo")); err != nil { // the first request binds the socket
+		t.Fatal(err)
+	}
+	address, err := unix.Getsockname(c.(*socket).fd)
 	if err != nil {
 		t.Fatal(err)
 	}
 	request := getLink("lo")
 	forged := unhex(t, errorDatagram)
 	binary.NativeEndian.PutUint32(forged[8:12], request.Seq)
-	if err := unix.Sendto(dial(t).fd, forged, 0, address); err != nil {
+	if err := unix.Sendto(dial(t).(*socket).fd, forged, 0, address); err != nil {
 		t.Fatal(err)
 	}
 	if replies, err := c.Batch(request); err != nil || replies[0].Err != nil || replies[0].Data == nil {

@@ -1,14 +1,13 @@
-// Package rtnl is one NETLINK_ROUTE socket that sends several requests in one datagram.
+// Package rtnl is one NETLINK_ROUTE socket that sends many requests in one datagram.
 //
-// vishvananda/netlink has the encoder that is used here, but sends one request at a time and waits for each; a batch is about ten
-// times faster (one system call in, replies drained in order) and cannot be torn apart by a kill. It knows nothing of
-// links or rules: pkg/canlink and pkg/cangw encode those.
+// The encoder is that of vishvananda/netlink, which sends one request at a time and waits for the answer. A batch is about ten
+// times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows nothing
+// of links, filters or rules: pkg/canlink, pkg/cantc and pkg/cangw encode those.
 //
 // Kernel headers: linux/netlink.h, linux/rtnetlink.h.
 package rtnl
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -18,50 +17,68 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// receiveSize is the receive buffer in bytes. The kernel makes no dump datagram larger than 32 KiB.
-const receiveSize = 32 << 10
-
-// MaxBatch is how many requests Batch takes. An answer takes up to 2.3 KiB of the socket's receive buffer (208 KiB by
-// default, net.core.rmem_default), and all of them are in it before the first is read.
-const MaxBatch = 64
-
-// ErrInterrupted is returned by Dump when the kernel says that what it dumps changed meanwhile: things that were there
-// all the time may be missing. The links of a busy host do change; dump again.
-var ErrInterrupted = errors.New("dump interrupted by a change")
-
-// Conn is a socket in one network namespace. It is not safe for concurrent use.
-type Conn struct {
-	fd     int
-	buf    []byte
-	broken error // what the first receive that failed said: after it, the answer to anything can be lost
+// Conn is a socket in one network namespace. It is not safe for concurrent use. It is an interface so that a test can wrap it
+// and fail any message.
+type Conn interface {
+	// Batch sends the requests, however many, and returns one reply for each, in the order of the requests. The kernel
+	// carries out all of them in order, whether or not earlier ones failed. Up to 32 requests, of together at most 64 KiB
+	// and one of them a look-up, go in one datagram: a kill cannot come between them. The error is the socket's own; what
+	// the kernel refused is in the replies.
+	Batch(requests ...*nl.NetlinkRequest) ([]Reply, error)
+	// Dump sends a dump request and calls each with the payload of every message until each fails. It returns the number
+	// of datagrams in the answer: what changes in the kernel between two of them can be missing or doubled. Parts of the
+	// kernel that detect such a change make Dump fail with ErrInterrupted, after the last message; can-gw does not.
+	Dump(request *nl.NetlinkRequest, each func(data []byte) error) (datagrams int, err error)
+	// Driver returns the name of the driver of a device, as ethtool -i shows it (ETHTOOL_GDRVINFO, linux/ethtool.h),
+	// which netlink does not have. Any socket of the namespace can ask.
+	Driver(device string) (string, error)
+	// Close closes the socket.
+	Close() error
 }
 
-// Reply is what the kernel answered to one request.
+// Reply is the answer of the kernel to one request.
 type Reply struct {
 	Data []byte // payload of the message that was asked for, nil if none was
-	Err  error  // a syscall.Errno, with the kernel's own words where it has some
-	// Warning is what the kernel says of a request that it did carry out, or "". It comes with the acknowledgement, which
-	// Batch asks for after the last request only: other requests need NLM_F_ACK.
+	Err  error  // wraps a syscall.Errno, with the kernel's own words if there are any; see ErrPermission
+	// Warning is the kernel's remark on a request that it carried out, or "". It comes with the acknowledgement. Batch
+	// asks for one only after the last request of a datagram: set NLM_F_ACK in others.
 	Warning string
 }
 
+// socket implements Conn.
+type socket struct {
+	fd     int
+	buf    []byte
+	room   room
+	broken error // of the first receive that failed: after it, the answer to any request can be lost
+}
+
+// receiveSize is the receive buffer in bytes. The kernel cannot answer more: a dump makes datagrams of 32 KiB, or of one
+// message if that is longer, and no attribute of a message is longer than 64 KiB, and no message that is asked for here has two
+// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the buffer
+// that are not used are never touched.
+const receiveSize = 128 << 10
+
 // Dial opens a socket in the calling thread's network namespace.
-func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func Dial() (Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE) // the first send binds it
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket: %w", meaning(err))
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, errors.Join(fmt.Errorf("bind netlink socket: %w", err), unix.Close(fd))
-	}
-	// Without extended ACKs the kernel says EINVAL where it could say what is invalid. Older kernels have none.
+	// Without extended acknowledgements an error is only EINVAL where the kernel could say what is invalid. Without the cap
+	// each error repeats its request. Old kernels have neither.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
-	return &Conn{fd: fd, buf: make([]byte, receiveSize)}, nil
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	room, err := makeRoom(fd)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return &socket{fd: fd, buf: make([]byte, receiveSize), room: room}, nil
 }
 
 // DialAt opens a socket in another network namespace. (ns.Do of containernetworking/plugins would do, but it starts a
 // thread for it and drops the error number.)
-func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
+func DialAt(netns ns.NetNS) (conn Conn, retErr error) {
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -71,7 +88,7 @@ func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 	defer unix.Close(home)
 	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
-		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Path(), err)
+		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Path(), meaning(err))
 	}
 	defer func() {
 		if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
@@ -89,16 +106,16 @@ func DialAt(netns ns.NetNS) (conn *Conn, retErr error) {
 }
 
 // DialNew opens a socket in a new network namespace, which lives as long as the socket.
-func DialNew() (*Conn, error) {
+func DialNew() (Conn, error) {
 	type result struct {
-		conn *Conn
+		conn Conn
 		err  error
 	}
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("make a network namespace: %w", err)}
+			done <- result{err: fmt.Errorf("make a network namespace: %w", meaning(err))}
 			return
 		}
 		conn, err := Dial()
@@ -108,43 +125,58 @@ func DialNew() (*Conn, error) {
 	return r.conn, r.err
 }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return unix.Close(c.fd) }
+func (c *socket) Close() error { return unix.Close(c.fd) }
 
-// Batch sends the requests, at most MaxBatch, in one datagram and returns one reply for each. The kernel works through
-// all of them, in order, whatever becomes of the ones before. The error is the socket's own; what the kernel refused is in the replies.
-func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
-	if len(requests) == 0 {
-		return nil, nil
+func (c *socket) Driver(device string) (string, error) {
+	info, err := unix.IoctlGetEthtoolDrvinfo(c.fd, device)
+	if err != nil {
+		return "", fmt.Errorf("driver of %s: %w", device, err)
 	}
-	if len(requests) > MaxBatch {
-		return nil, fmt.Errorf("send to netlink: %d requests at once, at most %d are allowed", len(requests), MaxBatch)
-	}
-	// Errors always come back. What tells that the batch is through is the answer to the last request: an
-	// acknowledgement, or what a look-up asked for.
-	last := requests[len(requests)-1]
-	if !isGet(last) {
-		last.Flags |= unix.NLM_F_ACK
-	}
-	index := make(map[uint32]int, len(requests))
-	var datagram []byte
+	return unix.ByteSliceToString(info.Driver[:]), nil
+}
+
+func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
+	messages := make([][]byte, len(requests))
 	for i, r := range requests {
-		index[r.Seq] = i
-		datagram = append(datagram, r.Serialize()...)
-	}
-	if err := c.send(datagram); err != nil {
-		return nil, err
+		messages[i] = r.Serialize()
 	}
 	replies := make([]Reply, len(requests))
-	for {
-		messages, err := c.receive()
-		if err != nil {
+	for done := 0; done < len(messages); {
+		n := c.room.fit(messages[done:])
+		if err := c.exchange(messages[done:done+n], replies[done:done+n]); err != nil {
 			return nil, err
 		}
-		for _, m := range messages {
+		done += n
+	}
+	return replies, nil
+}
+
+// exchange sends messages in one datagram and reads the replies.
+func (c *socket) exchange(messages [][]byte, replies []Reply) error {
+	// Errors are always answered. The end of the batch is the answer to the last request: its acknowledgement, or for a
+	// look-up the message that it asked for.
+	last := header(messages[len(messages)-1])
+	if !last.isGet() {
+		last.setAck()
+	}
+	index := make(map[uint32]int, len(messages))
+	var datagram []byte
+	for i, m := range messages {
+		index[header(m).seq()] = i
+		datagram = append(append(datagram, m...), make([]byte, -len(m)&(unix.NLMSG_ALIGNTO-1))...)
+	}
+	if err := c.send(datagram); err != nil {
+		return err
+	}
+	for {
+		received, err := c.receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range received {
 			i, ours := index[m.seq]
 			switch {
-			case !ours: // left over from a request that was given up
+			case !ours: // of a request that was given up
 				continue
 			case m.kind == unix.NLMSG_ERROR:
 				if replies[i].Err = m.err(); replies[i].Err == nil {
@@ -153,54 +185,23 @@ func (c *Conn) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 			default:
 				replies[i].Data = append([]byte(nil), m.data...)
 			}
-			if m.seq == last.Seq {
-				return replies, nil
+			if m.seq == last.seq() && (m.kind == unix.NLMSG_ERROR || !last.wantsAck()) {
+				return nil
 			}
 		}
 	}
 }
 
-// isGet tells whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
-// linux/rtnetlink.h).
-func isGet(r *nl.NetlinkRequest) bool { return r.Type&3 == unix.RTM_GETLINK&3 }
-
-// Do sends the requests as Batch does and returns the first error.
-func (c *Conn) Do(requests ...*nl.NetlinkRequest) error {
-	replies, err := c.Batch(requests...)
-	if err != nil {
-		return err
-	}
-	for _, r := range replies {
-		if r.Err != nil {
-			return r.Err
-		}
-	}
-	return nil
-}
-
-// Driver is the name of the driver of a device, as ethtool -i shows it (ETHTOOL_GDRVINFO, linux/ethtool.h): netlink does
-// not tell. Any socket of the namespace can ask.
-func (c *Conn) Driver(device string) (string, error) {
-	info, err := unix.IoctlGetEthtoolDrvinfo(c.fd, device)
-	if err != nil {
-		return "", fmt.Errorf("driver of %s: %w", device, err)
-	}
-	return unix.ByteSliceToString(info.Driver[:]), nil
-}
-
-// Dump sends a dump request and calls each with the payload of every message. It returns how many datagrams they came
-// in: what changes in the kernel between two of them can be missing or doubled. Parts of the kernel that watch for that
-// make it fail with ErrInterrupted, after the last message; can-gw does not.
-func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (datagrams int, err error) {
+func (c *socket) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (datagrams int, err error) {
 	request.Flags |= unix.NLM_F_DUMP
 	if err := c.send(request.Serialize()); err != nil {
 		return 0, err
 	}
 	interrupted := false
 	for {
-		messages, err := c.receive()
-		if err != nil {
-			return datagrams, err
+		messages, receiveErr := c.receive()
+		if receiveErr != nil {
+			return datagrams, errors.Join(err, receiveErr)
 		}
 		seen := false
 		for _, m := range messages {
@@ -208,26 +209,29 @@ func (c *Conn) Dump(request *nl.NetlinkRequest, each func(data []byte) error) (d
 				continue
 			}
 			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-			switch {
-			case m.kind == unix.NLMSG_ERROR:
-				return datagrams, m.err()
-			case m.kind == unix.NLMSG_DONE && interrupted:
-				return datagrams, ErrInterrupted
-			case m.kind == unix.NLMSG_DONE:
-				return datagrams, nil
+			if m.kind == unix.NLMSG_ERROR || m.kind == unix.NLMSG_DONE {
+				switch {
+				case err != nil:
+				case m.err() != nil:
+					err = m.err()
+				case interrupted:
+					err = ErrInterrupted
+				}
+				return datagrams, err
 			}
 			if !seen {
 				seen = true
 				datagrams++
 			}
-			if err := each(m.data); err != nil {
-				return datagrams, err
+			// After an error the rest is read all the same: the kernel makes no second dump before that.
+			if err == nil {
+				err = each(m.data)
 			}
 		}
 	}
 }
 
-func (c *Conn) send(datagram []byte) error {
+func (c *socket) send(datagram []byte) error {
 	if c.broken != nil {
 		return c.broken
 	}
@@ -238,10 +242,9 @@ func (c *Conn) send(datagram []byte) error {
 }
 
 // receive reads one datagram. Its messages are valid until the next one is read.
-func (c *Conn) receive() ([]message, error) {
-	buf := c.buf
+func (c *socket) receive() ([]message, error) {
 	for {
-		n, from, err := unix.Recvfrom(c.fd, buf, unix.MSG_TRUNC)
+		n, from, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
 		switch sender, ok := from.(*unix.SockaddrNetlink); {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -250,97 +253,10 @@ func (c *Conn) receive() ([]message, error) {
 			return nil, c.broken
 		case ok && sender.Pid != 0: // any process may send us a datagram; only port 0 is the kernel
 			continue
-		case n > len(buf): // MSG_TRUNC makes n the datagram's size
-			return nil, fmt.Errorf("receive from netlink: datagram of %d bytes, want at most %d", n, len(buf))
+		case n > len(c.buf): // MSG_TRUNC makes n the datagram's size
+			c.broken = fmt.Errorf("receive from netlink: datagram of %d bytes, want at most %d", n, len(c.buf))
+			return nil, c.broken
 		}
-		return parseMessages(buf[:n])
+		return parseMessages(c.buf[:n])
 	}
 }
-
-// message is one netlink message (struct nlmsghdr of linux/netlink.h and what follows it).
-type message struct {
-	kind  uint16
-	flags uint16
-	seq   uint32
-	data  []byte
-}
-
-func parseMessages(b []byte) ([]message, error) {
-	var messages []message
-	for len(b) >= unix.SizeofNlMsghdr {
-		size := int(binary.NativeEndian.Uint32(b[0:4]))
-		if size < unix.SizeofNlMsghdr || size > len(b) {
-			return nil, fmt.Errorf("netlink message: length %d of %d bytes", size, len(b))
-		}
-		messages = append(messages, message{
-			kind:  binary.NativeEndian.Uint16(b[4:6]),
-			flags: binary.NativeEndian.Uint16(b[6:8]),
-			seq:   binary.NativeEndian.Uint32(b[8:12]),
-			data:  b[unix.SizeofNlMsghdr:size],
-		})
-		b = b[min(align(size), len(b)):]
-	}
-	return messages, nil
-}
-
-// err is the error of an NLMSG_ERROR (struct nlmsgerr), nil for an acknowledgement.
-func (m message) err() error {
-	if len(m.data) < 4 {
-		return fmt.Errorf("netlink error message: %d bytes, want at least 4", len(m.data))
-	}
-	errno := -int32(binary.NativeEndian.Uint32(m.data[0:4]))
-	if errno == 0 {
-		return nil
-	}
-	if words := m.extAck(); words != "" {
-		return fmt.Errorf("%w (%s)", unix.Errno(errno), words)
-	}
-	return unix.Errno(errno)
-}
-
-// extAck is the kernel's own text for an error, or with an acknowledgement (NLMSGERR_ATTR_MSG), or "".
-func (m message) extAck() string {
-	if m.flags&unix.NLM_F_ACK_TLVS == 0 || len(m.data) < 4+unix.SizeofNlMsghdr {
-		return ""
-	}
-	skip := 4 + unix.SizeofNlMsghdr
-	if m.flags&unix.NLM_F_CAPPED == 0 { // the request is repeated whole
-		skip = 4 + align(int(binary.NativeEndian.Uint32(m.data[4:8])))
-	}
-	if skip < 0 || skip > len(m.data) {
-		return ""
-	}
-	words := ""
-	err := Attrs(m.data[skip:], func(kind uint16, value []byte) error {
-		if kind == unix.NLMSGERR_ATTR_MSG {
-			words = unix.ByteSliceToString(value)
-		}
-		return nil
-	})
-	if err != nil {
-		return ""
-	}
-	return words
-}
-
-// Attrs calls each with every attribute (struct nlattr of linux/netlink.h, struct rtattr of linux/rtnetlink.h) of b. It
-// stops at the first error.
-func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
-	for len(b) > 0 {
-		if len(b) < unix.SizeofNlAttr {
-			return fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofNlAttr)
-		}
-		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])&^unix.NLA_F_NESTED
-		if size < unix.SizeofNlAttr || size > len(b) {
-			return fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
-		}
-		if err := each(kind, b[unix.SizeofNlAttr:size]); err != nil {
-			return err
-		}
-		b = b[min(align(size), len(b)):]
-	}
-	return nil
-}
-
-// align is NLMSG_ALIGN and NLA_ALIGN of linux/netlink.h.
-func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

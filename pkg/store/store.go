@@ -21,7 +21,7 @@ import (
 )
 
 // Version is the version of the format on disk.
-const Version = 1
+const Version = 2
 
 const (
 	fileSuffix  = ".json"
@@ -136,8 +136,15 @@ func (f *File) Close() error { return f.lock.Unlock() }
 
 // Load reads the file into data, a pointer. found is false when there is no file. After an UnusableError data is of no
 // use.
-func (f *File) Load(data any) (found bool, err error) {
-	path := f.base + fileSuffix
+func (f *File) Load(data any) (found bool, err error) { return load(f.base, data) }
+
+// Read is Load without a lock, for a disk that can be read only.
+func Read(dir, name string, data any) (found bool, err error) {
+	return load(filepath.Join(dir, name), data)
+}
+
+func load(base string, data any) (found bool, err error) {
+	path := base + fileSuffix
 	content, err := readFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil

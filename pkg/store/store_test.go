@@ -171,8 +171,8 @@ func TestLoadUnusable(t *testing.T) {
 		"no version":         `{"data":{"name":"vcan0"}}`,
 		"version 0":          `{"version":0,"data":{}}`,
 		"negative version":   `{"version":-1,"data":{}}`,
-		"data of wrong type": `{"version":1,"data":{"name":5}}`,
-		"two documents":      `{"version":1,"data":{}}{"version":1,"data":{}}`,
+		"data of wrong type": `{"version":2,"data":{"name":5}}`,
+		"two documents":      `{"version":2,"data":{}}{"version":2,"data":{}}`,
 	} {
 		t.Run(name, func(t *testing.T) { expectUnusable(t, content, false) })
 	}
@@ -180,8 +180,8 @@ func TestLoadUnusable(t *testing.T) {
 
 // A newer version says so, also when its data is of another kind.
 func TestLoadNewer(t *testing.T) {
-	for _, content := range []string{`{"version":2,"data":{}}`, `{"version":2,"data":{"name":["not","a","string"]}}`, `{"version":2,"data":7}`} {
-		if err := expectUnusable(t, content, true); !strings.Contains(err.Error(), "format version 2, want 1") {
+	for _, content := range []string{`{"version":3,"data":{}}`, `{"version":3,"data":{"name":["not","a","string"]}}`, `{"version":3,"data":7}`} {
+		if err := expectUnusable(t, content, true); !strings.Contains(err.Error(), "format version 3, want 2") {
 			t.Errorf("%s: %v", content, err)
 		}
 	}
@@ -190,7 +190,7 @@ func TestLoadNewer(t *testing.T) {
 // Keys that are not known are no harm: a later release of this version may write them.
 func TestLoadUnknownKeys(t *testing.T) {
 	dir := t.TempDir()
-	content := `{"version":1,"new":true,"data":{"name":"vcan0","newer":[]}}`
+	content := `{"version":2,"new":true,"data":{"name":"vcan0","newer":[]}}`
 	if err := os.WriteFile(filepath.Join(dir, "vcan0.json"), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -28,14 +31,17 @@ type records struct {
 
 // network is what CreateNetwork said.
 type network struct {
-	bus.Spec
+	Hub       config.Hub          `json:"hub"`
+	Endpoint  config.Endpoint     `json:"endpoint,omitzero"`
 	Prefix    string              `json:"prefix"` // of interface names in containers
 	Endpoints map[string]endpoint `json:"endpoints,omitempty"`
 }
 
 // endpoint is what CreateEndpoint said. Docker makes a new one on every start of a container.
 type endpoint struct {
-	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and a number
+	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and 0
+	// SandboxKey is the path of the container's netns, which Join says: it tells which endpoints are in one container.
+	SandboxKey string `json:"sandboxKey,omitempty"`
 }
 
 // find returns a network.
@@ -48,7 +54,7 @@ func (r *records) find(networkID string) (*network, error) {
 }
 
 // lost tells whether an attachment is of a network on record, but not on record itself.
-func (r *records) lost(a bus.Attachment) bool {
+func (r *records) lost(a config.Attachment) bool {
 	n := r.Networks[a.Network]
 	if n == nil {
 		return false
@@ -57,10 +63,33 @@ func (r *records) lost(a bus.Attachment) bool {
 	return !known
 }
 
+// prefix is the name of an endpoint's interface without its number.
+func (n *network) prefix(e endpoint) string {
+	return cmp.Or(strings.TrimRight(e.IfName, "0123456789"), n.Prefix)
+}
+
+// otherName is how a container gets two interfaces with names of their own.
+const otherName = "give one of its networks another name for the interface (docker network create -o vxcan.peer=…), " +
+	"or from Docker 28 on name it (--network name=…,driver-opt=com.docker.network.endpoint.ifname=…)"
+
+// checkPrefix fails if another endpoint of the same container has interfaces of the same prefix. Docker would number the two
+// in the order of its calls, which is another one after a restart, and they would change places. Two endpoints with exact
+// names are left to the kernel.
+func (r *records) checkPrefix(join joinRequest, e endpoint, prefix string) error {
+	for id, n := range r.Networks {
+		for endpointID, other := range n.Endpoints {
+			if join.SandboxKey != "" && other.SandboxKey == join.SandboxKey && endpointID != join.EndpointID && n.prefix(other) == prefix && (e.IfName == "" || other.IfName == "") {
+				return fmt.Errorf("%w network: the container has an interface %s0 already, of network %.12s; %s", config.ErrInvalid, prefix, id, otherName)
+			}
+		}
+	}
+	return nil
+}
+
 // onHub returns a network on a hub, or nil.
 func (r *records) onHub(hub string) *network {
 	for _, n := range r.Networks {
-		if n.Hub == hub {
+		if n.Hub.Name == hub {
 			return n
 		}
 	}

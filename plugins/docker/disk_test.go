@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // TestDiskReboot: networks outlive a reboot, and endpoints do not.
@@ -19,7 +19,7 @@ func TestDiskReboot(t *testing.T) {
 		t.Errorf("endpoint of no network: %v", err)
 	}
 	for _, want := range []bool{true, false} {
-		isNew, err := d.putNetwork(ctx, "n", &network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"})
+		isNew, err := d.putNetwork(ctx, "n", &network{Hub: config.Hub{Name: "vcan0"}, Prefix: "can"})
 		if err != nil || isNew != want {
 			t.Fatalf("new: %v, %v", isNew, err)
 		}
@@ -39,7 +39,7 @@ func TestDiskReboot(t *testing.T) {
 		}
 		return n
 	}
-	if n := read(); n.Hub != "vcan0" || n.Endpoints["e"].IfName != "can3" {
+	if n := read(); n.Hub.Name != "vcan0" || n.Endpoints["e"].IfName != "can3" {
 		t.Errorf("on disk: %+v", n)
 	}
 
@@ -56,7 +56,7 @@ func TestDiskReboot(t *testing.T) {
 	if err := os.WriteFile(path, []byte(earlier), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n := read(); n.Hub != "vcan0" || len(n.Endpoints) != 0 {
+	if n := read(); n.Hub.Name != "vcan0" || len(n.Endpoints) != 0 {
 		t.Errorf("on disk after a reboot: %+v", n)
 	}
 
@@ -75,12 +75,12 @@ func TestDiskReboot(t *testing.T) {
 func TestDiskUnusable(t *testing.T) {
 	ctx, d := context.Background(), disk{dir: t.TempDir()}
 	path := d.dir + "/networks.json"
-	newer := `{"version":2,"data":{"networks":[]}}`
-	for content, words := range map[string]string{newer: "format version 2", "no JSON": ""} {
+	newer := `{"version":3,"data":{"networks":[]}}`
+	for content, words := range map[string]string{newer: "format version 3", "no JSON": ""} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := d.putNetwork(ctx, "n", &network{Spec: bus.Spec{Hub: "vcan0"}})
+		_, err := d.putNetwork(ctx, "n", &network{Hub: config.Hub{Name: "vcan0"}})
 		if content != newer {
 			if err != nil {
 				t.Error(err)

@@ -1,14 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // runtimeName is the front end that our attachments belong to.
@@ -24,7 +26,7 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 	if err != nil {
 		return nil, err
 	}
-	log = log.With("network", r.NetworkID, "hub", n.Hub)
+	log = log.With("network", r.NetworkID, "hub", n.Hub.Name)
 	isNew, err := d.disk.putNetwork(ctx, r.NetworkID, n)
 	if err != nil {
 		return nil, err
@@ -35,7 +37,7 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 			retErr = errors.Join(retErr, err)
 		}
 	}()
-	if err := bus.NewHost(log).Heal(ctx, n.Spec); err != nil {
+	if err := bus.NewHost(log).Make(ctx, n.Hub); err != nil {
 		return nil, err
 	}
 	log.Info("created")
@@ -51,10 +53,10 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 	log = log.With("network", r.NetworkID)
 	h := bus.NewHost(log)
 	n, err := d.disk.removeNetwork(ctx, r.NetworkID)
-	errs := []error{err, h.Collect(ctx, func(a bus.Attachment, _ bool) bool { return a.Runtime == runtimeName && a.Network == r.NetworkID })}
+	errs := []error{err, h.Collect(ctx, func(a config.Attachment, _ bool) bool { return a.Runtime == runtimeName && a.Network == r.NetworkID })}
 	if n != nil {
-		log = log.With("hub", n.Hub)
-		errs = append(errs, d.removeHub(ctx, h, n.Hub))
+		log = log.With("hub", n.Hub.Name)
+		errs = append(errs, d.removeHub(ctx, h, n.Hub.Name))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -76,7 +78,7 @@ func (d *driver) removeHub(ctx context.Context, h *bus.Host, hub string) error {
 		return err
 	}
 	if n := all.onHub(hub); n != nil {
-		return h.Heal(ctx, n.Spec)
+		return h.Make(ctx, n.Hub)
 	}
 	return nil
 }
@@ -90,7 +92,7 @@ func (d *driver) createEndpoint(ctx context.Context, log *slog.Logger, r createE
 	if err != nil {
 		return nil, err
 	}
-	r.log(log).Info("created endpoint", "hub", n.Hub)
+	r.log(log).Info("created endpoint", "hub", n.Hub.Name)
 	return object{}, nil
 }
 
@@ -111,32 +113,34 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 	}
 	e, known := n.Endpoints[r.EndpointID]
 	if !known {
+		log.Info("took in an endpoint that was not on record")
+	}
+	if e.SandboxKey != r.SandboxKey || !known {
+		e.SandboxKey = r.SandboxKey
 		if n, err = d.disk.putEndpoint(ctx, r.endpointRequest, e); err != nil {
 			return nil, err
 		}
-		log.Info("took in an endpoint that was not on record")
 	}
-	var made bus.Result
+	if err := all.checkPrefix(r, e, n.prefix(e)); err != nil {
+		return nil, err
+	}
+	request := bus.Request{Attachment: r.attachment(), Hub: n.Hub, Endpoint: n.Endpoint, Place: bus.Place{Here: true}}
 	response := joinResponse{DisableGatewayService: true}
 	if ns.IsNSorErr(r.SandboxKey) == nil {
-		target := bus.Target{NetnsPath: r.SandboxKey, Interface: n.Prefix + "%d"}
-		if e.IfName != "" {
-			target.Interface = e.IfName
-		}
-		var attached []bus.Result
-		if attached, err = bus.NewHost(log).Attach(ctx, bus.Request{Spec: n.Spec, Attachment: r.attachment(), Target: target}); err == nil {
-			made = attached[0]
-		}
-	} else {
-		made, err = bus.NewHost(log).AttachHere(ctx, n.Spec, r.attachment())
-		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.Prefix}
-		if prefix := strings.TrimRight(e.IfName, "0123456789"); prefix != "" {
-			response.InterfaceName.DstPrefix = prefix
-			log.Info("this Docker numbers interfaces itself: no exact name", "ifName", e.IfName, "prefix", prefix)
-		}
+		request.Place = bus.Place{NetnsPath: r.SandboxKey, Interface: cmp.Or(e.IfName, n.Prefix+"0")}
 	}
-	if err != nil {
+	attached, err := bus.NewHost(log).Attach(ctx, nil, request)
+	if errors.Is(err, bus.ErrNameTaken) {
+		return nil, fmt.Errorf("%w: %s", err, otherName)
+	} else if err != nil {
 		return nil, err
+	}
+	made := attached[0]
+	if request.Place.Here {
+		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.prefix(e)}
+		if e.IfName != "" {
+			log.Info("this Docker numbers interfaces itself: no exact name", "ifName", e.IfName, "prefix", n.prefix(e))
+		}
 	}
 	log.Info("joined", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
 	return response, nil
@@ -170,9 +174,9 @@ func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest
 	h := bus.NewHost(log)
 	all, err := d.disk.read(ctx)
 	if err == nil && all.Networks[r.NetworkID] != nil {
-		return h.Detach(ctx, all.Networks[r.NetworkID].Hub, r.attachment())
+		return h.Detach(ctx, all.Networks[r.NetworkID].Hub.Name, r.attachment())
 	}
-	return errors.Join(err, h.Collect(ctx, func(a bus.Attachment, _ bool) bool { return a == r.attachment() }))
+	return errors.Join(err, h.Collect(ctx, func(a config.Attachment, _ bool) bool { return a == r.attachment() }))
 }
 
 // collect makes good for calls that were lost while no driver ran: Docker does not repeat them. An endpoint of a network
@@ -181,7 +185,7 @@ func (d *driver) collect(ctx context.Context) {
 	log := slog.With("cmd", "start")
 	all, err := d.disk.read(ctx)
 	if err == nil {
-		err = bus.NewHost(log).Collect(ctx, func(a bus.Attachment, left bool) bool {
+		err = bus.NewHost(log).Collect(ctx, func(a config.Attachment, left bool) bool {
 			if a.Runtime != runtimeName || all.Networks[a.Network] == nil || !left && !all.lost(a) {
 				return false
 			}
@@ -194,8 +198,8 @@ func (d *driver) collect(ctx context.Context) {
 	}
 }
 
-func (r endpointRequest) attachment() bus.Attachment {
-	return bus.Attachment{Runtime: runtimeName, Network: r.NetworkID, ContainerID: r.EndpointID}
+func (r endpointRequest) attachment() config.Attachment {
+	return config.Attachment{Runtime: runtimeName, Network: r.NetworkID, ContainerID: r.EndpointID}
 }
 
 func (r endpointRequest) log(log *slog.Logger) *slog.Logger {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // createNetwork is what dockerd 28.5.2 sends for `docker network create -d vxcan --ipam-driver null -o …`.
@@ -22,15 +22,15 @@ func TestParseNetwork(t *testing.T) {
 		want    network
 		words   []string // of an error
 	}{
-		"none":             {options: `{}`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
-		"null":             {options: `null`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
-		"predecessors'":    {options: `{"vxcan.dev":"can_host","vxcan.id":"1","vxcan.peer":"can_docker"}`, want: network{Spec: bus.Spec{Hub: "can_host1"}, Prefix: "can_docker"}},
-		"id alone":         {options: `{"vxcan.id":"3"}`, want: network{Spec: bus.Spec{Hub: "vcan3"}, Prefix: "can"}},
-		"a number":         {options: `{"vxcan.id":3}`, want: network{Spec: bus.Spec{Hub: "vcan3"}, Prefix: "can"}},
-		"ours":             {options: `{"hub":"can0","physical":"true","mtu":"16"}`, want: network{Spec: bus.Spec{Hub: "can0", Physical: true, MTU: 16}, Prefix: "can"}},
-		"both the same":    {options: `{"hub":"vcan2","vxcan.id":"2"}`, want: network{Spec: bus.Spec{Hub: "vcan2"}, Prefix: "can"}},
+		"none":             {options: `{}`, want: network{Hub: config.Hub{Name: "vcan0"}, Prefix: "can"}},
+		"null":             {options: `null`, want: network{Hub: config.Hub{Name: "vcan0"}, Prefix: "can"}},
+		"predecessors'":    {options: `{"vxcan.dev":"can_host","vxcan.id":"1","vxcan.peer":"can_docker"}`, want: network{Hub: config.Hub{Name: "can_host1"}, Prefix: "can_docker"}},
+		"id alone":         {options: `{"vxcan.id":"3"}`, want: network{Hub: config.Hub{Name: "vcan3"}, Prefix: "can"}},
+		"a number":         {options: `{"vxcan.id":3}`, want: network{Hub: config.Hub{Name: "vcan3"}, Prefix: "can"}},
+		"ours":             {options: `{"hub":"can0","physical":"true","mtu":"16"}`, want: network{Hub: config.Hub{Name: "can0", Physical: true}, Endpoint: config.Endpoint{MTU: 16}, Prefix: "can"}},
+		"both the same":    {options: `{"hub":"vcan2","vxcan.id":"2"}`, want: network{Hub: config.Hub{Name: "vcan2"}, Prefix: "can"}},
 		"both":             {options: `{"hub":"vcan2","vxcan.dev":"can"}`, words: []string{"vcan2", "can0", "leave one out"}},
-		"Docker's":         {options: `{"com.docker.network.driver.mtu":"1500"}`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
+		"Docker's":         {options: `{"com.docker.network.driver.mtu":"1500"}`, want: network{Hub: config.Hub{Name: "vcan0"}, Prefix: "can"}},
 		"a wrong key":      {options: `{"vxcan.mtu":"16"}`, words: []string{`"vxcan.mtu"`, "hub, physical, mtu, send, receive, ", "vxcan.dev, vxcan.id, vxcan.peer"}},
 		"an empty hub":     {options: `{"hub":""}`, words: []string{`option "hub"`, "empty"}},
 		"a bad hub":        {options: `{"hub":"can 0"}`, words: []string{"hub", `"can 0"`}},
@@ -40,7 +40,7 @@ func TestParseNetwork(t *testing.T) {
 		"a long peer":      {options: `{"vxcan.peer":"abcdefghijklmno"}`, words: []string{"vxcan.peer", "16 bytes"}},
 		"a bad mtu":        {options: `{"mtu":"2060"}`, words: []string{"mtu", "2060", "16", "72"}},
 		"a bad physical":   {options: `{"physical":"yes"}`, words: []string{"physical", "yes", "true or false"}},
-		"options no table": {options: `"x"`, want: network{Spec: bus.Spec{Hub: "vcan0"}, Prefix: "can"}},
+		"options no table": {options: `"x"`, want: network{Hub: config.Hub{Name: "vcan0"}, Prefix: "can"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func expectWords(t *testing.T, err error, words []string) {
 		}
 		return
 	}
-	if !errors.Is(err, bus.ErrInvalid) {
+	if !errors.Is(err, config.ErrInvalid) {
 		t.Fatalf("got %v, want ErrInvalid", err)
 	}
 	for _, w := range words {

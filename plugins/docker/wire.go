@@ -9,7 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -111,11 +112,11 @@ func handle[Request any](mux *http.ServeMux, call string, verb func(context.Cont
 func status(err error) int {
 	var locked *store.LockedError
 	switch {
-	case errors.Is(err, bus.ErrInvalid):
+	case errors.Is(err, config.ErrInvalid):
 		return http.StatusBadRequest
 	case errors.Is(err, errUnknownNetwork):
 		return http.StatusConflict // not 404, by which Docker understands that there is no such call
-	case errors.As(err, &locked), errors.Is(err, bus.ErrNotReady):
+	case errors.As(err, &locked), errors.Is(err, plan.ErrNotReady):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -123,7 +124,7 @@ func status(err error) int {
 
 // refuse is how an error gets to the user: dockerd looks for Err.
 func refuse(w http.ResponseWriter, status int, err error) {
-	reply(w, status, object{"Err": bus.OneLine(err)})
+	reply(w, status, object{"Err": config.OneLine(err)})
 }
 
 func reply(w http.ResponseWriter, status int, response any) {

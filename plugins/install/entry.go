@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // pluginType is the name of the plugin, and of its file.
@@ -43,7 +43,7 @@ func parseEntry(content []byte) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%w entry: want a JSON object like %s: %w", errUsage, defaultEntry, err)
 	}
 	var errs []error
-	config := bus.NewConfig()
+	network := config.NewNetwork()
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		known, err := true, error(nil)
 		switch name {
@@ -51,20 +51,20 @@ func parseEntry(content []byte) (json.RawMessage, error) {
 		case "capabilities":
 			err = json.Unmarshal(keys[name], &map[string]bool{})
 		default:
-			known, err = config.SetJSON(name, keys[name])
+			known, err = network.SetJSON(name, keys[name])
 		}
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
 		case !known:
-			errs = append(errs, fmt.Errorf("key %q: not one of type, capabilities, %s", name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
+			errs = append(errs, fmt.Errorf("key %q: not one of type, capabilities, %s", name, strings.Join(config.KeyNames(config.CNI), ", ")))
 		}
 	}
 	if typeOf(content) != pluginType {
 		errs = append(errs, fmt.Errorf(`key "type": want %q`, pluginType))
 	}
-	if err := errors.Join(append(errs, config.Check())...); err != nil {
-		return nil, fmt.Errorf("%w entry: %s", errUsage, bus.OneLine(err))
+	if err := errors.Join(append(errs, network.Check())...); err != nil {
+		return nil, fmt.Errorf("%w entry: %s", errUsage, config.OneLine(err))
 	}
 	var line bytes.Buffer
 	err := json.Compact(&line, content)

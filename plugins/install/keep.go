@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 const (
@@ -101,7 +101,7 @@ func say(last string, err error) string {
 	}
 	words := ""
 	if err != nil {
-		words = bus.OneLine(withHint(err))
+		words = config.OneLine(withHint(err))
 	}
 	switch {
 	case words == last:

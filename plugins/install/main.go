@@ -10,7 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := o.run(ctx); err != nil {
-		slog.Error(bus.OneLine(err))
+		slog.Error(config.OneLine(err))
 		os.Exit(exitStatus(err))
 	}
 }

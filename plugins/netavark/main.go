@@ -9,8 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // apiVersion is the version of netavark's plugin API that we speak.
@@ -22,14 +25,15 @@ var buildVersion = "unknown"
 func main() {
 	// Podman shows our stderr to its user: the log is for what that user should know.
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	signal.Ignore(unix.SIGPIPE) // so that a netavark that is gone is an error, after which nothing stays
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout))
 }
 
 // run executes one call. A failure is {"error": words} on stdout and exit status 1; Podman takes no other key.
 func run(args []string, stdin io.Reader, stdout io.Writer) (status int) {
-	answer, err := call(args, stdin)
+	answer, err := call(args, stdin, stdout)
 	if err != nil { // whatever there is of an answer
-		answer, status = map[string]string{"error": bus.OneLine(err)}, 1
+		answer, status = map[string]string{"error": config.OneLine(err)}, 1
 	}
 	if answer == nil {
 		return status
@@ -41,8 +45,8 @@ func run(args []string, stdin io.Reader, stdout io.Writer) (status int) {
 	return status
 }
 
-// call is what run executes: its answer, or nil for none.
-func call(args []string, stdin io.Reader) (answer any, err error) {
+// call is what run executes. It returns the answer, or nil where there is none or it has been written already.
+func call(args []string, stdin io.Reader, stdout io.Writer) (answer any, err error) {
 	if len(args) == 0 {
 		return info(), nil
 	}
@@ -65,7 +69,7 @@ func call(args []string, stdin io.Reader) (answer any, err error) {
 		return nil, fmt.Errorf("%s: %d arguments, want one, the path of a network namespace", verb, len(args))
 	}
 	if verb == "setup" {
-		return setup(input, args[0])
+		return nil, setup(input, args[0], stdout)
 	}
 	return nil, teardown(input)
 }

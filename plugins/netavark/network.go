@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // network is what a call says of a network (Network in libnetwork/types of Podman's common library), as far as it
@@ -40,30 +40,30 @@ type membership struct {
 }
 
 // config reads and validates what the network says. Its errors name the option and what is allowed.
-func (n *network) config() (bus.Config, error) {
-	c := bus.NewConfig()
+func (n *network) config() (config.Network, error) {
+	c := config.NewNetwork()
 	if err := n.refuseIP(); err != nil {
 		return c, err
 	}
 	if n.NetworkInterface != "" {
-		if err := bus.CheckInterface(n.NetworkInterface); err != nil {
+		if err := config.CheckInterface(n.NetworkInterface); err != nil {
 			return c, fmt.Errorf("--interface-name: %w", err)
 		}
 		c.Interface = n.NetworkInterface
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Options)) {
-		switch known, err := c.Set(bus.Netavark, name, n.Options[name]); {
+		switch known, err := c.Set(config.Netavark, name, n.Options[name]); {
 		case !known:
-			return c, fmt.Errorf("%w option %q: the options of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.Netavark), ", "))
+			return c, fmt.Errorf("%w option %q: the options of vxcan are %s", config.ErrInvalid, name, strings.Join(config.KeyNames(config.Netavark), ", "))
 		case err != nil:
 			return c, fmt.Errorf("option %q: %w", name, err)
 		}
 	}
 	if asked := n.NetworkInterface; asked != "" && asked != c.Interface {
-		return c, fmt.Errorf("%w option \"interface\": %q, but --interface-name says %q; leave one out", bus.ErrInvalid, c.Interface, asked)
+		return c, fmt.Errorf("%w option \"interface\": %q, but --interface-name says %q; leave one out", config.ErrInvalid, c.Interface, asked)
 	}
 	if c.Interface == "" {
-		c.Interface = bus.DefaultInterface
+		c.Interface = config.DefaultInterface
 	}
 	return c, c.Check()
 }
@@ -87,40 +87,40 @@ func (n *network) refuseIP() error {
 }
 
 func noIP(flags string) error {
-	return fmt.Errorf("%w network: a CAN bus has no IP addresses; leave out %s", bus.ErrInvalid, flags)
+	return fmt.Errorf("%w network: a CAN bus has no IP addresses; leave out %s", config.ErrInvalid, flags)
 }
 
 // parseMembership reads and validates what setup is told.
-func parseMembership(input []byte) (*membership, bus.Config, error) {
+func parseMembership(input []byte) (*membership, config.Network, error) {
 	m := new(membership)
 	if err := json.Unmarshal(input, m); err != nil {
-		return nil, bus.Config{}, fmt.Errorf("stdin: %w", err)
+		return nil, config.Network{}, fmt.Errorf("stdin: %w", err)
 	}
 	if m.ContainerID == "" || m.Network.Name == "" {
-		return nil, bus.Config{}, errors.New("stdin: container_id or network.name is missing")
+		return nil, config.Network{}, errors.New("stdin: container_id or network.name is missing")
 	}
 	c, err := m.Network.config()
 	if err != nil {
-		return nil, bus.Config{}, err
+		return nil, config.Network{}, err
 	}
 	opts := m.NetworkOptions
 	switch {
 	case len(opts.Options) > 0:
-		return nil, bus.Config{}, fmt.Errorf("%w options of --network %s: %s; only interface_name is known", bus.ErrInvalid,
+		return nil, config.Network{}, fmt.Errorf("%w options of --network %s: %s; only interface_name is known", config.ErrInvalid,
 			m.Network.Name, strings.Join(slices.Sorted(maps.Keys(opts.Options)), ", "))
 	case len(opts.StaticIPs) > 0:
-		return nil, bus.Config{}, noIP("--ip and --ip6")
+		return nil, config.Network{}, noIP("--ip and --ip6")
 	case opts.StaticMAC != "":
-		return nil, bus.Config{}, fmt.Errorf("%w network: a CAN interface has no MAC address; leave out --mac-address", bus.ErrInvalid)
+		return nil, config.Network{}, fmt.Errorf("%w network: a CAN interface has no MAC address; leave out --mac-address", config.ErrInvalid)
 	}
-	c.Interface = bus.InterfaceName(opts.InterfaceName, c.Interface)
-	c.Name = m.ContainerName
+	c.Interface = config.InterfaceName(opts.InterfaceName, c.Interface)
+	c.Endpoint.Name = m.ContainerName
 	return m, c, nil
 }
 
 // attachment is the container to pkg/bus. Podman puts a container on a network once, so the interface's name is no part
 // of the attachment, and must not be: podman network reload calls setup with the name that the interface has got, and
 // teardown with the one that Podman first had for it.
-func (m *membership) attachment() bus.Attachment {
-	return bus.Attachment{Runtime: runtimeName, Network: m.Network.Name, ContainerID: m.ContainerID}
+func (m *membership) attachment() config.Attachment {
+	return config.Attachment{Runtime: runtimeName, Network: m.Network.Name, ContainerID: m.ContainerID}
 }

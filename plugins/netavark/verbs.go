@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // runtimeName is the front end that our attachments belong to.
@@ -37,7 +39,7 @@ func complete(input []byte) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := map[string]string{"hub": c.Hub, "interface": c.Interface}
+	options := map[string]string{"hub": c.Hub.Name, "interface": c.Interface}
 	for name, value := range n.Options {
 		options[name] = value
 	}
@@ -62,24 +64,30 @@ type netInterface struct {
 
 // setup puts a container on the bus. netavark calls no teardown after a setup that failed: Attach takes away itself
 // what it made.
-func setup(input []byte, netnsPath string) (any, error) {
+func setup(input []byte, netnsPath string, stdout io.Writer) error {
 	m, c, err := parseMembership(input)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	made, err := host("setup", m).Attach(context.Background(), bus.Request{
-		Spec: c.Spec, Attachment: m.attachment(), Target: bus.Target{NetnsPath: netnsPath, Interface: c.Interface},
+	ifName, err := config.InterfaceOn(c.Hub.Name, c.Interface)
+	if err != nil {
+		return err
+	}
+	// Answered before Attach returns: a setup without an answer has failed, and nothing of it may stay.
+	_, err = host("setup", m).Attach(context.Background(), func(made []bus.Result) error {
+		return json.NewEncoder(stdout).Encode(status{
+			Interfaces:       map[string]netInterface{made[0].ContIf: {Subnets: []string{}}},
+			DNSSearchDomains: []string{},
+			DNSServerIPs:     []string{},
+		})
+	}, bus.Request{
+		Attachment: m.attachment(), Hub: c.Hub, Endpoint: c.Endpoint, Place: bus.Place{NetnsPath: netnsPath, Interface: ifName},
 	})
 	if errors.Is(err, bus.ErrNameTaken) {
-		return nil, fmt.Errorf("%w (podman run --network %s:interface_name=…, or podman network create -o interface=…)", err, m.Network.Name)
-	} else if err != nil {
-		return nil, err
+		return fmt.Errorf("%w: podman run --network %[2]s:interface_name=…, or a network with -o interface=…; a container that cannot start any more: podman network disconnect %[2]s %[3]s",
+			err, m.Network.Name, m.ContainerName)
 	}
-	return status{
-		Interfaces:       map[string]netInterface{made[0].ContIf: {Subnets: []string{}}},
-		DNSSearchDomains: []string{},
-		DNSServerIPs:     []string{},
-	}, nil
+	return err
 }
 
 // teardown needs neither the netns nor a record, and works on a network that setup would refuse, for it may have been
@@ -91,7 +99,7 @@ func teardown(input []byte) error {
 	}
 	hub, ok := m.Network.Options["hub"]
 	if !ok {
-		hub = bus.DefaultHub
+		hub = config.DefaultHub
 	}
 	return host("teardown", &m).Detach(context.Background(), hub, m.attachment())
 }

@@ -12,7 +12,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // runtimeName is the front end that our attachments belong to.
@@ -31,7 +31,7 @@ type conf struct {
 	// Valid are the attachments that a runtime's GC lists.
 	Valid []types.GCAttachment
 
-	bus bus.Config // our own keys
+	network config.Network // our own keys
 
 	rawPrevResult json.RawMessage
 	hasList       bool // a GC list was given, perhaps an empty one
@@ -53,12 +53,12 @@ func parseConf(stdin []byte) (*conf, error) {
 		return nil, fmt.Errorf("configuration is not a JSON object: %w", err)
 	}
 	if keys == nil {
-		return nil, fmt.Errorf("%w configuration: JSON null, want an object", bus.ErrInvalid)
+		return nil, fmt.Errorf("%w configuration: JSON null, want an object", config.ErrInvalid)
 	}
-	c := &conf{bus: bus.NewConfig()}
+	c := &conf{network: config.NewNetwork()}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
-		known, err := c.bus.SetJSON(name, keys[name])
+		known, err := c.network.SetJSON(name, keys[name])
 		if err == nil && !known {
 			known, err = c.set(name, keys[name])
 		}
@@ -66,10 +66,10 @@ func parseConf(stdin []byte) (*conf, error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("key %q: %w", name, err))
 		case !known:
-			errs = append(errs, fmt.Errorf("%w key %q: the keys of vxcan are %s", bus.ErrInvalid, name, strings.Join(bus.KeyNames(bus.CNI), ", ")))
+			errs = append(errs, fmt.Errorf("%w key %q: the keys of vxcan are %s", config.ErrInvalid, name, strings.Join(config.KeyNames(config.CNI), ", ")))
 		}
 	}
-	if err := c.bus.Check(); err != nil {
+	if err := c.network.Check(); err != nil {
 		errs = append(errs, err)
 	}
 	return c, errors.Join(errs...)
@@ -100,7 +100,7 @@ func (c *conf) set(name string, value json.RawMessage) (known bool, err error) {
 	}
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		err = fmt.Errorf("%w value: JSON %s, want what the CNI specification says", bus.ErrInvalid, wrong.Value)
+		err = fmt.Errorf("%w value: JSON %s, want what the CNI specification says", config.ErrInvalid, wrong.Value)
 	}
 	return true, err
 }
@@ -109,12 +109,12 @@ func (c *conf) set(name string, value json.RawMessage) (known bool, err error) {
 // interface. Alone, it is ours.
 func (c *conf) interfaceName(ifName string) string {
 	switch {
-	case c.chained && c.bus.Interface == "":
-		return bus.DefaultInterface
+	case c.chained && c.network.Interface == "":
+		return config.DefaultInterface
 	case c.chained:
-		return c.bus.Interface
+		return c.network.Interface
 	}
-	return bus.InterfaceName(ifName, c.bus.Interface)
+	return config.InterfaceName(ifName, c.network.Interface)
 }
 
 // prevResult is the result of the plugins before us, or of ADD, as the newest type; nil if there is none.
@@ -124,11 +124,11 @@ func (c *conf) prevResult() (*types100.Result, error) {
 	}
 	result, err := version.NewResult(c.CNIVersion, c.rawPrevResult)
 	if err != nil {
-		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
+		return nil, fmt.Errorf(`%w key "prevResult": %w`, config.ErrInvalid, err)
 	}
 	newest, err := types100.NewResultFromResult(result)
 	if err != nil {
-		return nil, fmt.Errorf(`%w key "prevResult": %w`, bus.ErrInvalid, err)
+		return nil, fmt.Errorf(`%w key "prevResult": %w`, config.ErrInvalid, err)
 	}
 	return newest, nil
 }

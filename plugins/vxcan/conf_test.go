@@ -10,8 +10,9 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 )
 
@@ -24,39 +25,37 @@ func with(keys string) string {
 }
 
 func TestParseConf(t *testing.T) {
-	for keys, want := range map[string]bus.Spec{
-		``:                  {Hub: "vcan0"},
-		`"hub": "can7"`:     {Hub: "can7"},
-		`"hub": null`:       {Hub: "vcan0"},
-		`"mtu": null`:       {Hub: "vcan0"},
-		`"physical": true`:  {Hub: "vcan0", Physical: true},
-		`"physical": false`: {Hub: "vcan0"},
-		`"mtu": 16`:         {Hub: "vcan0", MTU: 16},
-		`"mtu": 72`:         {Hub: "vcan0", MTU: 72},
-		`"interface": "can0", "hub": "abcdefghijklmno", "mtu": 72, "physical": true`: {Hub: "abcdefghijklmno", MTU: 72, Physical: true},
-		`"interface": "can%d"`: {Hub: "vcan0"},
+	for keys, want := range map[string]config.Network{
+		``:                  {Hub: config.Hub{Name: "vcan0"}},
+		`"hub": "can7"`:     {Hub: config.Hub{Name: "can7"}},
+		`"physical": true`:  {Hub: config.Hub{Name: "vcan0", Physical: true}},
+		`"physical": false`: {Hub: config.Hub{Name: "vcan0"}},
+		`"mtu": 16`:         {Hub: config.Hub{Name: "vcan0"}, Endpoint: config.Endpoint{MTU: 16}},
+		`"mtu": 72`:         {Hub: config.Hub{Name: "vcan0"}, Endpoint: config.Endpoint{MTU: 72}},
+		`"interface": "can0", "hub": "abcdefghijklmno", "mtu": 72, "physical": true`: {Interface: "can0", Hub: config.Hub{Name: "abcdefghijklmno", Physical: true}, Endpoint: config.Endpoint{MTU: 72}},
+		`"interface": "can%d"`: {Hub: config.Hub{Name: "vcan0"}, Interface: "can%d"},
 		`"hub": "can0", "physical": true, "bitrate": 500000, "sample-point": 0.875, "fd": true, "dbitrate": 2000000, "dsample-point": 0.8,
 		  "restart-ms": 100, "txqueuelen": 500, "termination": 120, "listen-only": true, "one-shot": true, "triple-sampling": true,
 		  "berr-reporting": true, "presume-ack": true, "fd-non-iso": true`: {
-			Hub: "can0", Physical: true, TxQueue: 500, Controller: controller.Settings{
+			Hub: config.Hub{Name: "can0", Physical: true, TxQueue: 500, Controller: controller.Settings{
 				Bitrate: 500000, SamplePoint: 875, FD: true, DataBitrate: 2000000, DataSamplePoint: 800, RestartMS: 100,
 				Termination: 120, SetTermination: true, ListenOnly: true, OneShot: true, TripleSampling: true,
 				BerrReporting: true, PresumeAck: true, FDNonISO: true,
-			},
+			}},
 		},
 		// What CNI reserves and what runtimes inject.
-		`"args": {"cni": {"labels": []}}, "capabilities": {"portMappings": true}, "runtimeConfig": {"x": 1}`:             {Hub: "vcan0"},
-		`"cniVersions": ["1.0.0"], "disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": false`:             {Hub: "vcan0"},
-		`"ipam": {}, "dns": {"nameservers": ["10.0.0.1"]}, "ipMasq": true`:                                               {Hub: "vcan0"},
-		`"deviceID": "0000:00:1f.6", "pciBusID": "0000:00:1f.6"`:                                                         {Hub: "vcan0"},
-		`"cni.dev/attachments": [], "cni.dev/valid-attachments": [], "cni.dev/anything": {"new": 1}, "prevResult": null`: {Hub: "vcan0"},
+		`"args": {"cni": {"labels": []}}, "capabilities": {"portMappings": true}, "runtimeConfig": {"x": 1}`:             {Hub: config.Hub{Name: "vcan0"}},
+		`"cniVersions": ["1.0.0"], "disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": false`:             {Hub: config.Hub{Name: "vcan0"}},
+		`"ipam": {}, "dns": {"nameservers": ["10.0.0.1"]}, "ipMasq": true`:                                               {Hub: config.Hub{Name: "vcan0"}},
+		`"deviceID": "0000:00:1f.6", "pciBusID": "0000:00:1f.6"`:                                                         {Hub: config.Hub{Name: "vcan0"}},
+		`"cni.dev/attachments": [], "cni.dev/valid-attachments": [], "cni.dev/anything": {"new": 1}, "prevResult": null`: {Hub: config.Hub{Name: "vcan0"}},
 	} {
 		c, err := parseConf([]byte(with(keys)))
 		if err != nil {
 			t.Errorf("%s: %v", keys, err)
 			continue
 		}
-		if diff := cmp.Diff(want, c.bus.Spec); diff != "" || c.Name != "canbus0" || c.CNIVersion != "1.1.0" {
+		if diff := cmp.Diff(want, c.network, cmpopts.IgnoreUnexported(config.Network{})); diff != "" || c.Name != "canbus0" || c.CNIVersion != "1.1.0" {
 			t.Errorf("%s (- want, + got)\n%s", keys, diff)
 		}
 	}
@@ -66,7 +65,7 @@ func TestParseConf(t *testing.T) {
 func TestParseConfInvalid(t *testing.T) {
 	const keys = "the keys of vxcan are hub, physical, interface, mtu, send, "
 	const mtus = "want 16 (classic CAN) or 72 (CAN FD)"
-	for config, words := range map[string][]string{
+	for keys, words := range map[string][]string{
 		`"huub": "vcan1"`:               {`key "huub"`, keys},
 		`"Hub": "vcan1"`:                {`key "Hub"`, keys}, // encoding/json would take it for hub
 		`"MTU": 72`:                     {`key "MTU"`, keys},
@@ -85,47 +84,51 @@ func TestParseConfInvalid(t *testing.T) {
 		`"physical": true, "bitrate": 500000, "sample-point": "0.875"`:      {`key "sample-point"`, "want a number"},
 		`"physical": true, "bitrate": 500000, "listen-only": 1`:             {`key "listen-only"`, "true or false"},
 		`"physical": true, "bitrate": 500000, "termination": 70000`:         {`key "termination"`, "ohms"},
-		`"": 1`:                     {`key ""`, keys},
-		`"cni.dev": 1`:              {`key "cni.dev"`, keys},
-		`"hub": ""`:                 {`key "hub"`, "1 to 15 bytes"},
-		`"hub": "abcdefghijklmnop"`: {`key "hub"`, "16 bytes, at most 15 are allowed"},
-		`"hub": "../vcan0"`:         {`key "hub"`, `"/" is not allowed`},
-		`"hub": "vcan%d"`:           {`key "hub"`, `"%" is not allowed`},
-		`"hub": "a b"`:              {`key "hub"`, `" " is not allowed`},
-		`"hub": "a\u0000b"`:         {`key "hub"`, `"\x00" is not allowed`},
-		`"hub": 0`:                  {`key "hub"`, "value 0: want a string"},
-		`"hub": ["vcan0"]`:          {`key "hub"`, `value ["vcan0"]: want a string`},
-		`"interface": ""`:           {`key "interface"`, "1 to 15 bytes"},
-		`"interface": "can%d%d"`:    {`key "interface"`, `"%" is not allowed`},
-		`"interface": "can/0"`:      {`key "interface"`, `"/" is not allowed`},
-		`"interface": {}`:           {`key "interface"`, "value {}: want a string"},
-		`"mtu": 0`:                  {`key "mtu": invalid mtu 0`, mtus},
-		`"mtu": -16`:                {`key "mtu": invalid mtu -16`, mtus},
-		`"mtu": 17`:                 {`key "mtu": invalid mtu 17`, mtus},
-		`"mtu": 1500`:               {`key "mtu": invalid mtu 1500`, mtus},
-		`"mtu": 2060`:               {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
-		`"mtu": 72.5`:               {`key "mtu"`, "value 72.5: want a whole number"},
-		`"mtu": 1e99`:               {`key "mtu"`, "value 1e99: want a whole number"},
-		`"mtu": "72"`:               {`key "mtu"`, `value "72": want a whole number`},
-		`"physical": "true"`:        {`key "physical"`, `value "true": want true or false`},
-		`"physical": 1`:             {`key "physical"`, "value 1: want true or false"},
-		`"cni.dev/attachments": {}`: {`key "cni.dev/attachments"`, "JSON object"},
+		`"": 1`:                                {`key ""`, keys},
+		`"cni.dev": 1`:                         {`key "cni.dev"`, keys},
+		`"hub": ""`:                            {`key "hub"`, "1 to 15 bytes"},
+		`"hub": "abcdefghijklmnop"`:            {`key "hub"`, "16 bytes, at most 15 are allowed"},
+		`"hub": "../vcan0"`:                    {`key "hub"`, `"/" is not allowed`},
+		`"hub": "vcan%d"`:                      {`key "hub"`, `"%" is not allowed`},
+		`"hub": "a b"`:                         {`key "hub"`, `" " is not allowed`},
+		`"hub": "a\u0000b"`:                    {`key "hub"`, `"\x00" is not allowed`},
+		`"hub": 0`:                             {`key "hub"`, "value 0: want a string"},
+		`"hub": null`:                          {`key "hub"`, "value null: want a string; leave the key out for the default"},
+		`"send": null`:                         {`key "send"`, "value null"},
+		`"pod-hubs": null`:                     {`key "pod-hubs"`, "value null"},
+		`"interface": "can%d", "hub": "bench"`: {"interface can%d", `"bench" ends in none; name the interface`},
+		`"hub": ["vcan0"]`:                     {`key "hub"`, `value ["vcan0"]: want a string`},
+		`"interface": ""`:                      {`key "interface"`, "1 to 15 bytes"},
+		`"interface": "can%d%d"`:               {`key "interface"`, `"%" is not allowed`},
+		`"interface": "can/0"`:                 {`key "interface"`, `"/" is not allowed`},
+		`"interface": {}`:                      {`key "interface"`, "value {}: want a string"},
+		`"mtu": 0`:                             {`key "mtu": invalid mtu 0`, mtus},
+		`"mtu": -16`:                           {`key "mtu": invalid mtu -16`, mtus},
+		`"mtu": 17`:                            {`key "mtu": invalid mtu 17`, mtus},
+		`"mtu": 1500`:                          {`key "mtu": invalid mtu 1500`, mtus},
+		`"mtu": 2060`:                          {`key "mtu": invalid mtu 2060`, mtus}, // CAN XL
+		`"mtu": 72.5`:                          {`key "mtu"`, "value 72.5: want a whole number"},
+		`"mtu": 1e99`:                          {`key "mtu"`, "value 1e99: want a whole number"},
+		`"mtu": "72"`:                          {`key "mtu"`, `value "72": want a whole number`},
+		`"physical": "true"`:                   {`key "physical"`, `value "true": want true or false`},
+		`"physical": 1`:                        {`key "physical"`, "value 1: want true or false"},
+		`"cni.dev/attachments": {}`:            {`key "cni.dev/attachments"`, "JSON object"},
 	} {
-		c, err := parseConf([]byte(with(config)))
-		if !errors.Is(err, bus.ErrInvalid) {
-			t.Errorf("%s: %v, want ErrInvalid", config, err)
+		c, err := parseConf([]byte(with(keys)))
+		if !errors.Is(err, config.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", keys, err)
 			continue
 		}
 		for _, w := range words {
 			if !strings.Contains(err.Error(), w) {
-				t.Errorf("%s: %q does not say %q", config, err, w)
+				t.Errorf("%s: %q does not say %q", keys, err, w)
 			}
 		}
 		if c == nil || c.Name != "canbus0" {
-			t.Errorf("%s: what could be read is lost", config)
+			t.Errorf("%s: what could be read is lost", keys)
 		}
 		if code := errorCode(t, err); code != types.ErrInvalidNetworkConfig {
-			t.Errorf("%s: code %d, want %d", config, code, types.ErrInvalidNetworkConfig)
+			t.Errorf("%s: code %d, want %d", keys, code, types.ErrInvalidNetworkConfig)
 		}
 	}
 }
@@ -155,7 +158,7 @@ func TestParseConfNoObject(t *testing.T) {
 func TestParseConfPartly(t *testing.T) {
 	for _, wrong := range []string{`"mtu": "72"`, `"mtu": 17`, `"huub": 1`, `"physical": 0`} {
 		for _, config := range []string{with(`"hub": "vcan7", "interface": "can3", ` + wrong), with(wrong + `, "interface": "can3", "hub": "vcan7"`)} {
-			if c, err := parseConf([]byte(config)); err == nil || c == nil || c.bus.Hub != "vcan7" || c.bus.Interface != "can3" {
+			if c, err := parseConf([]byte(config)); err == nil || c == nil || c.network.Hub.Name != "vcan7" || c.network.Interface != "can3" {
 				t.Errorf("%s: %+v, %v", config, c, err)
 			}
 		}
@@ -233,7 +236,7 @@ func TestAttachment(t *testing.T) {
 	args := &skel.CmdArgs{ContainerID: "id", IfName: "eth0"}
 	for keys, entry := range map[string]string{``: "", `"interface": "can0"`: "can0", `"hub": "vcan7", "mtu": 16`: ""} {
 		c, err := parseConf([]byte(with(keys)))
-		want := bus.Attachment{Runtime: "cni", Network: "canbus0", ContainerID: "id", IfName: "eth0", Entry: entry}
+		want := config.Attachment{Runtime: "cni", Network: "canbus0", ContainerID: "id", IfName: "eth0", Entry: entry}
 		if err != nil {
 			t.Errorf("%s: %v", keys, err)
 			continue
@@ -267,11 +270,11 @@ func TestPrevResult(t *testing.T) {
 			t.Errorf("%s: %v", wrong, err)
 			continue
 		}
-		if _, err := c.prevResult(); !errors.Is(err, bus.ErrInvalid) || !strings.Contains(fmt.Sprint(err), `key "prevResult"`) {
+		if _, err := c.prevResult(); !errors.Is(err, config.ErrInvalid) || !strings.Contains(fmt.Sprint(err), `key "prevResult"`) {
 			t.Errorf("%s: %v, want ErrInvalid", wrong, err)
 		}
 	}
-	if _, err := parseConf([]byte(with(`"prevResult": 7`))); !errors.Is(err, bus.ErrInvalid) {
+	if _, err := parseConf([]byte(with(`"prevResult": 7`))); !errors.Is(err, config.ErrInvalid) {
 		t.Errorf("a number: %v, want ErrInvalid", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -29,9 +31,9 @@ func cniError(err error) error {
 	switch {
 	case errors.Is(err, bus.ErrInvalidNetns):
 		code = types.ErrInvalidEnvironmentVariables
-	case errors.Is(err, bus.ErrInvalid):
+	case errors.Is(err, config.ErrInvalid):
 		code = types.ErrInvalidNetworkConfig
-	case errors.As(err, &locked), errors.Is(err, bus.ErrNotReady):
+	case errors.As(err, &locked), errors.Is(err, plan.ErrNotReady):
 		code = types.ErrTryAgainLater
 	case errors.Is(err, bus.ErrNoKernelSupport):
 		code = codeNoKernelSupport
@@ -44,5 +46,5 @@ func cniError(err error) error {
 	case errors.Is(err, store.ErrIO):
 		code = types.ErrIOFailure
 	}
-	return types.NewError(code, bus.OneLine(err), "")
+	return types.NewError(code, config.OneLine(err), "")
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
 )
 
 // buildVersion is set by make: -ldflags '-X main.buildVersion=...'.
@@ -20,6 +22,7 @@ func main() {
 		return
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: dropTime})))
+	signal.Ignore(unix.SIGPIPE) // so that a runtime that is gone is an error, after which nothing stays
 	// skel would look whether the container's netns is the host's when all is done; pkg/bus does so before.
 	os.Setenv("CNI_NETNS_OVERRIDE", "1")
 	skel.PluginMainFuncs(skel.CNIFuncs{

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // With the capability, containerd and CRI-O hand over the annotations of the pod, and it decides whether it is attached.
@@ -20,27 +23,30 @@ const annotation = "vxcan/networks"
 // maxPodInterfaces bounds what one pod can make of devices and rules.
 const maxPodInterfaces = 8
 
-// podHubDigits are allowed in the names of hubs that pods choose: administrators paste these names into shells.
-const podHubDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+// podDigits are allowed in the names of hubs and interfaces that pods choose: administrators paste these names into shells.
+const podDigits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 // requests are the interfaces that this call is about: one, or with the capability, those that the pod asks for.
 func (c *conf) requests(args *skel.CmdArgs) ([]bus.Request, error) {
 	if c.podDecides() {
 		return c.podRequests(args)
 	}
-	return []bus.Request{c.request(args, c.bus.Spec, c.bus.Interface, c.interfaceName(args.IfName))}, nil
+	r, err := c.request(args, c.network.Hub, c.network.Interface, c.interfaceName(args.IfName))
+	return []bus.Request{r}, err
 }
 
-// request is for an interface called ifName; entry is its name in the configuration or the annotation, perhaps empty.
-func (c *conf) request(args *skel.CmdArgs, spec bus.Spec, entry, ifName string) bus.Request {
-	spec.Name = containerName(args.Args)
+// request is for an interface called ifName on a hub; entry is its name in the configuration or the annotation, perhaps
+// empty. What the network says of an endpoint holds on every hub.
+func (c *conf) request(args *skel.CmdArgs, hub config.Hub, entry, ifName string) (bus.Request, error) {
+	ifName, err := config.InterfaceOn(hub.Name, ifName)
+	endpoint := c.network.Endpoint
+	endpoint.Name = containerName(args.Args)
 	return bus.Request{
-		Spec: spec,
-		Attachment: bus.Attachment{
+		Attachment: config.Attachment{
 			Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: entry,
 		},
-		Target: bus.Target{NetnsPath: args.Netns, Interface: ifName},
-	}
+		Hub: hub, Endpoint: endpoint, Place: bus.Place{NetnsPath: args.Netns, Interface: ifName},
+	}, err
 }
 
 // containerName is what people call a container, as CNI_ARGS tells it: containerd and CRI-O give the namespace and the
@@ -61,54 +67,88 @@ func containerName(cniArgs string) string {
 	return namespace + name
 }
 
-// podDecides tells whether only pods are attached that ask for it.
+// podDecides reports whether only pods are attached that ask for it.
 func (c *conf) podDecides() bool { return c.Capabilities[annotationsCapability] }
 
+// shown is how much of an annotation an error repeats.
+const shown = 100
+
 func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err error) {
+	for _, key := range slices.Sorted(maps.Keys(c.RuntimeConfig.Annotations)) {
+		if strings.HasPrefix(key, "vxcan") && key != annotation {
+			return nil, fmt.Errorf("%w annotation %.*q: the one of vxcan is %s", config.ErrInvalid, shown, key, annotation)
+		}
+	}
 	list, ok := c.RuntimeConfig.Annotations[annotation]
 	if !ok {
 		return nil, nil
 	}
 	defer func() {
 		if err != nil {
-			list = list[:min(len(list), 200)]
-			requests, err = nil, fmt.Errorf(`annotation %s is %q: %w; want a list like "can0" or "vcan0:can0,vcan1:can1"`, annotation, list, err)
+			requests, err = nil, fmt.Errorf(`annotation %s is %.*q: %w; want a list like "can0" or "vcan0:can0,vcan1:can1"`, annotation, shown, list, err)
 		}
 	}()
 	if n := strings.Count(list, ",") + 1; n > maxPodInterfaces {
-		return nil, fmt.Errorf("%w list: %d interfaces, at most %d are allowed", bus.ErrInvalid, n, maxPodInterfaces)
+		return nil, fmt.Errorf("%w list: %d interfaces, at most %d are allowed", config.ErrInvalid, n, maxPodInterfaces)
 	}
 	for item := range strings.SplitSeq(list, ",") {
-		hub, ifName, both := strings.Cut(strings.TrimSpace(item), ":")
-		if !both {
-			hub, ifName = c.bus.Hub, hub
-		}
-		spec := c.bus.Spec
-		if hub != c.bus.Hub {
-			if !slices.ContainsFunc(c.bus.PodHubs, func(pattern string) bool { return matchesHub(pattern, hub) }) {
-				return nil, fmt.Errorf("%w hub %q: a pod may name %s", bus.ErrInvalid, hub, strings.Join(append([]string{c.bus.Hub}, c.bus.PodHubs...), ", "))
-			}
-			if strings.Trim(hub, podHubDigits) != "" || strings.HasPrefix(hub, "-") {
-				return nil, fmt.Errorf("%w hub %q: a pod may use letters, digits, '.', '_' and '-'", bus.ErrInvalid, hub)
-			}
-			spec = bus.Spec{Hub: hub, Transient: true} // the configuration speaks of its own hub only
-		}
-		if err := bus.CheckHub(hub); err != nil {
+		item = strings.TrimSpace(item)
+		hub, ifName, err := c.podItem(item)
+		if err != nil {
 			return nil, err
 		}
-		if err := bus.CheckInterface(ifName); err != nil {
+		r, err := c.request(args, hub, ifName, ifName)
+		if err != nil {
 			return nil, err
 		}
-		r := c.request(args, spec, ifName, ifName)
-		if slices.Contains(requests, r) {
-			return nil, fmt.Errorf("%w list: %s is there twice", bus.ErrInvalid, strings.TrimSpace(item))
+		for _, other := range requests {
+			switch {
+			case other.Place.Interface == r.Place.Interface:
+				return nil, fmt.Errorf("%w list: interface %s is there twice", config.ErrInvalid, r.Place.Interface)
+			case other.Hub.Name == r.Hub.Name && r.Endpoint.Policy.Rate != 0:
+				return nil, fmt.Errorf("%w list: %s and %s on hub %s: with a rate a pod may have one interface a hub",
+					config.ErrInvalid, other.Place.Interface, r.Place.Interface, hub.Name)
+			}
 		}
 		requests = append(requests, r)
 	}
 	return requests, nil
 }
 
-// matchesHub tells whether a pattern of the key pod-hubs, a name or a prefix with *, allows a hub.
+// podItem reads one item of the annotation.
+func (c *conf) podItem(item string) (hub config.Hub, ifName string, err error) {
+	name, ifName, both := strings.Cut(item, ":")
+	hub = c.network.Hub
+	if !both {
+		name, ifName = hub.Name, item
+		if ifName == hub.Name || slices.ContainsFunc(c.network.PodHubs, func(pattern string) bool { return pattern != "*" && matchesHub(pattern, ifName) }) {
+			return hub, "", fmt.Errorf("%w interface %.*q: it is the name of a hub; want HUB:INTERFACE", config.ErrInvalid, shown, ifName)
+		}
+	}
+	for what, word := range map[string]string{"hub": name, "interface": strings.Replace(ifName, "%d", "", 1)} {
+		if len(word) <= shown && (strings.Trim(word, podDigits) != "" || strings.HasPrefix(word, "-")) {
+			return hub, "", fmt.Errorf("%w %s %q: a pod may use letters, digits, '.', '_' and '-'", config.ErrInvalid, what, word)
+		}
+	}
+	if name != hub.Name {
+		if !slices.ContainsFunc(c.network.PodHubs, func(pattern string) bool { return matchesHub(pattern, name) }) {
+			return hub, "", fmt.Errorf("%w hub %.*q: a pod may name %s", config.ErrInvalid, shown, name,
+				strings.Join(append([]string{hub.Name}, c.network.PodHubs...), ", "))
+		}
+		hub = config.Hub{Name: name, Transient: true} // the configuration speaks of its own hub only
+	}
+	return hub, ifName, cmp.Or(shorten(config.CheckHub(name)), shorten(config.CheckInterface(ifName)))
+}
+
+// shorten cuts what a pod wrote out of an error that repeats all of it.
+func shorten(err error) error {
+	if err != nil && len(err.Error()) > 3*shown {
+		return fmt.Errorf("%w name: %d bytes and more", config.ErrInvalid, 3*shown)
+	}
+	return err
+}
+
+// matchesHub reports whether a pattern of the key pod-hubs, a name or a prefix with *, allows a hub.
 func matchesHub(pattern, hub string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(hub, prefix)

@@ -9,15 +9,15 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // forPod is a configuration for a pod with an annotation. podHubs is the value of that key, "" for none.
 func forPod(t *testing.T, list, podHubs string) *conf {
 	t.Helper()
-	keys := `"hub": "can7", "physical": true, "mtu": 16,
+	keys := `"hub": "can7", "physical": true, "bitrate": 500000, "mtu": 16, "send": "100", "receive": "none",
 		"capabilities": {"io.kubernetes.cri.pod-annotations": true},
-		"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"vxcan/networks": "` + list + `"}}`
+		"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"vxcan/networks": "` + list + `", "example.com/vxcan": "x"}}`
 	if podHubs != "" {
 		keys += `, "pod-hubs": ` + podHubs
 	}
@@ -28,29 +28,39 @@ func forPod(t *testing.T, list, podHubs string) *conf {
 	return c
 }
 
+// A pod's other hub is one of its own, of which the configuration says nothing. The endpoint is the same on every hub.
 func TestPodRequests(t *testing.T) {
 	for _, test := range []struct {
 		list, podHubs string
-		want          []string
+		want          []string // hub, set up and not made for the pod, or the other way round; interface
 	}{
-		{"can0", "", []string{"can7 true 16 false can0"}},
-		{"can0, can1", "", []string{"can7 true 16 false can0", "can7 true 16 false can1"}},
-		{"can7:can0", "", []string{"can7 true 16 false can0"}},
-		{"can7:can0,vcan1:can1", `["vcan1"]`, []string{"can7 true 16 false can0", "vcan1 false 0 true can1"}},
-		{"vcan-x:can%d,can%d", `["bench0", "vcan*"]`, []string{"vcan-x false 0 true can%d", "can7 true 16 false can%d"}},
-		{"a:can0,b:can0", `["*"]`, []string{"a false 0 true can0", "b false 0 true can0"}},
+		{"can0", "", []string{"can7 true can0"}},
+		{"can0, can1", "", []string{"can7 true can0", "can7 true can1"}},
+		{"can7:can0", "", []string{"can7 true can0"}},
+		{"can7:can0,vcan1:can1", `["vcan1"]`, []string{"can7 true can0", "vcan1 false can1"}},
+		{"vcan12:can%d,can%d", `["bench0", "vcan*"]`, []string{"vcan12 false can12", "can7 true can7"}},
+		{"a:can0,b:can1", `["*"]`, []string{"a false can0", "b false can1"}},
+		{"can0", `["*"]`, []string{"can7 true can0"}},
 		{"a,b,c,d,e,f,g,h", "", []string{
-			"can7 true 16 false a", "can7 true 16 false b", "can7 true 16 false c", "can7 true 16 false d",
-			"can7 true 16 false e", "can7 true 16 false f", "can7 true 16 false g", "can7 true 16 false h",
+			"can7 true a", "can7 true b", "can7 true c", "can7 true d", "can7 true e", "can7 true f", "can7 true g", "can7 true h",
 		}},
 	} {
-		requests, err := forPod(t, test.list, test.podHubs).requests(&skel.CmdArgs{ContainerID: "id", IfName: "eth0"})
+		c := forPod(t, test.list, test.podHubs)
+		requests, err := c.requests(&skel.CmdArgs{ContainerID: "id", IfName: "eth0", Args: "K8S_POD_NAME=engine"})
 		if err != nil {
 			t.Errorf("%s: %v", test.list, err)
 		}
+		endpoint := config.Endpoint{MTU: 16, Policy: config.Policy{Send: "100", Receive: "none"}, Name: "engine"}
 		var got []string
 		for _, r := range requests {
-			got = append(got, fmt.Sprint(r.Hub, " ", r.Physical, " ", r.MTU, " ", r.Transient, " ", r.Interface))
+			own := r.Hub == c.network.Hub
+			if !own && r.Hub != (config.Hub{Name: r.Hub.Name, Transient: true}) {
+				t.Errorf("%s: hub %+v", test.list, r.Hub)
+			}
+			if r.Endpoint != endpoint {
+				t.Errorf("%s: endpoint %+v on hub %s, want %+v", test.list, r.Endpoint, r.Hub.Name, endpoint)
+			}
+			got = append(got, fmt.Sprint(r.Hub.Name, " ", own, " ", r.Place.Interface))
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (- want, + got)\n%s", test.list, diff)
@@ -62,10 +72,16 @@ func TestPodRequestsInvalid(t *testing.T) {
 	for _, test := range []struct{ list, podHubs, words string }{
 		{"", "", "empty"},
 		{"can0,", "", "empty"},
-		{"a/b", "", `"/" is not allowed`},
+		{"a/b", "", `interface "a/b": a pod may use letters`},
+		{"canbus0@can0", "", `interface "canbus0@can0": a pod may use letters`},
+		{"$(reboot)", "", `interface "$(reboot)": a pod may use letters`},
+		{"can7", "", `interface "can7": it is the name of a hub; want HUB:INTERFACE`},
+		{"bench1", `["bench*"]`, `interface "bench1": it is the name of a hub; want HUB:INTERFACE`},
+		{"a:can%d", `["*"]`, `"a" ends in none; name the interface`},
 		{"can7:", "", "empty"},
 		{"can0,can0", "", "can0 is there twice"},
-		{"vcan1:c,vcan1:c", `["vcan1"]`, "vcan1:c is there twice"},
+		{"a:can0,b:can0", `["*"]`, "can0 is there twice"},
+		{"vcan1:c,vcan1:c", `["vcan1"]`, "interface c is there twice"},
 		{"vcan1:can0", "", `hub "vcan1": a pod may name can7`},
 		{"vcan10:can0", `["vcan1"]`, `hub "vcan10": a pod may name can7, vcan1`},
 		{"docker0:can0", `["vcan*", "bench0"]`, `hub "docker0": a pod may name can7, vcan*, bench0`},
@@ -77,6 +93,28 @@ func TestPodRequestsInvalid(t *testing.T) {
 		_, err := forPod(t, test.list, test.podHubs).requests(&skel.CmdArgs{ContainerID: "id", IfName: "eth0"})
 		if err == nil || !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), "annotation vxcan/networks is") {
 			t.Errorf("%s: %v, want %s", test.list, err, test.words)
+		}
+	}
+}
+
+// With a rate, a pod has it once a hub.
+func TestPodRate(t *testing.T) {
+	for list, ok := range map[string]bool{"can0": true, "can0,vcan1:can1": true, "can0,can1": false, "vcan1:a,can0,vcan1:b": false} {
+		c := forPod(t, list, `["vcan1"]`)
+		c.network.Endpoint.Policy.Rate = 100
+		if _, err := c.requests(&skel.CmdArgs{ContainerID: "id", IfName: "eth0"}); (err == nil) != ok || !ok && !strings.Contains(err.Error(), "one interface a hub") {
+			t.Errorf("%s: %v", list, err)
+		}
+	}
+}
+
+// An annotation that looks like ours and is not would leave the pod without CAN.
+func TestPodOtherAnnotation(t *testing.T) {
+	for _, key := range []string{"vxcan/network", "vxcan.io/networks", "vxcan"} {
+		c := forPod(t, "can0", "")
+		c.RuntimeConfig.Annotations[key] = "can0"
+		if _, err := c.requests(&skel.CmdArgs{ContainerID: "id", IfName: "eth0"}); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", key, err)
 		}
 	}
 }
@@ -103,19 +141,23 @@ func TestPodLongAnnotation(t *testing.T) {
 	for i := range items {
 		items[i] = fmt.Sprintf("x%x", i)
 	}
-	c := &conf{bus: bus.NewConfig()}
-	c.Capabilities = map[string]bool{annotationsCapability: true}
-	c.RuntimeConfig.Annotations = map[string]string{annotation: strings.Join(items, ",")}
-	start := time.Now()
-	_, err := c.requests(&skel.CmdArgs{ContainerID: "c", IfName: "eth0"})
-	if err == nil {
-		t.Fatal("no error")
-	}
-	if len(err.Error()) > 1000 {
-		t.Errorf("a message of %d bytes", len(err.Error()))
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("took %v", took)
+	long := strings.Repeat("x", 200_000)
+	for _, list := range []string{strings.Join(items, ","), long, long + ":can0", "vcan1:" + long, "vcan1:%d" + long} {
+		c := &conf{network: config.NewNetwork()}
+		c.network.PodHubs = []string{"vcan*"}
+		c.Capabilities = map[string]bool{annotationsCapability: true}
+		c.RuntimeConfig.Annotations = map[string]string{annotation: list}
+		start := time.Now()
+		_, err := c.requests(&skel.CmdArgs{ContainerID: "c", IfName: "eth0"})
+		if err == nil {
+			t.Fatal("no error")
+		}
+		if len(err.Error()) > 1000 {
+			t.Errorf("a message of %d bytes", len(err.Error()))
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
 	}
 }
 
@@ -123,8 +165,8 @@ func TestPodLongAnnotation(t *testing.T) {
 // able to put its own into them.
 func TestPodHubWords(t *testing.T) {
 	for _, hub := range []string{"$(reboot)", "`reboot`", "a;reboot", "-rf"} {
-		c := &conf{bus: bus.NewConfig()}
-		c.bus.PodHubs = []string{"*"}
+		c := &conf{network: config.NewNetwork()}
+		c.network.PodHubs = []string{"*"}
 		c.Capabilities = map[string]bool{annotationsCapability: true}
 		c.RuntimeConfig.Annotations = map[string]string{annotation: hub + ":can0"}
 		if _, err := c.requests(&skel.CmdArgs{ContainerID: "c", IfName: "eth0"}); err == nil {

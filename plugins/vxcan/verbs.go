@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // noMAC is the container end's hardware address. A CAN device has none, but Podman's CNI backend refuses a result in
@@ -37,20 +38,28 @@ func cmdAdd(args *skel.CmdArgs) error {
 	if len(requests) == 0 {
 		log.Info("the pod does not ask for a bus", "annotation", annotation)
 	}
-	attached, err := bus.NewHost(log).Attach(context.Background(), requests...)
+	// Printed before Attach returns: an ADD without a result has failed, and nothing of it may stay.
+	_, err = bus.NewHost(log).Attach(context.Background(), func(attached []bus.Result) error {
+		for _, a := range attached {
+			// At the end, because the IPs of a chain point to interfaces by their position.
+			result.Interfaces = append(result.Interfaces,
+				&types100.Interface{Name: a.Hub, Mtu: a.HubMTU},
+				&types100.Interface{Name: a.HostIf, Mtu: a.IfMTU},
+				&types100.Interface{Name: a.ContIf, Mtu: a.IfMTU, Mac: noMAC, Sandbox: args.Netns},
+			)
+		}
+		if err := types.PrintResult(result, c.CNIVersion); err != nil {
+			return fmt.Errorf("print the result: %w", err)
+		}
+		for _, a := range attached {
+			log.Info("attached", "hub", a.Hub, "hostIf", a.HostIf, "contIf", a.ContIf)
+		}
+		return nil
+	}, requests...)
 	if err != nil {
 		return cniError(err)
 	}
-	for _, a := range attached {
-		log.Info("attached", "hub", a.Hub, "hostIf", a.HostIf, "contIf", a.ContIf)
-		// At the end, because the IPs of a chain point to interfaces by their position.
-		result.Interfaces = append(result.Interfaces,
-			&types100.Interface{Name: a.Hub, Mtu: a.HubMTU},
-			&types100.Interface{Name: a.HostIf, Mtu: a.IfMTU},
-			&types100.Interface{Name: a.ContIf, Mtu: a.IfMTU, Mac: noMAC, Sandbox: args.Netns},
-		)
-	}
-	return types.PrintResult(result, c.CNIVersion)
+	return nil
 }
 
 // cmdDel works with a configuration that ADD would refuse: it may have been edited since, and a runtime calls DEL after
@@ -68,13 +77,13 @@ func cmdDel(args *skel.CmdArgs) error {
 	requests, err := c.requests(args)
 	if err != nil { // the pod may name fewer hubs than at its ADD
 		log.Info("detaching whatever there is", "err", err)
-		err = h.Collect(context.Background(), func(a bus.Attachment, _ bool) bool {
+		err = h.Collect(context.Background(), func(a config.Attachment, _ bool) bool {
 			return a.Runtime == runtimeName && a.Network == c.Name && a.ContainerID == args.ContainerID && a.IfName == args.IfName
 		})
 	}
 	errs := []error{err}
 	for _, r := range requests {
-		errs = append(errs, h.Detach(context.Background(), r.Hub, r.Attachment))
+		errs = append(errs, h.Detach(context.Background(), r.Hub.Name, r.Attachment))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return cniError(err)
@@ -93,7 +102,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	if result == nil {
-		return cniError(fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, bus.ErrInvalid))
+		return cniError(fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, config.ErrInvalid))
 	}
 	requests, err := c.requests(args)
 	if err != nil {
@@ -108,7 +117,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 	log := logger("CHECK", c, args)
 	h := bus.NewHost(log)
 	for _, r := range requests {
-		if err := h.Check(context.Background(), r.Spec, r.Attachment, contIfs, r.NetnsPath); err != nil {
+		if err := h.Check(context.Background(), r, contIfs); err != nil {
 			return cniError(err)
 		}
 	}
@@ -130,7 +139,7 @@ func cmdGC(args *skel.CmdArgs) error {
 	for _, a := range c.Valid {
 		valid[a] = true
 	}
-	err = bus.NewHost(log).Collect(context.Background(), func(a bus.Attachment, left bool) bool {
+	err = bus.NewHost(log).Collect(context.Background(), func(a config.Attachment, left bool) bool {
 		ours := a.Runtime == runtimeName && a.Network == c.Name
 		return ours && (left || !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}])
 	})
@@ -147,7 +156,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	if err := bus.NewHost(logger("STATUS", c, args)).Ready(); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, bus.OneLine(err), "")
+		return types.NewError(types.ErrPluginNotAvailable, config.OneLine(err), "")
 	}
 	return nil
 }

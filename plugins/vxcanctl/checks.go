@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // machine is a host that doctor looks at.
@@ -145,7 +146,7 @@ func (m *machine) module(s system, module bus.Module, tried bool) finding {
 	case errors.Is(err, bus.ErrNoKernelSupport):
 		missing("(" + module.Config + ") cannot be used")
 	case err != nil:
-		f.Level, f.What = warning, f.What+" could not be tried: "+bus.OneLine(err)
+		f.Level, f.What = warning, f.What+" could not be tried: "+config.OneLine(err)
 	}
 	return f
 }
@@ -193,7 +194,7 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 	}
 	all, err := m.host.Status(ctx)
 	if err != nil {
-		add("VX300", failure, bus.OneLine(err), "sudo vxcanctl status")
+		add("VX300", failure, config.OneLine(err), "sudo vxcanctl status")
 	}
 	for _, s := range all {
 		what := fmt.Sprintf("bus %s with %d container%s", s.Hub, len(s.Endpoints), map[bool]string{false: "s"}[len(s.Endpoints) == 1])
@@ -210,9 +211,9 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 		if c == nil {
 			continue
 		}
-		if c.Queue < bus.DefaultTxQueue {
+		if c.Queue < config.DefaultTxQueue {
 			add("VX302", warning, fmt.Sprintf("transmit queue of controller %s holds %d frames, so that bursts lose frames", s.Hub, c.Queue),
-				fmt.Sprintf("sudo ip link set %s txqueuelen %d", s.Hub, bus.DefaultTxQueue))
+				fmt.Sprintf("sudo ip link set %s txqueuelen %d", s.Hub, config.DefaultTxQueue))
 		}
 		if c.State == "error-passive" || c.State == "error-warning" {
 			add("VX303", warning, fmt.Sprintf("controller %s is %s", s.Hub, c.State), "ip -details -statistics link show "+s.Hub)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 func newGraph(host looker) *cobra.Command {
@@ -92,7 +93,7 @@ func edgeWords(e bus.EndpointStatus) string {
 		network = shortID(network)
 	}
 	words := "(" + plain(e.Runtime) + " " + plain(network) + ")"
-	if e.Policy != (bus.Policy{}) {
+	if e.Policy != (config.Policy{}) {
 		words += "  " + policyWords(e.Policy)
 	}
 	return words

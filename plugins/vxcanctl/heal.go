@@ -8,13 +8,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // healer is what heal needs of bus.Host.
 type healer interface {
-	Recorded() ([]string, error)
-	HealRecorded(ctx context.Context, hub string) error
+	Buses() ([]string, error)
+	Heal(ctx context.Context, hub string) error
 }
 
 // healed is how it went with a bus.
@@ -38,7 +38,7 @@ JSON: {"version": 1, "buses": [...]}, each bus with hub, and with error if it co
 
 Exit status: 0, also if there was nothing to repair; 1 if a bus could not be repaired.`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			hubs, _ := host.Recorded()
+			hubs, _ := host.Buses()
 			return hubs, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, hubs []string) error {
@@ -64,18 +64,18 @@ type healDocument struct {
 	Buses   []healed `json:"buses"`
 }
 
-// heal repairs these buses, or if there are none, all that are recorded. It tries each one and logs its error.
+// heal repairs these buses, or if there are none, all that there are. It tries each one and logs its error.
 func heal(ctx context.Context, host healer, log *slog.Logger, hubs []string) (all []healed, err error) {
 	if len(hubs) == 0 {
-		if hubs, err = host.Recorded(); err != nil {
+		if hubs, err = host.Buses(); err != nil {
 			return nil, err
 		}
 	}
 	all = []healed{}
 	for _, hub := range hubs {
 		one := healed{Hub: hub}
-		if e := host.HealRecorded(ctx, hub); e != nil {
-			one.Error = bus.OneLine(e)
+		if e := host.Heal(ctx, hub); e != nil {
+			one.Error = config.OneLine(e)
 			log.Error("not repaired", "hub", hub, "err", one.Error)
 			err = errLogged
 		}

@@ -16,14 +16,14 @@ import (
 // fakeHost records the buses that it is to heal.
 type fakeHost struct {
 	recorded []string
-	err      error            // of Recorded
+	err      error            // of Buses
 	failing  map[string]error // by hub
 	healed   []string
 }
 
-func (f *fakeHost) Recorded() ([]string, error) { return f.recorded, f.err }
+func (f *fakeHost) Buses() ([]string, error) { return f.recorded, f.err }
 
-func (f *fakeHost) HealRecorded(_ context.Context, hub string) error {
+func (f *fakeHost) Heal(_ context.Context, hub string) error {
 	f.healed = append(f.healed, hub)
 	return f.failing[hub]
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // looker is what commands that change nothing need of bus.Host.
@@ -237,10 +238,10 @@ func interfaceWords(e bus.EndpointStatus) string {
 	return plain(e.Interface)
 }
 
-func policyWords(p bus.Policy) string {
+func policyWords(p config.Policy) string {
 	const most = 40
 	switch words := p.String(); {
-	case p == bus.Policy{}:
+	case p == config.Policy{}:
 		return "-"
 	case len(words) > most:
 		return words[:most] + "..."

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 )
 
@@ -25,9 +26,9 @@ func twoBuses() []bus.BusStatus {
 				Events:  controller.Events{BusErrors: 7, BusOff: 2, Restarts: 1},
 			},
 			Endpoints: []bus.EndpointStatus{{
-				Attachment: bus.Attachment{Runtime: "cni", Network: "wire", ContainerID: "0123456789abcdef", IfName: "eth0"},
+				Attachment: config.Attachment{Runtime: "cni", Network: "wire", ContainerID: "0123456789abcdef", IfName: "eth0"},
 				Name:       "lab/engine", HostIf: "vx0", Interface: "can0", Up: true,
-				Policy: bus.Policy{Send: "100-1FF,200,18FEF100,700:7F0,1,2,3,4,5,6", Rate: 100},
+				Policy: config.Policy{Send: "100-1FF,200,18FEF100,700:7F0,1,2,3,4,5,6", Rate: 100},
 				Sent:   20, Heard: 101, DeniedSend: 5, OverRate: 2,
 			}},
 			Differences: []bus.Difference{{What: "controller can-engine (gs_usb) is bus-off", Cure: "look for the fault on the wire"}},
@@ -35,8 +36,8 @@ func twoBuses() []bus.BusStatus {
 		{
 			Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Sent: 4,
 			Endpoints: []bus.EndpointStatus{
-				{Attachment: bus.Attachment{Runtime: "docker", Network: "n", ContainerID: "fedcba9876543210"}, HostIf: "vx1", Interface: "can0", Heard: 4, DeniedReceive: 1, Lost: 1},
-				{Attachment: bus.Attachment{Runtime: "netavark", Network: "canbus0", ContainerID: "abc"}, Name: "a\x1b[31mb", HostIf: "vx2"},
+				{Attachment: config.Attachment{Runtime: "docker", Network: "n", ContainerID: "fedcba9876543210"}, HostIf: "vx1", Interface: "can0", Heard: 4, DeniedReceive: 1, Lost: 1},
+				{Attachment: config.Attachment{Runtime: "netavark", Network: "canbus0", ContainerID: "abc"}, Name: "a\x1b[31mb", HostIf: "vx2"},
 			},
 		},
 	}

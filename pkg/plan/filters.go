@@ -1,4 +1,4 @@
-package bus
+package plan
 
 import (
 	"golang.org/x/sys/unix"
@@ -6,11 +6,12 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 )
 
-// Priorities of our filters. Other programs may have filters on a controller; theirs come later unless they are told
-// otherwise.
+// Priorities of our filters. Filters run by priority, lowest first, and the verdict of one ends the row, so that a filter of
+// another program before ours would switch ours off. There is none before the first priority, and one priority holds
+// filters of one kind and protocol only (tcf_chain_tp_find of net/sched/cls_api.c). Those of others come behind ours.
 const (
-	firstPrio  = 8
-	secondPrio = 9
+	FirstPrio  = 1
+	SecondPrio = 2
 )
 
 // anyFrame matches every frame.
@@ -38,14 +39,14 @@ func marked(mark uint32) []unix.SockFilter {
 // same holds while there is no filter yet, or not any more.
 func filters(common backplane, m member) []cantc.Filter {
 	dev := int(m.dev)
-	ingress, egress := cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: firstPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: firstPrio}
+	ingress, egress := cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: FirstPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: FirstPrio}
 	own := cantc.Filter{Hook: egress, Program: marked(m.dev), Actions: []cantc.Action{cantc.Drop()}}
 	if m.hub {
 		return []cantc.Filter{{Hook: ingress, Program: anyFrame, Actions: []cantc.Action{cantc.MarkOnly(m.dev)}}, own}
 	}
 	forward := append(append([]cantc.Action(nil), m.limit...), cantc.Mark(m.dev), cantc.Forward(int(common.tx)))
 	all := []cantc.Filter{{Hook: ingress, Program: m.allowed, Actions: forward}, own}
-	ingress.Prio, egress.Prio = secondPrio, secondPrio // these also count what is denied
+	ingress.Prio, egress.Prio = SecondPrio, SecondPrio // these also count what is denied
 	if m.limited {
 		all = append(all, cantc.Filter{Hook: ingress, Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}})
 	}
@@ -55,11 +56,11 @@ func filters(common backplane, m member) []cantc.Filter {
 	return all
 }
 
-// hooks is where the filters of a member can be.
-func hooks(dev int, policy bool) []cantc.Hook {
-	all := []cantc.Hook{{Dev: dev, Dir: cantc.Ingress, Prio: firstPrio}, {Dev: dev, Dir: cantc.Egress, Prio: firstPrio}}
+// Hooks is where the filters of a member can be.
+func Hooks(dev int, policy bool) []cantc.Hook {
+	all := []cantc.Hook{{Dev: dev, Dir: cantc.Ingress, Prio: FirstPrio}, {Dev: dev, Dir: cantc.Egress, Prio: FirstPrio}}
 	if policy {
-		all = append(all, cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: secondPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: secondPrio})
+		all = append(all, cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: SecondPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: SecondPrio})
 	}
 	return all
 }

@@ -1,4 +1,4 @@
-package bus
+package config
 
 import (
 	"encoding/json"
@@ -12,34 +12,28 @@ import (
 	"github.com/vxcan/vxcan/pkg/canid"
 )
 
-// DefaultTxQueue is how many frames the transmit queue of a controller holds that we set up. The kernel's 10 lose most of
-// a burst: a container's write succeeds whether its frame finds a place there or not.
-const DefaultTxQueue = 1000
-
-// Config is what a network's configuration asks for, in whatever front end it is written.
-type Config struct {
-	Spec
-	Interface string // in the container, perhaps with %d; "" is the front end's default
-	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
-	PodHubs []string
-
-	controllerKey string // one that was given, for Check's words
-}
-
-// NewConfig is the configuration of a network that says nothing.
-func NewConfig() Config { return Config{Spec: Spec{Hub: DefaultHub}} }
-
 // Key is a key of a network's configuration. It has the same name and the same values in every front end: as JSON in
 // CNI, and as text in the options of Podman and Docker.
 type Key struct {
-	Name       string
-	Default    string
-	Meaning    string   // for the documentation
-	In         FrontEnd // where it can be written
-	Controller bool     // how a controller is to be set up
-	json       jsonKind
-	set        func(c *Config, value string) error // fails with what is wrong with the value
+	Name    string
+	Default string
+	Meaning string   // for the documentation
+	In      FrontEnd // where it can be written
+	Of      Noun     // what it says something of
+	json    jsonKind
+	set     func(n *Network, value string) error // fails with what is wrong with the value
 }
+
+// Noun is what a key says something of. Nothing that is said of the one is copied by way of the other.
+type Noun string
+
+// The nouns. OfController is a hub that is hardware.
+const (
+	OfHub        Noun = "hub"
+	OfController Noun = "controller"
+	OfEndpoint   Noun = "endpoint"
+	OfNetwork    Noun = "network"
+)
 
 // FrontEnd is a set of front ends.
 type FrontEnd uint8
@@ -68,151 +62,154 @@ const (
 // bitrate it is left as it is.
 var Keys = [...]Key{
 	{
-		Name: "hub", Default: DefaultHub, json: jsonString, In: everywhere,
+		Name: "hub", Default: DefaultHub, json: jsonString, In: everywhere, Of: OfHub,
 		Meaning: "the bus: a device on the host, made as vcan if it is missing",
-		set:     func(c *Config, value string) error { c.Hub = value; return CheckHub(value) },
+		set:     func(n *Network, value string) error { n.Hub.Name = value; return CheckHub(value) },
 	},
 	{
-		Name: "physical", Default: "false", json: jsonBool, In: everywhere,
+		Name: "physical", Default: "false", json: jsonBool, In: everywhere, Of: OfHub,
 		Meaning: "the hub is a real controller: used, never made or deleted",
-		set:     func(c *Config, value string) error { return setBool(&c.Physical, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Physical, value) },
 	},
 	{
-		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark,
-		Meaning: "name in the container; `can%d` is the first free one",
-		set:     func(c *Config, value string) error { c.Interface = value; return CheckInterface(value) },
+		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark, Of: OfEndpoint,
+		Meaning: "name in the container; in `can%d`, `%d` is the number of the hub: `can1` on `vcan1`",
+		set:     func(n *Network, value string) error { n.Interface = value; return CheckInterface(value) },
 	},
 	{
-		Name: "mtu", Default: "72, or 16 on a hub of MTU 16", json: jsonWhole, In: everywhere,
+		Name: "mtu", Default: "72, or 16 on a hub of MTU 16", json: jsonWhole, In: everywhere, Of: OfEndpoint,
 		Meaning: "of the container's interface: 72 for CAN FD and classic CAN, 16 for classic CAN only",
-		set: func(c *Config, value string) error {
+		set: func(n *Network, value string) error {
 			mtu, err := strconv.Atoi(value)
 			if err != nil {
 				return fmt.Errorf("%w mtu %q: want 16 (classic CAN) or 72 (CAN FD)", ErrInvalid, value)
 			}
-			c.MTU = mtu
+			n.Endpoint.MTU = mtu
 			return CheckMTU(mtu)
 		},
 	},
 	{
-		Name: "send", Default: "all", json: jsonIDs, In: everywhere,
+		Name: "send", Default: "all", json: jsonIDs, In: everywhere, Of: OfEndpoint,
 		Meaning: "what the container may send: `all`, `none`, or a list of CAN IDs, such as `123,200-2FF,18FEF100,700:7F0`",
-		set:     func(c *Config, value string) error { return setIDs(&c.Policy.Send, value) },
+		set:     func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Send, value) },
 	},
 	{
-		Name: "receive", Default: "all", json: jsonIDs, In: everywhere,
+		Name: "receive", Default: "all", json: jsonIDs, In: everywhere, Of: OfEndpoint,
 		Meaning: "what the container hears, the same way",
-		set:     func(c *Config, value string) error { return setIDs(&c.Policy.Receive, value) },
+		set:     func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Receive, value) },
 	},
 	{
-		Name: "rate", Default: "none", json: jsonWhole, In: everywhere,
+		Name: "rate", Default: "none", json: jsonWhole, In: everywhere, Of: OfEndpoint,
 		Meaning: "frames per second that the container may send; more are dropped",
-		set:     func(c *Config, value string) error { return setRate(&c.Policy.Rate, value) },
+		set:     func(n *Network, value string) error { return setRate(&n.Endpoint.Policy.Rate, value) },
 	},
 	{
-		Name: "burst", Default: "10", json: jsonWhole, In: everywhere,
+		Name: "burst", Default: "10", json: jsonWhole, In: everywhere, Of: OfEndpoint,
 		Meaning: "with `rate`: frames that it may send at once",
-		set:     func(c *Config, value string) error { return setRate(&c.Policy.Burst, value) },
+		set:     func(n *Network, value string) error { return setRate(&n.Endpoint.Policy.Burst, value) },
 	},
 	{
-		Name: "pod-hubs", Default: "none", json: jsonArray, In: CNI,
+		Name: "pod-hubs", Default: "none", json: jsonArray, In: CNI, Of: OfNetwork,
 		Meaning: "other hubs that a pod may name in its annotation: names, or prefixes with `*` behind them",
-		set: func(c *Config, value string) error {
-			c.PodHubs = strings.Split(value, ",")
+		set: func(n *Network, value string) error {
+			n.PodHubs = strings.Split(value, ",")
 			if value == "" { // an empty array
-				c.PodHubs = nil
+				n.PodHubs = nil
 			}
-			return checkPodHubs(c.PodHubs)
+			return checkPodHubs(n.PodHubs)
 		},
 	},
 	{
-		Name: "bitrate", Default: "none", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "bitrate", Default: "none", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "of a controller, bits per second: it is set up when it is down",
-		set:     func(c *Config, value string) error { return setNumber(&c.Controller.Bitrate, value) },
+		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Controller.Bitrate, value) },
 	},
 	{
-		Name: "sample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Controller: true,
+		Name: "sample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
 		Meaning: "a part of a bit, such as 0.875",
-		set:     func(c *Config, value string) error { return setPoint(&c.Controller.SamplePoint, value) },
+		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.SamplePoint, value) },
 	},
 	{
-		Name: "fd", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "fd", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "CAN FD, with `dbitrate`",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.FD, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.FD, value) },
 	},
 	{
-		Name: "dbitrate", Default: "none", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "dbitrate", Default: "none", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "bits per second of the data of CAN FD frames",
-		set:     func(c *Config, value string) error { return setNumber(&c.Controller.DataBitrate, value) },
+		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Controller.DataBitrate, value) },
 	},
 	{
-		Name: "dsample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Controller: true,
+		Name: "dsample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
 		Meaning: "the same for the data of CAN FD frames",
-		set:     func(c *Config, value string) error { return setPoint(&c.Controller.DataSamplePoint, value) },
+		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.DataSamplePoint, value) },
 	},
 	{
-		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "milliseconds from bus-off to a restart; a warning where the adapter has none",
-		set: func(c *Config, value string) error {
-			return setNumberUpTo(&c.Controller.RestartMS, value, math.MaxInt32)
+		set: func(n *Network, value string) error {
+			return setNumberUpTo(&n.Hub.Controller.RestartMS, value, math.MaxInt32)
 		},
 	},
 	{
-		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "frames in the transmit queue; a longer one is left",
-		set: func(c *Config, value string) error {
+		set: func(n *Network, value string) error {
 			var frames uint32
 			err := setNumberUpTo(&frames, value, 1_000_000)
-			c.TxQueue = int(frames)
+			n.Hub.TxQueue = int(frames)
 			return err
 		},
 	},
 	{
-		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Controller: true,
+		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "ohms, 0 is off",
-		set: func(c *Config, value string) error {
+		set: func(n *Network, value string) error {
 			ohms, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
 				return fmt.Errorf("%w value %q: want ohms", ErrInvalid, value)
 			}
-			c.Controller.Termination, c.Controller.SetTermination = uint16(ohms), true
+			n.Hub.Controller.Termination, n.Hub.Controller.SetTermination = uint16(ohms), true
 			return nil
 		},
 	},
 	{
-		Name: "listen-only", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "listen-only", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "send nothing, not even an acknowledgement",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.ListenOnly, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.ListenOnly, value) },
 	},
 	{
-		Name: "one-shot", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "one-shot", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "send each frame once, acknowledged or not",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.OneShot, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.OneShot, value) },
 	},
 	{
-		Name: "triple-sampling", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "triple-sampling", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "three samples a bit",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.TripleSampling, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.TripleSampling, value) },
 	},
 	{
-		Name: "berr-reporting", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "berr-reporting", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "an error frame for each bus error",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.BerrReporting, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.BerrReporting, value) },
 	},
 	{
-		Name: "presume-ack", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "presume-ack", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "do without acknowledgements",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.PresumeAck, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.PresumeAck, value) },
 	},
 	{
-		Name: "fd-non-iso", Default: "false", json: jsonBool, In: everywhere, Controller: true,
+		Name: "fd-non-iso", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
 		Meaning: "CAN FD as before ISO 11898-1:2015",
-		set:     func(c *Config, value string) error { return setBool(&c.Controller.FDNonISO, value) },
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.FDNonISO, value) },
 	},
 }
 
 func setIDs(field *string, value string) error {
 	ids, err := canid.ParseIDs(value)
+	if err == nil {
+		err = ids.Check()
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -285,34 +282,37 @@ func findKey(in FrontEnd, name string) *Key {
 	return nil
 }
 
-func (c *Config) set(k *Key, value string) error {
-	if k.Controller {
-		c.controllerKey = k.Name
+func (n *Network) set(k *Key, value string) error {
+	if k.Of == OfController {
+		n.controllerKey = k.Name
 	}
-	return k.set(c, value)
+	return k.set(n, value)
 }
 
 // Set takes the value of a key over, as a front end's option has it. known tells whether there is such a key. Errors wrap
 // ErrInvalid and do not name the key.
-func (c *Config) Set(in FrontEnd, name, value string) (known bool, err error) {
+func (n *Network) Set(in FrontEnd, name, value string) (known bool, err error) {
 	k := findKey(in, name)
 	if k == nil {
 		return false, nil
 	}
-	return true, c.set(k, value)
+	return true, n.set(k, value)
 }
 
-// SetJSON is Set for CNI's JSON. null is no value.
-func (c *Config) SetJSON(name string, value json.RawMessage) (known bool, err error) {
+// SetJSON is Set for CNI's JSON.
+func (n *Network) SetJSON(name string, value json.RawMessage) (known bool, err error) {
 	k := findKey(CNI, name)
-	if k == nil || string(value) == "null" {
-		return k != nil, nil
+	if k == nil {
+		return false, nil
+	}
+	if string(value) == "null" { // encoding/json would take it for the zero value, which allows more than was meant
+		return true, fmt.Errorf("%w value null: want %s; leave the key out for the default", ErrInvalid, k.json)
 	}
 	text, err := k.json.text(value)
 	if err != nil {
 		return true, fmt.Errorf("%w value %s: want %s", ErrInvalid, value, k.json)
 	}
-	return true, c.set(k, text)
+	return true, n.set(k, text)
 }
 
 // text is a JSON value of this kind as an option would have it.
@@ -346,22 +346,4 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		err = json.Unmarshal(value, &text)
 	}
 	return text, err
-}
-
-// Check tells what is wrong with keys that are right one by one.
-func (c *Config) Check() error {
-	switch {
-	case c.Policy.Burst != 0 && c.Policy.Rate == 0:
-		return fmt.Errorf("%w: burst needs rate", ErrInvalid)
-	case c.controllerKey == "":
-		return nil
-	case !c.Physical:
-		return fmt.Errorf("%w: %s is for a controller: set physical to true", ErrInvalid, c.controllerKey)
-	case c.Controller.Bitrate == 0:
-		return fmt.Errorf("%w: %s needs bitrate, without which a controller is left as it is", ErrInvalid, c.controllerKey)
-	}
-	if err := c.Controller.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return nil
 }

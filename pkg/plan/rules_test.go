@@ -1,4 +1,4 @@
-package bus
+package plan
 
 import (
 	"math/rand/v2"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 )
@@ -49,13 +50,16 @@ func TestRules(t *testing.T) {
 				cangw.Rule{Src: rx, Dst: b, Flags: tok, Hops: 1},
 			),
 		},
-		"one that hears nothing": {[]member{hubFD, {dev: a, fd: true}}, hubRules},
+		"no hub": {
+			[]member{{dev: a, access: anyAccess()}, {dev: b, access: anyAccess()}},
+			[]cangw.Rule{{Src: rx, Dst: a, Flags: tok, Hops: 1}, {Src: rx, Dst: b, Flags: tok, Hops: 1}},
+		},
 		"controller": {
 			[]member{{dev: hub, hub: true, controller: true}, {dev: a, access: anyAccess()}},
 			[]cangw.Rule{
-				{Src: hub, Dst: tx, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: hub, Dst: tx, Flags: tok, Hops: 1},
+				{Src: hub, Dst: tx, Flags: tok, Filter: ErrorFrames, Hops: 1}, {Src: hub, Dst: tx, Flags: tok, Hops: 1},
 				{Src: rx, Dst: hub, Flags: echo | tok, Hops: 1},
-				{Src: rx, Dst: a, Flags: tok, Filter: errorFrames, Hops: 1}, {Src: rx, Dst: a, Flags: tok, Hops: 1},
+				{Src: rx, Dst: a, Flags: tok, Filter: ErrorFrames, Hops: 1}, {Src: rx, Dst: a, Flags: tok, Hops: 1},
 			},
 		},
 	} {
@@ -93,14 +97,8 @@ func TestRulesCount(t *testing.T) {
 
 func TestCompare(t *testing.T) {
 	want := rules(common, []member{hubFD, {dev: a, fd: true, access: anyAccess()}})
-	plain := func(rules ...cangw.Rule) (jobs []cangw.Job) {
-		for _, r := range rules {
-			jobs = append(jobs, cangw.Job{Rule: r, Plain: true, Handled: 7, Dropped: 8, Deleted: 9})
-		}
-		return jobs
-	}
-	notPlain := func(r cangw.Rule) []cangw.Job { return []cangw.Job{{Rule: r}} }
-	foreign := cangw.Rule{Src: hub, Dst: a} // of someone who connects the two in his own way
+	modified := func(r cangw.Rule) cangw.Job { return cangw.Job{Rule: r, Raw: "modified"} }
+	bypass := cangw.Rule{Src: hub, Dst: a} // of someone who connects the two in his own way
 	unlimited := want[0]
 	unlimited.Hops = 0
 	filtered := want[0]
@@ -108,31 +106,32 @@ func TestCompare(t *testing.T) {
 	gone := rules(common, []member{{dev: b, access: anyAccess()}})
 	for name, test := range map[string]struct {
 		jobs                       []cangw.Job
-		missing, doubled, unwanted []cangw.Rule
+		missing                    []cangw.Rule
+		doubled, unwanted, foreign []cangw.Job
 	}{
 		"nothing there":           {jobs: nil, missing: want},
 		"all there":               {jobs: plain(want...)},
 		"one missing":             {jobs: plain(append(slices.Clone(want[:3]), want[4:]...)...), missing: want[3:4]},
-		"one without a hop limit": {jobs: plain(append([]cangw.Rule{unlimited}, want[1:]...)...), missing: want[:1], unwanted: []cangw.Rule{unlimited}},
-		"one twice":               {jobs: plain(append(want[2:3:3], want...)...), doubled: want[2:3]},
-		"one three times":         {jobs: plain(append([]cangw.Rule{want[2], want[2]}, want...)...), doubled: []cangw.Rule{want[2], want[2]}},
-		"other people's":          {jobs: plain(append([]cangw.Rule{foreign, foreign, {Src: b, Dst: c}}, want...)...)},
-		"of who has left":         {jobs: plain(append(slices.Clone(gone), want...)...), unwanted: gone},
-		"with another flag":       {jobs: plain(append([]cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}, want...)...), unwanted: []cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}},
-		"with a filter":           {jobs: plain(append([]cangw.Rule{filtered}, want[1:]...)...), missing: want[:1], unwanted: []cangw.Rule{filtered}},
-		"not plain, beside":       {jobs: append(notPlain(want[0]), plain(want...)...)},
-		"not plain, instead":      {jobs: append(notPlain(want[0]), plain(want[1:]...)...), missing: want[:1]},
-		"not plain, of no rule":   {jobs: append(notPlain(cangw.Rule{Src: tx, Dst: rx}), plain(want...)...)},
+		"one without a hop limit": {jobs: plain(append([]cangw.Rule{unlimited}, want[1:]...)...), missing: want[:1], unwanted: plain(unlimited)},
+		"one twice":               {jobs: plain(append(want[2:3:3], want...)...), doubled: plain(want[2])},
+		"one three times":         {jobs: plain(append([]cangw.Rule{want[2], want[2]}, want...)...), doubled: plain(want[2], want[2])},
+		"other people's":          {jobs: plain(append([]cangw.Rule{bypass, bypass, {Src: b, Dst: c}}, want...)...), foreign: plain(bypass, bypass)},
+		"of who has left":         {jobs: plain(append(slices.Clone(gone), want...)...), unwanted: plain(gone...)},
+		"with another flag":       {jobs: plain(append([]cangw.Rule{{Src: rx, Dst: a, Flags: cangw.Echo}}, want...)...), unwanted: plain(cangw.Rule{Src: rx, Dst: a, Flags: cangw.Echo})},
+		"with a filter":           {jobs: plain(append([]cangw.Rule{filtered}, want[1:]...)...), missing: want[:1], unwanted: plain(filtered)},
+		"modified, beside":        {jobs: append(plain(want...), modified(want[0])), unwanted: []cangw.Job{modified(want[0])}},
+		"modified, instead":       {jobs: append(plain(want[1:]...), modified(want[0])), missing: want[:1], unwanted: []cangw.Job{modified(want[0])}},
+		"modified, of no rule":    {jobs: append(plain(want...), modified(cangw.Rule{Src: tx, Dst: rx})), unwanted: []cangw.Job{modified(cangw.Rule{Src: tx, Dst: rx})}},
+		"modified, elsewhere":     {jobs: append(plain(want...), modified(cangw.Rule{Src: b, Dst: c}))},
 	} {
-		missing, doubled, unwanted := compare(want, test.jobs, common)
-		if diff := cmp.Diff(test.missing, missing, cmpEmpty); diff != "" {
-			t.Errorf("%s: missing (- want, + got)\n%s", name, diff)
-		}
-		if diff := cmp.Diff(test.doubled, doubled, cmpEmpty); diff != "" {
-			t.Errorf("%s: doubled (- want, + got)\n%s", name, diff)
-		}
-		if diff := cmp.Diff(test.unwanted, unwanted, cmpEmpty); diff != "" {
-			t.Errorf("%s: unwanted (- want, + got)\n%s", name, diff)
+		missing, doubled, unwanted, foreign := compare(want, test.jobs, common, hub)
+		for what, diff := range map[string]string{
+			"missing": cmp.Diff(test.missing, missing, cmpopts.EquateEmpty()), "doubled": cmp.Diff(test.doubled, doubled, cmpopts.EquateEmpty()),
+			"unwanted": cmp.Diff(test.unwanted, unwanted, cmpopts.EquateEmpty()), "foreign": cmp.Diff(test.foreign, foreign, cmpopts.EquateEmpty()),
+		} {
+			if diff != "" {
+				t.Errorf("%s: %s (- want, + got)\n%s", name, what, diff)
+			}
 		}
 	}
 	if len(want) != 6 || want[0].Src != hub {
@@ -140,19 +139,23 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// cmpEmpty makes no difference between no slice and an empty one.
-var cmpEmpty = cmp.FilterValues(func(x, y []cangw.Rule) bool { return len(x)+len(y) == 0 },
-	cmp.Comparer(func(x, y []cangw.Rule) bool { return true }))
+func plain(rules ...cangw.Rule) (jobs []cangw.Job) {
+	for _, r := range rules {
+		jobs = append(jobs, cangw.Job{Rule: r, Plain: true})
+	}
+	return jobs
+}
 
 // Without a backplane nothing is ours.
 func TestCompareNoBackplane(t *testing.T) {
 	jobs := []cangw.Job{{Rule: cangw.Rule{Src: hub, Dst: tx}, Plain: true}}
-	if missing, doubled, unwanted := compare(nil, jobs, backplane{}); len(missing)+len(doubled)+len(unwanted) != 0 {
+	if missing, doubled, unwanted, _ := compare(nil, jobs, backplane{}, hub); len(missing)+len(doubled)+len(unwanted) != 0 {
 		t.Errorf("%+v, %+v, %+v", missing, doubled, unwanted)
 	}
 }
 
-// Whatever jobs there are: what compare says, done, makes every wanted rule one job, and touches no one else's.
+// Whatever jobs there are: what compare says, done, makes every wanted rule one job, leaves nothing else on the backplane,
+// and touches nobody else's.
 func TestCompareMends(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	devices := []uint32{hub, tx, rx, a, b, c, d}
@@ -171,39 +174,25 @@ func TestCompareMends(t *testing.T) {
 				j.Src, j.Dst = devices[random.IntN(len(devices))], devices[random.IntN(len(devices))]
 			}
 			jobs = append(jobs, j)
-		}
-		for _, j := range jobs {
-			if !j.Plain || !slices.Contains(want, j.Rule) && !touches(j.Rule, common) {
+			if !touches(j.Rule, common) {
 				others = append(others, j)
 			}
 		}
-		missing, doubled, unwanted := compare(want, jobs, common)
-		for _, r := range append(doubled, unwanted...) {
-			i := slices.IndexFunc(jobs, func(j cangw.Job) bool { return j.Plain && j.Rule == r })
+		missing, doubled, unwanted, _ := compare(want, jobs, common, hub)
+		for _, j := range append(doubled, unwanted...) {
+			i := slices.Index(jobs, j)
 			jobs = slices.Delete(jobs, i, i+1)
 		}
-		for _, r := range missing {
-			jobs = append(jobs, cangw.Job{Rule: r, Plain: true})
-		}
-		count := make(map[cangw.Job]int)
-		for _, j := range jobs {
-			count[j]++
-		}
-		for _, r := range want {
-			if n := count[cangw.Job{Rule: r, Plain: true}]; n != 1 {
-				t.Fatalf("%+v: %d jobs", r, n)
+		jobs = append(jobs, plain(missing...)...)
+		for _, j := range append(plain(want...), others...) {
+			i := slices.Index(jobs, j)
+			if i < 0 {
+				t.Fatalf("%+v is missing", j)
 			}
+			jobs = slices.Delete(jobs, i, i+1)
 		}
-		for _, j := range others {
-			if !slices.Contains(jobs, j) {
-				t.Fatalf("%+v is not ours, and gone", j)
-			}
-		}
-		if len(jobs) != len(want)+len(others) {
-			t.Fatalf("%d jobs, want %d and %d of others", len(jobs), len(want), len(others))
-		}
-		if missing, doubled, unwanted := compare(want, jobs, common); len(missing)+len(doubled)+len(unwanted) != 0 {
-			t.Fatalf("not mended: missing %+v, doubled %+v, unwanted %+v", missing, doubled, unwanted)
+		if len(jobs) > 0 {
+			t.Fatalf("left over: %+v", jobs)
 		}
 	}
 }

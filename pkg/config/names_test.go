@@ -1,4 +1,4 @@
-package bus
+package config
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
 const (
@@ -108,8 +106,8 @@ func TestHostIfName(t *testing.T) {
 		{"cni", "a b", "c", "d", ""}, {"cni", "a", "b c", "d", ""}, {"cni", "a-b", "c", "d", ""}, {"cni", "a", "b-c", "d", ""},
 		{"cni", "a/b", "c", "d", ""}, {"cni", "a", "b/c", "d", ""},
 	} {
-		name := hostIfName(a)
-		if !hostName.MatchString(name) || CheckName(name) != nil || name != hostIfName(a) {
+		name := a.HostIf()
+		if !hostName.MatchString(name) || CheckName(name) != nil || name != a.HostIf() {
 			t.Errorf("%v: %q", a, name)
 		}
 		if other, ok := seen[name]; ok {
@@ -122,7 +120,7 @@ func TestHostIfName(t *testing.T) {
 // A changed name would leave behind what an earlier release made: by
 // printf 'cni\0canbus0\0id\0eth0\0can0' | sha256sum | cut -c 1-16 | xxd -r -p | base32 | tr A-Z2-7 0-9a-v | tr -d =
 func TestHostIfNameStays(t *testing.T) {
-	if got := hostIfName(Attachment{"cni", "canbus0", "id", "eth0", "can0"}); got != "vxt9nqtto1rveps" {
+	if got := (Attachment{"cni", "canbus0", "id", "eth0", "can0"}).HostIf(); got != "vxt9nqtto1rveps" {
 		t.Error(got)
 	}
 }
@@ -130,7 +128,7 @@ func TestHostIfNameStays(t *testing.T) {
 func TestBackplaneNames(t *testing.T) {
 	seen := make(map[string]string)
 	for _, hub := range []string{"c", "vcan0", "vcan1", "abcdefghijkl", "abcdefghijklm", "abcdefghijklmn", name15, "abcdefghijklmnp"} {
-		tx, rx := backplaneNames(hub)
+		tx, rx := BackplaneNames(hub)
 		for _, name := range []string{tx, rx} {
 			if CheckName(name) != nil {
 				t.Errorf("%s: %q", hub, name)
@@ -144,68 +142,6 @@ func TestBackplaneNames(t *testing.T) {
 			t.Errorf("%s: %q, %q", hub, tx, rx)
 		}
 	}
-}
-
-func TestAlias(t *testing.T) {
-	id := strings.Repeat("0123456789abcdef", 4)
-	for _, a := range []Attachment{
-		{"cni", "canbus0", id, "eth0", "can0"},
-		{"cni", "canbus0", id, "eth0", ""},
-		{"docker", id, id, "", ""},
-		{"cni", "", "", "", ""},
-	} {
-		for _, p := range []Policy{{}, {Send: "none"}} {
-			text := alias("vcan0", a, p)
-			want := aliased{a, p != Policy{}}
-			if hub, got, ok := parseAlias(text); !ok || hub != "vcan0" || got != want || !strings.HasPrefix(text, "vxcan vcan0 ") {
-				t.Errorf("%+v: %q, back as %q, %+v, %v", a, text, hub, got, ok)
-			}
-		}
-	}
-}
-
-// What does not fit, or would be read back as something else, is refused.
-func TestCheckAlias(t *testing.T) {
-	fits := Attachment{Runtime: "cni", ContainerID: "id", IfName: "eth0"}
-	fits.Network = strings.Repeat("n", canlink.MaxAlias-len("vxcan vcan0 cni  id eth0 "))
-	if err := checkAlias("vcan0", fits, Policy{}); err != nil {
-		t.Error(err)
-	}
-	long := fits
-	long.Network += "n"
-	for words, a := range map[string]Attachment{
-		"256 bytes of 255": long,
-		"cni a b/id/eth0":  {"cni", "a b", "id", "eth0", ""},
-		"cni net/id/eth0":  {"cni", "net", "id", "eth0", "a b"},
-		"cni net/id/eth0 ": {"cni", "net", "id", "eth0 ", ""},
-	} {
-		if err := checkAlias("vcan0", a, Policy{}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), words) {
-			t.Errorf("%+v: %v, want %q", a, err, words)
-		}
-	}
-}
-
-func TestParseAliasOfOthers(t *testing.T) {
-	for _, text := range []string{"", "vxcan", "my CAN bus", "vxcan vcan0 cni n id eth0", "vxcan vcan0 cni n id eth0 can0 ", "VXCAN vcan0 cni n id eth0 can0", "vxcan vcan0 cni n id eth0 can0 police"} {
-		if hub, a, ok := parseAlias(text); ok {
-			t.Errorf("%q: %q, %+v", text, hub, a)
-		}
-	}
-}
-
-func FuzzAlias(f *testing.F) {
-	f.Add("vcan0", "cni", "canbus0", "id", "eth0", "")
-	f.Add("vcan0", "cni", "a b", "", " ", "can0")
-	f.Fuzz(func(t *testing.T, hub, runtime, network, id, ifName, entry string) {
-		a := Attachment{runtime, network, id, ifName, entry}
-		if checkAlias(hub, a, Policy{Rate: 1}) != nil {
-			return
-		}
-		text := alias(hub, a, Policy{Rate: 1})
-		if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got.Attachment != a || !got.policy || len(text) > canlink.MaxAlias {
-			t.Errorf("%q back as %q, %+v, %v", text, gotHub, got, ok)
-		}
-	})
 }
 
 // Any name that is accepted can be a device, part of a file's name, and a word of an alias.
@@ -226,4 +162,33 @@ func FuzzCheckName(f *testing.F) {
 			t.Errorf("%q does not match itself", name)
 		}
 	})
+}
+
+func TestCanMake(t *testing.T) {
+	for _, hub := range []string{"vcan0", "vcan12", "bench1", "can-engine", "can", "engine", "candy", "vcan", "slope", "enough", "wlan", "english"} {
+		if !CanMake(hub) {
+			t.Errorf("%s cannot be made", hub)
+		}
+	}
+	for _, hub := range []string{"can0", "can12", "slcan0", "eth0", "wlan1", "lo", "enp0s31f6", "eno1", "ens3", "wlp2s0", "wlx00c0ca", "wwan0", "usb0"} {
+		if CanMake(hub) {
+			t.Errorf("%s can be made", hub)
+		}
+	}
+}
+
+func TestInterfaceOn(t *testing.T) {
+	for _, test := range []struct{ hub, name, want string }{
+		{"vcan0", "can0", "can0"}, {"vcan0", "can%d", "can0"}, {"vcan12", "can%d", "can12"}, {"bench1", "a%db", "a1b"},
+		{"engine", "can0", "can0"}, {"can-7", "%d", "7"}, {"vcan0", "", ""},
+	} {
+		if got, err := InterfaceOn(test.hub, test.name); got != test.want || err != nil {
+			t.Errorf("%s on %s: %q, %v", test.name, test.hub, got, err)
+		}
+	}
+	for hub, name := range map[string]string{"engine": "can%d", "vcan0x": "can%d", "vcan123456": "abcdefghij%d"} {
+		if got, err := InterfaceOn(hub, name); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s on %s: %q, %v", name, hub, got, err)
+		}
+	}
 }

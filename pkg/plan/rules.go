@@ -1,4 +1,4 @@
-package bus
+package plan
 
 import (
 	"slices"
@@ -24,9 +24,9 @@ type member struct {
 // echoes would go round for ever.
 const maxHops = 1
 
-// errorFrames takes error frames of all classes and nothing else (CAN_ERR_FLAG and CAN_ERR_MASK of linux/can.h as mask,
+// ErrorFrames takes error frames of all classes and nothing else (CAN_ERR_FLAG and CAN_ERR_MASK of linux/can.h as mask,
 // find_rcv_list of net/can/af_can.c). The gateway drops them unless a rule asks for them.
-var errorFrames = cangw.Filter{Mask: 0x3fffffff}
+var ErrorFrames = cangw.Filter{Mask: 0x3fffffff}
 
 // rules is which rules a bus must have: all of them, each exactly once.
 //
@@ -45,53 +45,52 @@ func rules(common backplane, members []member) []cangw.Rule {
 		}
 	}
 	addErrors := func(src, dst uint32) {
-		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: cangw.IIFTxOK, Filter: errorFrames, Hops: maxHops})
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: cangw.IIFTxOK, Filter: ErrorFrames, Hops: maxHops})
 	}
 	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller })
 	for _, m := range members {
-		switch {
-		case m.hub:
-			if m.controller {
-				addErrors(m.dev, common.tx)
-			}
-			add(m.dev, common.tx, 0, m.fd)
-			add(common.rx, m.dev, cangw.Echo, m.fd) // for programs on the hub
-		case m.hears:
+		if !m.hub {
 			if withErrors {
 				addErrors(common.rx, m.dev)
 			}
 			add(common.rx, m.dev, 0, m.fd)
+			continue
 		}
+		if m.controller {
+			addErrors(m.dev, common.tx)
+		}
+		add(m.dev, common.tx, 0, m.fd)
+		add(common.rx, m.dev, cangw.Echo, m.fd) // for programs on the hub
 	}
 	return all
 }
 
-// compare tells which of the wanted rules have no job, which jobs are a second one of a wanted rule, and which are not
-// wanted although they start or end at our backplane, which is ours alone. Other people's jobs do not count, nor
-// do those that do more than a rule says (Job.Plain).
-func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane) (missing, doubled, unwanted []cangw.Rule) {
-	count := make(map[cangw.Rule]int, len(jobs))
+// compare reports which of the wanted rules have no job, and which jobs are not wanted: a second one of a wanted rule, and
+// any that starts or ends at our backplane, which is ours alone. foreign are other people's jobs from or to the hub.
+func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane, hub uint32) (missing []cangw.Rule, doubled, unwanted, foreign []cangw.Job) {
+	count := make(map[cangw.Rule]int, len(want)) // how often each wanted rule has been seen
+	for _, r := range want {
+		count[r] = 0
+	}
 	for _, j := range jobs {
-		if j.Plain {
-			count[j.Rule]++
+		n, wanted := count[j.Rule]
+		switch {
+		case wanted && j.Plain:
+			if count[j.Rule]++; n > 0 {
+				doubled = append(doubled, j)
+			}
+		case touches(j.Rule, ours):
+			unwanted = append(unwanted, j)
+		case hub != 0 && (j.Src == hub || j.Dst == hub):
+			foreign = append(foreign, j)
 		}
 	}
 	for _, r := range want {
-		switch n := count[r]; n {
-		case 0:
+		if count[r] == 0 {
 			missing = append(missing, r)
-		case 1:
-		default:
-			doubled = append(doubled, slices.Repeat([]cangw.Rule{r}, n-1)...)
-		}
-		delete(count, r)
-	}
-	for _, j := range jobs {
-		if j.Plain && count[j.Rule] > 0 && touches(j.Rule, ours) {
-			unwanted = append(unwanted, j.Rule)
 		}
 	}
-	return missing, doubled, unwanted
+	return missing, doubled, unwanted, foreign
 }
 
 func touches(r cangw.Rule, b backplane) bool {

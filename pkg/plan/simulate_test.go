@@ -1,4 +1,4 @@
-package bus
+package plan
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // model is what the kernel does with CAN frames, as far as rules and filters depend on it: can_can_gw_rcv of net/can/gw.c,
@@ -124,7 +125,7 @@ func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
 
 // matchesFrame runs a program. It knows those of members without a list of CAN IDs.
 func matchesFrame(program []unix.SockFilter, f frame) bool {
-	anybody, err := Policy{}.compile()
+	anybody, err := compile(config.Policy{})
 	if err != nil {
 		panic(err)
 	}
@@ -156,7 +157,7 @@ func (m *model) receive(d *device, f frame) {
 		switch {
 		case j.Src != d.index:
 		case (j.Flags&cangw.FD != 0) != f.fd:
-		case (j.Filter == errorFrames) != f.error:
+		case (j.Filter == ErrorFrames) != f.error:
 		case f.hops >= m.maxHops: // "deleted"
 		case m.passed > storm:
 		case j.Flags&cangw.IIFTxOK == 0 && f.origin == dst.index: // in no counter
@@ -225,7 +226,7 @@ func faults(m *model, stations []station) (faults []string) {
 
 // anyAccess is what an endpoint without a policy may do.
 func anyAccess() access {
-	a, err := Policy{}.compile()
+	a, err := compile(config.Policy{})
 	if err != nil {
 		panic(err)
 	}

@@ -1,4 +1,4 @@
-package bus
+package config
 
 import (
 	"errors"
@@ -34,9 +34,9 @@ func TestOddValues(t *testing.T) {
 		"send":         {"", "12345", "0x123", "100-", "1FF-100", "123,,124"},
 	} {
 		for _, v := range values {
-			var c Config
-			if _, err := c.Set(Docker, key, v); !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s=%s: %v, %+v, queue %d", key, v, err, c.Spec, c.TxQueue)
+			var n Network
+			if _, err := n.Set(Docker, key, v); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s=%s: %v, %+v, queue %d", key, v, err, n.Hub, n.Hub.TxQueue)
 			}
 		}
 	}

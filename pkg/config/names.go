@@ -1,4 +1,4 @@
-package bus
+package config
 
 import (
 	"crypto/sha256"
@@ -15,7 +15,7 @@ import (
 // maxName is the longest device name in bytes (IFNAMSIZ less its zero byte, linux/if.h).
 const maxName = 15
 
-// CheckName tells what is wrong with a device name, in the kernel's terms (dev_valid_name of net/core/dev.c).
+// CheckName reports what is wrong with a device name, in the kernel's terms (dev_valid_name of net/core/dev.c).
 func CheckName(name string) error {
 	switch {
 	case name == "":
@@ -34,7 +34,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// CheckHub tells what is wrong with the name of a hub: it must be a device name that no other device of a bus can have.
+// CheckHub reports what is wrong with the name of a hub: it must be a device name that no other device of a bus can have.
 func CheckHub(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -50,7 +50,21 @@ func CheckHub(name string) error {
 	return nil
 }
 
-// CheckMTU tells what is wrong with an MTU that a network asks for.
+// CanMake reports whether a missing hub of this name can be made as a vcan. It cannot if the kernel or udev give the name to
+// devices of another kind: an adapter that is plugged in later would never get its name.
+func CanMake(hub string) bool {
+	kind := strings.TrimRight(hub, "0123456789")
+	if slices.Contains([]string{"can", "slcan", "eth", "wlan", "wwan", "usb", "bond", "br", "tun", "tap", "dummy", "ppp", "veth"}, kind) && kind != hub {
+		return false
+	}
+	// Predictable names, such as enp0s31f6 and wlx00c0ca (systemd.net-naming-scheme(7)).
+	predictable := len(hub) > 3 && slices.Contains([]string{"en", "wl", "ww", "sl", "ib"}, hub[:2]) && strings.Contains("ospxvba", hub[2:3]) && isHexDigit(hub[3])
+	return hub != "lo" && !predictable
+}
+
+func isHexDigit(b byte) bool { return strings.IndexByte("0123456789abcdef", b) >= 0 }
+
+// CheckMTU reports what is wrong with an MTU that a network asks for.
 func CheckMTU(mtu int) error {
 	if mtu != canlink.ClassicMTU && mtu != canlink.FDMTU {
 		return fmt.Errorf("%w mtu %d: want %d (classic CAN) or %d (CAN FD)", ErrInvalid, mtu, canlink.ClassicMTU, canlink.FDMTU)
@@ -58,8 +72,8 @@ func CheckMTU(mtu int) error {
 	return nil
 }
 
-// CheckInterface tells what is wrong with the name of an interface to be: a device name, or one with %d for the first
-// free number.
+// CheckInterface reports what is wrong with the name of an interface to be: a device name, or one with %d in it, see
+// InterfaceOn.
 func CheckInterface(name string) error {
 	before, after, pattern := strings.Cut(name, "%d")
 	if !pattern {
@@ -71,6 +85,22 @@ func CheckInterface(name string) error {
 	return CheckName(before + "0" + after)
 }
 
+// InterfaceOn is the name of an interface on a hub: %d in it is the number at the end of the hub's name. So it depends on
+// the configuration alone, and never on the order in which a runtime attaches a container to several buses.
+func InterfaceOn(hub, name string) (string, error) {
+	before, after, pattern := strings.Cut(name, "%d")
+	if !pattern {
+		return name, nil
+	}
+	number := hub[len(strings.TrimRight(hub, "0123456789")):]
+	if number == "" {
+		return "", fmt.Errorf("%w interface %s: %%d is the number at the end of the hub's name, and %q ends in none; name the interface",
+			ErrInvalid, name, hub)
+	}
+	name = before + number + after
+	return name, CheckName(name)
+}
+
 // InterfaceName is the name for an interface in a container: the one the runtime gives, because its user asked for it,
 // or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
 func InterfaceName(given, configured string) string {
@@ -80,7 +110,7 @@ func InterfaceName(given, configured string) string {
 	return given
 }
 
-// isMadeUp tells whether an interface's name is one that runtimes give where their users ask for none.
+// isMadeUp reports whether an interface's name is one that runtimes give where their users ask for none.
 func isMadeUp(name string) bool {
 	number, ok := strings.CutPrefix(name, "eth")
 	return name == "" || ok && isNumber(number)
@@ -88,7 +118,7 @@ func isMadeUp(name string) bool {
 
 func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
-// matches tells whether an interface's name is one that CheckInterface's argument asked for.
+// matches reports whether an interface's name is one that CheckInterface's argument asked for.
 func matches(name, wanted string) bool {
 	before, after, pattern := strings.Cut(wanted, "%d")
 	if !pattern {
@@ -117,11 +147,14 @@ var hashPrefixes = []string{hostPrefix, containerPrefix, txPrefix, rxPrefix}
 // Backplanes are called after their hub, to be recognised in `cangw -L`.
 const txSuffix, rxSuffix = "-tx", "-rx"
 
-// hostIfName names the host end of an attachment, the same one every time, from nothing but what the runtime says.
-func hostIfName(a Attachment) string { return hashedName(hostPrefix, a.fields()...) }
+// HostIf names the host end of an attachment, the same one every time, from nothing but what the runtime says.
+func (a Attachment) HostIf() string { return hashedName(hostPrefix, a.Fields()...) }
 
-// backplaneNames names the ends of a bus's backplane.
-func backplaneNames(hub string) (tx, rx string) {
+// ContIf names a container end that a runtime is to move into the container itself.
+func (a Attachment) ContIf() string { return hashedName(containerPrefix, a.Fields()...) }
+
+// BackplaneNames names the ends of a bus's backplane.
+func BackplaneNames(hub string) (tx, rx string) {
 	if len(hub)+len(txSuffix) <= maxName {
 		return hub + txSuffix, hub + rxSuffix
 	}
@@ -132,71 +165,4 @@ func backplaneNames(hub string) (tx, rx string) {
 func hashedName(prefix string, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return prefix + strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:8]))
-}
-
-func (a Attachment) fields() []string {
-	return []string{a.Runtime, a.Network, a.ContainerID, a.IfName, a.Entry}
-}
-
-// Aliases of the devices that we make, for people in `ip link` and for us: by them we know our own.
-const (
-	aliasMark      = "vxcan" // the first word
-	hubAlias       = aliasMark + " hub"
-	transientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
-	backplaneAlias = aliasMark + " backplane"
-)
-
-// isOurHub tells whether a hub was made by us, and so is ours to set up and to delete.
-func isOurHub(hub canlink.Link) bool {
-	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
-}
-
-// alias is what a host end says of itself. Of a policy it says only that there is one: the text may be long.
-func alias(hub string, a Attachment, p Policy) string {
-	words := append([]string{aliasMark, hub}, a.fields()...)
-	if p != (Policy{}) {
-		words = append(words, policyMark)
-	}
-	return strings.Join(words, " ")
-}
-
-// policyMark is the last word of the alias of a host end with a policy.
-const policyMark = "policy"
-
-// checkAlias tells whether an attachment can be read back from the alias of its host end.
-func checkAlias(hub string, a Attachment, p Policy) error {
-	text := alias(hub, a, p)
-	if len(text) > canlink.MaxAlias {
-		return fmt.Errorf("%w attachment: the names of network and container take %d bytes of %d; use a shorter network name",
-			ErrInvalid, len(text), canlink.MaxAlias)
-	}
-	if gotHub, got, ok := parseAlias(text); !ok || gotHub != hub || got.Attachment != a {
-		return fmt.Errorf("%w attachment %q: a name with a blank; use another network name", ErrInvalid, a)
-	}
-	return nil
-}
-
-// aliased is what the alias of a host end tells.
-type aliased struct {
-	Attachment
-	policy bool // it has one
-}
-
-func parseAlias(text string) (hub string, a aliased, ok bool) {
-	if !strings.HasPrefix(text, aliasMark+" ") {
-		return "", a, false
-	}
-	words := strings.Split(text, " ")
-	switch len(words) {
-	case 8:
-		a.policy = words[7] == policyMark
-		ok = a.policy
-	case 7:
-		ok = true
-	}
-	if !ok {
-		return "", aliased{}, false
-	}
-	a.Attachment = Attachment{words[2], words[3], words[4], words[5], words[6]}
-	return words[1], a, true
 }

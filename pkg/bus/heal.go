@@ -1,0 +1,89 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
+)
+
+// Heal puts right whatever is missing of a bus, for the endpoints that are there and for nobody else. What a controller
+// needs that is not there or down is left to its owner and to the next call; a hub that was made for pods is removed when
+// they are gone. A hub without a bus is no error: udev asks for any device. It blocks for the bus's lock.
+func (h *Host) Heal(ctx context.Context, hub string) (retErr error) {
+	if config.CheckHub(hub) != nil {
+		return nil
+	}
+	return h.repair(ctx, hub, func(b *bus) error {
+		now := b.view.Link(hub)
+		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
+			if err := b.detach(nil); err != nil {
+				return err
+			}
+			if plan.IsTransient(now) {
+				b.notice("removed the hub, which was made for pods that are gone")
+			}
+			return nil
+		}
+		return b.mendFor(plan.ErrNotReady, func() config.Hub { return plan.AgreedHub(hub, b.view.Link(hub), b.endpoints) })
+	})
+}
+
+// Make makes a hub and its backplane before any container asks for them, for programs of the host, or reports why that
+// cannot be. A device that is used, not made, is left alone: one that is missing or down is no error yet. It blocks for the
+// bus's lock.
+func (h *Host) Make(ctx context.Context, hub config.Hub) error {
+	if err := config.CheckHub(hub.Name); err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	return h.repair(ctx, hub.Name, func(b *bus) error {
+		if !hub.Physical {
+			return b.mendFor(nil, func() config.Hub { return hub })
+		}
+		all := plan.Diff(plan.NewWant(hub, b.endpoints, ""), b.view)
+		if err := plan.Refusal(all, nil); errors.Is(err, plan.ErrNotReady) {
+			b.notice("%s", config.OneLine(err))
+		}
+		return plan.Refusal(all, plan.ErrNotReady)
+	})
+}
+
+// repair opens and observes a bus, and undoes what do has changed when that fails.
+func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (retErr error) {
+	defer func() { retErr = explain(retErr) }()
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return err
+	}
+	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	if err := b.newer(); err != nil {
+		return err
+	}
+	corrections, err := b.observe()
+	if err != nil {
+		return err
+	}
+	for _, c := range corrections {
+		b.notice("%s", c)
+	}
+	if len(corrections) > 0 {
+		b.saveOrGoOn()
+	}
+	if err := do(b); err != nil {
+		return errors.Join(err, b.undo())
+	}
+	return nil
+}
+
+// mendFor is mend for a hub, with notices.
+func (b *bus) mendFor(tolerated error, hub func() config.Hub) error {
+	repaired, err := b.mend(tolerated, func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") })
+	if err != nil {
+		return err
+	}
+	b.warn(hub())
+	b.noticeRepairs(repaired)
+	return nil
+}

@@ -1,0 +1,177 @@
+package bus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/store"
+)
+
+// hostNetns is the network namespace that plays the host: that of the calling thread.
+const hostNetns = "/proc/thread-self/ns/net"
+
+// record is what is remembered of a bus: what each endpoint asked for. Nothing else is, so that nothing outlives the
+// endpoints that asked for it.
+type record struct{ endpoints []plan.Record }
+
+// ask is what endpoints asked for. Most endpoints of a bus asked for the same, and a list of CAN IDs can be long.
+type ask struct {
+	Hub      config.Hub      `json:"hub"`
+	Endpoint config.Endpoint `json:"endpoint,omitzero"` // without a name
+}
+
+// stored is an endpoint on disk.
+type stored struct {
+	config.Attachment
+	Name string `json:"name,omitempty"`
+	Ask  int    `json:"ask"` // index
+}
+
+// document is a record on disk.
+type document struct {
+	Asks      []ask    `json:"asks"`
+	Endpoints []stored `json:"endpoints"`
+}
+
+// MarshalJSON writes each ask once.
+func (r record) MarshalJSON() ([]byte, error) {
+	d := document{Endpoints: make([]stored, len(r.endpoints))}
+	known := make(map[ask]int)
+	for i, e := range r.endpoints {
+		a := ask{e.Hub, e.Endpoint}
+		a.Endpoint.Name = ""
+		index, ok := known[a]
+		if !ok {
+			index = len(d.Asks)
+			known[a] = index
+			d.Asks = append(d.Asks, a)
+		}
+		d.Endpoints[i] = stored{e.Attachment, e.Endpoint.Name, index}
+	}
+	return json.Marshal(d)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten: its endpoint is cut off, as one
+// whose record is lost.
+func (r *record) UnmarshalJSON(data []byte) error {
+	var d document
+	if err := json.Unmarshal(data, &d); err != nil {
+		return err
+	}
+	for i := range d.Asks {
+		if plan.CheckPolicy(d.Asks[i].Endpoint.Policy) != nil {
+			d.Asks[i].Endpoint.Policy = config.Policy{}
+		}
+	}
+	r.endpoints = make([]plan.Record, len(d.Endpoints))
+	for i, e := range d.Endpoints {
+		if e.Ask < 0 || e.Ask >= len(d.Asks) {
+			return fmt.Errorf("endpoint %d: ask %d of %d", i, e.Ask, len(d.Asks))
+		}
+		a := d.Asks[e.Ask]
+		a.Endpoint.Name = e.Name
+		r.endpoints[i] = plan.Record{Attachment: e.Attachment, Hub: a.Hub, Endpoint: a.Endpoint}
+	}
+	return nil
+}
+
+// netnsDir is the directory of the records of this boot and this network namespace: devices of another one are none of our
+// concern, and what an earlier boot made is gone. The first call of a boot removes what earlier boots left.
+func (h *Host) netnsDir() (string, error) {
+	boot, err := store.BootID()
+	if err != nil {
+		return "", err
+	}
+	boot, _, _ = strings.Cut(boot, "-")
+	var netns unix.Stat_t
+	if err := unix.Stat(hostNetns, &netns); err != nil {
+		return "", fmt.Errorf("network namespace of this process: %w", err)
+	}
+	top := h.StateDir
+	if top == "" {
+		top = DefaultStateDir
+	}
+	dir := filepath.Join(top, fmt.Sprintf("%s-%d", boot, netns.Ino))
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		entries, _ := os.ReadDir(top)
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), boot+"-") {
+				_ = os.RemoveAll(filepath.Join(top, e.Name())) // what stays does no harm
+			}
+		}
+	}
+	return dir, nil
+}
+
+// load reads the record. One that is lost or unusable is an empty one: the devices' aliases tell the rest. One of a later
+// version is left alone.
+func (b *bus) load(dir string) {
+	read := func() (err error) {
+		if b.file != nil {
+			b.onDisk, err = b.file.Load(&b.record)
+		} else {
+			b.onDisk, err = store.Read(dir, b.name, &b.record)
+		}
+		return err
+	}
+	err := read()
+	var unusable *store.UnusableError
+	switch {
+	case err == nil:
+		return
+	case errors.As(err, &unusable) && unusable.Newer:
+		b.broken = fmt.Errorf("%w: install the later vxcan that wrote it, or remove the file and start the containers of the bus again", err)
+	case errors.As(err, &unusable):
+		b.notice("going on without the record: %v", unusable)
+	default:
+		b.broken = err
+	}
+	b.onDisk, b.record = true, record{}
+}
+
+// newer returns the error that a record of a later version is: what it says must not be undone.
+func (b *bus) newer() error {
+	var unusable *store.UnusableError
+	if errors.As(b.broken, &unusable) {
+		return b.broken
+	}
+	return nil
+}
+
+// save writes the record.
+func (b *bus) save() error {
+	if b.broken != nil {
+		return b.broken
+	}
+	b.trail.saved = true
+	if err := b.file.Save(b.record); err != nil {
+		return err
+	}
+	b.onDisk = true
+	return nil
+}
+
+// saveOrGoOn is save for a call that takes away or repairs: the devices are what matters, and a record that cannot be
+// written is corrected by a later call. With the last endpoint goes the file.
+func (b *bus) saveOrGoOn() {
+	err := b.broken
+	switch {
+	case err != nil:
+	case len(b.record.endpoints) > 0:
+		err = b.save()
+	default:
+		b.onDisk = false
+		err = b.file.Remove()
+	}
+	if err != nil {
+		b.notice("going on without writing the record: %s", config.OneLine(err))
+	}
+}

@@ -1,0 +1,77 @@
+package cantc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Entry is what a list says of a filter, of any program.
+type Entry struct {
+	Hook
+	Handle   uint32
+	Kind     string // "bpf", "matchall"
+	Protocol uint16 // ETH_P_* of linux/if_ether.h
+}
+
+// other reports whether the filter is of another kind or protocol than those of Set, which cannot be beside it.
+func (e Entry) other() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_ALL }
+
+// Ours reports whether the entry is what Set makes at its hook, or replaces there.
+func (e Entry) Ours() bool { return !e.other() && e.Handle == handle }
+
+// List returns all filters at hooks, also those that Set does not make. A hook without one, or without its device, has none.
+func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {
+	for _, h := range hooks {
+		entries, err := c.list(h)
+		if err != nil && !isAbsent(err) && !errors.Is(err, rtnl.ErrInterrupted) {
+			return nil, fmt.Errorf("list %s filters of device with index %d: %w", h.Dir, h.Dev, err)
+		}
+		for _, e := range entries {
+			if e.Handle != 0 { // else it is the head of a kind, which the kernel lists before its filters
+				all = append(all, e)
+			}
+		}
+	}
+	return all, nil
+}
+
+// list lists the filters of all kinds and protocols at a hook, and their heads, in chain 0: frames get to others only from
+// there. It returns what it has read also with an error.
+func (c *Conn) list(h Hook) (all []Entry, err error) {
+	r := tcRequest(unix.RTM_GETTFILTER, 0, h.Dev, 0, hookParent+uint32(h.Dir), uint32(h.Prio)<<16)
+	_, err = c.conn.Dump(r, func(data []byte) error {
+		e, chain, err := unmarshalEntry(data)
+		if e.Hook = h; err == nil && chain == 0 {
+			all = append(all, e)
+		}
+		return err
+	})
+	return all, err
+}
+
+// unmarshalEntry reads a message of a list, all but the hook, and the chain that the filter is in.
+func unmarshalEntry(b []byte) (e Entry, chain uint32, err error) {
+	if len(b) < tcmsgSize {
+		return e, 0, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+	}
+	e.Handle = binary.NativeEndian.Uint32(b[8:12])
+	e.Protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, uint16(binary.NativeEndian.Uint32(b[16:20]))))
+	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+		switch attr {
+		case tcaKind:
+			e.Kind = unix.ByteSliceToString(value)
+		case tcaChain:
+			if len(value) != 4 {
+				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
+			}
+			chain = binary.NativeEndian.Uint32(value)
+		}
+		return nil
+	})
+	return e, chain, err
+}

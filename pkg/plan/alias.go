@@ -1,0 +1,77 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// Aliases of the devices that we make, for people in `ip link` and for us: by them we know our own.
+const (
+	aliasMark      = "vxcan" // the first word
+	hubAlias       = aliasMark + " hub"
+	transientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
+	backplaneAlias = aliasMark + " backplane"
+	policyMark     = "policy" // the last word of the alias of a host end with a policy
+)
+
+// IsOurHub reports whether a hub was made by us, and so is ours to set up and to delete.
+func IsOurHub(hub canlink.Link) bool {
+	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
+}
+
+// IsTransient reports whether a hub was made for a pod.
+func IsTransient(hub canlink.Link) bool {
+	return hub.Kind == canlink.Vcan && hub.Alias == transientAlias
+}
+
+// Alias is what a host end says of itself. Of a policy it says only that there is one: the text may be long.
+func Alias(hub string, a config.Attachment, p config.Policy) string {
+	words := append([]string{aliasMark, hub}, a.Fields()...)
+	if p != (config.Policy{}) {
+		words = append(words, policyMark)
+	}
+	return strings.Join(words, " ")
+}
+
+// CheckAlias reports whether an attachment can be read back from the alias of its host end.
+func CheckAlias(hub string, a config.Attachment, p config.Policy) error {
+	text := Alias(hub, a, p)
+	if len(text) > canlink.MaxAlias {
+		return fmt.Errorf("%w attachment: the names of network and container take %d bytes of %d; use a shorter network name",
+			config.ErrInvalid, len(text), canlink.MaxAlias)
+	}
+	if got, ok := ParseAlias(text); !ok || got.Hub != hub || got.Attachment != a {
+		return fmt.Errorf("%w attachment %q: a name with a blank; use another network name", config.ErrInvalid, a)
+	}
+	return nil
+}
+
+// Aliased is what the alias of a host end says.
+type Aliased struct {
+	config.Attachment
+	Hub    string
+	Policy bool // it has one
+}
+
+// ParseAlias reads the alias of a host end. ok is false for that of any other device.
+func ParseAlias(text string) (a Aliased, ok bool) {
+	if !strings.HasPrefix(text, aliasMark+" ") {
+		return Aliased{}, false
+	}
+	words := strings.Split(text, " ")
+	switch len(words) {
+	case 8:
+		a.Policy = words[7] == policyMark
+		ok = a.Policy
+	case 7:
+		ok = true
+	}
+	if !ok {
+		return Aliased{}, false
+	}
+	a.Hub, a.Attachment = words[1], config.Attachment{Runtime: words[2], Network: words[3], ContainerID: words[4], IfName: words[5], Entry: words[6]}
+	return a, true
+}

@@ -1,0 +1,367 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
+)
+
+// Diff lists all that is wrong with a bus.
+func Diff(w Want, v View) []Difference {
+	var all differences
+	w.diffHub(v, &all)
+	w.diffBackplane(v, &all)
+	for i := range w.Endpoints {
+		if e := &w.Endpoints[i]; !e.Host.Up {
+			all.add(HostEndDown, Change{Up: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
+		}
+	}
+	w.diffWiring(v, &all)
+	return all
+}
+
+func (w Want) diffHub(v View, all *differences) {
+	name, hub := w.Hub.Name, v.Link(w.Hub.Name)
+	switch other := v.altNameOf(name); {
+	case hub.Index != 0:
+	case other.Index != 0:
+		all.refuse(HubAltName, config.ErrInvalid, "name "+quote(other.Name), "hub %s is another name of device %s", name, other.Name)
+	case w.Hub.Physical:
+		all.refuse(HubAbsent, ErrNotReady, "connect the controller or load its driver", "hub %s: there is no such device", name)
+	case !config.CanMake(name):
+		all.refuse(HubName, config.ErrInvalid, `for a controller set "physical": true (option physical=true), for a virtual bus name it vcanN`, "hub %s is not there", name)
+	default:
+		change := Change{AddHub: name, HubAlias: hubAlias}
+		if w.Hub.Transient {
+			change.HubAlias = transientAlias
+		}
+		all.add(HubMissing, change, "hub %s is missing", name)
+	}
+	if hub.Index != 0 {
+		w.diffHubThere(hub, v, all)
+	}
+}
+
+func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
+	name, ours := w.Hub.Name, IsOurHub(hub)
+	switch {
+	case !hub.CAN:
+		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
+		return
+	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
+		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))
+		return
+	case w.Hub.Physical && ours && (w.Hub.SetsUp() || !config.CanMake(name)):
+		all.refuse(HubMade, config.ErrInvalid, "end the containers on it, ip link delete "+quote(name)+", and plug the adapter in again",
+			"hub %s is a vcan that vxcan made, not a controller", name)
+		return
+	case w.MTU > MTUOf(w.Hub, hub):
+		cure := "use mtu 16, or give the hub MTU 72"
+		if w.Hub.SetsUp() {
+			cure = "use mtu 16, or add fd and dbitrate"
+		}
+		all.refuse(HubMTU, config.ErrInvalid, cure, "hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, MTUOf(w.Hub, hub), w.MTU)
+		return
+	case w.Hub.SetsUp():
+		w.diffController(v.Controller, all)
+		return
+	}
+	if ours && !hub.FD() {
+		if hub.Up { // to change it, the hub must go down, at which programs on it get an error
+			all.name(HubMTUChanged, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s mtu %[2]d up", quote(name), canlink.FDMTU),
+				"hub %s has MTU %d, want %d: it takes no CAN FD frames", name, hub.MTU, canlink.FDMTU)
+		} else {
+			all.add(HubMTUChanged, Change{HubMTU: canlink.FDMTU}, "hub %s has MTU %d, want %d", name, hub.MTU, canlink.FDMTU)
+		}
+	}
+	if IsTransient(hub) && !w.Hub.Transient { // it stays now
+		*all = append(*all, Difference{Kind: HubTransient, Change: Change{HubAlias: hubAlias}})
+	}
+	switch {
+	case !hub.Up && ours:
+		all.add(HubDown, Change{Up: []int{hub.Index}}, "hub %s is down", name)
+	case !hub.Up:
+		all.refuse(HubDown, ErrNotReady, "ip link set "+quote(name)+" up", "hub %s is down", name)
+	case w.Hub.Physical:
+		w.diffState(v.Controller, all)
+	}
+}
+
+// diffController compares a controller that is ours to set up. One that is up is never taken down.
+func (w Want) diffController(c controller.Device, all *differences) {
+	name, want := w.Hub.Name, w.Hub.Controller
+	if c.Index == 0 {
+		all.refuse(ControllerKind, config.ErrInvalid, "leave out bitrate, and set it up by its own tool", "hub %s cannot be set up by netlink", name)
+		return
+	}
+	if !c.Up {
+		if w.others.Bitrate != 0 && w.others != want {
+			all.refuse(ControllerOthers, config.ErrInvalid, "use the same settings, or remove them first",
+				"hub %s: containers that are there want %s, this network wants %s", name, w.others, want)
+		} else if _, err := c.Check(want); err != nil {
+			all.refuse(ControllerUnable, config.ErrInvalid, "change the configuration", "hub %v", err)
+		} else {
+			all.add(ControllerDown, Change{Controller: ControllerChange{SetUp: true, Queue: max(w.Hub.Queue(), c.Queue)}}, "controller %s is down", c)
+		}
+		return
+	}
+	if differs := c.Differs(want); len(differs) > 0 {
+		all.refuse(ControllerDiffers, config.ErrInvalid,
+			fmt.Sprintf("set it down (ip link set %s down) and start the container again, or change the configuration", quote(name)),
+			"hub %s is up with %s", name, strings.Join(differs, "; "))
+		return
+	}
+	w.diffState(c, all)
+	if want := w.Hub.Queue(); c.Queue < want {
+		all.add(ControllerQueue, Change{Controller: ControllerChange{Queue: want}}, "transmit queue of controller %s holds %d frames, want %d", c, c.Queue, want)
+	}
+}
+
+// diffState reports whether a controller has left the bus. One that restarts by itself is left to that.
+func (w Want) diffState(c controller.Device, all *differences) {
+	if c.State != controller.StateBusOff {
+		return
+	}
+	all.name(ControllerBusOff, fmt.Sprintf("look for the fault on the wire, then ip link set %s down and up", quote(w.Hub.Name)), "controller %s is bus-off", c)
+	(*all)[len(*all)-1].Change.Controller.Restart = w.Hub.SetsUp() && c.RestartMS == 0
+}
+
+// KindWord is what people call a kind of device.
+func KindWord(kind string) string {
+	if kind == "" {
+		return "hardware"
+	}
+	return kind
+}
+
+func (w Want) diffBackplane(v View, all *differences) {
+	tx, rx := v.Link(w.TX), v.Link(w.RX)
+	for _, name := range []string{w.TX, w.RX} {
+		if other := v.altNameOf(name); other.Index != 0 {
+			all.refuse(BackplaneAltName, config.ErrInvalid, fmt.Sprintf("ip link property del dev %s altname %s", quote(other.Name), quote(name)),
+				"%s is another name of device %s, and the backplane needs it", name, other.Name)
+			return
+		}
+	}
+	name := fmt.Sprintf("backplane %s, %s", w.TX, w.RX)
+	// tx is set up last, because it is the end that must send at once.
+	pair := canlink.Pair{Name: w.RX, PeerName: w.TX, MTU: canlink.FDMTU, Alias: backplaneAlias, PeerUp: true}
+	there := slices.DeleteFunc([]int{tx.Index, rx.Index}, func(index int) bool { return index == 0 })
+	switch {
+	case len(there) == 0:
+		all.add(BackplaneMissing, Change{AddPair: &pair}, "%s is missing", name)
+	case !IsPair(tx, rx) || tx.PeerElsewhere:
+		for _, end := range []canlink.Link{tx, rx} {
+			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != backplaneAlias) {
+				all.refuse(BackplaneForeign, config.ErrInvalid, "rename or delete it", "%s is another program's device, and the backplane needs this name", end.Name)
+				return
+			}
+		}
+		all.add(BackplaneBroken, Change{Remove: there, AddPair: &pair}, "%s is not one vxcan pair", name)
+	case tx.MTU != canlink.FDMTU || rx.MTU != canlink.FDMTU:
+		all.add(BackplaneMTU, Change{Remove: there[:1], AddPair: &pair}, "%s has MTU %d and %d, want %d", name, tx.MTU, rx.MTU, canlink.FDMTU)
+	case !tx.Up || !rx.Up:
+		all.add(BackplaneDown, Change{Up: []int{rx.Index, tx.Index}}, "%s is down", name)
+	}
+}
+
+// diffWiring compares the filters and rules of the devices that are there. Those of a device that is missing come with it.
+func (w Want) diffWiring(v View, all *differences) {
+	hub, tx, rx := v.Link(w.Hub.Name), v.Link(w.TX), v.Link(w.RX)
+	if !IsPair(tx, rx) {
+		return
+	}
+	common := backplane{uint32(tx.Index), uint32(rx.Index)}
+	members, cutOff := w.members(hub)
+	var attaching uint32 // the device that is being attached
+	for i := range w.Endpoints {
+		if w.Attaching != "" && w.Endpoints[i].Host.Name == w.Attaching {
+			attaching = uint32(w.Endpoints[i].Host.Index)
+		}
+	}
+	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
+	for _, m := range members {
+		wrong := diffFilters(common, m, v, all)
+		if m.dev == attaching {
+			own.Change.Wiring = wrong
+		} else if !wrong.Empty() {
+			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
+		}
+	}
+	w.diffOnHub(hub, v, all)
+	missing, doubled, unwanted, foreign := compare(rules(common, members), v.Jobs, common, uint32(hub.Index))
+	var others []cangw.Rule
+	for _, r := range missing {
+		if r.Dst == attaching {
+			own.Change.Wiring.AddRules = append(own.Change.Wiring.AddRules, r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	if len(others) > 0 {
+		all.add(RuleMissing, Change{Wiring: Wiring{AddRules: others}}, "%s", describe("missing", others, v))
+	}
+	if len(doubled) > 0 {
+		all.add(RuleDoubled, Change{Wiring: Wiring{DeleteJobs: doubled}}, "%s", describe("there more than once, so that frames arrive more than once", doubled, v))
+	}
+	if len(unwanted) > 0 {
+		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on its backplane", unwanted, v))
+	}
+	for _, j := range foreign {
+		other := v.nameOf(j.Src + j.Dst - uint32(hub.Index))
+		all.name(RuleForeign, fmt.Sprintf("make %s the hub of a network (physical), or put containers on both buses; then %s", other, strings.Replace(command(j, v), "-A", "-D", 1)),
+			"gateway rule %s of another program carries no container's frame: a frame may pass one rule, and has passed one on this bus", command(j, v))
+	}
+	if !own.Change.Wiring.Empty() {
+		*all = append(*all, own)
+	}
+	for _, a := range cutOff {
+		all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: it neither sends nor receives", a)
+	}
+}
+
+// diffOnHub names filters of other programs on the hub that run before ours, or in their place.
+func (w Want) diffOnHub(hub canlink.Link, v View, all *differences) {
+	for _, f := range v.OnHub {
+		if f.Ours() {
+			continue
+		}
+		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", quote(hub.Name), f.Dir, f.Prio)
+		switch {
+		case f.Kind != cantc.Kind || f.Protocol != unix.ETH_P_ALL:
+			all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus",
+				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", hub.Name, f.Kind, f.Dir, f.Prio)
+		default:
+			cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
+			what := fmt.Sprintf("device %s has a filter of another program before that of the bus (%s pref %d handle %#x)", hub.Name, f.Dir, f.Prio, f.Handle)
+			if hub.Kind == canlink.Vcan {
+				all.name(HubFilterFirst, cure, "%s: frames may arrive twice", what)
+			} else {
+				all.refuse(HubFilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
+			}
+		}
+	}
+}
+
+// diffFilters compares the filters of one member.
+func diffFilters(common backplane, m member, v View, all *differences) (wrong Wiring) {
+	wanted := filters(common, m)
+	for _, f := range wanted {
+		switch there := v.Filters[f.Hook]; {
+		case there.Kind != "" && there.Kind != cantc.Kind && !m.hub: // diffOnHub has those of a hub
+			name := quote(v.At(f.Dev).Name)
+			all.name(FilterHeld, fmt.Sprintf("tc filter del dev %s %s pref %d; then vxcanctl heal", name, f.Dir, f.Prio),
+				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", name, there.Kind, f.Dir, f.Prio)
+		case !f.Equal(there.Filter):
+			wrong.SetFilters = append(wrong.SetFilters, f)
+		}
+	}
+	for _, h := range Hooks(int(m.dev), true) {
+		if there, ok := v.Filters[h]; ok && there.Kind == cantc.Kind && !slices.ContainsFunc(wanted, func(f cantc.Filter) bool { return f.Hook == h }) {
+			wrong.DeleteFilters = append(wrong.DeleteFilters, h)
+		}
+	}
+	return wrong
+}
+
+// describeFilters says what is wrong with the filters of one member.
+func describeFilters(wrong Wiring, v View) string {
+	var dev int
+	var words []string
+	for _, f := range wrong.SetFilters {
+		dev = f.Dev
+		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))
+	}
+	for _, h := range wrong.DeleteFilters {
+		dev = h.Dev
+		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
+	}
+	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, v.At(dev).Name, strings.Join(words, ", "))
+}
+
+// formatter is a rule or a job.
+type formatter interface {
+	Format(name func(index uint32) string) string
+}
+
+func command(f formatter, v View) string { return "cangw -A " + f.Format(v.nameOf) }
+
+// describe says what is wrong with rules, as the commands that would make them.
+func describe[T formatter](wrong string, rules []T, v View) string {
+	const shown = 4
+	var commands []string
+	for _, r := range rules[:min(len(rules), shown)] {
+		commands = append(commands, command(r, v))
+	}
+	if more := len(rules) - shown; more > 0 {
+		commands = append(commands, fmt.Sprintf("and %d more", more))
+	}
+	rule := "1 gateway rule is "
+	if len(rules) != 1 {
+		rule = fmt.Sprintf("%d gateway rules are ", len(rules))
+	}
+	return rule + wrong + " (" + strings.Join(commands, ", ") + ")"
+}
+
+// Ends is the pair of an attachment as it was seen.
+type Ends struct {
+	Host, Cont canlink.Link // Cont is the device that Host names as its other end
+	Here       bool         // the container end is to be in the host's netns, from where the runtime moves it
+	Place      string       // the netns that it is to be in, for messages
+}
+
+// DiffEndpoint lists all that is wrong with the pair of an attachment. mtu is what both ends must have; named reports
+// whether the container end may have a name.
+func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) bool) []Difference {
+	var all differences
+	rebuild := func(kind Kind, format string, args ...any) {
+		all.name(kind, byThisAdd, format, args...)
+		all[len(all)-1].Rebuild = true
+	}
+	host, end := ends.Host, ends.Cont
+	if host.Kind != canlink.Vxcan {
+		rebuild(HostEndGone, "host end %s is missing", hostIf)
+		return all
+	}
+	if !IsPair(host, end) {
+		rebuild(ContEndGone, "container end of %s is not in %s", hostIf, ends.Place)
+		return all
+	}
+	if !named(end.Name) {
+		rebuild(ContEndName, "container end is named %s, which ADD did not say", quote(end.Name))
+	}
+	if host.MTU != mtu || end.MTU != mtu {
+		rebuild(EndpointMTU, "host end %s and container end %s have MTU %d and %d, want %d", hostIf, quote(end.Name), host.MTU, end.MTU, mtu)
+	}
+	if !ends.Here && !end.Up {
+		all.name(ContEndDown, "ip link set "+quote(end.Name)+" up in the container", "container end %s is down", quote(end.Name))
+	}
+	return all
+}
+
+// DiffEnd compares the container end of an endpoint, which its container can set down. One that has never been up is left
+// to its runtime: Docker up to 27 sets it up later.
+func DiffEnd(e Endpoint, end canlink.Link) []Difference {
+	var all differences
+	if e.Host.Up && IsPair(e.Host, end) && !end.Up && e.Host.Used {
+		all.name(ContEndDown, "ip link set "+quote(end.Name)+" up in the container", "container end %s of %s is down", quote(end.Name), e.Attachment)
+	}
+	return all
+}
+
+// DiffPolicy compares the policy that an endpoint was attached with and that of the configuration.
+func DiffPolicy(there, configured config.Policy) []Difference {
+	var all differences
+	if there != configured {
+		all.name(PolicyDiffers, "start the container again", "policy is %s, and the configuration says %s", there, configured)
+	}
+	return all
+}

@@ -1,0 +1,177 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+)
+
+// How a difference can be repaired.
+const (
+	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
+	byThisAdd = "remove the container and start it again"
+)
+
+// Kind is a kind of difference: what is wrong, whichever device it is about.
+type Kind string
+
+// The kinds of differences that Diff and DiffEndpoint find.
+const (
+	HubAltName     Kind = "hub by another name"
+	HubAbsent      Kind = "hub absent" // and not ours to make
+	HubMissing     Kind = "hub missing"
+	HubName        Kind = "hub with a controller's name"
+	HubNotCAN      Kind = "hub not CAN"
+	HubNotVcan     Kind = "hub not vcan"
+	HubMade        Kind = "hub made by us, not a controller"
+	HubMTU         Kind = "hub MTU too small"
+	HubMTUChanged  Kind = "hub MTU changed"
+	HubDown        Kind = "hub down"
+	HubTransient   Kind = "hub made for a pod"
+	HubFilterFirst Kind = "filter of another program before ours on the hub"
+
+	ControllerKind    Kind = "controller not set up by netlink"
+	ControllerOthers  Kind = "controller wanted otherwise"
+	ControllerUnable  Kind = "controller unable"
+	ControllerDown    Kind = "controller down"
+	ControllerDiffers Kind = "controller up and different"
+	ControllerBusOff  Kind = "controller bus-off"
+	ControllerQueue   Kind = "controller queue short"
+
+	BackplaneAltName Kind = "backplane by another name"
+	BackplaneMissing Kind = "backplane missing"
+	BackplaneForeign Kind = "backplane name taken"
+	BackplaneBroken  Kind = "backplane broken"
+	BackplaneMTU     Kind = "backplane MTU"
+	BackplaneDown    Kind = "backplane down"
+
+	HostEndDown   Kind = "host end down"
+	FilterWrong   Kind = "filter wrong"
+	FilterHeld    Kind = "filter priority held by another program"
+	RuleMissing   Kind = "rule missing"
+	RuleDoubled   Kind = "rule doubled"
+	RuleUnwanted  Kind = "rule not ours on the backplane"
+	RuleForeign   Kind = "rule of another program on the hub"
+	PolicyLost    Kind = "policy lost"
+	OwnWiring     Kind = "wiring of the endpoint that is being attached"
+	HostEndGone   Kind = "host end missing"
+	ContEndGone   Kind = "container end elsewhere"
+	ContEndName   Kind = "container end renamed"
+	EndpointMTU   Kind = "endpoint MTU"
+	ContEndDown   Kind = "container end down"
+	PolicyDiffers Kind = "policy not as configured"
+)
+
+// Difference is one way in which a bus is not as it must be.
+type Difference struct {
+	Kind Kind
+	What string // "hub vcan0 is missing"
+	Cure string // how it can be repaired
+	// Refusal is set where no ADD can repair it, only the administrator. It wraps ErrNotReady or ErrInvalid.
+	Refusal error
+	// Rebuild reports that the endpoint it belongs to must be made anew, by its own ADD.
+	Rebuild bool
+	Change  Change
+}
+
+// Change is what to do about a difference, in the order of the fields.
+type Change struct {
+	Remove     []int // ifindexes of devices
+	AddHub     string
+	HubAlias   string        // of AddHub, or of the hub that is there
+	AddPair    *canlink.Pair // without its indexes
+	HubMTU     int           // bytes, of a hub that is down; 0 leaves it
+	Up         []int
+	Controller ControllerChange
+	Wiring     Wiring
+}
+
+// Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
+// frames.
+type Wiring struct {
+	SetFilters    []cantc.Filter
+	DeleteJobs    []cangw.Job
+	AddRules      []cangw.Rule
+	DeleteFilters []cantc.Hook
+}
+
+// Empty reports whether there is nothing to do.
+func (w Wiring) Empty() bool {
+	return len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters) == 0
+}
+
+// Add adds another Wiring.
+func (w *Wiring) Add(other Wiring) {
+	w.SetFilters = append(w.SetFilters, other.SetFilters...)
+	w.DeleteJobs = append(w.DeleteJobs, other.DeleteJobs...)
+	w.AddRules = append(w.AddRules, other.AddRules...)
+	w.DeleteFilters = append(w.DeleteFilters, other.DeleteFilters...)
+}
+
+// ControllerChange is what to do about a controller.
+type ControllerChange struct {
+	SetUp   bool
+	Queue   int  // frames, 0 leaves it
+	Restart bool // which not every driver can
+}
+
+// TouchesDevices reports whether the change makes or removes devices, so that rules come or go with it, or changes MTUs.
+func (c Change) TouchesDevices() bool {
+	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller.SetUp
+}
+
+// Repairs reports whether carrying out the change repairs something for certain: a restart reports itself whether it worked.
+func (c Change) Repairs() bool {
+	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up) > 0 || c.Controller.Queue != 0
+}
+
+func (d Difference) String() string {
+	if d.Cure == "" {
+		return d.What
+	}
+	return d.What + ": " + d.Cure
+}
+
+// Refusal is the first difference that only the administrator can repair, or nil. Those of a tolerated sentinel do not count;
+// nil tolerates none.
+func Refusal(all []Difference, tolerated error) error {
+	for _, d := range all {
+		if d.Refusal != nil && (tolerated == nil || !errors.Is(d.Refusal, tolerated)) {
+			return d.Refusal
+		}
+	}
+	return nil
+}
+
+// differences is a list in the making.
+type differences []Difference
+
+// add adds a difference that a change repairs.
+func (all *differences) add(kind Kind, change Change, format string, args ...any) {
+	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: ByAnyAdd, Change: change})
+}
+
+// name adds one that the administrator repairs, by a command or in words. Containers can be attached all the same.
+func (all *differences) name(kind Kind, cure, format string, args ...any) {
+	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: cure})
+}
+
+// refuse adds one that the administrator has to repair first.
+func (all *differences) refuse(kind Kind, sentinel error, cure, format string, args ...any) {
+	all.name(kind, cure, format, args...)
+	d := &(*all)[len(*all)-1]
+	d.Refusal = fmt.Errorf("%w: %s", sentinel, d)
+}
+
+// quote writes a name as a word of a shell: a container chooses the names of its devices.
+func quote(name string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@"
+	if name != "" && strings.Trim(name, plain) == "" && name[0] != '-' {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}

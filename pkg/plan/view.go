@@ -1,0 +1,136 @@
+// Package plan is what a bus must have, what it has, and the differences between the two, each with its words and its cure.
+// It is the only place that knows the topology: a hub, a backplane, one vxcan pair an endpoint, and the gateway rules and
+// filters between them. It is pure: it neither asks nor changes the kernel, and reads no disk. pkg/bus does both.
+package plan
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
+)
+
+// ErrNotReady is a hub that is missing or down where only its owner can change that.
+var ErrNotReady = errors.New("not ready")
+
+// View is all devices and gateway jobs of the host's netns, and the filters of one bus, as one look at the kernel showed
+// them.
+type View struct {
+	Links      []canlink.Link
+	Jobs       []cangw.Job
+	Filters    map[cantc.Hook]cantc.Installed
+	Controller controller.Device // the hub, if it is one that netlink can set up
+	OnHub      []cantc.Entry     // filters at the hooks of the hub, other programs' too
+}
+
+// Link is the device of a name, or the zero Link.
+func (v View) Link(name string) canlink.Link {
+	for i := range v.Links {
+		if v.Links[i].Name == name {
+			return v.Links[i]
+		}
+	}
+	return canlink.Link{}
+}
+
+// At is the device with an ifindex, or the zero Link.
+func (v View) At(index int) canlink.Link {
+	for i := range v.Links {
+		if v.Links[i].Index == index {
+			return v.Links[i]
+		}
+	}
+	return canlink.Link{}
+}
+
+// nameOf is the name of the device with an ifindex.
+func (v View) nameOf(index uint32) string { return v.At(int(index)).Name }
+
+// altNameOf is the device that has an alternative name, or the zero Link.
+func (v View) altNameOf(name string) canlink.Link {
+	for _, l := range v.Links {
+		if slices.Contains(l.AltNames, name) {
+			return l
+		}
+	}
+	return canlink.Link{}
+}
+
+// Record is what is remembered of an endpoint: what its attachment asked for.
+type Record struct {
+	config.Attachment
+	Hub      config.Hub
+	Endpoint config.Endpoint
+}
+
+// Endpoint is an attachment that the kernel has the devices of.
+type Endpoint struct {
+	Record
+	Host canlink.Link // host end
+	// CutOff reports that the endpoint has a policy that is not known any more. It neither sends nor receives until its own ADD.
+	CutOff bool
+}
+
+// MovedBack reports whether the container end was in use and is in the host's netns again: a runtime that had moved it into
+// the container has moved it back, and the call that should tell us was lost.
+func (v View) MovedBack(e Endpoint) bool {
+	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
+}
+
+// Endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
+// record, and then those that only the aliases of their devices tell of.
+func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
+	type device struct {
+		link *canlink.Link
+		Aliased
+		ok bool
+	}
+	devices := make(map[string]device, len(v.Links)) // vxcan devices, but for those of other buses, by name
+	for i := range v.Links {
+		l := &v.Links[i]
+		if l.Kind != canlink.Vxcan {
+			continue
+		}
+		a, ok := ParseAlias(l.Alias)
+		if !ok || a.Hub == hub {
+			devices[l.Name] = device{l, a, ok}
+		}
+	}
+	for _, r := range records {
+		hostIf := r.HostIf()
+		if d, ok := devices[hostIf]; ok {
+			endpoints = append(endpoints, Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})})
+			delete(devices, hostIf)
+		}
+	}
+	for i := range v.Links {
+		d, ok := devices[v.Links[i].Name]
+		if ok && d.ok && d.HostIf() == d.link.Name {
+			hub := config.Hub{Name: hub}
+			endpoints = append(endpoints, Endpoint{Record: Record{Attachment: d.Attachment, Hub: hub}, Host: *d.link, CutOff: d.Policy})
+		}
+	}
+	return endpoints
+}
+
+// Buses names the buses that the aliases of devices tell of, sorted.
+func (v View) Buses() (names []string) {
+	for _, l := range v.Links {
+		if IsOurHub(l) {
+			names = append(names, l.Name)
+		} else if a, ok := ParseAlias(l.Alias); ok && l.Kind == canlink.Vxcan && config.CheckName(a.Hub) == nil {
+			names = append(names, a.Hub)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// IsPair reports whether two devices, each seen from its own netns, are the ends of one pair.
+func IsPair(host, end canlink.Link) bool {
+	return host.Kind == canlink.Vxcan && end.Kind == canlink.Vxcan && host.PeerIndex == end.Index && end.PeerIndex == host.Index
+}

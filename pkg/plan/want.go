@@ -1,0 +1,103 @@
+package plan
+
+import (
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
+)
+
+// Want is what a bus must be made of. Of host ends it holds those that are there: only its own ADD can make one.
+type Want struct {
+	Hub       config.Hub
+	TX, RX    string // names of the backplane's ends
+	Endpoints []Endpoint
+	// Attaching is the host end that is being attached, or "". What it lacks is no damage.
+	Attaching string
+	// MTU is what the endpoint that is being attached or checked asks for, or 0.
+	MTU int
+	// others holds the controller settings of the other endpoints; zero if they set none.
+	others controller.Settings
+}
+
+// NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there. The hub
+// is set up for all of them: what the request leaves open, another endpoint may ask for.
+func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
+	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching}
+	w.TX, w.RX = config.BackplaneNames(hub.Name)
+	for i := range endpoints {
+		if e := &endpoints[i]; e.Hub.SetsUp() && e.Host.Name != attaching {
+			w.others = e.Hub.Controller
+			if !hub.SetsUp() {
+				w.Hub.Physical, w.Hub.Controller, w.Hub.TxQueue = true, e.Hub.Controller, e.Hub.TxQueue
+			}
+			break
+		}
+	}
+	return w
+}
+
+// AgreedHub is the hub that the endpoints of a bus ask for, where no request says more. now is the device, or the zero Link:
+// one that is not a vcan is used as it is, whatever became of the record.
+func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
+	hub := config.Hub{Name: name, Physical: now.CAN && now.Kind != canlink.Vcan, Transient: len(endpoints) > 0}
+	for i := range endpoints {
+		e := &endpoints[i]
+		hub.Physical = hub.Physical || now.Index == 0 && e.Hub.Physical
+		hub.Transient = hub.Transient && e.Hub.Transient
+	}
+	if now.Index != 0 {
+		hub.Transient = IsTransient(now)
+	}
+	return hub
+}
+
+// MTUOf is the MTU that a hub has, or will have when it is made or set up. now is the device, or the zero Link.
+func MTUOf(hub config.Hub, now canlink.Link) int {
+	switch {
+	case hub.SetsUp() && hub.Controller.FD:
+		return canlink.FDMTU
+	case hub.SetsUp():
+		return canlink.ClassicMTU
+	case now.Index == 0, IsOurHub(now):
+		return canlink.FDMTU
+	}
+	return now.MTU
+}
+
+// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names those whose
+// policy is not known.
+func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attachment) {
+	if hub.Index != 0 {
+		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
+	}
+	compiled := make(map[config.Policy]access) // most have the same
+	for i := range w.Endpoints {
+		e := &w.Endpoints[i]
+		policy := e.Endpoint.Policy
+		if e.CutOff {
+			policy = nothing
+			cutOff = append(cutOff, e.Attachment)
+		}
+		a, ok := compiled[policy]
+		if !ok {
+			a, _ = compile(policy) // it is readable, see CheckPolicy
+			compiled[policy] = a
+		}
+		members = append(members, member{dev: uint32(e.Host.Index), fd: e.Host.FD(), access: a})
+	}
+	return members, cutOff
+}
+
+// Wire is the filters and rules of an endpoint whose pair has just been made.
+func (w Want) Wire(v View, e Endpoint) Wiring {
+	common := backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index)}
+	members, _ := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
+	own := members[len(members)-1]
+	wiring := Wiring{SetFilters: filters(common, own)}
+	for _, r := range rules(common, members) {
+		if r.Dst == own.dev {
+			wiring.AddRules = append(wiring.AddRules, r)
+		}
+	}
+	return wiring
+}

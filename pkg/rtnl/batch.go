@@ -1,0 +1,124 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Do sends the requests as Conn.Batch does and returns the first error.
+func Do(c Conn, requests ...*nl.NetlinkRequest) error {
+	replies, err := c.Batch(requests...)
+	if err != nil {
+		return err
+	}
+	for _, r := range replies {
+		if r.Err != nil {
+			return r.Err
+		}
+	}
+	return nil
+}
+
+// Each sends one request for each of items, as Conn.Batch does, and calls handle with each item and the reply to it. It returns
+// the errors of handle, joined. The socket may be used in handle.
+func Each[T any](c Conn, items []T, request func(T) *nl.NetlinkRequest, handle func(T, Reply) error) error {
+	requests := make([]*nl.NetlinkRequest, len(items))
+	for i, item := range items {
+		requests[i] = request(item)
+	}
+	replies, err := c.Batch(requests...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, r := range replies {
+		errs = append(errs, handle(items[i], r))
+	}
+	return errors.Join(errs...)
+}
+
+// room is what one datagram may hold, in bytes.
+type room struct {
+	send    int // of requests
+	receive int // of the answers to them, with what the kernel adds to each: all are in the socket before the first is read
+}
+
+const (
+	// sendSize is less than the usual net.core.wmem_default of 208 KiB, and more than any single request.
+	sendSize = 128 << 10
+	// receiveQueue is what the socket may hold. It is a limit and takes no memory by itself.
+	receiveQueue = 32 << 20
+
+	// ackRoom is more than an error or an acknowledgement without its request ever takes, with the kernel's own words.
+	ackRoom = 4 << 10
+	// answerRoom is more than the answer to a look-up ever takes: the kernel allocates the next power of two of its size, and
+	// the longest attribute, that of a device's alternative names or that of a filter's options, is 64 KiB.
+	answerRoom = 160 << 10
+)
+
+// makeRoom makes the buffers of a socket larger. Where that is not allowed, batches are smaller: a user namespace gets no
+// more than net.core.rmem_max and net.core.wmem_max.
+func makeRoom(fd int) (room, error) {
+	const reserve = 32 // bytes of the send buffer that netlink_sendmsg does not use (net/netlink/af_netlink.c)
+	receive, err := grow(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, receiveQueue)
+	if err != nil {
+		return room{}, fmt.Errorf("size of the receive buffer of a netlink socket: %w", err)
+	}
+	send, err := grow(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, sendSize+reserve)
+	if err != nil {
+		return room{}, fmt.Errorf("size of the send buffer of a netlink socket: %w", err)
+	}
+	return room{send: min(send-reserve, sendSize), receive: receive}, nil
+}
+
+// grow makes a buffer of a socket at least want bytes long if that is allowed, by force or not, and returns its length.
+func grow(fd, option, force, want int) (int, error) {
+	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+	if err != nil || size >= want {
+		return size, err
+	}
+	// The kernel doubles what it is told.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, want/2); err != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, want/2)
+	}
+	return unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+}
+
+// fit returns how many of the messages, at least one, go in one datagram. One alone always does: the kernel queues a message
+// of any size in a socket that is empty.
+func (r room) fit(messages [][]byte) int {
+	send, receive := 0, 0
+	for i, m := range messages {
+		send += align(len(m))
+		receive += header(m).answerRoom()
+		if i > 0 && (send > r.send || receive > r.receive) {
+			return i
+		}
+	}
+	return len(messages)
+}
+
+// header is a message that begins with struct nlmsghdr of linux/netlink.h.
+type header []byte
+
+func (h header) kind() uint16   { return binary.NativeEndian.Uint16(h[4:6]) }
+func (h header) flags() uint16  { return binary.NativeEndian.Uint16(h[6:8]) }
+func (h header) seq() uint32    { return binary.NativeEndian.Uint32(h[8:12]) }
+func (h header) setAck()        { binary.NativeEndian.PutUint16(h[6:8], h.flags()|unix.NLM_F_ACK) }
+func (h header) wantsAck() bool { return h.flags()&unix.NLM_F_ACK != 0 }
+
+// isGet reports whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
+// linux/rtnetlink.h).
+func (h header) isGet() bool { return h.kind()&3 == unix.RTM_GETLINK&3 }
+
+// answerRoom is what the answers to a request take at most.
+func (h header) answerRoom() int {
+	if h.isGet() || h.flags()&unix.NLM_F_ECHO != 0 {
+		return answerRoom + ackRoom
+	}
+	return ackRoom
+}

@@ -1,0 +1,29 @@
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInterrupted is returned by Dump when the kernel reports that what it dumps changed meanwhile: things that were there
+// all the time may be missing. The links of a busy host do change; dump again.
+var ErrInterrupted = errors.New("dump interrupted by a change")
+
+// ErrPermission is returned, wrapped together with EPERM or EACCES, for what the kernel does not allow the process to do.
+var ErrPermission = errors.New("the kernel does not permit it")
+
+// NoModuleError is returned, wrapped, for a request that needs a kernel module which is missing. Packages that encode requests
+// return it: only they know the module.
+type NoModuleError struct{ Module string } // "vxcan", "can-gw", "act_police"
+
+func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }
+
+// meaning adds to an error number of the kernel what it means whatever the request.
+func meaning(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	return err
+}

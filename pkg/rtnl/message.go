@@ -1,0 +1,105 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// message is one netlink message (struct nlmsghdr of linux/netlink.h and what follows it).
+type message struct {
+	kind  uint16
+	flags uint16
+	seq   uint32
+	data  []byte
+}
+
+// errnoSize is the error number that NLMSG_ERROR and NLMSG_DONE begin with, an int.
+const errnoSize = 4
+
+func parseMessages(b []byte) ([]message, error) {
+	var messages []message
+	for len(b) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(b[0:4]))
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return nil, fmt.Errorf("netlink message: length %d of %d bytes", size, len(b))
+		}
+		messages = append(messages, message{
+			kind:  binary.NativeEndian.Uint16(b[4:6]),
+			flags: binary.NativeEndian.Uint16(b[6:8]),
+			seq:   binary.NativeEndian.Uint32(b[8:12]),
+			data:  b[unix.SizeofNlMsghdr:size],
+		})
+		b = b[min(align(size), len(b)):]
+	}
+	return messages, nil
+}
+
+// err is the error of an NLMSG_ERROR (struct nlmsgerr), nil for an acknowledgement, or of an NLMSG_DONE, nil for a whole dump.
+func (m message) err() error {
+	if len(m.data) < errnoSize {
+		return fmt.Errorf("netlink error message: %d bytes, want at least %d", len(m.data), errnoSize)
+	}
+	errno := -int32(binary.NativeEndian.Uint32(m.data[0:errnoSize]))
+	if errno == 0 {
+		return nil
+	}
+	if words := m.extAck(); words != "" {
+		return meaning(fmt.Errorf("%w (%s)", unix.Errno(errno), words))
+	}
+	return meaning(unix.Errno(errno))
+}
+
+// extAck is the kernel's own text for an error, or with an acknowledgement (NLMSGERR_ATTR_MSG), or "".
+func (m message) extAck() string {
+	if m.flags&unix.NLM_F_ACK_TLVS == 0 {
+		return ""
+	}
+	skip := errnoSize
+	switch {
+	case m.kind == unix.NLMSG_DONE:
+	case len(m.data) < errnoSize+unix.SizeofNlMsghdr:
+		return ""
+	case m.flags&unix.NLM_F_CAPPED != 0: // only the header of the request is repeated
+		skip += unix.SizeofNlMsghdr
+	default:
+		skip += align(int(binary.NativeEndian.Uint32(m.data[errnoSize:])))
+	}
+	if skip < 0 || skip > len(m.data) {
+		return ""
+	}
+	words := ""
+	err := Attrs(m.data[skip:], func(kind uint16, value []byte) error {
+		if kind == unix.NLMSGERR_ATTR_MSG {
+			words = unix.ByteSliceToString(value)
+		}
+		return nil
+	})
+	if err != nil {
+		return ""
+	}
+	return words
+}
+
+// Attrs calls each with every attribute (struct nlattr of linux/netlink.h, struct rtattr of linux/rtnetlink.h) of b. It
+// stops at the first error.
+func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofNlAttr {
+			return fmt.Errorf("attribute header: %d bytes, want %d", len(b), unix.SizeofNlAttr)
+		}
+		size, kind := int(binary.NativeEndian.Uint16(b[0:2])), binary.NativeEndian.Uint16(b[2:4])&^unix.NLA_F_NESTED
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return fmt.Errorf("attribute %d: length %d of %d bytes", kind, size, len(b))
+		}
+		if err := each(kind, b[unix.SizeofNlAttr:size]); err != nil {
+			return err
+		}
+		b = b[min(align(size), len(b)):]
+	}
+	return nil
+}
+
+// align is NLMSG_ALIGN and NLA_ALIGN of linux/netlink.h.
+func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
