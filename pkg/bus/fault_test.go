@@ -24,16 +24,16 @@ import (
 // buses of a call for two.
 func TestAttachFails(t *testing.T) {
 	cantest.Require(t)
+	done := []float64{0, 0.5, 1} // in turn: each message fails in all ways, but not on every kind of bus
 	for _, here := range []bool{false, true} {
-		for _, before := range []string{"nothing", "a hub", "a neighbour", "two requests"} {
-			for _, done := range []float64{0, 0.5, 1} {
-				for n, failed := 1, true; failed; n++ {
-					t.Run(fmt.Sprintf("here %v, before: %s, %g of message %d", here, before, done, n), func(t *testing.T) {
-						failed = attachFailingAt(t, fault{n: n, done: done}, here, before)
-					})
-					if n > 100 {
-						t.Fatal("no end of messages")
-					}
+		for i, before := range []string{"nothing", "a hub", "a neighbour", "two requests"} {
+			for n, failed := 1, true; failed; n++ {
+				f := fault{n: n, done: done[(n+i)%len(done)]}
+				t.Run(fmt.Sprintf("here %v, before: %s, %g of message %d", here, before, f.done, n), func(t *testing.T) {
+					failed = attachFailingAt(t, f, here, before)
+				})
+				if n > 100 {
+					t.Fatal("no end of messages")
 				}
 			}
 		}

@@ -29,13 +29,19 @@ const (
 	listB = "110-17F,18FE4000-18FEFFFF,00000123,7FF,050-055"
 )
 
+// boxed is a container with a netns of its own.
+func boxed(id string, netns ns.NetNS, p config.Policy) Request {
+	r := request("vcan0", id, netns)
+	r.Endpoint.Policy, r.Place.Interface = p, "can0"
+	return r
+}
+
 // attachAs puts a container on vcan0 with a policy; moved is the way of Docker up to 27.
 func (w *world) attachAs(id string, netns ns.NetNS, p config.Policy, moved bool) (result Result) {
 	w.t.Helper()
-	r := request("vcan0", id, netns)
-	r.Endpoint.Policy = p
+	r := boxed(id, netns, p)
+	r.Place.Here = moved
 	w.do(func() error {
-		r.Place.Here = moved
 		results, err := w.host.Attach(context.Background(), nil, r)
 		if err == nil {
 			result = results[0]
@@ -52,8 +58,7 @@ func (w *world) attachAs(id string, netns ns.NetNS, p config.Policy, moved bool)
 // checkAs is what Check says of a container with a policy.
 func (w *world) checkAs(id string, netns ns.NetNS, p config.Policy, contIf string) (err error) {
 	w.t.Helper()
-	r := request("vcan0", id, netns)
-	r.Endpoint.Policy = p
+	r := boxed(id, netns, p)
 	w.do(func() error {
 		err = w.host.Check(context.Background(), r, []string{contIf})
 		return nil
@@ -316,7 +321,7 @@ func TestPolicyEdited(t *testing.T) {
 	for i, p := range policies {
 		if i > 0 {
 			before := policies[i-1]
-			if err := w.checkAs("box", box, p, "can-box"); err == nil || !strings.Contains(err.Error(), "policy is "+before.String()+", and the configuration says "+p.String()) {
+			if err := w.checkAs("box", box, p, "can0"); err == nil || !strings.Contains(err.Error(), "policy is "+before.String()+", and the configuration says "+p.String()) {
 				t.Errorf("%s instead of %s: CHECK says %v", p, before, err)
 			}
 		}
@@ -364,8 +369,7 @@ func TestPolicyEditFails(t *testing.T) {
 		end := w.attachAs("box", box, wide, false)
 		f := fault{n: n}
 		w.host.tap(f.step)
-		r := request("vcan0", "box", box)
-		r.Endpoint.Policy = narrow
+		r := boxed("box", box, narrow)
 		var err error
 		w.do(func() error {
 			_, err = w.host.Attach(context.Background(), nil, r)

@@ -1,0 +1,459 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
+)
+
+// What is right for each feature alone can be wrong where two meet. So these tests go through products: every kind of hub ×
+// policy and list × number of endpoints × damage. The verbs' products, with requests that fail, are in pkg/bus.
+
+// hubs are the kinds of hubs that there are.
+var hubs = map[string]func() *host{
+	"own": func() *host { return newHost(config.Hub{Name: "vcan0"}) },
+	"of a pod": func() *host {
+		return newHost(config.Hub{Name: "bench1", Transient: true})
+	},
+	"vcan of others": func() *host {
+		h := newHost(config.Hub{Name: "vcan7"})
+		h.addLink(canlink.Link{Name: "vcan7", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
+		return h
+	},
+	"classic vcan of others, physical": func() *host {
+		h := newHost(config.Hub{Name: "vcan8", Physical: true})
+		h.addLink(canlink.Link{Name: "vcan8", Kind: canlink.Vcan, MTU: canlink.ClassicMTU, Up: true})
+		return h
+	},
+	"controller of its owner": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true})
+		h.addController("can0", controller.Settings{Bitrate: 250_000})
+		return h
+	},
+	"controller set up": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true, Controller: controller.Settings{Bitrate: 500_000}})
+		h.addController("can0", controller.Settings{})
+		return h
+	},
+	"FD controller set up": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true, TxQueue: 50, Controller: controller.Settings{Bitrate: 500_000, FD: true, DataBitrate: 2_000_000}})
+		h.addController("can0", controller.Settings{})
+		return h
+	},
+}
+
+// most is a list as long as one can be: each other ID, standard ones and extended ones.
+func most(first int) string {
+	var ids []string
+	for i := range 580 {
+		ids = append(ids, fmt.Sprintf("%03X", first+2*i), fmt.Sprintf("%08X", 0x18fef100+3*i))
+	}
+	return strings.Join(ids, ",")
+}
+
+// asks are what endpoints can ask for. The first endpoint of a bus asks for this, the others for something else in turn.
+var asks = map[string]config.Endpoint{
+	"nothing":          {},
+	"classic":          {MTU: canlink.ClassicMTU},
+	"small lists":      {Policy: config.Policy{Send: "100-11F", Receive: "200,18FEF100"}},
+	"longest lists":    {Policy: config.Policy{Send: most(0), Receive: most(1)}},
+	"to send nothing":  {Policy: config.Policy{Send: "none"}},
+	"to hear nothing":  {Policy: config.Policy{Receive: "none"}},
+	"a rate and lists": {MTU: canlink.ClassicMTU, Policy: config.Policy{Send: "123", Receive: "100:700", Rate: 100, Burst: 5}},
+}
+
+// damage is one thing that happens to a bus.
+type damage struct {
+	kind Kind
+	// do does it, and reports whether it can happen to this bus.
+	do func(h *host) bool
+	// after is what the next ADD makes of it: repaired, named (it goes on beside it), or refused.
+	after string
+	// opens is set where root takes a policy away by hand: until it is repaired, frames may pass that it forbids.
+	opens bool
+}
+
+const (
+	repaired = "repaired"
+	named    = "named"
+	refused  = "refused"
+)
+
+func onHub(do func(h *host, hub *canlink.Link) bool) func(h *host) bool {
+	return func(h *host) bool { return do(h, h.link(h.hub.Name)) }
+}
+
+// onBackplane does something to one end of it.
+func onBackplane(do func(h *host, end *canlink.Link)) func(h *host) bool {
+	return func(h *host) bool {
+		tx, _ := config.BackplaneNames(h.hub.Name)
+		do(h, h.link(tx))
+		return true
+	}
+}
+
+// onHost does something to the host end of the first endpoint.
+func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
+	return func(h *host) bool { return do(h, h.link(h.records[0].HostIf())) }
+}
+
+func onController(do func(h *host, c *controller.Device)) func(h *host) bool {
+	return func(h *host) bool {
+		if h.v.Controller.Index == 0 || !h.hub.SetsUp() {
+			return false
+		}
+		do(h, &h.v.Controller)
+		*h.link(h.hub.Name) = h.v.Controller.Link
+		return true
+	}
+}
+
+var damages = []damage{
+	{HubAltName, onHub(func(h *host, hub *canlink.Link) bool {
+		hub.AltNames, hub.Name = []string{hub.Name}, "renamed"
+		return true
+	}), refused, false},
+	{HubAbsent, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.hub.Physical }), refused, false},
+	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return !h.hub.Physical }), repaired, false},
+	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { hub.Name = "elsewhere"; return !h.hub.Physical }), repaired, false},
+	{HubName, func(h *host) bool { h.hub, h.records = config.Hub{Name: "can9"}, nil; return true }, refused, false},
+	{HubNotCAN, onHub(func(h *host, hub *canlink.Link) bool { hub.CAN = false; return true }), refused, false},
+	{HubNotVcan, onHub(func(h *host, hub *canlink.Link) bool { hub.Kind = canlink.Vxcan; return !h.hub.Physical }), refused, false},
+	{HubMade, onHub(func(h *host, hub *canlink.Link) bool {
+		h.hub.Physical, h.hub.Controller.Bitrate = true, 500_000
+		return IsOurHub(*hub)
+	}), refused, false},
+	{HubMTU, onHub(func(h *host, hub *canlink.Link) bool {
+		h.mtu = canlink.FDMTU
+		return MTUOf(h.hub, *hub) == canlink.ClassicMTU
+	}), refused, false},
+	{HubMTUChanged, onHub(func(h *host, hub *canlink.Link) bool { hub.MTU = canlink.ClassicMTU; return IsOurHub(*hub) }), named, false},
+	{HubMTUChanged, onHub(func(h *host, hub *canlink.Link) bool {
+		hub.MTU, hub.Up = canlink.ClassicMTU, false
+		return IsOurHub(*hub)
+	}), repaired, false},
+	{HubDown, onHub(func(h *host, hub *canlink.Link) bool { hub.Up = false; return IsOurHub(*hub) }), repaired, false},
+	{HubDown, onHub(func(h *host, hub *canlink.Link) bool { hub.Up = false; return !IsOurHub(*hub) && !h.hub.SetsUp() }), refused, false},
+	{HubTransient, onHub(func(h *host, hub *canlink.Link) bool {
+		hub.Alias = transientAlias
+		return hub.Kind == canlink.Vcan && !h.hub.Transient && !h.hub.Physical
+	}), repaired, false},
+	{HubFilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
+		e := ours(Hooks(hub.Index, false)[1])
+		e.Handle = 2
+		h.v.OnHub = append(h.v.OnHub, e)
+		return hub.Kind == canlink.Vcan
+	}), named, false},
+	{HubFilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
+		e := ours(Hooks(hub.Index, false)[0])
+		e.Handle = 2
+		h.v.OnHub = append(h.v.OnHub, e)
+		return hub.Kind != canlink.Vcan
+	}), refused, false},
+	{FilterHeld, onHub(func(h *host, hub *canlink.Link) bool {
+		hook := Hooks(hub.Index, false)[0]
+		h.v.OnHub = []cantc.Entry{{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL}}
+		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
+		return true
+	}), refused, false},
+	{FilterHeld, onHost(func(h *host, end *canlink.Link) bool {
+		hook := Hooks(end.Index, false)[1]
+		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
+		return true
+	}), named, false},
+
+	{ControllerKind, onHub(func(h *host, hub *canlink.Link) bool {
+		hub.Kind, h.v.Controller = "", controller.Device{}
+		return h.hub.SetsUp()
+	}), refused, false},
+	{ControllerOthers, onController(func(h *host, c *controller.Device) { c.Up = false; h.hub.Controller.Bitrate = 125_000 }), refused, false},
+	{ControllerUnable, onController(func(h *host, c *controller.Device) { c.Up, c.MaxBitrate = false, 1000 }), refused, false},
+	{ControllerDown, onController(func(h *host, c *controller.Device) { c.Up = false }), repaired, false},
+	{ControllerDiffers, onController(func(h *host, c *controller.Device) { c.Timing.Bitrate = 125_000 }), refused, false},
+	{ControllerBusOff, onController(func(h *host, c *controller.Device) { c.State = controller.StateBusOff }), named, false},
+	{ControllerQueue, onController(func(h *host, c *controller.Device) { c.Queue = 5 }), repaired, false},
+
+	{BackplaneAltName, func(h *host) bool {
+		_, rx := config.BackplaneNames(h.hub.Name)
+		h.addLink(canlink.Link{Name: "other", AltNames: []string{rx}})
+		return true
+	}, refused, false},
+	{BackplaneMissing, onBackplane(func(h *host, end *canlink.Link) { h.remove(end.Index) }), repaired, false},
+	{BackplaneForeign, onBackplane(func(h *host, end *canlink.Link) {
+		name := end.Name
+		h.remove(end.Index)
+		h.addLink(canlink.Link{Name: name, Kind: canlink.Vcan})
+	}), refused, false},
+	{BackplaneBroken, onBackplane(func(h *host, end *canlink.Link) { end.Name = "elsewhere" }), repaired, false},
+	{BackplaneMTU, onBackplane(func(h *host, end *canlink.Link) { end.MTU = canlink.ClassicMTU }), repaired, false},
+	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
+	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
+
+	{FilterWrong, onHost(func(h *host, end *canlink.Link) bool {
+		for _, hook := range Hooks(end.Index, true) {
+			delete(h.v.Filters, hook)
+		}
+		return true
+	}), repaired, true},
+	{FilterWrong, onHost(func(h *host, end *canlink.Link) bool {
+		hook := Hooks(end.Index, true)[0]
+		f := h.v.Filters[hook]
+		f.Program = anyFrame
+		h.v.Filters[hook] = f
+		return true
+	}), repaired, true},
+	{FilterWrong, onHost(func(h *host, end *canlink.Link) bool {
+		hook := Hooks(end.Index, true)[3] // of a policy that it has not
+		_, there := h.v.Filters[hook]
+		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}}, Kind: cantc.Kind}
+		return !there && h.records[0].Endpoint.Policy != config.Policy{}
+	}), repaired, false},
+	{FilterWrong, onHub(func(h *host, hub *canlink.Link) bool { delete(h.v.Filters, Hooks(hub.Index, false)[1]); return true }), repaired, true},
+	{RuleMissing, func(h *host) bool { h.v.Jobs = nil; return true }, repaired, false},
+	{RuleMissing, func(h *host) bool { h.v.Jobs = h.v.Jobs[1:]; return true }, repaired, false},
+	{RuleDoubled, func(h *host) bool { h.v.Jobs = append(h.v.Jobs, h.v.Jobs[len(h.v.Jobs)-1], h.v.Jobs[0]); return true }, repaired, true},
+	{RuleUnwanted, onBackplane(func(h *host, tx *canlink.Link) {
+		loop := cangw.Rule{Src: uint32(tx.PeerIndex), Dst: uint32(tx.Index), Flags: cangw.IIFTxOK, Hops: 1}
+		changed := cangw.Job{Rule: h.v.Jobs[len(h.v.Jobs)-1].Rule, Raw: "changed"}
+		h.v.Jobs = append(h.v.Jobs, append(plain(loop), changed)...)
+	}), repaired, true},
+	{RuleForeign, onHub(func(h *host, hub *canlink.Link) bool {
+		other := h.addLink(canlink.Link{Name: "vcan99", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
+		h.v.Jobs = append(h.v.Jobs, plain(cangw.Rule{Src: uint32(h.link(h.hub.Name).Index), Dst: uint32(other.Index)})...)
+		return true
+	}), named, false},
+	{PolicyLost, func(h *host) bool {
+		first := h.records[0]
+		h.records = h.records[1:]
+		return first.Endpoint.Policy != config.Policy{}
+	}, named, true}, // not more than the policy, but more than an endpoint may that is cut off
+}
+
+// TestProduct damages every kind of bus in every way. What is wrong is named, the next ADD does what the damage says, no
+// policy is opened by it, and afterwards each frame arrives where it should, once.
+func TestProduct(t *testing.T) {
+	n := 0
+	for hubName, newHost := range hubs {
+		for askName, ask := range asks {
+			for _, endpoints := range []int{1, 30} {
+				if endpoints > 1 && !slices.Contains([]string{"nothing", "small lists", "longest lists"}, askName) {
+					continue
+				}
+				if askName == "longest lists" && (endpoints > 1) != (hubName == "own") { // which take their time
+					continue
+				}
+				for i, d := range damages {
+					h := newHost()
+					if !populate(t, h, ask, endpoints) || !d.do(h) {
+						continue
+					}
+					n++
+					if problems := h.damaged(d); len(problems) > 0 {
+						t.Fatalf("hub %s, %d endpoints, the first asks for %s, damage %d (%s):\n%s", hubName, endpoints, askName, i, d.kind, strings.Join(problems, "\n"))
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d combinations", n)
+}
+
+// populate attaches endpoints to a bus, and reports whether that can be asked for.
+func populate(t *testing.T, h *host, first config.Endpoint, count int) bool {
+	t.Helper()
+	others := []config.Endpoint{{}, first, {Policy: config.Policy{Send: "200", Receive: "none"}}, asks["a rate and lists"]}
+	for i := range count {
+		e := first
+		if i > 0 {
+			e = others[i%len(others)]
+		}
+		if err := h.attach(fmt.Sprint("c", i), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all := h.differences(); len(all) > 0 {
+		t.Fatalf("a bus that is whole: %v", all)
+	}
+	if wrong := h.deliveries(); len(wrong) > 0 {
+		t.Fatalf("a bus that is whole: %q", wrong)
+	}
+	return true
+}
+
+// damaged returns what is wrong with how a damage is dealt with.
+func (h *host) damaged(d damage) (problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	kinds := func() (kinds []Kind) {
+		for _, d := range h.differences() {
+			kinds = append(kinds, d.Kind)
+		}
+		return kinds
+	}
+	if !slices.Contains(kinds(), d.kind) {
+		problem("not found: %v", h.differences())
+	}
+	for _, d := range h.differences() {
+		if d.Kind != HubTransient && (d.What == "" || d.Cure == "") {
+			problem("without words: %+v", d)
+		}
+	}
+	if leaks := h.leaks(); len(leaks) > 0 && !d.opens {
+		problem("before the ADD: %q", leaks)
+	}
+	err := h.mend()
+	if (err != nil) != (d.after == refused) || err != nil && !errors.Is(err, config.ErrInvalid) && !errors.Is(err, ErrNotReady) {
+		problem("%s: %v", d.after, err)
+	}
+	if err != nil { // nothing was changed, and the next look says the same
+		if !slices.Contains(kinds(), d.kind) {
+			problem("after the ADD: %v", kinds())
+		}
+		return problems
+	}
+	want := []Kind(nil)
+	if d.after == named {
+		want = []Kind{d.kind}
+	}
+	if got := kinds(); !slices.Equal(got, want) {
+		problem("after the ADD: %v, want %v", h.differences(), want)
+	}
+	if d.kind == FilterHeld { // whose program the model does not have
+		return problems
+	}
+	if wrong := h.deliveries(); len(wrong) > 0 {
+		problem("after the ADD: %q", wrong)
+	}
+	return problems
+}
+
+// ends are what can be wrong with the pair of an endpoint.
+var ends = map[Kind]func(e *Ends, mtu *int, policy *config.Policy){
+	HostEndGone:   func(e *Ends, _ *int, _ *config.Policy) { e.Host = canlink.Link{} },
+	ContEndGone:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont = canlink.Link{} },
+	ContEndName:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont.Name = "$(reboot)" },
+	EndpointMTU:   func(e *Ends, mtu *int, _ *config.Policy) { *mtu = canlink.ClassicMTU },
+	ContEndDown:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont.Up = false },
+	PolicyDiffers: func(_ *Ends, _ *int, p *config.Policy) { p.Send = "none" },
+}
+
+func TestEnds(t *testing.T) {
+	for kind, spoil := range ends {
+		e := Ends{
+			Host: canlink.Link{Name: "vxa", Index: 5, PeerIndex: 2, PeerElsewhere: true, Kind: canlink.Vxcan, MTU: 72, Up: true, Used: true},
+			Cont: canlink.Link{Name: "can0", Index: 2, PeerIndex: 5, Kind: canlink.Vxcan, MTU: 72, Up: true}, Place: "/run/netns/x",
+		}
+		mtu, policy := 72, config.Policy{}
+		look := func() []Difference {
+			named := func(name string) bool { return name == "can0" }
+			return append(DiffEndpoint("vxa", e, mtu, named), DiffPolicy(policy, config.Policy{})...)
+		}
+		if all := look(); len(all) > 0 {
+			t.Fatal(all)
+		}
+		spoil(&e, &mtu, &policy)
+		all := look()
+		if len(all) != 1 || all[0].Kind != kind || all[0].Cure == "" {
+			t.Errorf("%s: %v", kind, all)
+		}
+		if strings.Contains(all[0].String(), "$(reboot)") && !strings.Contains(all[0].String(), "'$(reboot)'") {
+			t.Errorf("%s: a name that a shell would run: %s", kind, all[0])
+		}
+	}
+}
+
+// What an endpoint lacks that is just being attached is no damage.
+func TestOwnWiring(t *testing.T) {
+	h := hubs["own"]()
+	populate(t, h, asks["small lists"], 3)
+	hostIf := h.records[0].HostIf()
+	for _, hook := range Hooks(h.link(hostIf).Index, true) {
+		delete(h.v.Filters, hook)
+	}
+	h.v.Jobs = slices.DeleteFunc(h.v.Jobs, func(j cangw.Job) bool { return int(j.Dst) == h.link(hostIf).Index })
+	all := Diff(NewWant(h.hub, h.endpoints(), hostIf), h.v)
+	if len(all) != 1 || all[0].Kind != OwnWiring {
+		t.Errorf("%v", all)
+	}
+	h.apply(all)
+	if wrong := append(h.deliveries(), fmt.Sprint(h.differences())); len(wrong) > 1 || wrong[0] != "[]" {
+		t.Error(wrong)
+	}
+}
+
+// TestEveryKind: a kind of difference that is in no table above would be one that nobody tried with all the others.
+func TestEveryKind(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "difference.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := map[string]bool{string(OwnWiring): true}
+	for _, d := range damages {
+		tried[string(d.kind)] = true
+	}
+	for kind := range ends {
+		tried[string(kind)] = true
+	}
+	kinds := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || fmt.Sprint(spec.Type) != "Kind" {
+			return true
+		}
+		kinds++
+		value := spec.Values[0].(*ast.BasicLit).Value
+		if !tried[strings.Trim(value, `"`)] {
+			t.Errorf("%s (%s) is in no table of this file", spec.Names[0].Name, value)
+		}
+		return true
+	})
+	if kinds < len(ends)+20 {
+		t.Errorf("only %d kinds found", kinds)
+	}
+}
+
+// TestEveryKey: each key says something of one noun only, and is in a table above or in that of pkg/bus.
+func TestEveryKey(t *testing.T) {
+	values := map[string]string{
+		"hub": "vcan7", "physical": "true", "interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5",
+		"pod-hubs": "bench*", "bitrate": "500000", "sample-point": "0.875", "fd": "true", "dbitrate": "2000000", "dsample-point": "0.8",
+		"restart-ms": "100", "txqueuelen": "50", "termination": "120", "listen-only": "true", "one-shot": "true", "triple-sampling": "true",
+		"berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
+	}
+	for _, k := range config.Keys {
+		n, fresh := config.NewNetwork(), config.NewNetwork()
+		if known, err := n.Set(config.CNI, k.Name, values[k.Name]); !known || err != nil {
+			t.Errorf("key %s is in no table of products: %v, %v", k.Name, known, err)
+			continue
+		}
+		var changed []config.Noun
+		if n.Hub != fresh.Hub {
+			changed = append(changed, config.OfHub)
+		}
+		if n.Endpoint != fresh.Endpoint || n.Interface != fresh.Interface {
+			changed = append(changed, config.OfEndpoint)
+		}
+		if len(n.PodHubs) > 0 {
+			changed = append(changed, config.OfNetwork)
+		}
+		of := k.Of
+		if of == config.OfController {
+			of = config.OfHub
+		}
+		if !slices.Equal(changed, []config.Noun{of}) {
+			t.Errorf("key %s changes %v, want %s", k.Name, changed, of)
+		}
+	}
+}

@@ -1,0 +1,326 @@
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/cangw"
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
+)
+
+// host is a host with one bus, as far as a View shows it. It does what pkg/bus has the real kernel do.
+type host struct {
+	hub     config.Hub // as the endpoints ask for it
+	v       View
+	records []Record
+	next    int // ifindex
+	mtu     int // that an ADD asks for
+}
+
+func newHost(hub config.Hub) *host {
+	return &host{hub: hub, next: 100, v: View{Filters: make(map[cantc.Hook]cantc.Installed)}}
+}
+
+func (h *host) addLink(l canlink.Link) *canlink.Link {
+	h.next++
+	l.Index, l.CAN = h.next, true
+	h.v.Links = append(h.v.Links, l)
+	return &h.v.Links[len(h.v.Links)-1]
+}
+
+// link is a device of a name, to be changed.
+func (h *host) link(name string) *canlink.Link {
+	i := slices.IndexFunc(h.v.Links, func(l canlink.Link) bool { return l.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &h.v.Links[i]
+}
+
+// remove removes a device, its other end in this netns, and what both have of filters and jobs.
+func (h *host) remove(index int) {
+	peer := 0
+	if l := h.v.At(index); l.Kind == canlink.Vxcan && !l.PeerElsewhere {
+		peer = l.PeerIndex
+	}
+	gone := func(i int) bool { return i != 0 && (i == index || i == peer) }
+	h.v.Links = slices.DeleteFunc(h.v.Links, func(l canlink.Link) bool { return gone(l.Index) })
+	h.v.Jobs = slices.DeleteFunc(h.v.Jobs, func(j cangw.Job) bool { return gone(int(j.Src)) || gone(int(j.Dst)) })
+	h.v.OnHub = slices.DeleteFunc(h.v.OnHub, func(e cantc.Entry) bool { return gone(e.Dev) })
+	for hook := range h.v.Filters {
+		if gone(hook.Dev) {
+			delete(h.v.Filters, hook)
+		}
+	}
+	if gone(h.v.Controller.Index) {
+		h.v.Controller = controller.Device{}
+	}
+}
+
+// addController adds a controller, up with a bit rate, or down with none. It can do CAN FD.
+func (h *host) addController(name string, s controller.Settings) {
+	l := h.addLink(canlink.Link{Name: name, Kind: controller.Can, MTU: canlink.ClassicMTU})
+	h.v.Controller = controller.Device{Link: *l, Queue: 10, Supported: controller.ModeFD, KnowsSupported: true}
+	if s.Bitrate != 0 {
+		h.setUp(s, 1000)
+	}
+}
+
+func (h *host) setUp(s controller.Settings, queue int) {
+	c := &h.v.Controller
+	c.Up, c.Queue, c.MTU, c.Modes = true, queue, canlink.ClassicMTU, 0
+	c.Timing.Bitrate, c.DataTiming.Bitrate = s.Bitrate, s.DataBitrate
+	if s.FD {
+		c.MTU, c.Modes = canlink.FDMTU, controller.ModeFD
+	}
+	*h.link(c.Name) = c.Link
+}
+
+func (h *host) endpoints() []Endpoint { return h.v.Endpoints(h.hub.Name, h.records) }
+
+// attach is what ADD does for an attachment that is not there.
+func (h *host) attach(id string, e config.Endpoint) error {
+	r := Record{config.Attachment{Runtime: "test", Network: "net", ContainerID: id}, h.hub, e}
+	if err := h.mend(); err != nil {
+		return err
+	}
+	w := NewWant(h.hub, h.endpoints(), r.HostIf())
+	mtu := e.MTUOn(MTUOf(w.Hub, h.v.Link(h.hub.Name)))
+	l := h.addLink(canlink.Link{
+		Name: r.HostIf(), Kind: canlink.Vxcan, MTU: mtu, Up: true, Used: true, PeerElsewhere: true, PeerIndex: 2,
+		Alias: Alias(h.hub.Name, r.Attachment, e.Policy),
+	})
+	h.records = append(h.records, r)
+	h.wire(w.Wire(h.v, Endpoint{Record: r, Host: *l}))
+	return nil
+}
+
+// mend is what ADD and heal do about differences.
+func (h *host) mend() error {
+	for range 5 {
+		all := h.differences()
+		if err := Refusal(all, nil); err != nil {
+			return err
+		}
+		if !h.apply(all) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no end of changes: %v", h.differences())
+}
+
+// differences is what CHECK and status say.
+func (h *host) differences() []Difference {
+	w := NewWant(h.hub, h.endpoints(), "")
+	w.MTU = h.mtu
+	return Diff(w, h.v)
+}
+
+func (h *host) apply(all []Difference) (changed bool) {
+	var wiring Wiring
+	for _, d := range all {
+		c := d.Change
+		for _, index := range c.Remove {
+			h.remove(index)
+		}
+		switch hub := h.link(h.hub.Name); {
+		case c.AddHub != "":
+			h.addLink(canlink.Link{Name: c.AddHub, Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true, Alias: c.HubAlias})
+		case c.HubAlias != "":
+			hub.Alias = c.HubAlias
+		case c.HubMTU != 0:
+			hub.MTU = c.HubMTU
+		}
+		if p := c.AddPair; p != nil {
+			end := h.addLink(canlink.Link{Name: p.Name, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias}).Index
+			peer := h.addLink(canlink.Link{Name: p.PeerName, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias, PeerIndex: end}).Index
+			h.link(p.Name).PeerIndex = peer
+		}
+		if c.Controller.SetUp {
+			h.setUp(h.hub.Controller, c.Controller.Queue)
+		} else if c.Controller.Queue != 0 {
+			h.v.Controller.Queue = c.Controller.Queue
+		}
+		for _, index := range c.Up {
+			h.link(h.v.At(index).Name).Up = true
+		}
+		changed = changed || c.TouchesDevices()
+		wiring.Add(c.Wiring)
+	}
+	if !changed {
+		h.wire(wiring)
+	}
+	return changed
+}
+
+func (h *host) wire(w Wiring) {
+	for _, f := range w.SetFilters {
+		h.v.Filters[f.Hook] = cantc.Installed{Filter: f, Kind: cantc.Kind}
+		if f.Dev == h.v.Link(h.hub.Name).Index {
+			h.v.OnHub = slices.DeleteFunc(h.v.OnHub, func(e cantc.Entry) bool { return e.Hook == f.Hook && e.Ours() })
+			h.v.OnHub = append(h.v.OnHub, ours(f.Hook))
+		}
+	}
+	for _, j := range w.DeleteJobs {
+		i := slices.Index(h.v.Jobs, j)
+		h.v.Jobs = slices.Delete(h.v.Jobs, i, i+1)
+	}
+	h.v.Jobs = append(h.v.Jobs, plain(w.AddRules...)...)
+	for _, hook := range w.DeleteFilters {
+		delete(h.v.Filters, hook)
+	}
+}
+
+// ours is what cantc.List returns of a filter of ours.
+func ours(hook cantc.Hook) cantc.Entry {
+	return cantc.Entry{Hook: hook, Handle: 1, Kind: cantc.Kind, Protocol: unix.ETH_P_ALL}
+}
+
+// party is what sends and hears on the bus: the hub, or an endpoint.
+type party struct {
+	name          string
+	device        *device
+	send, receive func(id uint32) bool
+	hub, fd       bool
+}
+
+// model is the host as the kernel sends frames through it.
+func (h *host) model() (*model, []party) {
+	m := &model{host: make(map[uint32]*device), maxHops: 1}
+	for _, l := range h.v.Links {
+		if l.CAN {
+			m.add(uint32(l.Index), l.FD())
+		}
+	}
+	for _, l := range h.v.Links {
+		if l.Kind == canlink.Vxcan && !l.PeerElsewhere {
+			m.host[uint32(l.Index)].peer = m.host[uint32(l.PeerIndex)]
+		}
+	}
+	for _, j := range h.v.Jobs {
+		m.jobs = append(m.jobs, j.Rule)
+	}
+	for _, f := range h.v.Filters {
+		m.filters = append(m.filters, f.Filter)
+	}
+	slices.SortFunc(m.filters, func(a, b cantc.Filter) int { return int(a.Prio) - int(b.Prio) })
+	anyID := func(uint32) bool { return true }
+	var parties []party
+	if hub := h.v.Link(h.hub.Name); hub.CAN {
+		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD()})
+	}
+	for i, e := range h.endpoints() {
+		dev := m.host[uint32(e.Host.Index)]
+		dev.peer = &device{index: uint32(5000 + i), inner: true, fd: dev.fd, peer: dev}
+		p := e.Endpoint.Policy
+		if e.CutOff {
+			p = nothing
+		}
+		send, receive, err := p.IDs()
+		if err != nil {
+			panic(err)
+		}
+		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd})
+	}
+	return m, parties
+}
+
+// deliveries lets some of the parties send a frame of each kind, and returns what is wrong: every other one must hear each
+// frame once that both policies allow, and no other.
+func (h *host) deliveries() (wrong []string) {
+	m, parties := h.model()
+	if len(parties) == 0 {
+		return nil
+	}
+	senders := []int{0, len(parties) / 2, len(parties) - 1}
+	for _, n := range slices.Compact(senders) {
+		from := parties[n]
+		for _, id := range []uint32{0x100, 0x123, 0x200, 0x7ff, 0x18fef100 | unix.CAN_EFF_FLAG} {
+			for _, fd := range []bool{false, true} {
+				if fd && !from.fd {
+					continue
+				}
+				for _, p := range parties {
+					p.device.heard = 0
+				}
+				m.passed = 0
+				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id}, true)
+				for i, to := range parties {
+					want := 0
+					if i == n || from.send(id) && to.receive(id) && (!fd || to.fd) {
+						want = 1
+					}
+					if got := to.device.heard; got != want {
+						wrong = append(wrong, fmt.Sprintf("%s hears %X of %s (FD %v) %d times, want %d", to.name, id, from.name, fd, got, want))
+					}
+				}
+			}
+		}
+	}
+	return wrong
+}
+
+// leaks returns which frames arrive that a policy forbids, whatever else is wrong.
+func (h *host) leaks() (leaks []string) {
+	for _, w := range h.deliveries() {
+		if strings.HasSuffix(w, "want 0") {
+			leaks = append(leaks, w)
+		}
+	}
+	return leaks
+}
+
+// runBPF runs a classic BPF program on a frame with a mark (the interpreter of net/core/filter.c).
+func runBPF(code []unix.SockFilter, id, mark uint32) (result uint32) {
+	packet := binary.NativeEndian.AppendUint32(nil, id)
+	var a, x uint32
+	for pc := 0; pc < len(code); pc++ {
+		ins, jump := code[pc], false
+		switch ins.Code {
+		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS: // of the mark
+			a = mark
+		case unix.BPF_LD | unix.BPF_B | unix.BPF_ABS:
+			a = uint32(packet[ins.K])
+		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
+			a &= ins.K
+		case unix.BPF_ALU | unix.BPF_LSH | unix.BPF_K:
+			a <<= ins.K
+		case unix.BPF_ALU | unix.BPF_OR | unix.BPF_X:
+			a |= x
+		case unix.BPF_MISC | unix.BPF_TAX:
+			x = a
+		case unix.BPF_MISC | unix.BPF_TXA:
+			a = x
+		case unix.BPF_JMP | unix.BPF_JA:
+			pc += int(ins.K)
+			continue
+		case unix.BPF_RET | unix.BPF_K:
+			return ins.K
+		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
+			jump = a == ins.K
+		case unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K:
+			jump = a > ins.K
+		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
+			jump = a >= ins.K
+		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
+			jump = a&ins.K != 0
+		default:
+			panic(fmt.Sprintf("unknown instruction %#x", ins.Code))
+		}
+		if ins.Code&7 == unix.BPF_JMP {
+			if jump {
+				pc += int(ins.Jt)
+			} else {
+				pc += int(ins.Jf)
+			}
+		}
+	}
+	panic("a program without an end")
+}
