@@ -1,0 +1,351 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// longest are two lists about as long as a program can be: single IDs far from each other, of both kinds. The first one has
+// 100, the second one 200.
+func longest() (send, receive string) {
+	var a, b []string
+	for i := range 500 {
+		a = append(a, fmt.Sprintf("%03X", 0x101+2*i), fmt.Sprintf("%08X", 0x10000000+5*i))
+		b = append(b, fmt.Sprintf("%03X", 0x202+2*i), fmt.Sprintf("%08X", 0x11000000+7*i))
+	}
+	return strings.Join(append(a, "100"), ","), strings.Join(append(b, "200"), ",")
+}
+
+// TestProductFrames is the part of the product of features that needs the verbs and the kernel: policies × requests of one
+// call × containers that are there × kinds of hubs, with real frames on each hub.
+func TestProductFrames(t *testing.T) {
+	send, receive := longest()
+	policies := map[string]config.Policy{
+		"none": {}, "lists": {Send: "100", Receive: "200"}, "longest lists": {Send: send, Receive: receive},
+		"nothing": {Send: "none", Receive: "none"}, "rate": {Rate: 1_000_000, Receive: "100"},
+	}
+	for _, others := range []int{0, 30} {
+		w := newWorld(t)
+		w.run("ip link add mine mtu 72 type vcan", "ip link set mine alias mine up")
+		for i := range others {
+			w.attach("vcan0", fmt.Sprint("c", i), w.crowd)
+		}
+		hubs := []config.Hub{{Name: "vcan0"}, {Name: "bench1", Transient: true}, {Name: "mine", Physical: true}}
+		for name, policy := range policies {
+			for _, count := range []int{1, 2, 3} {
+				t.Run(fmt.Sprintf("policy %s, %d requests, %d others", name, count, others), func(t *testing.T) {
+					w.t = t
+					box := cantest.NewNetns(t)
+					before := w.inventory()
+					var requests []Request
+					for i, hub := range hubs[:count] {
+						r := request(hub.Name, "box", box)
+						r.Hub, r.Entry, r.Place.Interface = hub, fmt.Sprint(i), fmt.Sprint("can", i)
+						r.Endpoint = config.Endpoint{Policy: policy, MTU: canlink.FDMTU}
+						requests = append(requests, r)
+					}
+					attach := func(requests ...Request) (err error) {
+						w.do(func() error { _, err = w.host.Attach(context.Background(), nil, requests...); return nil })
+						return err
+					}
+					bad := request("lo", "box", box)
+					if err := attach(append(requests, bad)...); !errors.Is(err, config.ErrInvalid) {
+						t.Errorf("with one hub more, which is none: %v", err)
+					}
+					undelivered := errors.New("nobody reads the result")
+					w.do(func() error {
+						_, err := w.host.Attach(context.Background(), func([]Result) error { return undelivered }, requests...)
+						if !errors.Is(err, undelivered) {
+							t.Errorf("result not delivered: %v", err)
+						}
+						return nil
+					})
+					if after := w.inventory(); !before.equal(after) {
+						t.Fatalf("after ADDs that failed: before %+v, after %+v", before, after)
+					}
+					if err := attach(requests...); err != nil {
+						t.Fatal(err)
+					}
+					for i, r := range requests {
+						hub, end := port{w.netns, r.Hub.Name}, port{box, fmt.Sprint("can", i)}
+						w.expectPolicy(policy.Send, end, hub)
+						w.expectPolicy(policy.Receive, hub, end)
+						w.do(func() error {
+							if err := w.host.Check(context.Background(), r, []string{end.name}); err != nil {
+								t.Errorf("CHECK on %s: %v", r.Hub.Name, err)
+							}
+							return w.host.Detach(context.Background(), r.Hub.Name, r.Attachment)
+						})
+					}
+					if after := w.inventory(); others > 0 && count == 1 && !before.equal(after) {
+						t.Errorf("after DEL: before %+v, after %+v", before, after)
+					}
+				})
+			}
+		}
+		w.t = t
+	}
+}
+
+// TestLongestLists: 50 containers with two lists of the greatest length. Whatever can be set can be read back, and after
+// every damage be repaired.
+func TestLongestLists(t *testing.T) {
+	w := newWorld(t)
+	send, receive := longest()
+	policy := config.Policy{Send: send, Receive: receive}
+	const count = 50
+	for i := range count {
+		w.attachWith(fmt.Sprint("c", i), policy)
+	}
+	box := cantest.NewNetns(t)
+	end := w.attachAs("box", box, policy, false)
+	hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
+	for _, damage := range [][]string{
+		nil,
+		{"ip link del vcan0-tx"},
+		{"ip link del vcan0"},
+		{"cangw -F"},
+		{"tc qdisc del dev " + end.HostIf + " clsact"},
+		{"tc filter del dev " + end.HostIf + " egress pref 2"},
+		{"ip link set " + end.HostIf + " down"},
+	} {
+		w.run(damage...)
+		start := time.Now()
+		w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
+		took := time.Since(start)
+		all, err := w.status("vcan0")
+		if err != nil || len(all[0].Endpoints) != count+1 || len(all[0].Differences) > 0 {
+			t.Errorf("after %q and heal: %v, %+v", damage, err, all[0].Differences)
+		}
+		t.Logf("heal after %q: %v", damage, took)
+		w.expectPolicy("100", contIf, hub)
+		w.expectPolicy("200", hub, contIf)
+		if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
+			t.Error(err)
+		}
+	}
+	w.do(func() error {
+		return w.host.Collect(context.Background(), func(config.Attachment, bool) bool { return true })
+	})
+	if all, err := w.status("vcan0"); err != nil || len(all[0].Endpoints) > 0 {
+		t.Errorf("after GC of all: %+v, %v", all, err)
+	}
+}
+
+// TestOtherNetns: a host in another network namespace has the same state directory. Each has its own records, and neither
+// drops the other's.
+func TestOtherNetns(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	other.host.StateDir = w.host.StateDir
+	box, far := cantest.NewNetns(t), cantest.NewNetns(t)
+	policy := config.Policy{Send: "100", Receive: "200"}
+	end := w.attachAs("box", box, policy, false)
+	other.attachAs("far", far, policy, false)
+	other.do(func() error {
+		for _, hub := range []string{"vcan0", "vcan1"} {
+			if err := other.host.Heal(context.Background(), hub); err != nil {
+				return err
+			}
+		}
+		return other.host.Collect(context.Background(), func(config.Attachment, bool) bool { return true })
+	})
+	w.attach("vcan0", "late", w.crowd)
+	if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
+		t.Error(err)
+	}
+	w.expectPolicy("100", port{box, end.ContIf}, port{w.netns, "vcan0"})
+}
+
+// TestHealFound: a bus whose record is gone, and one whose hub has another name, are healed as they are shown.
+func TestHealFound(t *testing.T) {
+	w := newWorld(t)
+	end, _ := w.attach("vcan0", "a", w.crowd)
+	other, _ := w.attach("vcan0", "b", w.crowd)
+	heal := func() {
+		t.Helper()
+		w.do(func() error {
+			hubs, err := w.host.Buses()
+			for _, hub := range hubs {
+				err = errors.Join(err, w.host.Heal(context.Background(), hub))
+			}
+			return err
+		})
+		all, err := w.status()
+		for _, s := range all {
+			if err != nil || len(s.Differences) > 0 {
+				t.Errorf("%s: %v, %+v", s.Hub, err, s.Differences)
+			}
+		}
+		w.expectExactlyOnce(port{w.netns, "vcan0"}, port{w.crowd, end.ContIf}, port{w.crowd, other.ContIf})
+	}
+	w.run("rm -r "+w.host.StateDir, "cangw -F")
+	heal()
+	w.run("ip link set vcan0 down", "ip link set vcan0 name other up", "cangw -F")
+	heal()
+}
+
+// TestForeign: what other programs have on a bus is named with the command that ends it; what is on the backplane is removed.
+func TestForeign(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after []string // the first ADD
+		refused       bool     // the ADD after that
+		want          []string // words of CHECK, or of the ADD
+		cure          []string
+	}{
+		"a filter before ours is impossible": {
+			after: []string{"! tc filter add dev vcan0 egress prio 1 matchall action skbedit priority 6", "! tc filter add dev HOSTIF ingress prio 1 matchall action ok"},
+		},
+		"filters behind ours are no harm": {
+			after: []string{"tc filter add dev vcan0 egress prio 3 matchall action ok", "tc filter add dev vcan0 ingress prio 3 matchall action ok"},
+		},
+		"pref held by another kind": {
+			before:  []string{"ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up", "tc qdisc add dev vcan0 clsact", "tc filter add dev vcan0 egress prio 1 matchall action ok"},
+			refused: true, want: []string{"device vcan0 has a filter of another program (matchall) at egress pref 1", "tc filter del dev vcan0 egress pref 1"},
+			cure: []string{"tc filter del dev vcan0 egress pref 1"},
+		},
+		"pref held by another protocol": {
+			before:  []string{"ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up", "tc qdisc add dev vcan0 clsact", "tc filter add dev vcan0 ingress prio 1 protocol ip bpf bytecode 1,6_0_0_4294967295 action ok"},
+			refused: true, want: []string{"device vcan0 has a filter of another program (bpf) at ingress pref 1", "tc filter del dev vcan0 ingress pref 1"},
+			cure: []string{"tc filter del dev vcan0 ingress pref 1"},
+		},
+		"a second program at our pref": {
+			after: []string{"tc filter add dev vcan0 egress prio 1 handle 7 bpf bytecode 1,6_0_0_4294967295 action skbedit priority 6"},
+			want:  []string{"device vcan0 has a filter of another program before that of the bus (egress pref 1 handle 0x7): frames may arrive twice: tc filter del dev vcan0 egress pref 1 handle 0x7 bpf"},
+			cure:  []string{"tc filter del dev vcan0 egress pref 1 handle 0x7 bpf"},
+		},
+		"pref of a host end held": {
+			after: []string{"tc qdisc del dev HOSTIF clsact", "tc qdisc add dev HOSTIF clsact", "tc filter add dev HOSTIF egress prio 1 protocol all matchall action ok"},
+			want:  []string{"device HOSTIF has a filter of another program (matchall) at egress pref 1, which the bus needs: tc filter del dev HOSTIF egress pref 1"},
+			cure:  []string{"tc filter del dev HOSTIF egress pref 1"},
+		},
+		"shared block": {
+			before:  []string{"ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up", "tc qdisc add dev vcan0 ingress_block 22 clsact"},
+			refused: true, want: []string{"the filters of vcan0 are in a block", "tc qdisc del dev vcan0 clsact"},
+			cure: []string{"tc qdisc del dev vcan0 clsact"},
+		},
+		"a rule to another device": {
+			after: []string{"ip link add vcan9 mtu 72 type vcan", "ip link set vcan9 up", "cangw -A -s vcan0 -d vcan9 -e"},
+			want:  []string{"gateway rule cangw -A -s vcan0 -d vcan9 -e of another program carries no container's frame", "make vcan9 the hub of a network (physical), or put containers on both buses; then cangw -D -s vcan0 -d vcan9 -e"},
+			cure:  []string{"cangw -D -s vcan0 -d vcan9 -e"},
+		},
+		"a modified rule on the backplane": {
+			after: []string{"cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.8.0000000000000000"},
+			want:  []string{"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.8.0000000000000000)"},
+			cure:  []string{"ADD"},
+		},
+		"the hub's MTU": {
+			after: []string{"ip link set vcan0 down", "ip link set vcan0 mtu 16 up"},
+			want:  []string{"hub vcan0 has MTU 16, want 72: it takes no CAN FD frames: ip link set vcan0 down; ip link set vcan0 mtu 72 up"},
+			cure:  []string{"ip link set vcan0 down", "ip link set vcan0 mtu 72 up"},
+		},
+		"the hub's MTU, down": {
+			after: []string{"ip link set vcan0 down", "ip link set vcan0 mtu 16"}, want: []string{"hub vcan0 has MTU 16, want 72"}, cure: []string{"ADD"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			box, late := cantest.NewNetns(t), cantest.NewNetns(t)
+			r := boxed("box", box, config.Policy{})
+			attach := func(r Request) (err error) {
+				w.do(func() error { _, err = w.host.Attach(context.Background(), nil, r); return nil })
+				return err
+			}
+			words := strings.NewReplacer("HOSTIF", r.HostIf(), "_", " ")
+			run := func(lines []string) {
+				t.Helper()
+				for _, line := range lines {
+					if fails, ok := strings.CutPrefix(words.Replace(line), "! "); ok {
+						w.do(func() error {
+							if exec.Command("sh", "-c", fails).Run() == nil {
+								t.Errorf("%s: no error", fails)
+							}
+							return nil
+						})
+						continue
+					}
+					w.run(strings.NewReplacer("HOSTIF", r.HostIf()).Replace(line))
+				}
+			}
+			said := func(err error) {
+				t.Helper()
+				for _, want := range test.want {
+					if want = strings.ReplaceAll(want, "HOSTIF", r.HostIf()); err == nil || !strings.Contains(err.Error(), want) {
+						t.Errorf("%v\nwant %q", err, want)
+					}
+				}
+			}
+			run(test.before)
+			if test.refused {
+				before := w.inventory()
+				err := attach(r)
+				said(err)
+				if after := w.inventory(); err == nil || !before.equal(after) {
+					t.Errorf("refused: %v; before %+v, after %+v", err, before, after)
+				}
+				run(test.cure)
+				if err := attach(r); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				if err := attach(r); err != nil {
+					t.Fatal(err)
+				}
+				run(test.after)
+				if len(test.want) > 0 {
+					said(w.checkAs("box", box, config.Policy{}, "can0"))
+				}
+				if len(test.cure) > 0 && test.cure[0] != "ADD" {
+					run(test.cure)
+				}
+			}
+			if err := attach(boxed("late", late, config.Policy{})); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.checkAs("box", box, config.Policy{}, "can0"); err != nil {
+				t.Errorf("in the end: %v", err)
+			}
+			w.expectExactlyOnce(port{w.netns, "vcan0"}, port{box, "can0"}, port{late, "can0"})
+		})
+	}
+}
+
+// TestNoVcanForController: a name that an adapter would get is not given to a vcan.
+func TestNoVcanForController(t *testing.T) {
+	w := newWorld(t)
+	for _, hub := range []string{"can0", "eth0", "wlan0"} {
+		r := boxed("box", w.crowd, config.Policy{})
+		r.Hub.Name = hub
+		w.do(func() error {
+			_, attach := w.host.Attach(context.Background(), nil, r)
+			for verb, err := range map[string]error{"ADD": attach, "Make": w.host.Make(context.Background(), r.Hub)} {
+				if !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "hub "+hub+` is not there: for a controller set "physical": true (option physical=true), for a virtual bus name it vcanN`) {
+					t.Errorf("%s on %s: %v", verb, hub, err)
+				}
+			}
+			return nil
+		})
+	}
+	// An earlier release made one.
+	w.run("ip link add can0 mtu 72 type vcan", "ip link set can0 up")
+	w.do(func() error {
+		return exec.Command("ip", "link", "set", "can0", "alias", "vxcan hub").Run()
+	})
+	r := boxed("box", w.crowd, config.Policy{})
+	r.Hub = config.Hub{Name: "can0", Physical: true}
+	w.do(func() error {
+		_, err := w.host.Attach(context.Background(), nil, r)
+		if !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "hub can0 is a vcan that vxcan made, not a controller: end the containers on it, ip link delete can0, and plug the adapter in again") {
+			t.Errorf("a vcan with the name of a controller: %v", err)
+		}
+		return nil
+	})
+}
