@@ -83,8 +83,9 @@ func (e *SharedBlockError) Error() string {
 }
 
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and where other programs
-// prevent it with an OtherQdiscError, an OtherFilterError or a SharedBlockError. Filters that do not fail are made.
+// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and with an OtherQdiscError,
+// an OtherFilterError or a SharedBlockError where another program prevents it. Where one filter fails the others are made all
+// the same, but none is made before each device has its qdisc.
 func (c *Conn) Set(filters ...Filter) error {
 	if err := c.addQdiscs(filters); err != nil {
 		return err
@@ -116,7 +117,8 @@ func (c *Conn) explain(f Filter, refused error) error {
 
 // otherFilter looks for a filter of another kind or protocol at a hook, and returns nil if it finds none.
 func (c *Conn) otherFilter(hook Hook) (other *OtherFilterError) {
-	// The kernel lists each kind and protocol before its filters. An error comes later than that, or is an answer too.
+	// The kernel lists a kind and protocol before the filters of it, of which one can be too long for a dump: what the dump
+	// has found before an error is the answer.
 	_, _ = c.conn.Dump(hook.listRequest(), func(data []byte) error {
 		if found, chain, err := unmarshalOther(data); err == nil && chain == 0 && (found.Kind != bpf || found.Protocol != unix.ETH_P_ALL) {
 			found.Hook = hook
