@@ -76,6 +76,60 @@ func TestGetMany(t *testing.T) {
 	}
 }
 
+// A device with so many alternative names that an answer with it takes 32 KiB.
+func TestManyAltNames(t *testing.T) {
+	cantest.Require(t)
+	netns := cantest.NewNetns(t)
+	c := dialAt(t, netns)
+	var want []string
+	for i := range 240 {
+		want = append(want, fmt.Sprintf("%0127d", i))
+	}
+	const devices = 3
+	for i := range devices {
+		name := fmt.Sprint("v", i)
+		if err := c.AddVcan(name, 5000+i, FDMTU, ""); err != nil {
+			t.Fatal(err)
+		}
+		for j := range want { // no two devices have the same
+			want[j] = fmt.Sprint(i) + want[j][1:]
+		}
+		err := netns.Do(func(ns.NetNS) error {
+			var lines strings.Builder
+			for _, altName := range want {
+				fmt.Fprintf(&lines, "link property add dev %s altname %s\n", name, altName)
+			}
+			cmd := exec.Command("ip", "-batch", "-")
+			cmd.Stdin = strings.NewReader(lines.String())
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := slices.Repeat([]string{"v0", "v1", "v2"}, 100)
+	links, err := c.Get(names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range links {
+		if l.Name != names[i] || len(l.AltNames) != len(want) {
+			t.Fatalf("%s: %s with %d alternative names", names[i], l.Name, len(l.AltNames))
+		}
+	}
+	all, err := c.List()
+	if err != nil || len(all) != 1+devices {
+		t.Fatalf("%d devices, %v", len(all), err)
+	}
+	if diff := cmp.Diff(want, all[devices].AltNames); diff != "" {
+		t.Errorf("(- want, + got)\n%s", diff)
+	}
+}
+
 func TestAddPair(t *testing.T) {
 	cantest.Require(t)
 	for _, mtu := range []int{ClassicMTU, FDMTU} {

@@ -79,8 +79,9 @@ func (e *SharedBlockError) Error() string {
 }
 
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and where other programs
-// prevent it with an OtherQdiscError, an OtherFilterError or a SharedBlockError. Filters that do not fail are made.
+// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and with an OtherQdiscError,
+// an OtherFilterError or a SharedBlockError where another program prevents it. Where one filter fails the others are made all
+// the same, but none is made before each device has its qdisc.
 func (c *Conn) Set(filters ...Filter) error {
 	if err := c.addQdiscs(filters); err != nil {
 		return err

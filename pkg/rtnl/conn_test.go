@@ -119,6 +119,19 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// A dump that the kernel gives up ends like a whole one, but for the error number. Here: there is no such network namespace.
+func TestDumpFails(t *testing.T) {
+	c := dial(t)
+	r := getLink("")
+	r.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(4711)))
+	if datagrams, err := c.Dump(r, func([]byte) error { return nil }); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("%d datagrams, %v; want EINVAL", datagrams, err)
+	}
+	if _, err := c.Dump(getLink(""), func([]byte) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
 // The names of drivers come by the same socket; lo has none.
 func TestDriver(t *testing.T) {
 	if driver, err := dial(t).Driver("nosuchdevice"); !errors.Is(err, unix.ENODEV) {

@@ -38,6 +38,10 @@ const (
 		08 00 09 00 03 00 00 00 08 00 0a 00 02 00 00 00
 		2c 00 00 00 18 00 02 00 00 00 00 00 d5 02 00 00 1d 01 01 00 05 00 0d 00 01 00 00 00 08 00 09 00
 		03 00 00 00 08 00 0a 00 02 00 00 00`
+	// ip link show target-netnsid 4711, on a 6.18 kernel: the end of a dump that failed
+	failedDatagram = `
+		3c 00 00 00 03 00 02 02 01 00 00 00 b3 34 00 00 ea ff ff ff 28 00 01 00 49 6e 76 61 6c 69 64 20
+		74 61 72 67 65 74 20 6e 65 74 77 6f 72 6b 20 6e 61 6d 65 73 70 61 63 65 20 69 64 00`
 	doneDatagram = `14 00 00 00 03 00 02 00 00 00 00 00 04 03 00 00 00 00 00 00`
 )
 
@@ -125,6 +129,37 @@ func TestMessageErr(t *testing.T) {
 	}
 }
 
+// The end of a dump has an error number of its own. Cut off, it is an error still; only the kernel's words may be lost.
+func TestDoneErr(t *testing.T) {
+	if err := parseOne(t, doneDatagram).err(); err != nil {
+		t.Error("a whole dump:", err)
+	}
+	whole := parseOne(t, failedDatagram)
+	if err := whole.err(); !errors.Is(err, unix.EINVAL) || err.Error() != "invalid argument (Invalid target network namespace id)" {
+		t.Errorf("%v, want EINVAL and the kernel's words", err)
+	}
+	for n := range whole.data {
+		m := whole
+		m.data = whole.data[:n]
+		if err := m.err(); err == nil || n >= 4 && !errors.Is(err, unix.EINVAL) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+// EPERM and EACCES mean the same and stay what they are.
+func TestErrPermission(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EPERM, unix.EACCES, unix.EINVAL} {
+		for _, text := range []string{errorDatagram, extAckDatagram} {
+			m := parseOne(t, text)
+			binary.NativeEndian.PutUint32(m.data, -uint32(errno))
+			if err := m.err(); !errors.Is(err, errno) || errors.Is(err, ErrPermission) != (errno != unix.EINVAL) {
+				t.Errorf("%v: %v", errno, err)
+			}
+		}
+	}
+}
+
 // What the kernel remarks on a request that it carried out is no error. Cut off, only the words may be lost.
 func TestMessageWarning(t *testing.T) {
 	whole := parseOne(t, warningDatagram)
@@ -179,7 +214,7 @@ func TestMessageErrWrongLength(t *testing.T) {
 }
 
 func FuzzParseMessages(f *testing.F) {
-	for _, datagram := range []string{ackDatagram, errorDatagram, extAckDatagram, warningDatagram, dumpDatagram, doneDatagram} {
+	for _, datagram := range []string{ackDatagram, errorDatagram, extAckDatagram, warningDatagram, dumpDatagram, doneDatagram, failedDatagram} {
 		f.Add(unhex(f, datagram))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
