@@ -16,18 +16,16 @@ import (
 )
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
-// moment and take some away. It observes again only after it has changed devices, and wants anew what the endpoints that are
-// there by then need. It fails with what only the administrator can repair, unless that is tolerated: plan.ErrNotReady, or nil.
+// moment and take some away. It looks again only after it has changed devices, for what the endpoints that are there by then
+// need. It fails with what only the administrator can repair, unless that is tolerated: plan.ErrNotReady, or nil.
 // It returns the words for what it has repaired.
-func (b *bus) mend(tolerated error, want func() plan.Want) (repaired []string, err error) {
+func (b *bus) mend(tolerated error, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
 	const rounds = 5
 	for range rounds {
-		w := want()
-		all := plan.Diff(w, b.view)
 		if err := plan.Refusal(all, tolerated); err != nil {
 			return repaired, err
 		}
-		done, changed, err := b.apply(w.Hub, all)
+		done, changed, err := b.apply(want().Hub, all)
 		repaired = append(repaired, done...)
 		if err == nil && !changed {
 			return repaired, nil
@@ -37,6 +35,7 @@ func (b *bus) mend(tolerated error, want func() plan.Want) (repaired []string, e
 		if _, err := b.observe(); err != nil {
 			return repaired, err
 		}
+		all = plan.Diff(want(), b.view)
 	}
 	return repaired, fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
 }

@@ -178,7 +178,8 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	}
 	isFresh = isFresh && len(b.endpoints) == 0 // this call starts the bus: what it lacks is no damage
 	w := want()
-	if err := plan.Refusal(plan.Diff(w, b.view), nil); err != nil { // before anything is changed
+	all := plan.Diff(w, b.view)
+	if err := plan.Refusal(all, nil); err != nil { // before anything is changed
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -197,6 +198,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		if _, err := b.observe(); err != nil {
 			return Result{}, err
 		}
+		all = plan.Diff(want(), b.view)
 	}
 	e := plan.Endpoint{Record: plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}, Host: host}
 	if b.put(e.Record) || len(corrections) > 0 || !b.onDisk {
@@ -207,8 +209,9 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if host.Index != 0 {
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
 		b.endpoints = append(b.endpoints, e)
+		all = plan.Diff(want(), b.view)
 	}
-	repaired, err := b.mend(nil, want)
+	repaired, err := b.mend(nil, all, want)
 	if err != nil {
 		return Result{}, err
 	}
@@ -218,6 +221,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		}
 		b.view.Links = append(b.view.Links, e.Host)
 		b.endpoints = append(b.endpoints, e)
+		b.put(e.Record) // again: mend may have looked when it was not there yet
 		if err := b.applyWiring(want().Wire(b.view, e)); err != nil {
 			return Result{}, err
 		}

@@ -79,7 +79,8 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 
 // mendFor is mend for a hub, with notices.
 func (b *bus) mendFor(tolerated error, hub func() config.Hub) error {
-	repaired, err := b.mend(tolerated, func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") })
+	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
+	repaired, err := b.mend(tolerated, plan.Diff(want(), b.view), want)
 	if err != nil {
 		return err
 	}

@@ -39,9 +39,9 @@ func TestProductFrames(t *testing.T) {
 		for i := range others {
 			w.attach("vcan0", fmt.Sprint("c", i), w.crowd)
 		}
-		hubs := []config.Hub{{Name: "vcan0"}, {Name: "bench1", Transient: true}, {Name: "mine", Physical: true}}
+		hubs := []config.Hub{{Name: "vcan0"}, {Name: "bench1", Transient: true}, {Name: "mine", Physical: true}, {Name: "bench1", Transient: true}}
 		for name, policy := range policies {
-			for _, count := range []int{1, 2, 3} {
+			for _, count := range []int{1, 2, 4} {
 				t.Run(fmt.Sprintf("policy %s, %d requests, %d others", name, count, others), func(t *testing.T) {
 					w.t = t
 					box := cantest.NewNetns(t)

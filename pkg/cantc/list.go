@@ -28,7 +28,8 @@ func (e Entry) Ours() bool { return !e.other() && e.Handle == handle }
 func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {
 	for _, h := range hooks {
 		entries, err := c.list(h)
-		if err != nil && !isAbsent(err) && !errors.Is(err, rtnl.ErrInterrupted) {
+		// One that is too long for a dump (EMSGSIZE) ends the list.
+		if err != nil && !isAbsent(err) && !errors.Is(err, rtnl.ErrInterrupted) && !errors.Is(err, unix.EMSGSIZE) {
 			return nil, fmt.Errorf("list %s filters of device with index %d: %w", h.Dir, h.Dev, err)
 		}
 		for _, e := range entries {

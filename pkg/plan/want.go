@@ -27,8 +27,8 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 	for i := range endpoints {
 		if e := &endpoints[i]; e.Hub.SetsUp() && e.Host.Name != attaching {
 			w.others = e.Hub.Controller
-			if !hub.SetsUp() {
-				w.Hub.Physical, w.Hub.Controller, w.Hub.TxQueue = true, e.Hub.Controller, e.Hub.TxQueue
+			if hub.Physical && !hub.SetsUp() {
+				w.Hub.Controller, w.Hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
 			}
 			break
 		}

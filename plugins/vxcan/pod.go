@@ -125,10 +125,8 @@ func (c *conf) podItem(item string) (hub config.Hub, ifName string, err error) {
 			return hub, "", fmt.Errorf("%w interface %.*q: it is the name of a hub; want HUB:INTERFACE", config.ErrInvalid, shown, ifName)
 		}
 	}
-	for what, word := range map[string]string{"hub": name, "interface": strings.Replace(ifName, "%d", "", 1)} {
-		if len(word) <= shown && (strings.Trim(word, podDigits) != "" || strings.HasPrefix(word, "-")) {
-			return hub, "", fmt.Errorf("%w %s %q: a pod may use letters, digits, '.', '_' and '-'", config.ErrInvalid, what, word)
-		}
+	if err := cmp.Or(checkPodName("hub", name), checkPodName("interface", strings.Replace(ifName, "%d", "", 1))); err != nil {
+		return hub, "", err
 	}
 	if name != hub.Name {
 		if !slices.ContainsFunc(c.network.PodHubs, func(pattern string) bool { return matchesHub(pattern, name) }) {
@@ -137,15 +135,18 @@ func (c *conf) podItem(item string) (hub config.Hub, ifName string, err error) {
 		}
 		hub = config.Hub{Name: name, Transient: true} // the configuration speaks of its own hub only
 	}
-	return hub, ifName, cmp.Or(shorten(config.CheckHub(name)), shorten(config.CheckInterface(ifName)))
+	return hub, ifName, cmp.Or(config.CheckHub(name), config.CheckInterface(ifName))
 }
 
-// shorten cuts what a pod wrote out of an error that repeats all of it.
-func shorten(err error) error {
-	if err != nil && len(err.Error()) > 3*shown {
-		return fmt.Errorf("%w name: %d bytes and more", config.ErrInvalid, 3*shown)
+// checkPodName reports what is wrong with a name that a pod chose, without repeating all of it.
+func checkPodName(what, name string) error {
+	switch {
+	case len(name) > shown:
+		return fmt.Errorf("%w %s %.*q: %d bytes", config.ErrInvalid, what, shown, name, len(name))
+	case strings.Trim(name, podDigits) != "" || strings.HasPrefix(name, "-"):
+		return fmt.Errorf("%w %s %q: a pod may use letters, digits, '.', '_' and '-'", config.ErrInvalid, what, name)
 	}
-	return err
+	return nil
 }
 
 // matchesHub reports whether a pattern of the key pod-hubs, a name or a prefix with *, allows a hub.
