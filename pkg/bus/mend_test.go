@@ -51,8 +51,10 @@ func (w *world) run(lines ...string) {
 	w.do(func() error {
 		for _, line := range lines {
 			words := strings.Fields(line)
-			for i := range words {
-				words[i] = strings.ReplaceAll(words[i], "_", " ") // of tc's bytecode
+			for i, word := range words {
+				if word[0] >= '0' && word[0] <= '9' { // tc's bytecode
+					words[i] = strings.ReplaceAll(word, "_", " ")
+				}
 			}
 			if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil || len(out) > 0 { // cangw's status means nothing
 				return fmt.Errorf("%s: %w: %s", line, errors.Join(err, errors.New("failed")), out)
