@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -68,6 +69,9 @@ func contents(t *testing.T, dir string) map[string]string {
 			continue
 		}
 		content, err := os.ReadFile(filepath.Join(dir, file.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a temporary file
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +98,7 @@ func (n node) run(t *testing.T, flags ...string) (string, error) {
 	return string(out), err
 }
 
-// start starts the installer, waits until all is in place, and stops it with the test.
+// start starts the installer, waits until a signal stops it and does not kill it, and stops it with the test.
 func (n node) start(t *testing.T, wrap []string, flags ...string) *installing {
 	t.Helper()
 	i := &installing{node: n}
@@ -110,6 +114,7 @@ func (n node) start(t *testing.T, wrap []string, flags ...string) *installing {
 		}
 	})
 	t.Cleanup(func() { stop(t, &i.cmd) })
+	i.expectLog(t, "msg=started")
 	return i
 }
 
@@ -122,13 +127,19 @@ type installing struct {
 // expectLog waits for words.
 func (i *installing) expectLog(t *testing.T, words string) {
 	t.Helper()
-	for range 100 {
-		if strings.Contains(i.log.String(), words) {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
+	if !wait(func() bool { return strings.Contains(i.log.String(), words) }) {
+		t.Fatalf("no %q in: %s", words, i.log.String())
 	}
-	t.Fatalf("no %q in: %s", words, i.log.String())
+}
+
+// wait waits until a condition holds, three times as long as the installer's slow poll.
+func wait(condition func() bool) bool {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if condition() {
+			return true
+		}
+	}
+	return condition()
 }
 
 type lockedBuffer struct {
@@ -148,22 +159,38 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-// eventually waits until --check succeeds.
+// eventually waits until --check succeeds. The installer may be at work still: its temporary file is there, or it has
+// just seen a newer file and takes its own back.
 func (n node) eventually(t *testing.T) {
 	t.Helper()
 	var out string
-	for range 100 {
+	if !wait(func() (done bool) {
 		var err error
-		if out, err = n.run(t, "--check"); err == nil {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
+		out, err = n.run(t, "--check")
+		return err == nil
+	}) {
+		t.Fatalf("not in place: %s", out)
 	}
-	t.Fatalf("not in place: %s", out)
+}
+
+// eventuallyHas waits until the configuration directory has these files, and no others.
+func (n node) eventuallyHas(t *testing.T, want map[string]string) {
+	t.Helper()
+	if !wait(func() bool { return maps.Equal(contents(t, n.conf), want) }) {
+		t.Fatalf("got %v\nwant %v", contents(t, n.conf), want)
+	}
 }
 
 // expectAfter expects the files that testdata says, and no others.
 func (n node) expectAfter(t *testing.T, network string) {
+	t.Helper()
+	if got, want := contents(t, n.conf), after(t, network); !maps.Equal(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+// after returns the files that testdata says.
+func after(t *testing.T, network string) map[string]string {
 	t.Helper()
 	want := map[string]string{}
 	for name, content := range contents(t, filepath.Join(nodes, network)) {
@@ -172,9 +199,7 @@ func (n node) expectAfter(t *testing.T, network string) {
 			want[plain] = content
 		}
 	}
-	if got := contents(t, n.conf); !maps.Equal(got, want) {
-		t.Errorf("got %v\nwant %v", got, want)
-	}
+	return want
 }
 
 // expectValid expects that every file that a runtime takes can be read, and has at most one entry of vxcan, and that the
@@ -398,7 +423,9 @@ func TestInstallRewritten(t *testing.T) {
 				}
 				time.Sleep(time.Duration(i*i%37) * time.Millisecond)
 			}
-			n.eventually(t)
+			want := after(t, "calico")["10-calico.conflist"]
+			want = strings.Replace(want, `"mtu": 0`, fmt.Sprintf(`"mtu": %d`, rewrites), 1)
+			n.eventuallyHas(t, map[string]string{"10-calico.conflist": want})
 			w.end()
 			if w.reads < 3*rewrites || len(w.gaps) == 0 {
 				t.Fatalf("%d reads, %d gaps: too few to say anything", w.reads, len(w.gaps))
@@ -406,11 +433,6 @@ func TestInstallRewritten(t *testing.T) {
 			t.Logf("%d reads, %d times without the entry, usually for %v, at most for %v", w.reads, len(w.gaps), w.usual(), w.longest())
 			if w.longest() > time.Second {
 				t.Errorf("the entry was missing for %v", w.longest())
-			}
-			after := contents(t, filepath.Join(nodes, "calico"))["10-calico.conflist.after"]
-			want := strings.Replace(after, `"mtu": 0`, fmt.Sprintf(`"mtu": %d`, rewrites), 1)
-			if got := contents(t, n.conf); len(got) != 1 || got["10-calico.conflist"] != want {
-				t.Errorf("at the end: %v", got)
 			}
 		})
 	}
@@ -489,8 +511,8 @@ func TestInstallKeeps(t *testing.T) {
 	i := n.start(t, nil)
 	i.expectLog(t, "no pod network yet")
 	n.provide(t, "k3s")
+	n.eventuallyHas(t, after(t, "k3s"))
 	n.eventually(t)
-	n.expectAfter(t, "k3s")
 
 	remove(t, filepath.Join(n.bin, "vxcan"))
 	n.eventually(t)
@@ -504,7 +526,7 @@ func TestInstallKeeps(t *testing.T) {
 	n.provide(t, "k3s")
 	other := strings.Replace(installEntry, "vcan0", "vcan7", 1)
 	i.expectLog(t, "the entry from before is used")
-	n.expectAfter(t, "k3s") // as it was before that was said
+	n.eventuallyHas(t, after(t, "k3s")) // a step before n.provide may have said that, too
 	put(t, n.entry, other)
 	n.provide(t, "k3s")
 	n.eventually(t)
@@ -537,10 +559,9 @@ func TestInstallUnprivileged(t *testing.T) {
 		t.Skip("needs root, to be root without capabilities")
 	}
 	i := n.start(t, []string{"setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"})
-	n.eventually(t)
-	n.expectAfter(t, "calico")
+	n.eventuallyHas(t, after(t, "calico"))
 	n.provide(t, "calico")
-	n.eventually(t)
+	n.eventuallyHas(t, after(t, "calico"))
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
