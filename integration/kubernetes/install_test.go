@@ -552,6 +552,52 @@ func TestInstallKeeps(t *testing.T) {
 	}
 }
 
+// TestInstallLink: the pod network is a symbolic link to a directory that the installer does not watch. It stays one, gets
+// its entry back when its target is rewritten, and no other file takes its place while it leads to none.
+func TestInstallLink(t *testing.T) {
+	n := newNode(t, "")
+	dir := filepath.Join(filepath.Dir(n.conf), "calico")
+	target, link := filepath.Join(dir, "10-calico.conflist"), filepath.Join(n.conf, "10-calico.conflist")
+	const leadsTo, loopback = "../calico/10-calico.conflist", `{"name":"lo","cniVersion":"1.0.0","type":"loopback"}`
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.Symlink(leadsTo, link)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(n.conf, "99-loopback.conf"), loopback)
+	without := contents(t, filepath.Join(nodes, "calico"))["10-calico.conflist"]
+	with := after(t, "calico")["10-calico.conflist"]
+	put(t, target, without)
+
+	i := n.start(t, nil, "--remove-on-exit")
+	expect := func(want string) {
+		t.Helper()
+		if !wait(func() bool { return maps.Equal(contents(t, dir), map[string]string{"10-calico.conflist": want}) }) {
+			t.Errorf("beside: %v", contents(t, dir))
+		}
+		if got, err := os.Readlink(link); err != nil || got != leadsTo {
+			t.Errorf("link to %s, %v", got, err)
+		}
+		if got := contents(t, n.conf); len(got) != 2 || got["99-loopback.conf"] != loopback {
+			t.Errorf("in the directory of the link: %v", got)
+		}
+	}
+	expect(with)
+	put(t, target, without)
+	expect(with)
+	remove(t, target)
+	const words = "10-calico.conflist is a symbolic link that leads to no file, to " + leadsTo
+	i.expectLog(t, words)
+	if out, err := n.run(t, "--check"); err == nil || !strings.Contains(out, words) {
+		t.Errorf("--check: %v: %s", err, out)
+	}
+	if got := contents(t, n.conf); len(got) != 1 || got["99-loopback.conf"] != loopback {
+		t.Errorf("without the target: %v", got)
+	}
+	put(t, target, without)
+	expect(with)
+	stop(t, &i.cmd)
+	expect(without)
+}
+
 // TestInstallUnprivileged: as the container runs, uid 0 with no capability at all.
 func TestInstallUnprivileged(t *testing.T) {
 	n := newNode(t, "calico")
