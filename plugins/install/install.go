@@ -22,8 +22,9 @@ type installer struct {
 	options
 	valid    json.RawMessage // the entry, as it was when it was last right
 	versions []string        // of CNI, that the plugin speaks
-	cleaned  bool            // of what a run that was killed left
-	chained  string          // the list with our entry, if this process put it there
+	cleaned  map[string]bool // directories where nothing is left of a run that was killed
+	chained  string          // the file with our entry, without symbolic links, if this process put it there
+	linked   bool            // the pod network is a symbolic link
 	compared fs.FileInfo     // of the installed plugin, when it was the same as ours
 }
 
@@ -34,21 +35,37 @@ func (in *installer) install(ctx context.Context) (wrote bool, err error) {
 		return false, err
 	}
 	defer unlock()
-	if !in.cleaned {
-		if err := errors.Join(removeIfThere(filepath.Join(in.confDir, tempName)), removeIfThere(filepath.Join(in.binDir, tempName))); err != nil {
-			return false, err
-		}
-		in.cleaned = true
+	if err := errors.Join(in.clean(in.confDir), in.clean(in.binDir)); err != nil {
+		return false, err
 	}
 	if err := in.placePlugin(ctx); err != nil {
 		return false, err
 	}
 	errEntry := in.reloadEntry()
 	n, broken, err := podNetwork(in.confDir)
+	in.linked = errors.Is(err, errLink) || err == nil && n.isLink
+	if err == nil && n.isLink {
+		err = in.clean(filepath.Dir(n.file))
+	}
 	if err == nil {
 		wrote, err = in.placeEntry(n)
 	}
 	return wrote, errors.Join(err, broken, errEntry)
+}
+
+// clean removes the temporary file that a run that was killed left in a directory, once.
+func (in *installer) clean(dir string) error {
+	if in.cleaned[dir] {
+		return nil
+	}
+	if err := removeIfThere(filepath.Join(dir, tempName)); err != nil {
+		return err
+	}
+	if in.cleaned == nil {
+		in.cleaned = map[string]bool{}
+	}
+	in.cleaned[dir] = true
+	return nil
 }
 
 func (in *installer) placePlugin(ctx context.Context) error {
@@ -112,11 +129,12 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", n.path, err)
 	}
+	file := n.file
 	switch {
 	case !n.isList:
-		err = putInPlaceOf(n, path, after)
+		file, err = putInPlaceOf(n, path, after)
 	case !bytes.Equal(list, after):
-		err = replaceFile(path, n.perm, list, after)
+		err = replaceFile(file, n.perm, list, after)
 	}
 	if err != nil {
 		return false, err
@@ -125,56 +143,69 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 		slog.Info("chained into the pod network", "file", path, "network", n.name)
 	}
 	before := in.chained
-	in.chained = path
-	if before != "" && before != path {
+	in.chained = file
+	if before != "" && before != file {
 		err = takeOut(before)
 	}
 	return wrote, err
 }
 
 // putInPlaceOf puts a list in the place of the configuration of one plugin. While both are there, the runtime takes
-// *.conf and not *.conflist, or *.conflist and not *.json; there is always one.
-func putInPlaceOf(n *network, path string, list []byte) error {
-	there, _, err := readNetwork(path)
-	if !errors.Is(err, fs.ErrNotExist) && (err != nil || there.name != n.name) {
-		return fmt.Errorf("%s is the pod network and has to become %s, which is another: remove one", n.path, path)
+// *.conf and not *.conflist, or *.conflist and not *.json; there is always one. The result is the file that was written.
+func putInPlaceOf(n *network, path string, list []byte) (file string, err error) {
+	if n.isLink {
+		// A list in the place of the link would hide every later version of its target.
+		return "", fmt.Errorf("%s is a symbolic link to %s, the configuration of one plugin: let it lead to a *%s, or put the file in its place",
+			n.path, n.file, listSuffix)
 	}
-	if err := writeFile(path, n.perm, bytes.NewReader(list)); err != nil {
-		return err
+	file = filepath.Join(filepath.Dir(n.file), filepath.Base(path))
+	there, _, err := readNetwork(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, errLink):
+		return "", err
+	case err != nil || there.name != n.name:
+		return "", fmt.Errorf("%s is the pod network and has to become %s, which is another: remove one", n.path, path)
+	default:
+		file = there.file
+	}
+	if err := writeFile(file, n.perm, bytes.NewReader(list)); err != nil {
+		return "", err
 	}
 	temp := filepath.Join(filepath.Dir(n.path), tempName)
 	if err := os.Rename(n.path, temp); err != nil {
-		return err
+		return "", err
 	}
-	got, _, err := readFile(temp)
+	got, err := contentOrLink(temp)
 	if err == nil && !bytes.Equal(got, n.content) { // a newer one
 		if err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, n.path, unix.RENAME_NOREPLACE); err == nil || errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("%s %w", n.path, errChanged)
 		}
 	}
-	return errors.Join(err, removeIfThere(temp), syncDir(filepath.Dir(path)))
+	return file, errors.Join(err, removeIfThere(temp), syncDir(filepath.Dir(path)))
 }
 
-// takeOut takes our entry out of a list that is there.
-func takeOut(path string) error {
-	n, _, err := readNetwork(path)
+// takeOut takes our entry out of a list, if the file exists. The file is not a symbolic link. Its name may have another
+// suffix than *.conflist, because a link to it had that one.
+func takeOut(file string) error {
+	content, info, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("take vxcan out of %s: %w", path, err)
+	var list []byte
+	if err == nil {
+		list, err = unchain(content)
 	}
-	if !n.isList {
+	if err != nil {
+		return fmt.Errorf("take vxcan out of %s: %w", file, err)
+	}
+	if bytes.Equal(list, content) {
 		return nil
 	}
-	list, err := unchain(n.content)
-	if err != nil || bytes.Equal(list, n.content) {
+	if err := replaceFile(file, info.Mode().Perm(), content, list); err != nil {
 		return err
 	}
-	if err := replaceFile(path, n.perm, n.content, list); err != nil {
-		return err
-	}
-	slog.Info("taken out of the pod network", "file", path)
+	slog.Info("taken out of the pod network", "file", file)
 	return nil
 }
 
@@ -186,15 +217,15 @@ func (in *installer) remove() error {
 	}
 	defer unlock()
 	n, _, err := podNetwork(in.confDir)
-	switch {
-	case errors.Is(err, errNoNetwork):
-		return nil
-	case err != nil:
-		return err
+	if errors.Is(err, errNoNetwork) {
+		err = nil
 	}
-	err = takeOut(n.path)
-	if in.chained != "" && in.chained != n.path {
-		err = errors.Join(err, takeOut(in.chained))
+	file := in.chained
+	if n != nil && n.isList && n.file != file {
+		err = takeOut(n.file)
+	}
+	if file != "" {
+		err = errors.Join(err, takeOut(file))
 	}
 	return err
 }

@@ -15,7 +15,7 @@ import (
 
 const (
 	slowPoll = 10 * time.Second       // beside a watch: for a ConfigMap, and whatever the watch does not show
-	fastPoll = 200 * time.Millisecond // without one
+	fastPoll = 200 * time.Millisecond // without one, and for a symbolic link: its target is not watched
 	again    = 50 * time.Millisecond  // after what passes by itself
 	// patience is how many times installOnce tries what passes by itself: longer than a file settles.
 	patience = 200
@@ -53,8 +53,11 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		}
 		said = say(said, err)
 		wait := poll
-		if passes(err) {
+		switch {
+		case passes(err):
 			wait = again
+		case in.linked:
+			wait = fastPoll
 		}
 		select {
 		case <-ctx.Done():

@@ -20,6 +20,8 @@ import (
 // network is a file of the configuration directory.
 type network struct {
 	path       string
+	file       string // without symbolic links: this is replaced, so that a link stays a link
+	isLink     bool
 	content    []byte
 	perm       fs.FileMode
 	name       string
@@ -37,11 +39,13 @@ const (
 var (
 	errNoNetwork = errors.New("no pod network yet")
 	errUnsettled = errors.New("is being written")
+	errLink      = errors.New("is a symbolic link that leads to no file")
 )
 
 // podNetwork is the first valid file of the directory in the order of names: with CRI-O that is the pod network, with
 // containerd too, unless a file before it is broken, for then the node has none (libcni ConfFiles and go-cni
-// loadFromConfDir, of all *.conf, *.conflist and *.json). The broken ones are in the second result.
+// loadFromConfDir, of all *.conf, *.conflist and *.json). The broken ones are in the second result. A symbolic link that
+// leads to no file is an error, and no later file is used: outside of this container the link may lead to the pod network.
 func podNetwork(dir string) (n *network, broken, err error) {
 	files, err := os.ReadDir(dir) // sorted
 	if err != nil {
@@ -53,9 +57,11 @@ func podNetwork(dir string) (n *network, broken, err error) {
 		}
 		n, age, err := readNetwork(filepath.Join(dir, file.Name()))
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // meanwhile, or behind a symbolic link
+		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
 		case err != nil && age < settles:
 			return nil, broken, fmt.Errorf("%s/%s %w: %w", dir, file.Name(), errUnsettled, err)
+		case errors.Is(err, errLink):
+			return nil, broken, err
 		case err != nil:
 			broken = errors.Join(broken, fmt.Errorf("%s/%s is broken; repair or remove it, for containerd uses no network behind it: %w", dir, file.Name(), err))
 		default:
@@ -65,25 +71,48 @@ func podNetwork(dir string) (n *network, broken, err error) {
 	return nil, broken, fmt.Errorf("%w in %s: waiting for the *.conflist of flannel, Calico, Cilium …", errNoNetwork, dir)
 }
 
-// readNetwork reads a file as libcni does; age is how long ago it was written.
+// readNetwork reads a file as libcni does; age is how long ago it, or a link that leads to no file, was written.
 func readNetwork(path string) (n *network, age time.Duration, err error) {
-	content, info, err := readFile(path)
+	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, settles, err
 	}
-	n = &network{path: path, content: content, perm: info.Mode().Perm()}
+	n = &network{path: path, isLink: info.Mode().Type() == fs.ModeSymlink}
+	age = time.Since(info.ModTime()).Abs()
+	n.file, err = filepath.EvalSymlinks(path)
+	if err == nil {
+		n.content, info, err = readFile(n.file)
+	}
+	if n.isLink && (n.file == "" || errors.Is(err, fs.ErrNotExist)) {
+		return nil, age, linkError(path, err)
+	}
+	if err != nil {
+		return nil, settles, err
+	}
+	n.perm = info.Mode().Perm()
 	age = time.Since(info.ModTime()).Abs()
 	if n.isList = strings.HasSuffix(path, listSuffix); n.isList {
-		n.name, n.cniVersion, err = parseList(content)
+		n.name, n.cniVersion, err = parseList(n.content)
 	} else {
 		var conf types.PluginConf
-		conf, err = parsePlugin(content)
+		conf, err = parsePlugin(n.content)
 		n.name, n.cniVersion = conf.Name, conf.CNIVersion
 	}
 	if err != nil {
 		return nil, age, err
 	}
 	return n, age, nil
+}
+
+// linkError says what to do about a symbolic link that leads to no file. It does not wrap the cause, because
+// fs.ErrNotExist means that there is no link.
+func linkError(path string, cause error) error {
+	target, err := os.Readlink(path)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s %w, to %s (%v): create the target or remove the link; "+
+		"if the target exists on the node, mount its directory into this container at the same path", path, errLink, target, cause)
 }
 
 // parsePlugin is libcni's ConfFromBytes; the package libcni would bring tracing along.

@@ -81,7 +81,7 @@ func replaceFile(path string, perm fs.FileMode, was, content []byte) error {
 		if err := exchange(temp, path, out); err != nil {
 			return errors.Join(err, removeIfThere(temp))
 		}
-		got, _, err := readFile(temp)
+		got, err := contentOrLink(temp)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // it could not be exchanged
 		case err != nil:
@@ -114,10 +114,21 @@ func exchange(temp, path string, out []byte) error {
 
 // renameIfStill renames a file to one that still is out; one that comes just then is lost.
 func renameIfStill(temp, path string, out []byte) error {
-	if got, _, err := readFile(path); err != nil || !bytes.Equal(got, out) {
+	if got, err := contentOrLink(path); err != nil || !bytes.Equal(got, out) {
 		return fmt.Errorf("%s %w", path, errChanged)
 	}
 	return os.Rename(temp, path)
+}
+
+// contentOrLink returns the content of a file, or the target of a symbolic link. So a link that replaces a file is seen as
+// a change, even if it leads to the same content.
+func contentOrLink(path string) ([]byte, error) {
+	target, err := os.Readlink(path)
+	if errors.Is(err, unix.EINVAL) { // no link
+		content, _, err := readFile(path)
+		return content, err
+	}
+	return []byte(target), err
 }
 
 func removeIfThere(path string) error {
@@ -151,7 +162,8 @@ func installPlugin(from, to string) (copied bool, err error) {
 	return true, writeFile(to, pluginPerm, f)
 }
 
-// samePlugin tells whether the plugin is at to, and can be executed by everybody.
+// samePlugin reports whether the plugin is at to, and can be executed by everybody. A symbolic link there does not count
+// and is replaced. Its target must not be written, unlike that of a network file: k3s links one program under many names.
 func samePlugin(from, to string) (bool, error) {
 	want, err := sum(from)
 	if err != nil {
