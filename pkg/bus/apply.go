@@ -16,16 +16,15 @@ import (
 )
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
-// moment and take some away. It looks again only after it has changed devices, for what the endpoints that are there by then
-// need. It fails with what only the administrator can repair, unless that is tolerated: plan.ErrNotReady, or nil.
-// It returns the words for what it has repaired.
+// moment and take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
+// a refusal, except one that wraps tolerated; nil tolerates none. It returns the words for what it has repaired.
 func (b *bus) mend(tolerated error, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
 	const rounds = 5
 	for range rounds {
 		if err := plan.Refusal(all, tolerated); err != nil {
 			return repaired, err
 		}
-		done, changed, err := b.apply(want().Hub, all)
+		done, changed, err := b.apply(all)
 		repaired = append(repaired, done...)
 		if err == nil && !changed {
 			return repaired, nil
@@ -42,10 +41,10 @@ func (b *bus) mend(tolerated error, all []plan.Difference, want func() plan.Want
 
 // apply carries out changes and returns the words for what they repaired. changed reports whether devices were made or
 // removed: then it has left filters and rules for later, when their devices are known.
-func (b *bus) apply(hub config.Hub, all []plan.Difference) (repaired []string, changed bool, err error) {
+func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err error) {
 	var wiring plan.Wiring
 	for _, d := range all {
-		restarted, err := b.applyDevices(hub, d.Change)
+		restarted, err := b.applyDevices(d.Change)
 		if err != nil {
 			return repaired, false, err
 		}
@@ -99,15 +98,15 @@ func (b *bus) explainTC(err error) error {
 	)
 	switch {
 	case errors.As(err, &qdisc):
-		dev := b.view.At(qdisc.Dev).Name
+		dev := plan.Quote(b.view.At(qdisc.Dev).Name)
 		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
 			config.ErrInvalid, dev, qdisc.Kind, dev, qdisc.Kind)
 	case errors.As(err, &filter):
-		dev := b.view.At(filter.Dev).Name
+		dev := plan.Quote(b.view.At(filter.Dev).Name)
 		return fmt.Errorf("%w device: %s has a filter of another program (%s) at %s pref %d, which the bus needs: tc filter del dev %s %s pref %d",
 			config.ErrInvalid, dev, filter.Kind, filter.Dir, filter.Prio, dev, filter.Dir, filter.Prio)
 	case errors.As(err, &block):
-		dev := b.view.At(block.Dev).Name
+		dev := plan.Quote(b.view.At(block.Dev).Name)
 		return fmt.Errorf("%w device: the filters of %s are in a block that it shares with other devices, and a bus needs its own: tc qdisc del dev %s clsact",
 			config.ErrInvalid, dev, dev)
 	}
@@ -115,19 +114,20 @@ func (b *bus) explainTC(err error) error {
 }
 
 // applyDevices makes, removes and sets up devices. restarted reports whether a controller was restarted.
-func (b *bus) applyDevices(hub config.Hub, c plan.Change) (restarted bool, err error) {
+func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 	if err := b.k.links.Delete(c.Remove...); err != nil {
 		return false, err
 	}
 	now := b.view.Link(b.name)
 	switch {
 	case c.AddHub != "":
-		index := b.drawIndex()
+		index := b.drawIndex(&b.trail.made)
 		if err := b.k.links.AddVcan(c.AddHub, index, canlink.FDMTU, c.HubAlias); err != nil {
 			b.trail.notMade(err, index)
 			return false, err
 		}
 	case c.HubAlias != "":
+		b.trail.promoted = now.Index
 		if err := b.k.links.SetAlias(now.Index, c.HubAlias); err != nil {
 			return false, err
 		}
@@ -138,13 +138,13 @@ func (b *bus) applyDevices(hub config.Hub, c plan.Change) (restarted bool, err e
 	}
 	if c.AddPair != nil {
 		pair := *c.AddPair
-		pair.Index, pair.PeerIndex = b.drawIndex(), b.drawIndex()
+		pair.Index, pair.PeerIndex = b.drawIndex(&b.trail.made), b.drawIndex(&b.trail.made)
 		if _, err := b.k.links.AddPair(pair); err != nil {
 			b.trail.notMade(err, pair.Index, pair.PeerIndex)
 			return false, err
 		}
 	}
-	if restarted, err = b.applyController(hub, c.Controller); err != nil {
+	if restarted, err = b.applyController(c.Controller); err != nil {
 		return false, err
 	}
 	for _, index := range c.Up {
@@ -155,7 +155,7 @@ func (b *bus) applyDevices(hub config.Hub, c plan.Change) (restarted bool, err e
 	return restarted, nil
 }
 
-func (b *bus) applyController(hub config.Hub, c plan.ControllerChange) (restarted bool, err error) {
+func (b *bus) applyController(c plan.ControllerChange) (restarted bool, err error) {
 	now := b.view.Controller
 	if before := b.trail.controller; before != nil && before.Index != now.Index { // it has another name since
 		b.trail.controller = nil
@@ -164,9 +164,11 @@ func (b *bus) applyController(hub config.Hub, c plan.ControllerChange) (restarte
 		}
 	}
 	switch {
-	case c.SetUp:
-		b.trail.controller = &now
-		_, warnings, err := b.k.controllers.SetUp(now, hub.Controller, c.Queue)
+	case c.SetUp != nil:
+		if b.trail.controller == nil && !c.ForOthers {
+			b.trail.controller = &now
+		}
+		_, warnings, err := b.k.controllers.SetUp(now, *c.SetUp, c.Queue)
 		if err != nil {
 			if errors.Is(err, unix.EBUSY) { // another program has just brought it up
 				b.trail.controller = nil
@@ -179,8 +181,9 @@ func (b *bus) applyController(hub config.Hub, c plan.ControllerChange) (restarte
 	case c.Queue != 0:
 		return false, b.k.controllers.SetTxQueue(now.Index, c.Queue)
 	case c.Restart:
-		if err := b.k.controllers.Restart(now.Index); err != nil { // containers go on hearing each other
-			b.notice("controller %s is bus-off and cannot be restarted (%v): ip link set %s down and up", now, err, b.name)
+		err := b.k.controllers.Restart(now.Index)
+		if err != nil && !errors.Is(err, unix.EBUSY) { // containers go on hearing each other; EBUSY: it is back already
+			b.notice("controller %s is bus-off and cannot be restarted (%v): ip link set %[3]s down; ip link set %[3]s up", now, err, plan.Quote(b.name))
 			return false, nil
 		}
 		return true, nil
@@ -188,18 +191,18 @@ func (b *bus) applyController(hub config.Hub, c plan.ControllerChange) (restarte
 	return false, nil
 }
 
-// drawIndex draws an ifindex for a device to be made, and notes it for undo. It is from a range that no kernel reaches by
-// counting. Each bus has a part of that of its own, because only calls on the same bus wait for each other; in there
-// indexes are near each other, which makes a list of devices cheaper.
-func (b *bus) drawIndex() int {
+// drawIndex draws an ifindex for a device to be made, and notes it in a part of the trail. It is from a range that no kernel
+// reaches by counting. Each bus draws from its own part of the range, because only calls on one bus are serialized.
+// Neighbouring indexes make a dump of devices cheaper.
+func (b *bus) drawIndex(noted *[]int) int {
 	const first, part, parts = 1 << 20, 1 << 12, 1 << 18
 	hash := fnv.New32a()
 	hash.Write([]byte(b.name))
 	start := first + int(hash.Sum32()%parts)*part
 	for {
 		index := start + rand.IntN(2*len(b.view.Links)+64)
-		if b.view.At(index).Index == 0 && !slices.Contains(b.trail.made, index) {
-			b.trail.made = append(b.trail.made, index)
+		if b.view.At(index).Index == 0 && !slices.Contains(b.trail.made, index) && !slices.Contains(b.trail.pairs, index) {
+			*noted = append(*noted, index)
 			return index
 		}
 	}

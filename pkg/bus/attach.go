@@ -54,11 +54,11 @@ func (r Request) check() error {
 			return err
 		}
 	}
-	return errors.Join(plan.CheckPolicy(r.Endpoint.Policy), plan.CheckAlias(r.Hub.Name, r.Attachment, r.Endpoint.Policy))
+	return errors.Join(plan.CheckPolicy(r.Endpoint.Policy), plan.CheckAlias(r.Hub, r.Attachment, r.Endpoint.Policy))
 }
 
 // Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same
-// netns changes nothing; in another one it is built anew, as is one with Place.Here that has been moved. It blocks for the
+// netns changes nothing. In another netns it is built anew. So is an endpoint with Place.Here after it has been moved. It blocks for the
 // locks of all its buses and holds them until deliver, if there is one, has handed the results over. Whatever fails, deliver
 // included, everything that this call made is taken away again, hubs and backplanes too.
 func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, requests ...Request) (results []Result, retErr error) {
@@ -171,12 +171,14 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		w.MTU = r.Endpoint.MTU
 		return w
 	}
-	isFresh := len(b.record.endpoints) == 0 && !b.onDisk
 	corrections, err := b.observe()
 	if err != nil {
 		return Result{}, err
 	}
-	isFresh = isFresh && len(b.endpoints) == 0 // this call starts the bus: what it lacks is no damage
+	if len(b.endpoints) == 0 {
+		b.trail.alone = true
+	}
+	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	w := want()
 	all := plan.Diff(w, b.view)
 	if err := plan.Refusal(all, nil); err != nil { // before anything is changed
@@ -190,6 +192,13 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if err != nil {
 		return Result{}, err
 	}
+	e := plan.Endpoint{Record: plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}, Host: host}
+	if b.put(e.Record) || len(corrections) > 0 || !b.onDisk {
+		b.trail.edited = b.trail.edited || host.Index != 0
+		if err := b.save(); err != nil {
+			return Result{}, err
+		}
+	}
 	if host.Index == 0 && b.view.Link(hostIf).Index != 0 {
 		if err := b.deleteEndpoint(hostIf); err != nil {
 			return Result{}, err
@@ -199,12 +208,6 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 			return Result{}, err
 		}
 		all = plan.Diff(want(), b.view)
-	}
-	e := plan.Endpoint{Record: plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}, Host: host}
-	if b.put(e.Record) || len(corrections) > 0 || !b.onDisk {
-		if err := b.save(); err != nil {
-			return Result{}, err
-		}
 	}
 	if host.Index != 0 {
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
@@ -226,15 +229,13 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 			return Result{}, err
 		}
 	}
-	b.warn(r.Hub)
+	b.warn(want())
 	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu}
 	if !at.here() {
 		if _, err := at.k.links.SetUp(e.Host.PeerIndex); err != nil { // last, so that what goes up is whole
 			return Result{}, err
 		}
-		if err := b.awaitActive(hostIf); err != nil {
-			return Result{}, err
-		}
+		b.awaitActive(hostIf)
 	}
 	if !isFresh {
 		b.noticeRepairs(repaired)
@@ -244,15 +245,14 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 
 // awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
 // start. On a busy host that takes a while; nothing depends on it that would be worth a failure.
-func (b *bus) awaitActive(hostIf string) error {
+func (b *bus) awaitActive(hostIf string) {
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
 		link, err := b.k.link(hostIf)
 		if err != nil || link.Active || link.Index == 0 {
-			return err
+			return
 		}
 		time.Sleep(wait)
 	}
-	return nil
 }
 
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
@@ -271,7 +271,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; remove the container first, or give each entry an interface name of its own",
 			config.ErrInvalid, at.ifName, end.Name, said.Hub)
 	}
-	if said.Policy != (r.Endpoint.Policy != config.Policy{}) { // the alias is made with the device only
+	if said.Policy != (r.Endpoint.Policy != config.Policy{}) || said.Physical != r.Hub.Physical { // the alias is made with the device only
 		return canlink.Link{}, nil
 	}
 	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words()}
@@ -302,11 +302,11 @@ func (b *bus) put(r plan.Record) (changed bool) {
 func (b *bus) addPair(r Request, mtu int, at place) (host canlink.Link, err error) {
 	pair := canlink.Pair{
 		Name: r.HostIf(), PeerName: at.ifName, MTU: mtu, PeerNetns: at.netns,
-		Alias: plan.Alias(b.name, r.Attachment, r.Endpoint.Policy),
+		Alias: plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy),
 	}
 	const draws = 8
 	for range draws {
-		pair.Index = b.drawIndex()
+		pair.Index = b.drawIndex(&b.trail.pairs)
 		host, err = b.k.links.AddPair(pair)
 		b.trail.notMade(err, pair.Index)
 		if !errors.Is(err, unix.EEXIST) { // a name, or the index

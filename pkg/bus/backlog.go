@@ -2,6 +2,7 @@ package bus
 
 import (
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 	"os"
 	"strconv"
 	"strings"
@@ -14,11 +15,11 @@ const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
 // BacklogPerEndpoint is room for a burst of that many frames: each waits once for every endpoint.
 const BacklogPerEndpoint = 1000
 
-// warn tells the administrator when a burst could lose frames on this bus, where we change nothing.
-func (b *bus) warn(hub config.Hub) {
-	if c := b.view.Controller; hub.Physical && !hub.SetsUp() && c.Index != 0 && c.Queue < config.DefaultTxQueue {
+// warn reports queues that are too short for a burst and not ours to change.
+func (b *bus) warn(w plan.Want) {
+	if c := b.view.Controller; !w.SetsUp() && c.Index != 0 && c.Queue < config.DefaultTxQueue {
 		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
-			c, c.Queue, b.name, config.DefaultTxQueue)
+			c, c.Queue, plan.Quote(b.name), config.DefaultTxQueue)
 	}
 	b.warnOfBacklog()
 }

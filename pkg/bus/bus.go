@@ -96,7 +96,8 @@ type bus struct {
 	file   *store.File // nil where the lock cannot be had, on a read-only disk
 	record record
 	onDisk bool  // there is a file with the record
-	broken error // why the record cannot be written, or not even read
+	broken error // why the record cannot be written
+	unread error // why it could not even be read, or is of a later version
 
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
@@ -159,9 +160,9 @@ func (b *bus) notice(format string, args ...any) {
 	}
 }
 
-// observe reads all that the kernel has, and makes the record agree with it: endpoints that are gone are dropped, and
-// those that are not recorded are found by the aliases of their devices. It returns these corrections in words. It
-// changes nothing in the kernel or on disk.
+// observe reads all that the kernel has, and makes the record agree with it. It drops recorded endpoints without a device and
+// adds unrecorded ones, which it knows by the aliases of their devices. It returns these corrections in words. It changes
+// nothing in the kernel or on disk.
 func (b *bus) observe() (corrections []string, err error) {
 	v := plan.View{}
 	if v.Links, err = b.k.links.List(); err != nil {
@@ -182,12 +183,10 @@ func (b *bus) observe() (corrections []string, err error) {
 	}
 	before := b.record.endpoints
 	b.endpoints = v.Endpoints(b.name, before)
-	var where []cantc.Hook
+	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
 	if hub.Index != 0 {
 		where = plan.Hooks(hub.Index, false)
-		if v.OnHub, err = b.k.tc.List(where...); err != nil {
-			return nil, err
-		}
+		listed = slices.Clone(where)
 	}
 	b.record.endpoints = make([]plan.Record, len(b.endpoints))
 	for i, e := range b.endpoints {
@@ -201,6 +200,14 @@ func (b *bus) observe() (corrections []string, err error) {
 	v.Filters = make(map[cantc.Hook]cantc.Installed, len(filters))
 	for _, f := range filters {
 		v.Filters[f.Hook] = f
+	}
+	for _, h := range where {
+		if v.Filters[h].Program == nil && h.Prio == plan.FirstPrio && h.Dev != hub.Index { // which each member must have
+			listed = append(listed, h)
+		}
+	}
+	if v.Entries, err = b.k.tc.List(listed...); err != nil {
+		return nil, err
 	}
 	b.view = v
 	for _, r := range without(before, b.record.endpoints) {

@@ -43,7 +43,7 @@ func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr e
 	if err != nil {
 		return err
 	}
-	b.warn(r.Hub)
+	b.warn(plan.NewWant(r.Hub, b.endpoints, ""))
 	if len(damage) > 0 {
 		return Damage(damage)
 	}

@@ -83,8 +83,8 @@ func (b *bus) removeDevices() error {
 	return err
 }
 
-// Collect detaches every attachment that is stale, on whatever bus it is. left tells stale that the devices of an
-// attachment are left over, see plan.View.MovedBack. Collect looks at the devices of the host once, and then only at buses
+// Collect detaches every attachment that is stale, on whatever bus it is. left reports that the devices of an attachment
+// are left over, see plan.View.MovedBack. Collect looks at the devices of the host once, and then only at buses
 // where something is stale, where it asks again while it holds the lock. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left bool) bool) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
@@ -106,7 +106,7 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 	return errors.Join(errs...)
 }
 
-// collect is Collect on one bus. found reports that its devices show something stale; else only its record may.
+// collect is Collect on one bus. found reports a stale device; without it only the record can be stale.
 func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool) (retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Heal puts right whatever is missing of a bus, for the endpoints that are there and for nobody else. What a controller
-// needs that is not there or down is left to its owner and to the next call; a hub that was made for pods is removed when
-// they are gone. A hub without a bus is no error: udev asks for any device. It blocks for the bus's lock.
+// Heal puts right whatever is missing of a bus, for the endpoints that are there and for nobody else. A controller that is
+// absent, or down and not ours to set up, is left to its owner. A hub that was made for pods is removed when they are gone. A hub without a bus is no error: udev asks for any device. It blocks for the bus's lock.
 func (h *Host) Heal(ctx context.Context, hub string) (retErr error) {
 	if config.CheckHub(hub) != nil {
 		return nil
@@ -27,9 +26,12 @@ func (h *Host) Heal(ctx context.Context, hub string) (retErr error) {
 			}
 			return nil
 		}
-		return b.mendFor(plan.ErrNotReady, func() config.Hub { return plan.AgreedHub(hub, b.view.Link(hub), b.endpoints) })
+		return b.mendFor(plan.ErrNotReady, b.agreedHub)
 	})
 }
+
+// agreedHub is the hub that the endpoints ask for.
+func (b *bus) agreedHub() config.Hub { return plan.AgreedHub(b.name, b.view.Link(b.name), b.endpoints) }
 
 // Make makes a hub and its backplane before any container asks for them, for programs of the host, or reports why that
 // cannot be. A device that is used, not made, is left alone: one that is missing or down is no error yet. It blocks for the
@@ -58,8 +60,8 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	if err := b.newer(); err != nil {
-		return err
+	if b.unread != nil { // what it says must not be undone
+		return b.unread
 	}
 	corrections, err := b.observe()
 	if err != nil {
@@ -68,6 +70,7 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 	for _, c := range corrections {
 		b.notice("%s", c)
 	}
+	b.trail.alone = len(b.endpoints) == 0
 	if len(corrections) > 0 {
 		b.saveOrGoOn()
 	}
@@ -84,7 +87,7 @@ func (b *bus) mendFor(tolerated error, hub func() config.Hub) error {
 	if err != nil {
 		return err
 	}
-	b.warn(hub())
+	b.warn(want())
 	b.noticeRepairs(repaired)
 	return nil
 }

@@ -122,8 +122,8 @@ func loadGateway() error {
 	return nil
 }
 
-// explain names the reason of a failure that is the caller's circumstances, not the request. Every verb's error passes it
-// once.
+// explain adds the cause where the host is at fault and not the request: no module, no permission. Every verb's error passes
+// it once.
 func explain(err error) error {
 	var missing *rtnl.NoModuleError
 	switch {

@@ -458,7 +458,7 @@ func TestPolicyLost(t *testing.T) {
 				<-stopped
 				w.expectPolicy("none", contIf, hub)
 				w.expectPolicy("none", hub, contIf)
-				want := "the record of the policy of test net/box is lost: it neither sends nor receives: remove the container and start it again"
+				want := "the record of the policy of test net/box is lost: without it an ADD lets it neither send nor receive: remove the container and start it again"
 				if err := w.checkAs("box", box, policy, end.ContIf); err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("CHECK: %v, want %q", err, want)
 				}

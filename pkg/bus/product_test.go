@@ -349,3 +349,68 @@ func TestNoVcanForController(t *testing.T) {
 		return nil
 	})
 }
+
+// TestUndoKeeps: a call that fails takes away what it made for itself. What it repaired for the container that is there
+// stays, whole, and a policy that it changed in place is the old one again.
+func TestUndoKeeps(t *testing.T) {
+	w := newWorld(t)
+	box, late := cantest.NewNetns(t), cantest.NewNetns(t)
+	policy := config.Policy{Send: "100", Receive: "200"}
+	end := w.attachAs("box", box, policy, false)
+	hub, contIf := port{w.netns, "vcan0"}, port{box, end.ContIf}
+	undelivered := errors.New("nobody reads the result")
+	fail := func(r Request) {
+		t.Helper()
+		w.do(func() error {
+			if _, err := w.host.Attach(context.Background(), func([]Result) error { return undelivered }, r); !errors.Is(err, undelivered) {
+				t.Errorf("%v", err)
+			}
+			return nil
+		})
+	}
+	whole := func(what string) {
+		t.Helper()
+		if err := w.checkAs("box", box, policy, end.ContIf); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		w.expectPolicy("100", contIf, hub)
+		w.expectPolicy("200", hub, contIf)
+	}
+	for _, damage := range []string{"ip link del vcan0", "ip link del vcan0-tx", "cangw -F", "tc qdisc del dev vcan0 clsact"} {
+		w.run(damage)
+		fail(boxed("late", late, config.Policy{}))
+		whole(damage)
+	}
+	// A hub of the administrator, made again.
+	w.run("ip link del vcan0", "ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 alias mine up")
+	fail(boxed("late", late, config.Policy{}))
+	whole("hub made again by hand")
+	for _, other := range []config.Policy{{Send: "100,200", Receive: "100,200"}, {Send: "none", Receive: "none"}} {
+		fail(boxed("box", box, other))
+		whole("another policy in place")
+	}
+}
+
+// TestPhysicalHubGone: no vcan takes the name of an adapter that is unplugged, even where the record is lost.
+func TestPhysicalHubGone(t *testing.T) {
+	w := newWorld(t)
+	w.run("ip link add can-engine mtu 72 type vcan", "ip link set can-engine alias mine up") // plays the adapter
+	r := boxed("box", w.crowd, config.Policy{})
+	r.Hub = config.Hub{Name: "can-engine", Physical: true}
+	other := request("can-engine", "other", w.crowd)
+	other.Hub.Physical = true
+	w.do(func() error {
+		_, err := w.host.Attach(context.Background(), nil, r, other)
+		return err
+	})
+	w.run("ip link del can-engine", "rm -r "+w.host.StateDir, "cangw -F")
+	w.do(func() error { return w.host.Heal(context.Background(), "can-engine") })
+	if link := w.view("can-engine"); link.Index != 0 {
+		t.Errorf("made: %+v", link)
+	}
+	w.expectExactlyOnce(port{w.crowd, "can0"}, port{w.crowd, "can-other"})
+	all, err := w.status("can-engine")
+	if err != nil || len(all[0].Differences) != 1 || !strings.Contains(all[0].Differences[0].What, "hub can-engine: there is no such device") {
+		t.Errorf("%+v, %v", all, err)
+	}
+}

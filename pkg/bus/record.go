@@ -54,8 +54,8 @@ func (r record) MarshalJSON() ([]byte, error) {
 	return json.Marshal(d)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten: its endpoint is cut off, as one
-// whose record is lost.
+// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten: its endpoint is cut off, like one
+// without a record.
 func (r *record) UnmarshalJSON(data []byte) error {
 	var d document
 	if err := json.Unmarshal(data, &d); err != nil {
@@ -130,22 +130,14 @@ func (b *bus) load(dir string) {
 	case err == nil:
 		return
 	case errors.As(err, &unusable) && unusable.Newer:
-		b.broken = fmt.Errorf("%w: install the later vxcan that wrote it, or remove the file and start the containers of the bus again", err)
+		b.unread = fmt.Errorf("%w: install the later vxcan that wrote it, or remove the file and start the containers of the bus again", err)
+		b.broken = b.unread
 	case errors.As(err, &unusable):
 		b.notice("going on without the record: %v", unusable)
 	default:
-		b.broken = err
+		b.broken, b.unread = err, err
 	}
 	b.onDisk, b.record = true, record{}
-}
-
-// newer returns the error that a record of a later version is: what it says must not be undone.
-func (b *bus) newer() error {
-	var unusable *store.UnusableError
-	if errors.As(b.broken, &unusable) {
-		return b.broken
-	}
-	return nil
 }
 
 // save writes the record.
@@ -170,8 +162,7 @@ func (b *bus) saveOrGoOn() {
 	case len(b.record.endpoints) > 0:
 		err = b.save()
 	default:
-		b.onDisk = false
-		err = b.file.Remove()
+		b.onDisk = false // close removes the file: with it goes the lock
 	}
 	if err != nil {
 		b.notice("going on without writing the record: %s", config.OneLine(err))

@@ -139,6 +139,9 @@ func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool,
 		return s, false, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
+	if b.unread != nil {
+		return s, false, b.unread
+	}
 	differences, err := lasting(func() ([]Difference, error) {
 		if _, err := b.observe(); err != nil {
 			return nil, err
@@ -160,7 +163,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	if hub.Index != 0 {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
-	w := plan.NewWant(plan.AgreedHub(b.name, hub, b.endpoints), b.endpoints, "")
+	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
 	all := plan.Diff(w, b.view)
 	count := b.counters()
 	tx, rx := uint32(b.view.Link(w.TX).Index), uint32(b.view.Link(w.RX).Index)

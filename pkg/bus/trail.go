@@ -11,11 +11,15 @@ import (
 )
 
 // trail is what a call has changed on a bus. Everything is noted before the kernel or the disk is asked: the answer may be
-// lost. What the call only repaired is no part of it.
+// lost. What the call repaired for the endpoints that were there is no part of it: that stays.
 type trail struct {
-	made       []int              // ifindexes of devices
+	alone      bool               // no endpoint was there when the call began
+	pairs      []int              // ifindexes of endpoints
+	made       []int              // ifindexes of the hub and the backplane
 	filtered   int                // ifindex of a hub that was there and had no filters of ours
 	controller *controller.Device // the hub before it was set up
+	promoted   int                // ifindex of a hub that was made for a pod, and is to stay now
+	edited     bool               // an endpoint that was there has another policy now
 	saved      bool               // the record, which was this:
 	record     record
 	onDisk     bool
@@ -24,37 +28,49 @@ type trail struct {
 // notMade takes indexes back that the kernel has refused: a device that has one of them is not ours.
 func (t *trail) notMade(err error, indexes ...int) {
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
-		t.made = slices.DeleteFunc(t.made, func(i int) bool { return slices.Contains(indexes, i) })
+		refused := func(i int) bool { return slices.Contains(indexes, i) }
+		t.made, t.pairs = slices.DeleteFunc(t.made, refused), slices.DeleteFunc(t.pairs, refused)
 	}
 }
 
-// undo takes away what a call that failed has changed: the devices that it made, with their rules, the filters of a hub
-// that had none, the settings of a controller, and the record. It has a socket of its own, because that of the call may be
-// what has failed.
-func (b *bus) undo() error {
+// undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
+// hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
+// the record. It has a socket of its own, because that of the call may be what has failed.
+func (b *bus) undo() (retErr error) {
 	t := b.trail
-	var errs []error
-	if len(t.made) > 0 || t.filtered != 0 || t.controller != nil {
-		k, err := b.host.connect(nil)
-		if err != nil {
-			return err
-		}
+	b.record, b.onDisk = t.record, t.onDisk
+	if t.saved && t.onDisk { // else close removes the file
+		retErr = b.file.Save(b.record)
+	}
+	if len(t.pairs) == 0 && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
+		return retErr
+	}
+	failed := b.k
+	k, err := b.host.connect(nil)
+	if err != nil {
+		return errors.Join(retErr, err)
+	}
+	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
+	b.k, b.trail = k, trail{}
+	errs := []error{retErr, k.links.Delete(t.pairs...)}
+	if t.alone {
 		errs = append(errs, k.links.Delete(t.made...))
 		if t.filtered != 0 {
 			errs = append(errs, k.tc.Delete(plan.Hooks(t.filtered, false)...))
 		}
-		if t.controller != nil {
-			errs = append(errs, k.controllers.Restore(*t.controller))
-		}
-		errs = append(errs, k.close())
 	}
-	b.record, b.onDisk = t.record, t.onDisk
-	switch {
-	case !t.saved:
-	case t.onDisk:
-		errs = append(errs, b.file.Save(b.record))
-	default:
-		errs = append(errs, b.file.Remove())
+	if t.controller != nil {
+		errs = append(errs, k.controllers.Restore(*t.controller))
+	}
+	if t.promoted != 0 {
+		errs = append(errs, k.links.SetAlias(t.promoted, plan.TransientAlias))
+	}
+	if t.edited {
+		_, err := b.observe()
+		if err == nil {
+			err = b.mendFor(plan.ErrNotReady, b.agreedHub)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -117,8 +117,8 @@ type Attachment struct {
 	Network     string `json:"network"`
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME
-	// Entry tells several attachments apart that the runtime names alike, as it does the plugins of one chain: the
-	// interface's name in the network's configuration, perhaps none.
+	// Entry distinguishes attachments with the same runtime name, such as two plugins of one chain: the interface's name in the
+	// network's configuration, perhaps none.
 	Entry string `json:"entry,omitempty"`
 }
 

@@ -24,7 +24,7 @@ type Key struct {
 	set     func(n *Network, value string) error // fails with what is wrong with the value
 }
 
-// Noun is what a key says something of. Nothing that is said of the one is copied by way of the other.
+// Noun is what a key says something of. A key of one noun never changes another.
 type Noun string
 
 // The nouns. OfController is a hub that is hardware.
@@ -310,7 +310,7 @@ func (n *Network) SetJSON(name string, value json.RawMessage) (known bool, err e
 	}
 	text, err := k.json.text(value)
 	if err != nil {
-		return true, fmt.Errorf("%w value %s: want %s", ErrInvalid, value, k.json)
+		return true, fmt.Errorf("%w value %.100s: want %s", ErrInvalid, value, k.json)
 	}
 	return true, n.set(k, text)
 }

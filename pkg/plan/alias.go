@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -12,38 +13,48 @@ import (
 const (
 	aliasMark      = "vxcan" // the first word
 	hubAlias       = aliasMark + " hub"
-	transientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
+	TransientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
 	backplaneAlias = aliasMark + " backplane"
-	policyMark     = "policy" // the last word of the alias of a host end with a policy
+	// The last word of the alias of a host end, if there is one.
+	policyMark   = "policy"   // the endpoint has a policy
+	physicalMark = "physical" // the hub is a device that is not made
 )
 
 // IsOurHub reports whether a hub was made by us, and so is ours to set up and to delete.
 func IsOurHub(hub canlink.Link) bool {
-	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == transientAlias)
+	return hub.Kind == canlink.Vcan && (hub.Alias == hubAlias || hub.Alias == TransientAlias)
 }
 
 // IsTransient reports whether a hub was made for a pod.
 func IsTransient(hub canlink.Link) bool {
-	return hub.Kind == canlink.Vcan && hub.Alias == transientAlias
+	return hub.Kind == canlink.Vcan && hub.Alias == TransientAlias
 }
 
-// Alias is what a host end says of itself. Of a policy it says only that there is one: the text may be long.
-func Alias(hub string, a config.Attachment, p config.Policy) string {
-	words := append([]string{aliasMark, hub}, a.Fields()...)
+// Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that
+// there is one: the text may be long.
+func Alias(hub config.Hub, a config.Attachment, p config.Policy) string {
+	words := append([]string{aliasMark, hub.Name}, a.Fields()...)
+	var marks []string
 	if p != (config.Policy{}) {
-		words = append(words, policyMark)
+		marks = append(marks, policyMark)
+	}
+	if hub.Physical {
+		marks = append(marks, physicalMark)
+	}
+	if marks != nil {
+		words = append(words, strings.Join(marks, ","))
 	}
 	return strings.Join(words, " ")
 }
 
 // CheckAlias reports whether an attachment can be read back from the alias of its host end.
-func CheckAlias(hub string, a config.Attachment, p config.Policy) error {
+func CheckAlias(hub config.Hub, a config.Attachment, p config.Policy) error {
 	text := Alias(hub, a, p)
 	if len(text) > canlink.MaxAlias {
 		return fmt.Errorf("%w attachment: the names of network and container take %d bytes of %d; use a shorter network name",
 			config.ErrInvalid, len(text), canlink.MaxAlias)
 	}
-	if got, ok := ParseAlias(text); !ok || got.Hub != hub || got.Attachment != a {
+	if got, ok := ParseAlias(text); !ok || got.Hub != hub.Name || got.Attachment != a {
 		return fmt.Errorf("%w attachment %q: a name with a blank; use another network name", config.ErrInvalid, a)
 	}
 	return nil
@@ -52,8 +63,9 @@ func CheckAlias(hub string, a config.Attachment, p config.Policy) error {
 // Aliased is what the alias of a host end says.
 type Aliased struct {
 	config.Attachment
-	Hub    string
-	Policy bool // it has one
+	Hub      string
+	Policy   bool // it has one
+	Physical bool // the hub is a device that is not made
 }
 
 // ParseAlias reads the alias of a host end. ok is false for that of any other device.
@@ -64,8 +76,9 @@ func ParseAlias(text string) (a Aliased, ok bool) {
 	words := strings.Split(text, " ")
 	switch len(words) {
 	case 8:
-		a.Policy = words[7] == policyMark
-		ok = a.Policy
+		marks := strings.Split(words[7], ",")
+		a.Policy, a.Physical = slices.Contains(marks, policyMark), slices.Contains(marks, physicalMark)
+		ok = a.Policy || a.Physical
 	case 7:
 		ok = true
 	}

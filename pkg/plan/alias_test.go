@@ -22,8 +22,8 @@ func TestAlias(t *testing.T) {
 		attachment("cni", "", "", "", ""),
 	} {
 		for _, p := range []config.Policy{{}, {Send: "none"}} {
-			text := Alias("vcan0", a, p)
-			want := Aliased{a, "vcan0", p != config.Policy{}}
+			text := Alias(config.Hub{Name: "vcan0", Physical: a.IfName == ""}, a, p)
+			want := Aliased{a, "vcan0", p != config.Policy{}, a.IfName == ""}
 			if got, ok := ParseAlias(text); !ok || got != want || !strings.HasPrefix(text, "vxcan vcan0 ") {
 				t.Errorf("%+v: %q, back as %+v, %v", a, text, got, ok)
 			}
@@ -35,7 +35,7 @@ func TestAlias(t *testing.T) {
 func TestCheckAlias(t *testing.T) {
 	fits := config.Attachment{Runtime: "cni", ContainerID: "id", IfName: "eth0"}
 	fits.Network = strings.Repeat("n", canlink.MaxAlias-len("vxcan vcan0 cni  id eth0 "))
-	if err := CheckAlias("vcan0", fits, config.Policy{}); err != nil {
+	if err := CheckAlias(config.Hub{Name: "vcan0"}, fits, config.Policy{}); err != nil {
 		t.Error(err)
 	}
 	long := fits
@@ -46,7 +46,7 @@ func TestCheckAlias(t *testing.T) {
 		"cni net/id/eth0":  attachment("cni", "net", "id", "eth0", "a b"),
 		"cni net/id/eth0 ": attachment("cni", "net", "id", "eth0 ", ""),
 	} {
-		if err := CheckAlias("vcan0", a, config.Policy{}); !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), words) {
+		if err := CheckAlias(config.Hub{Name: "vcan0"}, a, config.Policy{}); !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want %q", a, err, words)
 		}
 	}
@@ -65,11 +65,11 @@ func FuzzAlias(f *testing.F) {
 	f.Add("vcan0", "cni", "a b", "", " ", "can0")
 	f.Fuzz(func(t *testing.T, hub, runtime, network, id, ifName, entry string) {
 		a := attachment(runtime, network, id, ifName, entry)
-		if CheckAlias(hub, a, config.Policy{Rate: 1}) != nil {
+		if CheckAlias(config.Hub{Name: hub, Physical: true}, a, config.Policy{Rate: 1}) != nil {
 			return
 		}
-		text := Alias(hub, a, config.Policy{Rate: 1})
-		if got, ok := ParseAlias(text); !ok || got.Hub != hub || got.Attachment != a || !got.Policy || len(text) > canlink.MaxAlias {
+		text := Alias(config.Hub{Name: hub, Physical: true}, a, config.Policy{Rate: 1})
+		if got, ok := ParseAlias(text); !ok || got.Hub != hub || got.Attachment != a || !got.Policy || !got.Physical || len(text) > canlink.MaxAlias {
 			t.Errorf("%q back as %+v, %v", text, got, ok)
 		}
 	})

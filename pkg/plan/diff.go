@@ -33,7 +33,7 @@ func (w Want) diffHub(v View, all *differences) {
 	switch other := v.altNameOf(name); {
 	case hub.Index != 0:
 	case other.Index != 0:
-		all.refuse(HubAltName, config.ErrInvalid, "name "+quote(other.Name), "hub %s is another name of device %s", name, other.Name)
+		all.refuse(HubAltName, config.ErrInvalid, "name "+Quote(other.Name), "hub %s is another name of device %s", name, other.Name)
 	case w.Hub.Physical:
 		all.refuse(HubAbsent, ErrNotReady, "connect the controller or load its driver", "hub %s: there is no such device", name)
 	case !config.CanMake(name):
@@ -41,7 +41,7 @@ func (w Want) diffHub(v View, all *differences) {
 	default:
 		change := Change{AddHub: name, HubAlias: hubAlias}
 		if w.Hub.Transient {
-			change.HubAlias = transientAlias
+			change.HubAlias = TransientAlias
 		}
 		all.add(HubMissing, change, "hub %s is missing", name)
 	}
@@ -60,7 +60,7 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))
 		return
 	case w.Hub.Physical && ours && (w.Hub.SetsUp() || !config.CanMake(name)):
-		all.refuse(HubMade, config.ErrInvalid, "end the containers on it, ip link delete "+quote(name)+", and plug the adapter in again",
+		all.refuse(HubMade, config.ErrInvalid, "end the containers on it, ip link delete "+Quote(name)+", and plug the adapter in again",
 			"hub %s is a vcan that vxcan made, not a controller", name)
 		return
 	case w.MTU > MTUOf(w.Hub, hub):
@@ -71,12 +71,15 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 		all.refuse(HubMTU, config.ErrInvalid, cure, "hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, MTUOf(w.Hub, hub), w.MTU)
 		return
 	case w.Hub.SetsUp():
-		w.diffController(v.Controller, all)
+		w.diffController(v.Controller, w.Hub, all)
+		return
+	case w.Hub.Physical && !hub.Up && w.others.SetsUp(): // this network leaves it as it is, and others on the bus do not
+		w.diffController(v.Controller, w.others, all)
 		return
 	}
 	if ours && !hub.FD() {
 		if hub.Up { // to change it, the hub must go down, at which programs on it get an error
-			all.name(HubMTUChanged, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s mtu %[2]d up", quote(name), canlink.FDMTU),
+			all.name(HubMTUChanged, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s mtu %[2]d up", Quote(name), canlink.FDMTU),
 				"hub %s has MTU %d, want %d: it takes no CAN FD frames", name, hub.MTU, canlink.FDMTU)
 		} else {
 			all.add(HubMTUChanged, Change{HubMTU: canlink.FDMTU}, "hub %s has MTU %d, want %d", name, hub.MTU, canlink.FDMTU)
@@ -88,49 +91,53 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 	switch {
 	case !hub.Up && ours:
 		all.add(HubDown, Change{Up: []int{hub.Index}}, "hub %s is down", name)
+	case !hub.Up && v.Controller.Index != 0 && v.Controller.Timing.Bitrate == 0:
+		all.refuse(HubDown, ErrNotReady, "ip link set "+Quote(name)+" up type can bitrate BITS_PER_SECOND, or configure bitrate",
+			"hub %s is down and has no bit rate", name)
 	case !hub.Up:
-		all.refuse(HubDown, ErrNotReady, "ip link set "+quote(name)+" up", "hub %s is down", name)
+		all.refuse(HubDown, ErrNotReady, "ip link set "+Quote(name)+" up", "hub %s is down", name)
 	case w.Hub.Physical:
 		w.diffState(v.Controller, all)
 	}
 }
 
 // diffController compares a controller that is ours to set up. One that is up is never taken down.
-func (w Want) diffController(c controller.Device, all *differences) {
-	name, want := w.Hub.Name, w.Hub.Controller
+func (w Want) diffController(c controller.Device, hub config.Hub, all *differences) {
+	name, want := hub.Name, hub.Controller
 	if c.Index == 0 {
 		all.refuse(ControllerKind, config.ErrInvalid, "leave out bitrate, and set it up by its own tool", "hub %s cannot be set up by netlink", name)
 		return
 	}
 	if !c.Up {
-		if w.others.Bitrate != 0 && w.others != want {
+		if w.others.SetsUp() && w.others.Controller != want {
 			all.refuse(ControllerOthers, config.ErrInvalid, "use the same settings, or remove them first",
-				"hub %s: containers that are there want %s, this network wants %s", name, w.others, want)
+				"hub %s: containers that are there want %s, this network wants %s", name, w.others.Controller, want)
 		} else if _, err := c.Check(want); err != nil {
 			all.refuse(ControllerUnable, config.ErrInvalid, "change the configuration", "hub %v", err)
 		} else {
-			all.add(ControllerDown, Change{Controller: ControllerChange{SetUp: true, Queue: max(w.Hub.Queue(), c.Queue)}}, "controller %s is down", c)
+			change := ControllerChange{SetUp: &want, ForOthers: w.others.SetsUp(), Queue: max(hub.Queue(), c.Queue)}
+			all.add(ControllerDown, Change{Controller: change}, "controller %s is down", c)
 		}
 		return
 	}
 	if differs := c.Differs(want); len(differs) > 0 {
 		all.refuse(ControllerDiffers, config.ErrInvalid,
-			fmt.Sprintf("set it down (ip link set %s down) and start the container again, or change the configuration", quote(name)),
+			fmt.Sprintf("set it down (ip link set %s down) and start the container again, or change the configuration", Quote(name)),
 			"hub %s is up with %s", name, strings.Join(differs, "; "))
 		return
 	}
 	w.diffState(c, all)
-	if want := w.Hub.Queue(); c.Queue < want {
+	if want := hub.Queue(); c.Queue < want {
 		all.add(ControllerQueue, Change{Controller: ControllerChange{Queue: want}}, "transmit queue of controller %s holds %d frames, want %d", c, c.Queue, want)
 	}
 }
 
-// diffState reports whether a controller has left the bus. One that restarts by itself is left to that.
+// diffState names a controller in bus-off. With restart-ms it restarts by itself.
 func (w Want) diffState(c controller.Device, all *differences) {
 	if c.State != controller.StateBusOff {
 		return
 	}
-	all.name(ControllerBusOff, fmt.Sprintf("look for the fault on the wire, then ip link set %s down and up", quote(w.Hub.Name)), "controller %s is bus-off", c)
+	all.name(ControllerBusOff, fmt.Sprintf("look for the fault on the wire, then ip link set %[1]s down; ip link set %[1]s up", Quote(w.Hub.Name)), "controller %s is bus-off", c)
 	(*all)[len(*all)-1].Change.Controller.Restart = w.Hub.SetsUp() && c.RestartMS == 0
 }
 
@@ -146,7 +153,7 @@ func (w Want) diffBackplane(v View, all *differences) {
 	tx, rx := v.Link(w.TX), v.Link(w.RX)
 	for _, name := range []string{w.TX, w.RX} {
 		if other := v.altNameOf(name); other.Index != 0 {
-			all.refuse(BackplaneAltName, config.ErrInvalid, fmt.Sprintf("ip link property del dev %s altname %s", quote(other.Name), quote(name)),
+			all.refuse(BackplaneAltName, config.ErrInvalid, fmt.Sprintf("ip link property del dev %s altname %s", Quote(other.Name), Quote(name)),
 				"%s is another name of device %s, and the backplane needs it", name, other.Name)
 			return
 		}
@@ -189,15 +196,19 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
 	for _, m := range members {
-		wrong := diffFilters(common, m, v, all)
+		wrong := diffFilters(common, m, v)
 		if m.dev == attaching {
 			own.Change.Wiring = wrong
 		} else if !wrong.Empty() {
 			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
 		}
 	}
-	w.diffOnHub(hub, v, all)
-	missing, doubled, unwanted, foreign := compare(rules(common, members), v.Jobs, common, uint32(hub.Index))
+	w.diffForeign(hub, v, all)
+	jobs := v.Jobs
+	if hub.Index == 0 { // rules for error frames of a controller wait for it
+		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })
+	}
+	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, uint32(hub.Index))
 	var others []cangw.Rule
 	for _, r := range missing {
 		if r.Dst == attaching {
@@ -217,50 +228,54 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	for _, j := range foreign {
 		other := v.nameOf(j.Src + j.Dst - uint32(hub.Index))
-		all.name(RuleForeign, fmt.Sprintf("make %s the hub of a network (physical), or put containers on both buses; then %s", other, strings.Replace(command(j, v), "-A", "-D", 1)),
+		all.name(RuleForeign, fmt.Sprintf("make %s the hub of a network (physical), or put containers on both buses; then %s", Quote(other), strings.Replace(command(j, v), "-A", "-D", 1)),
 			"gateway rule %s of another program carries no container's frame: a frame may pass one rule, and has passed one on this bus", command(j, v))
 	}
 	if !own.Change.Wiring.Empty() {
 		*all = append(*all, own)
 	}
 	for _, a := range cutOff {
-		all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: it neither sends nor receives", a)
+		all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", a)
 	}
 }
 
-// diffOnHub names filters of other programs on the hub that run before ours, or in their place.
-func (w Want) diffOnHub(hub canlink.Link, v View, all *differences) {
-	for _, f := range v.OnHub {
+// diffForeign names filters of other programs that run before ours, or in their place. On a hub no bus can work beside one
+// in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container.
+func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
+	for _, f := range v.Entries {
 		if f.Ours() {
 			continue
 		}
-		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", quote(hub.Name), f.Dir, f.Prio)
-		switch {
-		case f.Kind != cantc.Kind || f.Protocol != unix.ETH_P_ALL:
-			all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus",
-				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", hub.Name, f.Kind, f.Dir, f.Prio)
+		dev := Quote(v.At(f.Dev).Name)
+		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", dev, f.Dir, f.Prio)
+		switch held := f.Kind != cantc.Kind || f.Protocol != unix.ETH_P_ALL; {
+		case held:
+			const format = "device %s has a filter of another program (%s) at %s pref %d, which the bus needs"
+			if f.Dev == hub.Index {
+				all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus", format, dev, f.Kind, f.Dir, f.Prio)
+			} else {
+				all.name(FilterHeld, cure+"; then vxcanctl heal", format, dev, f.Kind, f.Dir, f.Prio)
+			}
 		default:
 			cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
-			what := fmt.Sprintf("device %s has a filter of another program before that of the bus (%s pref %d handle %#x)", hub.Name, f.Dir, f.Prio, f.Handle)
-			if hub.Kind == canlink.Vcan {
-				all.name(HubFilterFirst, cure, "%s: frames may arrive twice", what)
+			what := fmt.Sprintf("device %s has a filter of another program beside that of the bus (%s pref %d handle %#x)", dev, f.Dir, f.Prio, f.Handle)
+			if hub.Kind == canlink.Vcan || f.Dev != hub.Index {
+				all.name(FilterFirst, cure, "%s: frames may arrive twice", what)
 			} else {
-				all.refuse(HubFilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
+				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
 		}
 	}
 }
 
-// diffFilters compares the filters of one member.
-func diffFilters(common backplane, m member, v View, all *differences) (wrong Wiring) {
+// diffFilters compares the filters of one member. One that cannot be set is the matter of diffForeign.
+func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	wanted := filters(common, m)
 	for _, f := range wanted {
-		switch there := v.Filters[f.Hook]; {
-		case there.Kind != "" && there.Kind != cantc.Kind && !m.hub: // diffOnHub has those of a hub
-			name := quote(v.At(f.Dev).Name)
-			all.name(FilterHeld, fmt.Sprintf("tc filter del dev %s %s pref %d; then vxcanctl heal", name, f.Dir, f.Prio),
-				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", name, there.Kind, f.Dir, f.Prio)
-		case !f.Equal(there.Filter):
+		held := func(e cantc.Entry) bool {
+			return e.Hook == f.Hook && (e.Kind != cantc.Kind || e.Protocol != unix.ETH_P_ALL)
+		}
+		if !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
 			wrong.SetFilters = append(wrong.SetFilters, f)
 		}
 	}
@@ -292,7 +307,9 @@ type formatter interface {
 	Format(name func(index uint32) string) string
 }
 
-func command(f formatter, v View) string { return "cangw -A " + f.Format(v.nameOf) }
+func command(f formatter, v View) string {
+	return "cangw -A " + f.Format(func(index uint32) string { return Quote(v.nameOf(index)) })
+}
 
 // describe says what is wrong with rules, as the commands that would make them.
 func describe[T formatter](wrong string, rules []T, v View) string {
@@ -336,13 +353,13 @@ func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) boo
 		return all
 	}
 	if !named(end.Name) {
-		rebuild(ContEndName, "container end is named %s, which ADD did not say", quote(end.Name))
+		rebuild(ContEndName, "container end is named %s, which ADD did not say", Quote(end.Name))
 	}
 	if host.MTU != mtu || end.MTU != mtu {
-		rebuild(EndpointMTU, "host end %s and container end %s have MTU %d and %d, want %d", hostIf, quote(end.Name), host.MTU, end.MTU, mtu)
+		rebuild(EndpointMTU, "host end %s and container end %s have MTU %d and %d, want %d", hostIf, Quote(end.Name), host.MTU, end.MTU, mtu)
 	}
 	if !ends.Here && !end.Up {
-		all.name(ContEndDown, "ip link set "+quote(end.Name)+" up in the container", "container end %s is down", quote(end.Name))
+		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s is down", Quote(end.Name))
 	}
 	return all
 }
@@ -352,7 +369,7 @@ func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) boo
 func DiffEnd(e Endpoint, end canlink.Link) []Difference {
 	var all differences
 	if e.Host.Up && IsPair(e.Host, end) && !end.Up && e.Host.Used {
-		all.name(ContEndDown, "ip link set "+quote(end.Name)+" up in the container", "container end %s of %s is down", quote(end.Name), e.Attachment)
+		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
 	}
 	return all
 }
@@ -361,7 +378,8 @@ func DiffEnd(e Endpoint, end canlink.Link) []Difference {
 func DiffPolicy(there, configured config.Policy) []Difference {
 	var all differences
 	if there != configured {
-		all.name(PolicyDiffers, "start the container again", "policy is %s, and the configuration says %s", there, configured)
+		const most = 100 // a list can be long
+		all.name(PolicyDiffers, "start the container again", "policy is %.*s, and the configuration says %.*s", most, there, most, configured)
 	}
 	return all
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // How a difference can be repaired.
@@ -21,18 +22,17 @@ type Kind string
 
 // The kinds of differences that Diff and DiffEndpoint find.
 const (
-	HubAltName     Kind = "hub by another name"
-	HubAbsent      Kind = "hub absent" // and not ours to make
-	HubMissing     Kind = "hub missing"
-	HubName        Kind = "hub with a controller's name"
-	HubNotCAN      Kind = "hub not CAN"
-	HubNotVcan     Kind = "hub not vcan"
-	HubMade        Kind = "hub made by us, not a controller"
-	HubMTU         Kind = "hub MTU too small"
-	HubMTUChanged  Kind = "hub MTU changed"
-	HubDown        Kind = "hub down"
-	HubTransient   Kind = "hub made for a pod"
-	HubFilterFirst Kind = "filter of another program before ours on the hub"
+	HubAltName    Kind = "hub by another name"
+	HubAbsent     Kind = "hub absent" // and not ours to make
+	HubMissing    Kind = "hub missing"
+	HubName       Kind = "hub with a controller's name"
+	HubNotCAN     Kind = "hub not CAN"
+	HubNotVcan    Kind = "hub not vcan"
+	HubMade       Kind = "hub made by us, not a controller"
+	HubMTU        Kind = "hub MTU too small"
+	HubMTUChanged Kind = "hub MTU changed"
+	HubDown       Kind = "hub down"
+	HubTransient  Kind = "hub made for a pod"
 
 	ControllerKind    Kind = "controller not set up by netlink"
 	ControllerOthers  Kind = "controller wanted otherwise"
@@ -51,6 +51,7 @@ const (
 
 	HostEndDown   Kind = "host end down"
 	FilterWrong   Kind = "filter wrong"
+	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
 	RuleMissing   Kind = "rule missing"
 	RuleDoubled   Kind = "rule doubled"
@@ -114,17 +115,18 @@ func (w *Wiring) Add(other Wiring) {
 
 // ControllerChange is what to do about a controller.
 type ControllerChange struct {
-	SetUp   bool
-	Queue   int  // frames, 0 leaves it
-	Restart bool // which not every driver can
+	SetUp     *controller.Settings // nil leaves it
+	ForOthers bool                 // others on the bus want it set up, too
+	Queue     int                  // frames, 0 leaves it
+	Restart   bool                 // which not every driver can
 }
 
 // TouchesDevices reports whether the change makes or removes devices, so that rules come or go with it, or changes MTUs.
 func (c Change) TouchesDevices() bool {
-	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller.SetUp
+	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller.SetUp != nil
 }
 
-// Repairs reports whether carrying out the change repairs something for certain: a restart reports itself whether it worked.
+// Repairs reports whether the change repairs something for certain. A restart does not count: it may fail.
 func (c Change) Repairs() bool {
 	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up) > 0 || c.Controller.Queue != 0
 }
@@ -136,8 +138,8 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// Refusal is the first difference that only the administrator can repair, or nil. Those of a tolerated sentinel do not count;
-// nil tolerates none.
+// Refusal is the first difference that only the administrator can repair, or nil. It skips refusals that wrap
+// tolerated, if that is not nil.
 func Refusal(all []Difference, tolerated error) error {
 	for _, d := range all {
 		if d.Refusal != nil && (tolerated == nil || !errors.Is(d.Refusal, tolerated)) {
@@ -167,8 +169,8 @@ func (all *differences) refuse(kind Kind, sentinel error, cure, format string, a
 	d.Refusal = fmt.Errorf("%w: %s", sentinel, d)
 }
 
-// quote writes a name as a word of a shell: a container chooses the names of its devices.
-func quote(name string) string {
+// Quote writes a name as a word of a shell: a container chooses the names of its devices.
+func Quote(name string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@"
 	if name != "" && strings.Trim(name, plain) == "" && name[0] != '-' {
 		return name

@@ -7,7 +7,7 @@ import (
 )
 
 // Priorities of our filters. Filters run by priority, lowest first, and the verdict of one ends the row, so that a filter of
-// another program before ours would switch ours off. There is none before the first priority, and one priority holds
+// another program before ours would switch ours off. No filter can run before priority 1, and one priority holds
 // filters of one kind and protocol only (tcf_chain_tp_find of net/sched/cls_api.c). Those of others come behind ours.
 const (
 	FirstPrio  = 1

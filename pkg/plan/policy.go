@@ -29,7 +29,8 @@ func CheckPolicy(p config.Policy) error {
 	return err
 }
 
-// compile fails as CheckPolicy says. An error frame is never sent, and received by whoever may receive anything.
+// compile fails as CheckPolicy says. Error frames are never sent. An endpoint receives them unless
+// receive is "none".
 func compile(p config.Policy) (a access, err error) {
 	send, receive, err := p.IDs()
 	if err != nil {

@@ -148,30 +148,31 @@ var damages = []damage{
 	{HubDown, onHub(func(h *host, hub *canlink.Link) bool { hub.Up = false; return IsOurHub(*hub) }), repaired, false},
 	{HubDown, onHub(func(h *host, hub *canlink.Link) bool { hub.Up = false; return !IsOurHub(*hub) && !h.hub.SetsUp() }), refused, false},
 	{HubTransient, onHub(func(h *host, hub *canlink.Link) bool {
-		hub.Alias = transientAlias
+		hub.Alias = TransientAlias
 		return hub.Kind == canlink.Vcan && !h.hub.Transient && !h.hub.Physical
 	}), repaired, false},
-	{HubFilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
+	{FilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
 		e := ours(Hooks(hub.Index, false)[1])
 		e.Handle = 2
-		h.v.OnHub = append(h.v.OnHub, e)
+		h.v.Entries = append(h.v.Entries, e)
 		return hub.Kind == canlink.Vcan
 	}), named, false},
-	{HubFilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
+	{FilterFirst, onHub(func(h *host, hub *canlink.Link) bool {
 		e := ours(Hooks(hub.Index, false)[0])
 		e.Handle = 2
-		h.v.OnHub = append(h.v.OnHub, e)
+		h.v.Entries = append(h.v.Entries, e)
 		return hub.Kind != canlink.Vcan
 	}), refused, false},
 	{FilterHeld, onHub(func(h *host, hub *canlink.Link) bool {
 		hook := Hooks(hub.Index, false)[0]
-		h.v.OnHub = []cantc.Entry{{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL}}
+		h.v.Entries = []cantc.Entry{{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL}}
 		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
 		return true
 	}), refused, false},
 	{FilterHeld, onHost(func(h *host, end *canlink.Link) bool {
 		hook := Hooks(end.Index, false)[1]
 		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
+		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL})
 		return true
 	}), named, false},
 
@@ -302,8 +303,8 @@ func (h *host) damaged(d damage) (problems []string) {
 		}
 		return kinds
 	}
-	if !slices.Contains(kinds(), d.kind) {
-		problem("not found: %v", h.differences())
+	if found := kinds(); !slices.Contains(found, d.kind) || d.kind == HubAbsent && len(found) > 1 {
+		problem("not found, or more: %v", h.differences())
 	}
 	for _, d := range h.differences() {
 		if d.Kind != HubTransient && (d.What == "" || d.Cure == "") {

@@ -30,8 +30,8 @@ var ErrorFrames = cangw.Filter{Mask: 0x3fffffff}
 
 // rules is which rules a bus must have: all of them, each exactly once.
 //
-// The backplane's rx feeds every member. That none hears itself is for its filters to see to: the gateway's own check, for
-// the ifindex that a frame comes from, is off (IIFTxOK), because a container can choose what it finds there.
+// The backplane's rx feeds every member. Filters keep a member from hearing itself. The gateway's own check, by source
+// ifindex, is off (IIFTxOK), because a container can choose what it finds there.
 //
 // The hub's frames get to tx by a rule, with its hop limit, because what is sent to the hub with Echo comes back from it;
 // an endpoint's by its filter. Error frames of a controller go to the endpoints. None goes to a controller, which would

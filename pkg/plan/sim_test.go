@@ -53,7 +53,7 @@ func (h *host) remove(index int) {
 	gone := func(i int) bool { return i != 0 && (i == index || i == peer) }
 	h.v.Links = slices.DeleteFunc(h.v.Links, func(l canlink.Link) bool { return gone(l.Index) })
 	h.v.Jobs = slices.DeleteFunc(h.v.Jobs, func(j cangw.Job) bool { return gone(int(j.Src)) || gone(int(j.Dst)) })
-	h.v.OnHub = slices.DeleteFunc(h.v.OnHub, func(e cantc.Entry) bool { return gone(e.Dev) })
+	h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return gone(e.Dev) })
 	for hook := range h.v.Filters {
 		if gone(hook.Dev) {
 			delete(h.v.Filters, hook)
@@ -95,7 +95,7 @@ func (h *host) attach(id string, e config.Endpoint) error {
 	mtu := e.MTUOn(MTUOf(w.Hub, h.v.Link(h.hub.Name)))
 	l := h.addLink(canlink.Link{
 		Name: r.HostIf(), Kind: canlink.Vxcan, MTU: mtu, Up: true, Used: true, PeerElsewhere: true, PeerIndex: 2,
-		Alias: Alias(h.hub.Name, r.Attachment, e.Policy),
+		Alias: Alias(h.hub, r.Attachment, e.Policy),
 	})
 	h.records = append(h.records, r)
 	h.wire(w.Wire(h.v, Endpoint{Record: r, Host: *l}))
@@ -143,8 +143,8 @@ func (h *host) apply(all []Difference) (changed bool) {
 			peer := h.addLink(canlink.Link{Name: p.PeerName, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias, PeerIndex: end}).Index
 			h.link(p.Name).PeerIndex = peer
 		}
-		if c.Controller.SetUp {
-			h.setUp(h.hub.Controller, c.Controller.Queue)
+		if c.Controller.SetUp != nil {
+			h.setUp(*c.Controller.SetUp, c.Controller.Queue)
 		} else if c.Controller.Queue != 0 {
 			h.v.Controller.Queue = c.Controller.Queue
 		}
@@ -164,8 +164,8 @@ func (h *host) wire(w Wiring) {
 	for _, f := range w.SetFilters {
 		h.v.Filters[f.Hook] = cantc.Installed{Filter: f, Kind: cantc.Kind}
 		if f.Dev == h.v.Link(h.hub.Name).Index {
-			h.v.OnHub = slices.DeleteFunc(h.v.OnHub, func(e cantc.Entry) bool { return e.Hook == f.Hook && e.Ours() })
-			h.v.OnHub = append(h.v.OnHub, ours(f.Hook))
+			h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return e.Hook == f.Hook && e.Ours() })
+			h.v.Entries = append(h.v.Entries, ours(f.Hook))
 		}
 	}
 	for _, j := range w.DeleteJobs {

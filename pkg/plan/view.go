@@ -24,7 +24,8 @@ type View struct {
 	Jobs       []cangw.Job
 	Filters    map[cantc.Hook]cantc.Installed
 	Controller controller.Device // the hub, if it is one that netlink can set up
-	OnHub      []cantc.Entry     // filters at the hooks of the hub, other programs' too
+	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours.
+	Entries []cantc.Entry
 }
 
 // Link is the device of a name, or the zero Link.
@@ -75,14 +76,14 @@ type Endpoint struct {
 	CutOff bool
 }
 
-// MovedBack reports whether the container end was in use and is in the host's netns again: a runtime that had moved it into
-// the container has moved it back, and the call that should tell us was lost.
+// MovedBack reports whether the container end was in use and is in the host's netns again: the runtime moved it back, and its
+// call to detach it was lost.
 func (v View) MovedBack(e Endpoint) bool {
 	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
 }
 
 // Endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
-// record, and then those that only the aliases of their devices tell of.
+// record, and then the unrecorded ones, by the aliases of their devices.
 func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	type device struct {
 		link *canlink.Link
@@ -110,7 +111,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	for i := range v.Links {
 		d, ok := devices[v.Links[i].Name]
 		if ok && d.ok && d.HostIf() == d.link.Name {
-			hub := config.Hub{Name: hub}
+			hub := config.Hub{Name: hub, Physical: d.Physical}
 			endpoints = append(endpoints, Endpoint{Record: Record{Attachment: d.Attachment, Hub: hub}, Host: *d.link, CutOff: d.Policy})
 		}
 	}

@@ -3,7 +3,6 @@ package plan
 import (
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
-	"github.com/vxcan/vxcan/pkg/controller"
 )
 
 // Want is what a bus must be made of. Of host ends it holds those that are there: only its own ADD can make one.
@@ -15,21 +14,17 @@ type Want struct {
 	Attaching string
 	// MTU is what the endpoint that is being attached or checked asks for, or 0.
 	MTU int
-	// others holds the controller settings of the other endpoints; zero if they set none.
-	others controller.Settings
+	// others is the hub that the other endpoints ask for, if they want a controller set up; else the zero Hub.
+	others config.Hub
 }
 
-// NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there. The hub
-// is set up for all of them: what the request leaves open, another endpoint may ask for.
+// NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there.
 func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching}
 	w.TX, w.RX = config.BackplaneNames(hub.Name)
 	for i := range endpoints {
 		if e := &endpoints[i]; e.Hub.SetsUp() && e.Host.Name != attaching {
-			w.others = e.Hub.Controller
-			if hub.Physical && !hub.SetsUp() {
-				w.Hub.Controller, w.Hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
-			}
+			w.others = e.Hub
 			break
 		}
 	}
@@ -44,6 +39,9 @@ func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 		e := &endpoints[i]
 		hub.Physical = hub.Physical || now.Index == 0 && e.Hub.Physical
 		hub.Transient = hub.Transient && e.Hub.Transient
+		if e.Hub.SetsUp() && !hub.SetsUp() {
+			hub.Controller, hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
+		}
 	}
 	if now.Index != 0 {
 		hub.Transient = IsTransient(now)
@@ -64,8 +62,11 @@ func MTUOf(hub config.Hub, now canlink.Link) int {
 	return now.MTU
 }
 
-// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names those whose
-// policy is not known.
+// SetsUp reports whether the hub is a controller that somebody on the bus has set up.
+func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
+
+// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names the endpoints
+// with an unknown policy.
 func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attachment) {
 	if hub.Index != 0 {
 		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})

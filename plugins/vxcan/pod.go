@@ -121,7 +121,7 @@ func (c *conf) podItem(item string) (hub config.Hub, ifName string, err error) {
 	hub = c.network.Hub
 	if !both {
 		name, ifName = hub.Name, item
-		if ifName == hub.Name || slices.ContainsFunc(c.network.PodHubs, func(pattern string) bool { return pattern != "*" && matchesHub(pattern, ifName) }) {
+		if slices.ContainsFunc(c.network.PodHubs, func(pattern string) bool { return pattern != "*" && matchesHub(pattern, ifName) }) {
 			return hub, "", fmt.Errorf("%w interface %.*q: it is the name of a hub; want HUB:INTERFACE", config.ErrInvalid, shown, ifName)
 		}
 	}

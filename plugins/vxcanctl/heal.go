@@ -29,7 +29,7 @@ func newHeal(host healer, log *slog.Logger) *cobra.Command {
 		Use:   "heal [HUB ...]",
 		Short: "Repair buses: hub, backplane, host ends and gateway rules",
 		Long: `Repair some buses, or all of them, as the start of a container on the bus would: hub, backplane, host ends and gateway
-rules. A controller is set up first if its network configures that. Each repair is a line on stderr. A hub that
+rules. A controller is set up first if a container that is there asks for that. Each repair is a line on stderr. A hub that
 is unknown, and a controller that is not there, are no error.
 
 When a controller is plugged in, udev has systemd run this as vxcan-heal@HUB.service.
