@@ -95,7 +95,7 @@ func (p packet) id() uint32 {
 	return binary.NativeEndian.Uint32([]byte(p.data[:4]))
 }
 
-// isFrame tells whether the kernel takes a packet for a frame of CAN or CAN FD (can_dropped_invalid_skb of
+// isFrame reports whether the kernel takes a packet for a frame of CAN or CAN FD (can_dropped_invalid_skb of
 // drivers/net/can/dev/skb.c).
 func (p packet) isFrame() bool {
 	return p.protocol == unix.ETH_P_CAN && len(p.data) == 16 && p.data[4] <= 8 ||

@@ -76,7 +76,7 @@ type EndpointStatus struct {
 type Difference struct {
 	What string `json:"what"`
 	Cure string `json:"cure"`
-	// ByHeal tells that vxcanctl heal repairs it.
+	// ByHeal reports that vxcanctl heal repairs it.
 	ByHeal bool `json:"byHeal"`
 }
 

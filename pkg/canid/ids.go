@@ -178,16 +178,16 @@ func (s *idSet) full(limit uint32) bool { return slices.Equal(s.ranges, []idRang
 
 func (s *idSet) empty() bool { return len(s.ranges) == 0 && len(s.masked) == 0 }
 
-// All tells whether the set is that of "all". It does not notice masks that have all IDs only together, such as
+// All reports whether the set is that of "all". It does not notice masks that have all IDs only together, such as
 // 00000000:00000001,00000001:00000001.
 func (s IDs) All() bool {
 	return s.standard.full(unix.CAN_SFF_MASK) && s.extended.full(unix.CAN_EFF_MASK)
 }
 
-// None tells whether the set is empty.
+// None reports whether the set is empty.
 func (s IDs) None() bool { return s.standard.empty() && s.extended.empty() }
 
-// Contains tells whether a frame's ID is in the set. id is the can_id of struct can_frame, with its flags. An error frame has
+// Contains reports whether a frame's ID is in the set. id is the can_id of struct can_frame, with its flags. An error frame has
 // no ID and is in no set. CAN_RTR_FLAG is ignored, and so are bits 11 to 28 of a standard ID: programs can set them, but a
 // wire does not carry them.
 func (s IDs) Contains(id uint32) bool {

@@ -47,17 +47,17 @@ type Link struct {
 	AltNames []string
 	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
 	PeerIndex int
-	// PeerElsewhere tells that the other end is in another netns than this one, which has the number PeerNetns here.
+	// PeerElsewhere reports that the other end is in another netns than this one, which has the number PeerNetns here.
 	PeerElsewhere bool
 	PeerNetns     int
-	// Active tells that the device sends what is handed to it (IF_OPER_UP of linux/if.h). The kernel drops that for a
+	// Active reports that the device sends what is handed to it (IF_OPER_UP of linux/if.h). The kernel drops that for a
 	// moment after the carrier of a device that is up comes on, until its link watch has run (net/core/link_watch.c).
 	Active bool
-	// Used tells that the carrier has been up: both ends of a pair were, at the same time.
+	// Used reports that the carrier has been up: both ends of a pair were, at the same time.
 	Used bool
 }
 
-// FD tells whether the device takes CAN FD frames.
+// FD reports whether the device takes CAN FD frames.
 func (l Link) FD() bool { return l.MTU >= FDMTU }
 
 // Conn works on the devices of one network namespace.

@@ -43,7 +43,8 @@ func (c *Conn) Get(hooks ...Hook) ([]Installed, error) {
 }
 
 // isAbsent reports whether an error means that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
-// the priority, or a qdisc whose filters are those of a shared block, of which none is a device's (EOPNOTSUPP).
+// the priority, or a qdisc with a shared block, where filters belong to the
+// block and not to a device (EOPNOTSUPP).
 func isAbsent(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
 }
@@ -66,7 +67,7 @@ func (e *OtherFilterError) Error() string {
 	return fmt.Sprintf("device with index %d has %s filters of kind %s and protocol %#04x at pref %d", e.Dev, e.Dir, e.Kind, e.Protocol, e.Prio)
 }
 
-// SharedBlockError is a clsact qdisc whose filters of one direction are those of a block, which other devices may share. It
+// SharedBlockError is a clsact qdisc with a shared block in place of its own filters in one direction. It
 // takes no filters of its own. This ends it: tc qdisc del dev DEV clsact
 type SharedBlockError struct {
 	Dev   int // ifindex
@@ -180,7 +181,7 @@ func (c *Conn) missing(f Filter) string {
 	return "cls_bpf"
 }
 
-// Probe tells whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
+// Probe reports whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
 // returns. It fails with a rtnl.NoModuleError, or without CAP_SYS_ADMIN.
 func Probe(actions ...Action) error {
 	conn, err := rtnl.DialNew()

@@ -41,7 +41,7 @@ type Filter struct {
 	Actions []Action          // carried out in order
 }
 
-// Equal tells whether two filters do the same at the same place.
+// Equal reports whether two filters do the same at the same place.
 func (f Filter) Equal(g Filter) bool {
 	return f.Hook == g.Hook && slices.Equal(f.Program, g.Program) && slices.Equal(f.Actions, g.Actions)
 }

@@ -252,7 +252,7 @@ func (l *Listener) InOrder() []Frame {
 	return slices.Clone(l.inOrder)
 }
 
-// Has tells whether a frame was heard from another interface.
+// Has reports whether a frame was heard from another interface.
 func (l *Listener) Has(f Frame) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -163,7 +163,7 @@ func (c *Controller) run(t testing.TB) {
 	}
 }
 
-// waitTurn waits until the wire may take something, and tells whether there still is one.
+// waitTurn waits until the wire may take something, and reports whether there still is one.
 func (c *Controller) waitTurn() bool {
 	c.mu.Lock()
 	for c.rate == Stopped && !c.unplugged {

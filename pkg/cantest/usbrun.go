@@ -252,7 +252,7 @@ func (a *USBAdapter) runIn(in *transfers) {
 	}
 }
 
-// endpointGone tells whether a transfer failed because there is no host, or was cancelled.
+// endpointGone reports whether a transfer failed because there is no host, or was cancelled.
 func endpointGone(err error) bool {
 	for _, gone := range []error{unix.ESHUTDOWN, unix.ECONNRESET, unix.EAGAIN, unix.ENODEV, unix.ECANCELED} {
 		if errors.Is(err, gone) {

@@ -7,7 +7,7 @@ package controller
 // syncSeg is the first segment of each bit in time quanta (CAN_SYNC_SEG, linux/can/bittiming.h).
 const syncSeg = 1
 
-// usable tells whether there are limits, and such as bit timings can be calculated with.
+// usable reports whether there are limits, and such as bit timings can be calculated with.
 func (l Limits) usable() bool {
 	const most = 1 << 10 // of a segment; controllers have up to 512
 	return l.Tseg1Min+l.Tseg2Min > 0 && l.Tseg1Max >= l.Tseg1Min && l.Tseg2Max >= l.Tseg2Min &&

@@ -85,7 +85,7 @@ func (s Settings) Validate() error {
 	return nil
 }
 
-// Check tells whether the controller can be set up so, before anything is sent to the kernel. The error names the
+// Check reports whether the controller can be set up so, before anything is sent to the kernel. The error names the
 // controller, the key and what there is instead. Warnings are about what will be left out. That a driver cannot restart
 // after bus-off is not known here: SetUp finds it out.
 func (c Device) Check(s Settings) (warnings []string, err error) {
@@ -238,7 +238,7 @@ func (c Device) rounded(s Settings) []string {
 	return words
 }
 
-// known tells whether the kernel knows the bit rate. slcan has one without when it is set up as its adapter was before
+// known reports whether the kernel knows the bit rate. slcan has one without when it is set up as its adapter was before
 // (CAN_BITRATE_UNKNOWN, drivers/net/can/dev/dev.c).
 func (t BitTiming) known() bool { return t.Bitrate != 0 && t.Bitrate != 1<<32-1 }
 

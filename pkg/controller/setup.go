@@ -144,7 +144,7 @@ func (c *Conn) SetTxQueue(index, frames int) error {
 	return nil
 }
 
-// refusesRestart tells whether the driver of a controller that is down cannot restart after bus-off. To ask is the only
+// refusesRestart reports whether the driver of a controller that is down cannot restart after bus-off. To ask is the only
 // way to know, and changes nothing: the kernel looks at the driver first and then refuses because the device is down.
 // Kernels that do not look at the driver refuse for that alone, and take a restart-ms from every driver.
 func (c *Conn) refusesRestart(index int) bool {

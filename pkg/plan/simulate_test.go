@@ -106,7 +106,7 @@ func (m *model) xmit(d *device, f frame) (sent bool) {
 	return true
 }
 
-// filter runs the filters of a device, and tells whether the frame goes on its way.
+// filter runs the filters of a device, and reports whether the frame goes on its way.
 func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
 	if d.inner {
 		return true

@@ -121,7 +121,7 @@ func acquire(ctx context.Context, path string, deadline time.Time) (*flock.Flock
 	}
 }
 
-// isCurrent tells whether a lock is still that of the file that has its name.
+// isCurrent reports whether a lock is still that of the file that has its name.
 func isCurrent(lock *flock.Flock) bool {
 	locked, err := lock.Stat()
 	if err != nil {

@@ -40,7 +40,7 @@ type network struct {
 // endpoint is what CreateEndpoint said. Docker makes a new one on every start of a container.
 type endpoint struct {
 	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and 0
-	// SandboxKey is the path of the container's netns, which Join says: it tells which endpoints are in one container.
+	// SandboxKey is the path of the container's netns, which Join says: endpoints of one container have the same.
 	SandboxKey string `json:"sandboxKey,omitempty"`
 }
 
@@ -53,7 +53,7 @@ func (r *records) find(networkID string) (*network, error) {
 	return n, nil
 }
 
-// lost tells whether an attachment is of a network on record, but not on record itself.
+// lost reports whether an attachment is of a network on record, but not on record itself.
 func (r *records) lost(a config.Attachment) bool {
 	n := r.Networks[a.Network]
 	if n == nil {
@@ -148,7 +148,7 @@ func (d disk) read(ctx context.Context) (r *records, err error) {
 	return r, err
 }
 
-// putNetwork records a network, so that a power cut does not lose it, and tells whether it is a new one.
+// putNetwork records a network, so that a power cut does not lose it, and reports whether it is a new one.
 func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool, err error) {
 	err = d.with(ctx, func(r *records, file *store.File) error {
 		old := r.Networks[id]

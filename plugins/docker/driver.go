@@ -65,7 +65,7 @@ func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkR
 	return object{}, nil
 }
 
-// removeHub removes a hub that no network names. One that is created meanwhile may have lost it to us: it gets it back.
+// removeHub removes a hub that no network names. A network created meanwhile may need the hub: then it is made again.
 func (d *driver) removeHub(ctx context.Context, h *bus.Host, hub string) error {
 	all, err := d.disk.read(ctx)
 	if err != nil || all.onHub(hub) != nil {

@@ -53,7 +53,7 @@ func unchain(list []byte) ([]byte, error) {
 	return cut(list, plugins, ours), err
 }
 
-// isChained tells whether the entry, and no other of vxcan, is in a configuration list.
+// isChained reports whether the entry, and no other of vxcan, is in a configuration list.
 func isChained(list []byte, entry json.RawMessage) (bool, error) {
 	chained, err := chain(list, entry)
 	return bytes.Equal(list, chained), err

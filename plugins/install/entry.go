@@ -80,7 +80,7 @@ func typeOf(plugin []byte) string {
 	return p.Type
 }
 
-// sameJSON tells whether two texts are the same but for spaces, the order of keys and the format of numbers: others that
+// sameJSON reports whether two texts are the same but for spaces, the order of keys and the format of numbers: others that
 // chain themselves into the network write all of it anew.
 func sameJSON(a, b []byte) bool {
 	var x, y any

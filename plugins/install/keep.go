@@ -21,7 +21,7 @@ const (
 	patience = 200
 )
 
-// passes tells whether an error is one that passes by itself, soon.
+// passes reports whether an error is one that passes by itself, soon.
 func passes(err error) bool {
 	return errors.Is(err, errChanged) || errors.Is(err, errBusy) || errors.Is(err, errUnsettled)
 }

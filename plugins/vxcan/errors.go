@@ -19,8 +19,8 @@ const (
 	codeDamage          uint = 102
 )
 
-// cniError gives an error the code that the CNI specification has for it. No other place knows codes, but for
-// STATUS, which has one of its own.
+// cniError gives an error the code that the CNI specification has for it. Only
+// STATUS sets a code elsewhere.
 func cniError(err error) error {
 	var (
 		locked *store.LockedError

@@ -67,7 +67,7 @@ func containerName(cniArgs string) string {
 	return namespace + name
 }
 
-// podDecides reports whether only pods are attached that ask for it.
+// podDecides reports whether a pod must ask by annotation.
 func (c *conf) podDecides() bool { return c.Capabilities[annotationsCapability] }
 
 // shown is how much of an annotation an error repeats.

@@ -40,7 +40,7 @@ func (m *machine) has(path string) bool {
 	return err == nil
 }
 
-// installed tells whether there is a program.
+// installed reports whether there is a program.
 func (m *machine) installed(program string) bool {
 	return slices.ContainsFunc([]string{"/usr/local/sbin/", "/usr/local/bin/", "/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"},
 		func(dir string) bool { return m.has(dir + program) })
@@ -70,7 +70,7 @@ func (m *machine) system() system {
 	return s
 }
 
-// unit is what systemctl is-enabled says of a unit. ok tells whether there is such a unit.
+// unit is what systemctl is-enabled says of a unit. ok reports whether there is such a unit.
 func (m *machine) unit(name string) (state string, ok bool) {
 	if m.enabled != nil {
 		return m.enabled(name)
@@ -151,7 +151,7 @@ func (m *machine) module(s system, module bus.Module, tried bool) finding {
 	return f
 }
 
-// onDisk tells whether a kernel has a module, built in or as a file.
+// onDisk reports whether a kernel has a module, built in or as a file.
 func (m *machine) onDisk(s system, name string) bool {
 	under := strings.ReplaceAll(name, "-", "_")
 	if m.has("/sys/module/" + under) {

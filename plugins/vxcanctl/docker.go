@@ -39,7 +39,7 @@ func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, err
 	return all, err
 }
 
-// dockerRuns tells whether there is a process of the number that dockerd has noted.
+// dockerRuns reports whether there is a process of the number that dockerd has noted.
 func dockerRuns() bool {
 	pid, err := os.ReadFile("/run/docker.pid")
 	if err != nil {
