@@ -148,7 +148,7 @@ func TestStatusLargeBus(t *testing.T) {
 	crowd := newContainer(t, "crowd")
 	const count = 100
 	for _, name := range containerNames("c", count) {
-		call{containerID: name, netns: crowd.path}.with(`"interface":"can%d"`).add(t)
+		call{containerID: name, netns: crowd.path, ifName: name}.add(t)
 	}
 	start := time.Now()
 	if all := statusOf(t); len(all) != 1 || len(all[0].Endpoints) != count || len(all[0].Differences) > 0 {
