@@ -147,6 +147,54 @@ func TestBrokenState(t *testing.T) {
 	}
 }
 
+// TestNewerRecord: a record of a later release is left alone. ADD and heal say what helps; DEL succeeds.
+func TestNewerRecord(t *testing.T) {
+	freshHost(t)
+	a, b := newContainer(t, "a"), newContainer(t, "b")
+	result, _ := on(a).add(t)
+	whole, err := os.ReadFile(recordFile(t, "vcan0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(whole), `"version":2`, `"version":3,"more":{}`, 1)
+	write(t, recordFile(t, "vcan0"), newer)
+	words := []string{recordFile(t, "vcan0"), "version 3", "install the later vxcan"}
+	on(b).fails(t, "ADD", 5, words...)
+	if _, log, status := control(t, nil, "heal"); status != 1 || !strings.Contains(log, words[2]) {
+		t.Errorf("heal: exit status %d, %s", status, log)
+	}
+	expectWiring(t, true, "vcan0", hostIf(result))
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}}, 5, true)
+	on(a).ok(t, "DEL")
+	expectWiring(t, true, "vcan0")
+	if now, err := os.ReadFile(recordFile(t, "vcan0")); err != nil || string(now) != newer {
+		t.Errorf("the record was changed: %s, %v", now, err)
+	}
+}
+
+// TestResultLost: an ADD that cannot print its result fails and leaves nothing.
+func TestResultLost(t *testing.T) {
+	freshHost(t)
+	c := newContainer(t, "c")
+	this := on(c)
+	this.run = func(cmd *exec.Cmd) error {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer full.Close()
+		cmd.Stdout = full
+		return cmd.Run()
+	}
+	if _, log, err := this.exec(t, "ADD"); err == nil {
+		t.Errorf("ADD without a result succeeds: %s", log)
+	}
+	expectNothing(t)
+	if got := c.links(t); len(got) != 1 { // lo
+		t.Errorf("devices in the container: %v", got)
+	}
+}
+
 // TestDisk: a directory that cannot be written and a full disk make a clear error, and nothing else.
 func TestDisk(t *testing.T) {
 	for _, c := range []struct {
@@ -165,8 +213,10 @@ func TestDisk(t *testing.T) {
 			}
 			command(t, "mount", "-t", "tmpfs", "-o", c.options, "tmpfs", stateDir)
 			t.Cleanup(func() { _, _ = try("umount", stateDir) })
+			filler, probe := recordDir(t)+"/filler", recordDir(t)+"/probe"
 			if c.fill {
-				write(t, stateDir+"/filler", strings.Repeat("x", 4096))
+				command(t, "mkdir", recordDir(t))
+				write(t, filler, strings.Repeat("x", 4096))
 			}
 			on(box).fails(t, "ADD", 5, c.words, stateDir)
 			if got := canLinks(t); len(got) > 0 {
@@ -176,14 +226,17 @@ func TestDisk(t *testing.T) {
 				t.Errorf("half a file: %v", files)
 			}
 			if c.fill { // and with room again, all is well
-				remove(t, stateDir+"/filler")
+				remove(t, filler)
 				result, _ := on(box).add(t)
-				write(t, stateDir+"/filler", "") // takes no room; now fill what is left
-				_, _ = try("sh", "-c", "yes | dd of="+stateDir+"/filler bs=512 2>/dev/null")
-				if err := os.WriteFile(stateDir+"/probe", []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
+				write(t, filler, "") // takes no room; now fill what is left
+				_, _ = try("sh", "-c", "yes | dd of="+filler+" bs=512 2>/dev/null")
+				if err := os.WriteFile(probe, []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
 					t.Fatalf("the disk is not full: %v", err)
 				}
-				remove(t, stateDir+"/probe")
+				remove(t, probe)
+				command(t, "cangw", "-F")
+				vxcanctl(t, "heal")
+				expectWiring(t, true, "vcan0", hostIf(result))
 				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go
 				if slices.Contains(canLinks(t), hostIf(result)) {
 					t.Error("DEL on a full disk left the pair")
@@ -197,10 +250,10 @@ func TestDisk(t *testing.T) {
 func TestLock(t *testing.T) {
 	freshHost(t)
 	c := newContainer(t, "c")
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := os.MkdirAll(recordDir(t), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	lock := stateDir + "/vcan0.lock"
+	lock := recordDir(t) + "/vcan0.lock"
 	hold := func() (release func()) {
 		f, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
 		if err != nil {
@@ -314,7 +367,7 @@ func TestKilledTransient(t *testing.T) {
 			if got := canLinks(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if files, _ := filepath.Glob(stateDir + "/*"); len(files) > 0 {
+			if files, _ := filepath.Glob(stateDir + "/*/*"); len(files) > 0 {
 				t.Errorf("left: %v", files)
 			}
 		})
@@ -370,7 +423,7 @@ func TestTwoInterfaces(t *testing.T) {
 	}
 }
 
-// TestReadOnly: an SD card went read-only. DEL must succeed, or the container can never be removed.
+// TestReadOnly: an SD card went read-only. heal goes on, and DEL must succeed, or the container can never be removed.
 func TestReadOnly(t *testing.T) {
 	freshHost(t)
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
@@ -379,8 +432,11 @@ func TestReadOnly(t *testing.T) {
 	command(t, "mount", "-t", "tmpfs", "tmpfs", stateDir)
 	t.Cleanup(func() { _, _ = try("umount", stateDir) })
 	this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
-	this.add(t)
+	result, _ := this.add(t)
 	command(t, "mount", "-o", "remount,ro", stateDir)
+	command(t, "cangw", "-F")
+	vxcanctl(t, "heal")
+	expectWiring(t, true, "bench0", hostIf(result))
 	for _, c := range []call{this, this, on(newContainer(t, "other")).with(`"hub":"vcan7"`)} {
 		if out, _, err := c.exec(t, "DEL"); err != nil {
 			t.Errorf("DEL: %v %s", err, out)
