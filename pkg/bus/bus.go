@@ -202,6 +202,14 @@ func (b *bus) observe() (corrections []string, err error) {
 	for _, f := range filters {
 		v.Filters[f.Hook] = f
 	}
+	// The kernel does not tell a missing filter from one of another protocol.
+	missing := slices.DeleteFunc(where, func(h cantc.Hook) bool {
+		_, there := v.Filters[h]
+		return there || h.Prio != plan.FirstPrio || h.Dev == hub.Index
+	})
+	if v.Instead, err = b.k.tc.List(missing...); err != nil {
+		return nil, err
+	}
 	b.view = v
 	for _, r := range without(before, b.record.endpoints) {
 		corrections = append(corrections, fmt.Sprintf("dropped the record of %s: its devices are gone", r.Attachment))

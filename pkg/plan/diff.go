@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
@@ -236,7 +234,7 @@ func (w Want) diffOnHub(hub canlink.Link, v View, all *differences) {
 		}
 		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", quote(hub.Name), f.Dir, f.Prio)
 		switch {
-		case f.Kind != cantc.Kind || f.Protocol != unix.ETH_P_ALL:
+		case f.Holds():
 			all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus",
 				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", hub.Name, f.Kind, f.Dir, f.Prio)
 		default:
@@ -255,12 +253,12 @@ func (w Want) diffOnHub(hub canlink.Link, v View, all *differences) {
 func diffFilters(common backplane, m member, v View, all *differences) (wrong Wiring) {
 	wanted := filters(common, m)
 	for _, f := range wanted {
-		switch there := v.Filters[f.Hook]; {
-		case there.Kind != "" && there.Kind != cantc.Kind && !m.hub: // diffOnHub has those of a hub
+		switch holder := v.holder(f.Hook); {
+		case holder != "" && !m.hub: // diffOnHub has those of a hub
 			name := quote(v.At(f.Dev).Name)
 			all.name(FilterHeld, fmt.Sprintf("tc filter del dev %s %s pref %d; then vxcanctl heal", name, f.Dir, f.Prio),
-				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", name, there.Kind, f.Dir, f.Prio)
-		case !f.Equal(there.Filter):
+				"device %s has a filter of another program (%s) at %s pref %d, which the bus needs", name, holder, f.Dir, f.Prio)
+		case !f.Equal(v.Filters[f.Hook].Filter):
 			wrong.SetFilters = append(wrong.SetFilters, f)
 		}
 	}

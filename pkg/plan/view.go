@@ -25,6 +25,7 @@ type View struct {
 	Filters    map[cantc.Hook]cantc.Installed
 	Controller controller.Device // the hub, if it is one that netlink can set up
 	OnHub      []cantc.Entry     // filters at the hooks of the hub, other programs' too
+	Instead    []cantc.Entry     // filters at hooks where an endpoint lacks ours
 }
 
 // Link is the device of a name, or the zero Link.
@@ -45,6 +46,19 @@ func (v View) At(index int) canlink.Link {
 		}
 	}
 	return canlink.Link{}
+}
+
+// holder is the kind of the filter of another program that is where an endpoint must have its own, or "".
+func (v View) holder(h cantc.Hook) string {
+	if there := v.Filters[h]; there.Kind != cantc.Kind && there.Kind != "" {
+		return there.Kind
+	}
+	for _, f := range v.Instead {
+		if f.Hook == h && f.Holds() {
+			return f.Kind
+		}
+	}
+	return ""
 }
 
 // nameOf is the name of the device with an ifindex.
