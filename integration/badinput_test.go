@@ -22,6 +22,11 @@ func TestBadInput(t *testing.T) {
 		words []string
 	}{
 		{"unknown key", `"hubb":"vcan1"`, nil, 7, []string{`"hubb"`, "hub, physical, interface, mtu, send, receive, "}},
+		{"send null", `"send":null`, nil, 7, []string{`"send"`, "null", "leave the key out for the default"}},
+		{"hub null", `"hub":null`, nil, 7, []string{`"hub"`, "null"}},
+		{"hub that only a controller can be", `"hub":"can0"`, nil, 7, []string{`hub can0 is not there: for a controller set "physical": true`, "for a virtual bus name it vcanN"}},
+		{"hub of another kind", `"hub":"wlan0"`, nil, 7, []string{`hub wlan0 is not there: for a controller set "physical": true`}},
+		{"controller away", `"hub":"can0","physical":true`, nil, 11, []string{"hub can0: there is no such device"}},
 		{"hub not a string", `"hub":3`, nil, 7, []string{`"hub"`, "value 3", "string"}},
 		{"physical not a bool", `"physical":"yes"`, nil, 7, []string{`"physical"`, `"yes"`, "true or false"}},
 		{"mtu not a number", `"mtu":"72"`, nil, 7, []string{`"mtu"`, `"72"`, "whole number"}},
@@ -38,6 +43,7 @@ func TestBadInput(t *testing.T) {
 		{"hub with a blank", `"hub":"vcan 0"`, nil, 7, []string{`"hub"`}},
 		{"interface too long", `"interface":"can4567890123456"`, nil, 7, []string{`"interface"`, "15"}},
 		{"interface with a slash", `"interface":"a/b"`, nil, 7, []string{`"interface"`, `"/"`}},
+		{"interface with a pattern, hub without a number", `"interface":"can%d","hub":"bench"`, nil, 7, []string{"can%d", `"bench" ends in none`}},
 		{"interface with two patterns", `"interface":"can%d%d"`, nil, 7, []string{`"interface"`, `"%"`}},
 		{"no name", `"name":""`, nil, 7, []string{"name"}},
 		{"prevResult not an object", `"prevResult":7`, nil, 7, []string{`"prevResult"`}},

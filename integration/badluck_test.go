@@ -104,7 +104,7 @@ func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf
 	if got := canLinks(t); !slices.Equal(got, devices) {
 		t.Errorf("devices %v, want %v", got, devices)
 	}
-	state, err := os.ReadFile(stateDir + "/vcan0.json")
+	state, err := os.ReadFile(recordFile(t, "vcan0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,16 +115,16 @@ func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf
 
 // TestBrokenState: the bus goes on when its record cannot be read.
 func TestBrokenState(t *testing.T) {
-	stateFile := stateDir + "/vcan0.json"
+	stateFile := recordFile(t, "vcan0")
 	for name, damage := range map[string]func(whole string) string{
 		"cut in half":        func(whole string) string { return whole[:len(whole)/2] },
 		"not JSON":           func(string) string { return "vcan0 is fine\n" },
 		"empty":              func(string) string { return "" },
-		"newer version":      func(whole string) string { return strings.Replace(whole, `"version":1`, `"version":2`, 1) },
-		"wrong type":         func(string) string { return `{"version":1,"data":{"endpoints":7}}` },
+		"older version":      func(whole string) string { return strings.Replace(whole, `"version":2`, `"version":1`, 1) },
+		"wrong type":         func(string) string { return `{"version":2,"data":{"endpoints":7}}` },
 		"somebody else's":    func(string) string { return `[1,2,3]` },
-		"an earlier boot's":  func(whole string) string { return strings.Replace(whole, `"bootID":"`, `"bootID":"0`, 1) },
-		"without attachment": func(string) string { return `{"version":1,"data":{}}` },
+		"of nobody's wish":   func(whole string) string { return strings.Replace(whole, `"ask":0`, `"ask":7`, 1) },
+		"without attachment": func(string) string { return `{"version":2,"data":{}}` },
 	} {
 		t.Run(name, func(t *testing.T) {
 			freshHost(t)
@@ -139,11 +139,59 @@ func TestBrokenState(t *testing.T) {
 			command(t, "cangw", "-F")
 			second, log := on(b).add(t)
 			expectWiring(t, true, "vcan0", hostIf(first), hostIf(second))
-			if fine := name == "an earlier boot's" || name == "without attachment"; strings.Contains(log, "going on without the record") == fine {
+			if fine := name == "without attachment"; strings.Contains(log, "going on without the record") == fine {
 				t.Errorf("log: %s", log)
 			}
 			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
 		})
+	}
+}
+
+// TestNewerRecord: a record of a later release is left alone. ADD and heal say what helps; DEL succeeds.
+func TestNewerRecord(t *testing.T) {
+	freshHost(t)
+	a, b := newContainer(t, "a"), newContainer(t, "b")
+	result, _ := on(a).add(t)
+	whole, err := os.ReadFile(recordFile(t, "vcan0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(whole), `"version":2`, `"version":3,"more":{}`, 1)
+	write(t, recordFile(t, "vcan0"), newer)
+	words := []string{recordFile(t, "vcan0"), "version 3", "install the later vxcan"}
+	on(b).fails(t, "ADD", 5, words...)
+	if _, log, status := control(t, nil, "heal"); status != 1 || !strings.Contains(log, words[2]) {
+		t.Errorf("heal: exit status %d, %s", status, log)
+	}
+	expectWiring(t, true, "vcan0", hostIf(result))
+	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}}, 5, true)
+	on(a).ok(t, "DEL")
+	expectWiring(t, true, "vcan0")
+	if now, err := os.ReadFile(recordFile(t, "vcan0")); err != nil || string(now) != newer {
+		t.Errorf("the record was changed: %s, %v", now, err)
+	}
+}
+
+// TestResultLost: an ADD that cannot print its result fails and leaves nothing.
+func TestResultLost(t *testing.T) {
+	freshHost(t)
+	c := newContainer(t, "c")
+	this := on(c)
+	this.run = func(cmd *exec.Cmd) error {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer full.Close()
+		cmd.Stdout = full
+		return cmd.Run()
+	}
+	if _, log, err := this.exec(t, "ADD"); err == nil {
+		t.Errorf("ADD without a result succeeds: %s", log)
+	}
+	expectNothing(t)
+	if got := c.links(t); len(got) != 1 { // lo
+		t.Errorf("devices in the container: %v", got)
 	}
 }
 
@@ -165,25 +213,30 @@ func TestDisk(t *testing.T) {
 			}
 			command(t, "mount", "-t", "tmpfs", "-o", c.options, "tmpfs", stateDir)
 			t.Cleanup(func() { _, _ = try("umount", stateDir) })
+			filler, probe := recordDir(t)+"/filler", recordDir(t)+"/probe"
 			if c.fill {
-				write(t, stateDir+"/filler", strings.Repeat("x", 4096))
+				command(t, "mkdir", recordDir(t))
+				write(t, filler, strings.Repeat("x", 4096))
 			}
 			on(box).fails(t, "ADD", 5, c.words, stateDir)
 			if got := canLinks(t); len(got) > 0 {
 				t.Errorf("left behind: %v", got)
 			}
-			if files, _ := filepath.Glob(stateDir + "/*.json*"); len(files) > 0 {
+			if files := recordFiles(t); len(files) > 0 {
 				t.Errorf("half a file: %v", files)
 			}
 			if c.fill { // and with room again, all is well
-				remove(t, stateDir+"/filler")
+				remove(t, filler)
 				result, _ := on(box).add(t)
-				write(t, stateDir+"/filler", "") // takes no room; now fill what is left
-				_, _ = try("sh", "-c", "yes | dd of="+stateDir+"/filler bs=512 2>/dev/null")
-				if err := os.WriteFile(stateDir+"/probe", []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
+				write(t, filler, "") // takes no room; now fill what is left
+				_, _ = try("sh", "-c", "yes | dd of="+filler+" bs=512 2>/dev/null")
+				if err := os.WriteFile(probe, []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
 					t.Fatalf("the disk is not full: %v", err)
 				}
-				remove(t, stateDir+"/probe")
+				remove(t, probe)
+				command(t, "cangw", "-F")
+				vxcanctl(t, "heal")
+				expectWiring(t, true, "vcan0", hostIf(result))
 				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go
 				if slices.Contains(canLinks(t), hostIf(result)) {
 					t.Error("DEL on a full disk left the pair")
@@ -197,10 +250,10 @@ func TestDisk(t *testing.T) {
 func TestLock(t *testing.T) {
 	freshHost(t)
 	c := newContainer(t, "c")
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := os.MkdirAll(recordDir(t), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	lock := stateDir + "/vcan0.lock"
+	lock := recordDir(t) + "/vcan0.lock"
 	hold := func() (release func()) {
 		f, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
 		if err != nil {
@@ -294,7 +347,7 @@ func TestManyAtOnce(t *testing.T) {
 	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("devices %v, want %v", got, want)
 	}
-	if state, _ := os.ReadFile(stateDir + "/vcan0.json"); strings.Contains(string(state), "containerID") {
+	if state, _ := os.ReadFile(recordFile(t, "vcan0")); strings.Contains(string(state), "containerID") {
 		t.Errorf("records left: %s", state)
 	}
 }
@@ -314,7 +367,7 @@ func TestKilledTransient(t *testing.T) {
 			if got := canLinks(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if files, _ := filepath.Glob(stateDir + "/*"); len(files) > 0 {
+			if files, _ := filepath.Glob(stateDir + "/*/*"); len(files) > 0 {
 				t.Errorf("left: %v", files)
 			}
 		})
@@ -351,7 +404,7 @@ func TestReceiveFails(t *testing.T) {
 // other.
 func TestTwoInterfaces(t *testing.T) {
 	for _, test := range []struct{ key, first, second string }{
-		{"can%d", "can0", "can1"},
+		{"can%d", "eth0", "net1"}, // can0 by the hub's number
 		{"can0", "can0", "net1"},
 	} {
 		t.Run(test.key, func(t *testing.T) {
@@ -370,7 +423,7 @@ func TestTwoInterfaces(t *testing.T) {
 	}
 }
 
-// TestReadOnly: an SD card went read-only. DEL must succeed, or the container can never be removed.
+// TestReadOnly: an SD card went read-only. heal goes on, and DEL must succeed, or the container can never be removed.
 func TestReadOnly(t *testing.T) {
 	freshHost(t)
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
@@ -379,8 +432,11 @@ func TestReadOnly(t *testing.T) {
 	command(t, "mount", "-t", "tmpfs", "tmpfs", stateDir)
 	t.Cleanup(func() { _, _ = try("umount", stateDir) })
 	this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
-	this.add(t)
+	result, _ := this.add(t)
 	command(t, "mount", "-o", "remount,ro", stateDir)
+	command(t, "cangw", "-F")
+	vxcanctl(t, "heal")
+	expectWiring(t, true, "bench0", hostIf(result))
 	for _, c := range []call{this, this, on(newContainer(t, "other")).with(`"hub":"vcan7"`)} {
 		if out, _, err := c.exec(t, "DEL"); err != nil {
 			t.Errorf("DEL: %v %s", err, out)

@@ -91,8 +91,8 @@ func TestControllerKilled(t *testing.T) {
 			}
 			if next == "heal" {
 				vxcanctl(t, "heal", "slot0")
-				if up := strings.Contains(controllerState(t, "slot0"), `"UP"`); up != isRecorded("slot0") {
-					t.Errorf("heal: up: %v, recorded: %v", up, isRecorded("slot0"))
+				if up := strings.Contains(controllerState(t, "slot0"), `"UP"`); up != isRecorded(t, "slot0") {
+					t.Errorf("heal: up: %v, recorded: %v", up, isRecorded(t, "slot0"))
 				}
 			}
 			box2 := newContainer(t, "other")
@@ -145,8 +145,9 @@ func TestControllerKilled(t *testing.T) {
 	}
 }
 
-func isRecorded(hub string) bool {
-	_, err := os.Stat(stateDir + "/" + hub + ".json")
+func isRecorded(t *testing.T, hub string) bool {
+	t.Helper()
+	_, err := os.Stat(recordFile(t, hub))
 	return err == nil
 }
 
@@ -242,7 +243,7 @@ func TestControllerUnplugged(t *testing.T) {
 			if got := wiring(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if isRecorded("slot0") {
+			if isRecorded(t, "slot0") {
 				t.Error("left: the record")
 			}
 			return true

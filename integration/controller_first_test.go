@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -19,11 +21,26 @@ func TestControllerOthers(t *testing.T) {
 	on(a).with(onController+`,"bitrate":250000`).fails(t, "ADD", 7, "slot0 is up with bitrate 500000, want 250000")
 	on(a).with(onController+`,"bitrate":500000,"listen-only":true`).fails(t, "ADD", 7, "slot0 is up with", "listen-only")
 	expectNothing(t)
+
+	// With a filter that is run before ours, or in the place of ours, frames from the wire would go back to it.
+	command(t, "tc", "qdisc", "add", "dev", "slot0", "clsact")
+	cures := regexp.MustCompile(`tc filter del dev slot0 egress pref 1( handle 0x2 bpf)?`)
+	for _, filter := range []string{"matchall action skbedit priority 6", "protocol all handle 2 bpf bytecode '1,6 0 0 4294967295' action ok"} {
+		command(t, "sh", "-c", "tc filter add dev slot0 egress prio 1 "+filter)
+		_, _, err := on(a).with(setUpByUs).exec(t, "ADD")
+		cure := cures.FindString(fmt.Sprint(err))
+		if err == nil || cure == "" {
+			t.Fatalf("ADD with the filter %s: %v", filter, err)
+		}
+		command(t, "sh", "-c", cure)
+		expectNothing(t)
+	}
 	result, _ := on(a).with(setUpByUs).add(t)
 	vxcanctl(t, "heal", "slot0")
 	if err := on(a).with(setUpByUs).check(t, result); err != nil {
 		t.Error(err)
 	}
+	expectOnWire(t, controller, []station{{"host", nil, "slot0"}, {"a", a.netns, "can0"}}, 20)
 	on(a).with(setUpByUs).ok(t, "DEL")
 	if now := controllerState(t, "slot0"); now != up {
 		t.Errorf("the controller was changed:\n%s\n%s", up, now)

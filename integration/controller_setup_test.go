@@ -15,7 +15,8 @@ const setUpByUs = onController + `,"bitrate":500000`
 
 // TestControllerSetUp: a network with a bit rate sets up a controller that is down, with a queue for bursts, and uses one
 // that is up with the same settings untouched. One that is up with others is refused and never taken down. A failed ADD
-// leaves it as it was, and the last DEL leaves it up.
+// leaves it as it was, also one whose second interface fails. The last DEL leaves it up, and after it the settings are its
+// owner's.
 func TestControllerSetUp(t *testing.T) {
 	freshHost(t)
 	a, b := newContainer(t, "a"), newContainer(t, "b")
@@ -33,6 +34,7 @@ func TestControllerSetUp(t *testing.T) {
 	}
 	command(t, "ip", "-netns", "a", "link", "add", "can0", "type", "dummy")
 	on(a).with(setUpByUs).fails(t, "ADD", 7, "can0", "already")
+	pod(a, `,"vxcan/networks":"slot0:can1,bench1:can0"`).with(setUpByUs).fails(t, "ADD", 7, "can0", "already")
 	if state := controllerState(t, "slot0"); strings.Contains(state, `"UP"`) {
 		t.Errorf("a failed ADD left the controller up: %s", state)
 	}
@@ -86,6 +88,33 @@ func TestControllerSetUp(t *testing.T) {
 	on(b).with(setUpByUs+`,"name":"other"`).ok(t, "DEL")
 	if state := controllerState(t, "slot0"); !strings.Contains(state, `"UP"`) {
 		t.Errorf("the last DEL took the controller down: %s", state)
+	}
+
+	command(t, "ip", "link", "set", "slot0", "down")
+	command(t, "ip", "link", "set", "slot0", "up", "type", "can", "bitrate", "250000")
+	waitForState(t, "slot0", `"operstate":"UP"`)
+	up = controllerState(t, "slot0")
+	expectQuiet := func() {
+		t.Helper()
+		for _, args := range [][]string{{"heal"}, {"heal", "slot0"}} {
+			if said := vxcanctl(t, args...); said != "" {
+				t.Errorf("vxcanctl %s with no container: %s", strings.Join(args, " "), said)
+			}
+		}
+	}
+	expectQuiet()
+	if now := controllerState(t, "slot0"); now != up {
+		t.Errorf("heal with no container changed the controller:\n%s\n%s", up, now)
+	}
+	controller.Unplug()
+	cantest.NewController(t, "slot0")
+	expectQuiet()
+	if state := controllerState(t, "slot0"); strings.Contains(state, `"UP"`) {
+		t.Errorf("heal with no container set the controller up: %s", state)
+	}
+	on(a).with(onController + `,"bitrate":250000`).add(t)
+	if state := controllerState(t, "slot0"); !strings.Contains(state, `"bittiming_bitrate":250000`) {
+		t.Errorf("the new bit rate of the network: %s", state)
 	}
 }
 

@@ -17,12 +17,43 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // stateDir is where the plugin keeps its state.
 const stateDir = "/var/lib/cni/vxcan"
+
+// recordDir is where the records of this boot and of the host's network namespace are.
+func recordDir(t testing.TB) string {
+	t.Helper()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var netns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &netns); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s/%s-%d", stateDir, boot[:8], netns.Ino)
+}
+
+// recordFile is the record of a bus.
+func recordFile(t testing.TB, hub string) string {
+	t.Helper()
+	return recordDir(t) + "/" + hub + ".json"
+}
+
+// recordFiles lists the records of all boots and network namespaces, and what is left of writing them.
+func recordFiles(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob(stateDir + "/*/*.json*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
 
 // binDir holds the binaries under test; make puts them there.
 func binDir(t testing.TB) string {
@@ -356,7 +387,7 @@ func expectNothing(t testing.TB) {
 	if got := filters(t); len(got) > 0 {
 		t.Errorf("left behind: filters %v", got)
 	}
-	if files, _ := filepath.Glob(stateDir + "/*.json*"); len(files) > 0 {
+	if files := recordFiles(t); len(files) > 0 {
 		t.Errorf("left behind: %v", files)
 	}
 }

@@ -315,7 +315,7 @@ func expectRecorded(t testing.TB, count int) {
 // inRecord tells whether the record of the bus of vcan0 has a pod, which status would not show once its devices are gone.
 func inRecord(t testing.TB, pod podOn) bool {
 	t.Helper()
-	content, err := os.ReadFile(stateDir + "/vcan0.json")
+	content, err := os.ReadFile(recordFile(t, "vcan0"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func TestPackageDeb(t *testing.T) {
 	first, next := debs(t)
 	root := newRootCopy(t)
 	const enabled = "/etc/systemd/system/sockets.target.wants/vxcan-docker.socket"
-	state := []string{"/var/lib/cni/vxcan/vcan0.json", "/var/lib/vxcan-docker/networks"}
+	state := []string{"/var/lib/cni/vxcan/boot-netns/vcan0.json", "/var/lib/vxcan-docker/networks"}
 
 	root.run("rm", append([]string{"-rf"}, vmDirs...)...)
 

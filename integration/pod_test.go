@@ -67,7 +67,7 @@ func expectOnlyConfiguredHub(t *testing.T) {
 		}
 		expectWiring(t, true, "vcan0")
 	}
-	files, _ := filepath.Glob(stateDir + "/*")
+	files, _ := filepath.Glob(stateDir + "/*/*")
 	for _, name := range files {
 		if !strings.HasPrefix(filepath.Base(name), "vcan0.") {
 			t.Errorf("left behind: %s", name)
@@ -75,15 +75,56 @@ func expectOnlyConfiguredHub(t *testing.T) {
 	}
 }
 
+// TestPodHubsEndpoint: what the network says of an endpoint holds on each hub that a pod names. A rate is that of all that
+// the pod sends to a hub.
+func TestPodHubsEndpoint(t *testing.T) {
+	freshHost(t)
+	box := newContainer(t, "pod")
+	pod(box, `,"vxcan/networks":"can0,can1"`).with(`"rate":100`).fails(t, "ADD", 7, "can0 and can1 on hub vcan0: with a rate a pod may have one interface a hub")
+	expectNothing(t)
+	this := pod(box, `,"vxcan/networks":"vcan0:can0,bench1:can1"`).with(`"send":"100","receive":"100","rate":100000,"mtu":16`)
+	result, _ := this.add(t)
+	for hub, end := range map[string]string{"vcan0": "can0", "bench1": "can1"} {
+		host, inside := station{"host", nil, hub}, station{box.id, box.netns, end}
+		expectPass(t, inside, host, true, false)
+		expectPass(t, host, inside, true, false)
+	}
+	for _, l := range box.links(t) {
+		if l.Kind == "vxcan" && l.MTU != 16 {
+			t.Errorf("%s has MTU %d, want 16", l.Name, l.MTU)
+		}
+	}
+	if err := this.check(t, result); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPodAnnotationWrong: a pod that asks for what it may not have, or for nonsense, is told so, and nothing is made.
 func TestPodAnnotationWrong(t *testing.T) {
+	const known = `: the one of vxcan is vxcan/networks`
+	for annotation, word := range map[string]string{
+		`,"vxcan/network":"can0"`:                          `"vxcan/network"` + known,
+		`,"vxcan.io/networks":"can0"`:                      `"vxcan.io/networks"` + known,
+		`,"vxcan/networks":"can0","vxcan/netwerk":"x"`:     `"vxcan/netwerk"` + known,
+		`,"` + strings.Repeat("vxcan", 40000) + `":"can0"`: known,
+	} {
+		freshHost(t)
+		pod(newContainer(t, "pod"), annotation).fails(t, "ADD", 7, word)
+		expectNothing(t)
+		command(t, "ip", "netns", "del", "pod")
+	}
 	for _, c := range []struct {
 		annotation string
 		words      []string
 	}{
+		{`"bench1"`, []string{`"bench1"`, "it is the name of a hub; want HUB:INTERFACE"}},
+		{`"vcan0"`, []string{`"vcan0"`, "it is the name of a hub; want HUB:INTERFACE"}},
+		{`"canbus0@can0"`, []string{`"canbus0@can0"`, "letters, digits"}},
+		{`"` + strings.Repeat("can0", 50000) + `"`, []string{"can0can0"}},
+		{`"` + strings.Repeat("bench1", 40000) + `:can0"`, []string{"bench1bench1"}},
 		{`""`, []string{"vxcan/networks", "empty", "vcan0:can0,vcan1:can1"}},
 		{`"can0,"`, []string{"vxcan/networks"}},
-		{`"vcan0:can0:x"`, []string{"vxcan/networks", `":"`}},
+		{`"vcan0:can0:x"`, []string{"vxcan/networks", `"can0:x"`, "letters, digits"}},
 		{`"can0,lo:can1"`, []string{`hub "lo"`, "a pod may name vcan0, vcan1, bench*"}},
 		{`"vcan2:can0"`, []string{`hub "vcan2"`, "a pod may name vcan0, vcan1, bench*"}},
 		{`"vcan0-tx:can0"`, []string{`hub "vcan0-tx"`, "a pod may name vcan0, vcan1, bench*"}},
@@ -93,10 +134,13 @@ func TestPodAnnotationWrong(t *testing.T) {
 		{`"can0,vcan1:can0"`, []string{"can0", "vcan0"}},
 		{`"bench1:can0,vcan1:can1,can0"`, []string{"can0", "bench1"}},
 	} {
-		t.Run(c.annotation, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%.30s", c.annotation), func(t *testing.T) {
 			freshHost(t)
 			box := newContainer(t, "pod")
 			this := pod(box, `,"vxcan/networks":`+c.annotation)
+			if out, _, _ := this.exec(t, "ADD"); len(out) > 1000 {
+				t.Errorf("an error of %d bytes: %.1000s", len(out), out)
+			}
 			this.fails(t, "ADD", 7, c.words...)
 			if got := box.links(t); len(got) != 1 {
 				t.Errorf("left in the pod: %v", got)

@@ -64,6 +64,24 @@ func TestPolicyKeys(t *testing.T) {
 			t.Errorf("%s: %v", test.members, err)
 		}
 	}
+	mute := on(c).with(`"receive":"none"`)
+	mute.add(t)
+	expectPass(t, station{"host", nil, "vcan0"}, at, false, false)
+	if e := statusOf(t, "vcan0")[0].Endpoints; len(e) != 1 || e[0]["deniedReceive"] != float64(2) {
+		t.Errorf("2 frames denied: %v", e)
+	}
+	// As long as a list may be, for a bus that goes on: status, heal and another ADD read it.
+	var ids []string
+	for id := range 3000 {
+		ids = append(ids, fmt.Sprintf(`"%08X"`, 2*id))
+	}
+	on(c).with(`"send":[` + strings.Join(ids, ",") + `],"receive":["200",` + strings.Join(ids, ",") + `]`).add(t)
+	on(newContainer(t, "other")).add(t)
+	vxcanctl(t, "heal")
+	if d := statusOf(t, "vcan0")[0].Differences; len(d) > 0 {
+		t.Errorf("status: %v", d)
+	}
+	expectPass(t, station{"host", nil, "vcan0"}, at, false, true)
 	result, _ := on(c).with(`"send":"100"`).add(t)
 	if err := on(c).with(`"send":"200"`).check(t, result); err == nil {
 		t.Error("CHECK says nothing of a policy that has not taken effect")

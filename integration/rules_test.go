@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -161,6 +162,19 @@ func TestExistingHub(t *testing.T) {
 	}
 	result, _ := on(c).add(t)
 	expectWiring(t, false, "vcan0", hostIf(result))
+
+	// A network with physical and one without it share the hub.
+	other := on(newContainer(t, "other")).with(`"physical":true,"name":"other"`)
+	otherResult, log := other.add(t)
+	_, again := on(c).add(t)
+	if strings.Contains(log+again, "repaired") {
+		t.Errorf("one network repairs what the other one made: %s%s", log, again)
+	}
+	expectWiring(t, false, "vcan0", hostIf(result), hostIf(otherResult))
+	if err := errors.Join(on(c).check(t, result), other.check(t, otherResult)); err != nil {
+		t.Error(err)
+	}
+	other.ok(t, "DEL")
 	on(c).ok(t, "DEL")
 
 	// A vxcan end is also a CAN device that is not vcan, and does CAN FD, which slcan does not. Its wire is the other end.
@@ -174,6 +188,10 @@ func TestExistingHub(t *testing.T) {
 	controller.ok(t, "DEL")
 
 	on(c).with(`"hub":"lo"`).fails(t, "ADD", 7, "lo", "not a CAN device")
+	// Of an earlier vxcan, that took a controller's name for that of a vcan.
+	command(t, "ip", "link", "add", "can0", "type", "vcan")
+	command(t, "ip", "link", "set", "can0", "alias", "vxcan hub")
+	on(c).with(`"hub":"can0","physical":true,"bitrate":500000`).fails(t, "ADD", 7, "hub can0 is a vcan that vxcan made, not a controller", "ip link delete can0")
 	for _, name := range []string{"vcan0", "slot0"} {
 		if !slices.Contains(canLinks(t), name) {
 			t.Errorf("%s was deleted", name)
@@ -181,8 +199,8 @@ func TestExistingHub(t *testing.T) {
 	}
 }
 
-// TestIngressQdisc: an ingress qdisc of somebody on the hub takes filters of one direction only. The hub is refused, with
-// what helps, and not wired wrongly.
+// TestIngressQdisc: an ingress qdisc of another program on the hub takes filters of one direction only. The hub is refused,
+// with what helps, and not wired wrongly.
 func TestIngressQdisc(t *testing.T) {
 	freshHost(t)
 	c := newContainer(t, "c")
@@ -195,5 +213,25 @@ func TestIngressQdisc(t *testing.T) {
 	}
 	command(t, "tc", "qdisc", "del", "dev", "vcan0", "ingress")
 	result, _ := on(c).add(t)
+	expectWiring(t, true, "vcan0", hostIf(result))
+
+	// The same with filters that other devices share.
+	const words, cure = "the filters of vcan0 are in a block that it shares with other devices", "tc qdisc del dev vcan0 clsact"
+	for range 2 {
+		command(t, "sh", "-ec", cure+"; tc qdisc add dev vcan0 ingress_block 7 clsact")
+		on(newContainer(t, "b")).fails(t, "ADD", 7, words, cure)
+		command(t, "ip", "netns", "del", "b")
+		if _, log, status := control(t, nil, "heal"); status != 1 || !strings.Contains(log, words) {
+			t.Errorf("heal: exit status %d, %s", status, log)
+		}
+	}
+	if err := on(c).check(t, result); err == nil || strings.Contains(err.Error(), "bytes") {
+		t.Errorf("CHECK: %v", err)
+	}
+	if shown := wrongWith(t, "vcan0"); !strings.Contains(shown, "vcan0") || strings.Contains(shown, "bytes") {
+		t.Errorf("status: %s", shown)
+	}
+	command(t, "sh", "-ec", cure)
+	vxcanctl(t, "heal")
 	expectWiring(t, true, "vcan0", hostIf(result))
 }

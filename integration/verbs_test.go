@@ -90,7 +90,8 @@ func TestInterfaceNames(t *testing.T) {
 		{"the runtime's default stays", "eth0", `"interface":""`, ""}, // refused: an empty name
 		{"configured over a default", "eth7", `"interface":"can3"`, "can3"},
 		{"asked for over configured", "net1", `"interface":"can3"`, "net1"},
-		{"first free", "eth0", `"interface":"can%d"`, "can1"}, // can0 is taken
+		{"the number of the hub", "eth0", `"interface":"can%d","hub":"vcan12"`, "can12"},
+		{"the number of the hub, asked for over it", "net1", `"interface":"can%d"`, "net1"},
 		{"chained", "eth0", `"interface":"can3",` + chained, "can3"},
 		{"chained behind a name that was asked for", "wan", `"interface":"can3",` + chained, "can3"},
 	} {
@@ -117,7 +118,7 @@ func TestInterfaceNames(t *testing.T) {
 
 // TestDelAlways: DEL succeeds with whatever is left to go by, as often as it is called, and leaves nothing of it.
 func TestDelAlways(t *testing.T) {
-	stateFile := stateDir + "/vcan0.json"
+	stateFile := recordFile(t, "vcan0")
 	for name, damage := range map[string]func(t *testing.T, c *container, this *call){
 		"nothing missing": func(*testing.T, *container, *call) {},
 		"without netns":   func(_ *testing.T, _ *container, this *call) { this.netns = "" },
@@ -193,7 +194,7 @@ func TestGC(t *testing.T) {
 				hostIfs[id] = hostIf(result)
 			}
 			if !c.state {
-				remove(t, stateDir+"/vcan0.json")
+				remove(t, recordFile(t, "vcan0"))
 			}
 			call{}.with(c.conf).ok(t, "GC")
 			var want []string

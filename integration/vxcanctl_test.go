@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -55,6 +56,18 @@ func statusOf(t testing.TB, hubs ...string) []busStatus {
 		t.Fatalf("exit status %d, %v: %s%s", status, err, out, words)
 	}
 	return document.Buses
+}
+
+// wrongWith is what status says is wrong with a bus, as one text.
+func wrongWith(t testing.TB, hub string) string {
+	t.Helper()
+	var all []string
+	for _, b := range statusOf(t, hub) {
+		for _, d := range b.Differences {
+			all = append(all, fmt.Sprintf("%v: %v", d["what"], d["cure"]))
+		}
+	}
+	return strings.Join(all, "\n")
 }
 
 // twoBuses is a bus with a container of each of two runtimes and one on a controller that has gone bus-off.
@@ -148,7 +161,7 @@ func TestStatusLargeBus(t *testing.T) {
 	crowd := newContainer(t, "crowd")
 	const count = 100
 	for _, name := range containerNames("c", count) {
-		call{containerID: name, netns: crowd.path}.with(`"interface":"can%d"`).add(t)
+		call{containerID: name, netns: crowd.path, ifName: name}.add(t)
 	}
 	start := time.Now()
 	if all := statusOf(t); len(all) != 1 || len(all[0].Endpoints) != count || len(all[0].Differences) > 0 {

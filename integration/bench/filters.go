@@ -24,9 +24,9 @@ func clsactRequest(dev int) *nl.NetlinkRequest {
 	return r
 }
 
-// filterRequest is a message about the first filter of priority 8 on a device.
+// filterRequest is a message about the first filter of priority 1 on a device.
 func filterRequest(kind, flags, dev int, parent uint32) *nl.NetlinkRequest {
-	const prio, handle = 8, 1
+	const prio, handle = 1, 1
 	protocol := uint32(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})) // in network byte order
 	r := nl.NewNetlinkRequest(kind, flags)
 	r.AddData(&nl.TcMsg{Ifindex: int32(dev), Handle: handle, Parent: parent, Info: prio<<16 | protocol})

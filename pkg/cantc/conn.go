@@ -107,7 +107,7 @@ func (c *Conn) explain(f Filter, refused error) error {
 	case errors.Is(refused, unix.EINVAL):
 		all, _ := c.list(f.Hook) // what could be read is an answer, too
 		for _, e := range all {
-			if e.other() {
+			if e.Holds() {
 				return &OtherFilterError{e}
 			}
 		}

@@ -18,11 +18,11 @@ type Entry struct {
 	Protocol uint16 // ETH_P_* of linux/if_ether.h
 }
 
-// other reports whether the filter is of another kind or protocol than those of Set, which cannot be beside it.
-func (e Entry) other() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_ALL }
+// Holds reports whether the filter is of another kind or protocol than those of Set, which cannot be beside it.
+func (e Entry) Holds() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_ALL }
 
 // Ours reports whether the entry is what Set makes at its hook, or replaces there.
-func (e Entry) Ours() bool { return !e.other() && e.Handle == handle }
+func (e Entry) Ours() bool { return !e.Holds() && e.Handle == handle }
 
 // List returns all filters at hooks, also those that Set does not make. A hook without one, or without its device, has none.
 func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {

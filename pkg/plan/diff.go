@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
@@ -248,7 +246,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 		}
 		dev := Quote(v.At(f.Dev).Name)
 		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", dev, f.Dir, f.Prio)
-		switch held := f.Kind != cantc.Kind || f.Protocol != unix.ETH_P_ALL; {
+		switch held := f.Holds(); {
 		case held:
 			const format = "device %s has a filter of another program (%s) at %s pref %d, which the bus needs"
 			if f.Dev == hub.Index {
@@ -273,7 +271,7 @@ func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	wanted := filters(common, m)
 	for _, f := range wanted {
 		held := func(e cantc.Entry) bool {
-			return e.Hook == f.Hook && (e.Kind != cantc.Kind || e.Protocol != unix.ETH_P_ALL)
+			return e.Hook == f.Hook && e.Holds()
 		}
 		if !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
 			wrong.SetFilters = append(wrong.SetFilters, f)

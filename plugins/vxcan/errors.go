@@ -23,9 +23,10 @@ const (
 // STATUS sets a code elsewhere.
 func cniError(err error) error {
 	var (
-		locked *store.LockedError
-		syntax *json.SyntaxError
-		damage bus.Damage
+		locked   *store.LockedError
+		unusable *store.UnusableError
+		syntax   *json.SyntaxError
+		damage   bus.Damage
 	)
 	code := types.ErrInternal
 	switch {
@@ -43,7 +44,7 @@ func cniError(err error) error {
 		code = codeDamage
 	case errors.As(err, &syntax):
 		code = types.ErrDecodingFailure
-	case errors.Is(err, store.ErrIO):
+	case errors.Is(err, store.ErrIO), errors.As(err, &unusable):
 		code = types.ErrIOFailure
 	}
 	return types.NewError(code, config.OneLine(err), "")
