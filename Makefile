@@ -124,7 +124,7 @@ test-on-%:
 
 # What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs, for which teardown under traffic
 # is in the same machines. On Debian's older kernel, what depends on it.
-CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug|Teardown)
+CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug|Teardown|DoctorSteering)
 ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus|Teardown)$$
 test-controllers: export VXCAN_TEST_CAN = 1
 test-controllers: export VXCAN_TEST_USB = 1
