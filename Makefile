@@ -35,7 +35,7 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_VM_SUITE,VXCAN_BOOT)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
@@ -122,10 +122,11 @@ test-on-%:
 	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
-# Controllers that User Mode Linux has not: two SJA1000 on PCI, and a CAN FD adapter on USB. On Debian's older kernel, what
-# depends on it.
-CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug)
-ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus)$$
+# What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs, for which teardown under traffic
+# is in the same machines. On Debian's older kernel, what depends on it.
+CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug|Teardown|DoctorSteering)
+ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus|Teardown)$$
+test-controllers: export VXCAN_TEST_CAN = 1
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
@@ -133,6 +134,7 @@ test-controllers:
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
+test-matrix: export VXCAN_TEST_TEARDOWN = 20
 test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
 
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.

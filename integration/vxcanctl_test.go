@@ -246,6 +246,50 @@ func TestDoctorHosts(t *testing.T) {
 	}
 }
 
+// TestDoctorSteering: doctor finds each device of a bus with rps_cpus, also of a hub with a long name, and its remedies
+// work.
+func TestDoctorSteering(t *testing.T) {
+	requireTwoCPUs(t) // a kernel for one CPU has no rps_cpus
+	freshHost(t)
+	for _, hub := range []string{"vcan0", "can-left-wheel"} {
+		on(newContainer(t, hub)).with(fmt.Sprintf(`"hub":%q`, hub)).add(t)
+	}
+	devices := canLinks(t)
+	if len(devices) != 8 { // hub, backplane and host end of each bus
+		t.Fatalf("devices %v", devices)
+	}
+	for _, name := range devices {
+		write(t, "/sys/class/net/"+name+"/queues/rx-0/rps_cpus", "3")
+	}
+	remedies := func() (all []string) {
+		t.Helper()
+		out, _, _ := control(t, nil, "doctor", "-o", "json")
+		var report struct {
+			Findings []struct{ Code, What, Remedy string }
+		}
+		if err := json.Unmarshal([]byte(out), &report); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, f := range report.Findings {
+			if f.Code == "VX304" {
+				t.Logf("%s: %s", f.What, f.Remedy)
+				all = append(all, strings.ReplaceAll(f.Remedy, "sudo ", ""))
+			}
+		}
+		return all
+	}
+	script := strings.Join(remedies(), "\n")
+	for _, name := range devices {
+		if named := regexp.MustCompile(` `+name+`[ ;]`).FindAllString(script, -1); len(named) != 1 {
+			t.Errorf("the remedies name %s %d times", name, len(named))
+		}
+	}
+	command(t, "sh", "-c", script)
+	if left := remedies(); len(left) > 0 {
+		t.Errorf("after the remedies: %q", left)
+	}
+}
+
 // TestMetrics: Prometheus' own parser reads the metrics, and they have the values that status shows. Every metric of the
 // alerts and of the dashboard is there.
 func TestMetrics(t *testing.T) {

@@ -207,6 +207,14 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 		} else {
 			add("VX301", fine, what, "")
 		}
+		if devices := m.steered(s); len(devices) > 0 {
+			named := strings.Join(devices[:min(len(devices), 3)], ", ")
+			if more := len(devices) - 3; more > 0 {
+				named += fmt.Sprintf(" and %d more", more)
+			}
+			add("VX304", warning, fmt.Sprintf("rps_cpus is set on %s of bus %s, so that frames of one sender arrive out of order", named, s.Hub),
+				"for dev in "+strings.Join(devices, " ")+"; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done")
+		}
 		c := s.Controller
 		if c == nil {
 			continue
@@ -220,6 +228,36 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 		}
 	}
 	return all, findings
+}
+
+// steered returns the devices of a bus that have a receive queue with a non-zero rps_cpus.
+func (m *machine) steered(s bus.BusStatus) []string {
+	devices := append([]string{s.Hub}, m.backplane(s.Hub)...)
+	for _, e := range s.Endpoints {
+		devices = append(devices, e.HostIf)
+	}
+	return slices.DeleteFunc(devices, func(device string) bool {
+		queues := "/sys/class/net/" + device + "/queues"
+		entries, _ := os.ReadDir(filepath.Join(m.root, queues))
+		return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { // a mask of many CPUs is "00000000,00000003"
+			return strings.Trim(m.read(queues+"/"+e.Name()+"/rps_cpus"), "0,\n") != ""
+		})
+	})
+}
+
+// backplane returns the ends of the backplane of a hub. Their names are hashed where that of the hub is too long for a
+// suffix, and then their alias does not name the hub: with several such hubs each is given the backplanes of all.
+func (m *machine) backplane(hub string) (ends []string) {
+	devices, _ := os.ReadDir(filepath.Join(m.root, "/sys/class/net"))
+	for _, d := range devices {
+		name := d.Name()
+		hashed := !strings.HasSuffix(name, "-tx") && !strings.HasSuffix(name, "-rx")
+		if strings.TrimSpace(m.read("/sys/class/net/"+name+"/ifalias")) == "vxcan backplane" &&
+			(name == hub+"-tx" || name == hub+"-rx" || hashed && len(hub) > 12) {
+			ends = append(ends, name)
+		}
+	}
+	return ends
 }
 
 // runtimes looks at each runtime that is installed.

@@ -42,6 +42,7 @@ var codes = [...]code{
 	{"VX301", "bus", "What CHECK says of a bus. The next start of a container on it repairs most of it, and so does vxcanctl heal."},
 	{"VX302", "queue of a controller", "The kernel's default transmit queue of 10 frames loses most of a burst."},
 	{"VX303", "state of a controller", "In error-passive the controller hears and sends, but the wire has many errors: look for a wrong bit rate, a missing termination, or no other node that acknowledges."},
+	{"VX304", "order of frames", "Receive packet steering (rps_cpus) on a device of a bus spreads the frames of one sender over several CPUs, so that they arrive in another order than they were sent in. net.core.rps_default_mask, or a rule of udev, sets it on each new device."},
 }
 
 // finding is what one check has found.

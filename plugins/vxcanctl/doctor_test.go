@@ -46,6 +46,17 @@ func (m *machine) write(t *testing.T, path, content string) {
 	}
 }
 
+// device is a network device with an rps_cpus for each of its receive queues.
+func (m *machine) device(t *testing.T, name, alias string, rpsCPUs ...string) {
+	t.Helper()
+	dir := "sys/class/net/" + name
+	m.write(t, dir+"/ifalias", alias)
+	m.write(t, dir+"/queues/tx-0/xps_cpus", "3\n")
+	for i, mask := range rpsCPUs {
+		m.write(t, fmt.Sprintf("%s/queues/rx-%d/rps_cpus", dir, i), mask)
+	}
+}
+
 func (m *machine) remove(t *testing.T, paths ...string) {
 	t.Helper()
 	for _, path := range paths {
@@ -130,6 +141,28 @@ func TestDoctor(t *testing.T) {
 			all[0].Differences, all[0].Controller.State, all[0].Controller.Queue = nil, "error-passive", 1000
 			m.host = fakeLooker{all: all}
 		}, []string{"warning VX303 controller can-engine is error-passive"}},
+		"steering": {func(m *machine) {
+			m.device(t, "vcan0", "vxcan hub", "0")
+			m.device(t, "vcan0-rx", "vxcan backplane", "3")
+			m.device(t, "vx1", "", "0", "00000001,00000000\n")
+			m.device(t, "eth0", "", "3")
+			m.device(t, "vcan1-tx", "vxcan backplane", "3")
+		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, so that frames of one sender arrive out of order: " +
+			"for dev in vcan0-rx vx1; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done"}},
+		"steering of a long hub": {func(m *machine) {
+			all := twoBuses()[1:]
+			all[0].Hub = "can-left-wheel"
+			m.host = fakeLooker{all: all}
+			for _, name := range []string{"can-left-wheel", "rx0123456789abc", "tx0123456789abc", "vx1", "vx2"} {
+				m.device(t, name, map[bool]string{true: "vxcan backplane\n"}[len(name) == 15], "f")
+			}
+		}, []string{"warning VX304 rps_cpus is set on can-left-wheel, rx0123456789abc, tx0123456789abc and 2 more of bus can-left-wheel, so that frames of one sender arrive out of order: " +
+			"for dev in can-left-wheel rx0123456789abc tx0123456789abc vx1 vx2; do"}},
+		"no steering": {func(m *machine) {
+			for _, name := range []string{"vcan0", "vcan0-tx", "vcan0-rx", "vx1", "vx2"} {
+				m.device(t, name, "", "00000000,00000000\n", "0\n")
+			}
+		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := soundHost(t)
