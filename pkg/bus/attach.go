@@ -235,7 +235,9 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		if _, err := at.k.links.SetUp(e.Host.PeerIndex); err != nil { // last, so that what goes up is whole
 			return Result{}, err
 		}
-		b.awaitActive(hostIf)
+		if err := b.awaitActive(hostIf); err != nil {
+			return Result{}, err
+		}
 	}
 	if !isFresh {
 		b.noticeRepairs(repaired)
@@ -244,15 +246,16 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 }
 
 // awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
-// start. On a busy host that takes a while; nothing depends on it that would be worth a failure.
-func (b *bus) awaitActive(hostIf string) {
+// start. On a busy host that takes a while; that it takes longer is no failure.
+func (b *bus) awaitActive(hostIf string) error {
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
 		link, err := b.k.link(hostIf)
 		if err != nil || link.Active || link.Index == 0 {
-			return
+			return err
 		}
 		time.Sleep(wait)
 	}
+	return nil
 }
 
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
