@@ -83,8 +83,11 @@ func TestProductFrames(t *testing.T) {
 							if err := w.host.Check(context.Background(), r, []string{end.name}); err != nil {
 								t.Errorf("CHECK on %s: %v", r.Hub.Name, err)
 							}
-							return w.host.Detach(context.Background(), r.Hub.Name, r.Attachment)
+							return nil
 						})
+					}
+					for _, r := range requests {
+						w.do(func() error { return w.host.Detach(context.Background(), r.Hub.Name, r.Attachment) })
 					}
 					if after := w.inventory(); others > 0 && count == 1 && !before.equal(after) {
 						t.Errorf("after DEL: before %+v, after %+v", before, after)
