@@ -73,11 +73,11 @@ const otherName = "give one of its networks another name for the interface (dock
 
 // numbered returns the prefix that makes Docker give an interface its name. Docker adds a number itself: 0 to the first of
 // a prefix, and so on in the order of its calls, which is another one after a restart. So only names that end in 0 can be
-// had, and each only once in a container.
+// had, each only once in a container, and not eth0, which Docker's own networks have.
 func (r *records) numbered(join joinRequest, name string) (prefix string, err error) {
 	prefix, ok := strings.CutSuffix(name, "0")
-	if !ok || prefix == "" {
-		return "", fmt.Errorf("%w interface %s: this Docker numbers interfaces itself, and a name must end in 0; %s", config.ErrInvalid, name, otherName)
+	if !ok || prefix == "" || prefix == "eth" {
+		return "", fmt.Errorf("%w interface %s: this Docker numbers interfaces itself: a name must end in 0, and eth0 is its own; %s", config.ErrInvalid, name, otherName)
 	}
 	for id, n := range r.Networks {
 		for endpointID, other := range n.Endpoints {

@@ -100,7 +100,7 @@ func TestDiskUnusable(t *testing.T) {
 }
 
 // TestNumbered: Docker up to 27 names interfaces by a prefix and a number. Only names that end in 0 can be had, each once
-// in a container. An endpoint of another container, or one that was lost, refuses nothing.
+// in a container, and not eth0. An endpoint of another container, or one that was lost, refuses nothing.
 func TestNumbered(t *testing.T) {
 	r := &records{Networks: map[string]*network{
 		"a": {Prefix: "can", Endpoints: map[string]endpoint{
@@ -121,6 +121,7 @@ func TestNumbered(t *testing.T) {
 		{"/netns/3", "new", "can5", ""},
 		{"/netns/3", "new", "engine", ""},
 		{"/netns/3", "new", "0", ""},
+		{"/netns/3", "new", "eth0", ""},
 	} {
 		prefix, err := r.numbered(joinRequest{endpointRequest{"b", test.endpoint}, test.key}, test.name)
 		if prefix != test.want || (err == nil) == (test.want == "") {
