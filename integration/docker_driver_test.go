@@ -469,6 +469,56 @@ func TestDockerAtOnce(t *testing.T) {
 	expectNothing(t)
 }
 
+// TestDockerNames: where Docker numbers interfaces itself, a name that it cannot give is refused, and so is one that the
+// container has already. An endpoint that was lost, in a netns that is gone, is in nobody's way.
+func TestDockerNames(t *testing.T) {
+	d := driverTest(t)
+	d.startDriver()
+	d.ok("NetworkDriver.CreateNetwork", someNetwork)
+	d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer("n1", "n2", `"0"`, `"1"`).Replace(someNetwork))
+	d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer("n1", "n3", `"0"`, `"1","vxcan.peer":"bus"`).Replace(someNetwork))
+	// join puts an endpoint on a network, as a container with a netns of this name starts, and returns its prefix.
+	join := func(network, endpoint, netns, ifName string, words ...string) (prefix any) {
+		t.Helper()
+		r := strings.NewReplacer("n1", network, "e1", endpoint, "0123456789ab", netns,
+			`"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"`+ifName+`"`)
+		if ifName == "" {
+			r = strings.NewReplacer("n1", network, "e1", endpoint, "0123456789ab", netns)
+		}
+		d.ok("NetworkDriver.CreateEndpoint", r.Replace(someEndpoint))
+		if words != nil {
+			d.refused("NetworkDriver.Join", r.Replace(someJoin), 400, words...)
+			d.ok("NetworkDriver.DeleteEndpoint", r.Replace(someIDs))
+			return nil
+		}
+		return d.ok("NetworkDriver.Join", r.Replace(someJoin))["InterfaceName"].(map[string]any)["DstPrefix"]
+	}
+	const first, second, third = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+	for _, c := range []struct{ network, endpoint, netns, ifName, want string }{
+		{"n1", "e1", first, "", "can"},
+		{"n2", "e2", second, "", "can"},
+		{"n3", "e3", first, "", "bus"},
+		{"n2", "e4", first, "can10", "can1"},
+	} {
+		if got := join(c.network, c.endpoint, c.netns, c.ifName); got != c.want {
+			t.Errorf("%v: prefix %v", c, got)
+		}
+	}
+	before := canLinks(t)
+	join("n2", "e5", first, "", "can0", "already", "network n1", "vxcan.peer=", "docker network disconnect")
+	join("n2", "e5", first, "bus0", "bus0", "already", "network n3")
+	join("n2", "e5", first, "can5", "can5", "end in 0", "vxcan.peer=")
+	if got := canLinks(t); !slices.Equal(got, before) {
+		t.Errorf("devices after refusals: %v, want %v", got, before)
+	}
+	d.stopDriver(os.Kill)
+	d.startDriver()
+	if got := join("n2", "e6", third, ""); got != "can" {
+		t.Errorf("prefix %v", got)
+	}
+	join("n1", "e7", third, "", "can0", "already", "network n2")
+}
+
 // TestDockerExactName: where the netns exists at Join, the interface is made in it with the very name that is wanted.
 func TestDockerExactName(t *testing.T) {
 	d := driverTest(t)
@@ -488,6 +538,6 @@ func TestDockerExactName(t *testing.T) {
 	}
 	second := strings.NewReplacer("e1", "e2", "/var/run/docker/netns/0123456789ab", c.path)
 	d.ok("NetworkDriver.CreateEndpoint", second.Replace(strings.Replace(someEndpoint, `"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"can7"`, 1)))
-	d.refused("NetworkDriver.Join", second.Replace(someJoin), 400, "can7", "choose another name")
+	d.refused("NetworkDriver.Join", second.Replace(someJoin), 400, "can7", "choose another name", "docker network disconnect")
 	expectBus(t, "vcan0", 1)
 }

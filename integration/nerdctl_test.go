@@ -240,7 +240,8 @@ func TestNerdctlNetworks(t *testing.T) {
 	}
 	expectExactlyOnce(t, stations, 20, true)
 	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, n.station("buses", "can1"), n.station("unnamed", "eth1")}, 20, true)
-	n.do("restart", "buses")
+	testNames(t, map[string]string{"can0": "vcan0", "can1": "vcan1"}, func() { n.do("restart", "--time", "0", "buses") },
+		func(ifName string) station { return n.station("buses", ifName) })
 	n.expectInterfaces("buses", "can0", "can1")
 	n.removeAll()
 	expectUnused(t, "vcan0", "vcan1")

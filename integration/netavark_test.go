@@ -137,7 +137,7 @@ func TestNetavarkFails(t *testing.T) {
 		call  netavarkCall
 		words []string
 	}{
-		{"interface taken", netavarkCall{}, []string{"can0", "already", "--network canbus0:interface_name="}},
+		{"interface taken", netavarkCall{}, []string{"can0", "already", "--network canbus0:interface_name=", "podman network disconnect canbus0 name"}},
 		{"netns missing", netavarkCall{netns: "/run/netns/gone"}, []string{"/run/netns/gone"}},
 		{"netns not a netns", netavarkCall{netns: file}, []string{file}},
 		{"netns the host's", netavarkCall{netns: "/proc/self/ns/net"}, []string{"host"}},

@@ -34,6 +34,11 @@ func TestPodmanNetwork(t *testing.T) {
 	}
 	p.do("network", "create", "-d", "vxcan", "plain")
 	p.do("network", "create", "-d", "vxcan", "--label", "line=3", "-o", "hub=vcan3", "-o", "mtu=16", "--interface-name", "body", "full")
+	p.do("network", "create", "-d", "vxcan", "-o", "hub=vcan5", "-o", "interface=can%d", "numbered")
+	if got := p.do("network", "inspect", "--format", "{{.Options.interface}}", "numbered"); got != "can%d" {
+		t.Errorf("inspect: interface %s, want it as written", got)
+	}
+	p.do("network", "rm", "numbered")
 	var networks []struct {
 		Name, Driver     string
 		DNSEnabled       bool              `json:"dns_enabled"`
@@ -81,6 +86,22 @@ func TestPodmanNetwork(t *testing.T) {
 	}
 	p.do("network", "connect", "plain", "a")
 	expectExactlyOnce(t, all, 5, true)
+
+	// A second network with the same name is refused. Podman has noted it nevertheless, and cannot start the container until
+	// one of the two is disconnected: which one a restart names depends on which one Podman attaches first.
+	p.do("network", "create", "-d", "vxcan", "-o", "hub=vcan4", "same")
+	const cure = "podman network disconnect same a"
+	_, err := try("podman", "network", "connect", "same", "a")
+	expectOneLine(t, err, "Error: ", cure)
+	_, err = try("podman", "restart", "a")
+	if err == nil || !strings.Contains(err.Error(), "podman network disconnect ") {
+		t.Errorf("restart after a connect that failed: %v", err)
+	}
+	t.Log(err)
+	command(t, "sh", "-c", cure)
+	p.do("start", "a")
+	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 5, true)
+	p.do("network", "rm", "same")
 
 	if _, err := try("podman", "network", "rm", "plain"); err == nil {
 		t.Error("a network in use was removed")
@@ -153,6 +174,8 @@ func TestPodmanWrongUse(t *testing.T) {
 		{create, "-o interface=can/0", []string{`"interface"`, `"/"`}},
 		{create, "-o hub=vcan5678901234567", []string{`"hub"`, "15"}},
 		{create, "--interface-name can1 -o interface=can2", []string{"can1", "can2"}},
+		{create, "-o hub=engine -o interface=can%d", []string{"can%d", `"engine" ends in none`, "name the interface"}},
+		{create, "-o hub=engine --interface-name can%d", []string{"can%d", `"engine" ends in none`}},
 		{create, "--subnet 10.9.0.0/24", []string{"no IP", "--subnet"}},
 		{create, "--ipv6", []string{"no IP", "--ipv6"}},
 		{create, "--dns 1.1.1.1", []string{"no IP", "--dns"}},
@@ -162,7 +185,7 @@ func TestPodmanWrongUse(t *testing.T) {
 		{run, "--network canbus0 --ip 10.9.0.2", []string{"no IP", "--ip"}},
 		{run, "--network canbus0 --mac-address 02:00:00:00:00:01", []string{"no MAC", "--mac-address"}},
 		{run, "--network canbus0:vlan=3", []string{"vlan", "interface_name"}},
-		{run, "--network canbus0 --network canbus1:interface_name=can0", []string{"can0", "already", ":interface_name="}},
+		{run, "--network canbus0 --network canbus1:interface_name=can0", []string{"can0", "already", ":interface_name=", "podman network disconnect"}},
 	} {
 		args := slices.Insert(slices.Clone(c.command), len(c.command)-1, strings.Fields(c.more)...)
 		t.Run(c.command[0]+" "+c.more, func(t *testing.T) {
@@ -223,14 +246,15 @@ func TestPodmanQuadlet(t *testing.T) {
 			command(t, "sh", "-c", start)
 		}
 	}
-	if started != 2 || !strings.Contains(out, "canbus0-network.service") {
+	if started != 3 || !strings.Contains(out, "canbus0-network.service") {
 		t.Fatalf("%d commands in\n%s", started, out)
 	}
 	name := p.do("ps", "--format", "{{.Names}}")
-	p.run("other", "--network", "canbus0")
+	p.run("other", "--network", "canbus0", "--network", "canbus1")
 	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station(name, "can0"), p.station("other", "can0")}, 50, true)
+	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, p.station("other", "can1")}, 5, true)
 	p.do("rm", "--force", "--time", "0", name, "other")
-	p.do("network", "rm", "canbus0")
+	p.do("network", "rm", "canbus0", "canbus1")
 	if files, _ := os.ReadDir("/var/lib/containers/networks"); len(files) > 1 { // a lock file
 		t.Errorf("left behind: %v", files)
 	}

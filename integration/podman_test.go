@@ -62,6 +62,18 @@ func newPodman(t testing.TB, networks ...string) podman {
 	return p
 }
 
+// network makes a network on a hub, whose number its interfaces have.
+func (p podman) network(name, hub string) {
+	p.t.Helper()
+	if p.backend == "netavark" {
+		p.do("network", "create", "-d", "vxcan", "-o", "hub="+hub, "-o", "interface=can%d", name)
+		return
+	}
+	file := "/etc/cni/net.d/" + name + ".conflist"
+	write(p.t, file, fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":"vxcan","hub":%q,"interface":"can%%d"}]}`, name, hub))
+	p.t.Cleanup(func() { os.Remove(file) })
+}
+
 // removeAll removes every container and every network of ours, also those of a test that failed half-way: the next test
 // shall not find them. What a reboot is to bring back stays.
 func (p podman) removeAll() {
@@ -155,9 +167,16 @@ func TestPodman(t *testing.T) {
 	p.do("network", "reload", "a")
 	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 5, true)
 
-	p.do("stop", "a", "b", "both")
-	expectUnused(t, "vcan0", "vcan1")
-	p.do("rm", "a", "b", "both")
+	// Each name stays on its bus, though Podman calls for the networks in any order.
+	p.network("numbered2", "vcan2")
+	p.network("numbered3", "vcan3")
+	p.run("named", "--network", "canbus0", "--network", "numbered3", "--network", "numbered2")
+	testNames(t, map[string]string{"can0": "vcan0", "can2": "vcan2", "can3": "vcan3"},
+		func() { p.do("restart", "named") }, func(ifName string) station { return p.station("named", ifName) })
+
+	p.do("stop", "a", "b", "both", "named")
+	expectUnused(t, "vcan0", "vcan1", "vcan2", "vcan3")
+	p.do("rm", "a", "b", "both", "named")
 }
 
 // TestRebootPodman: containers with and without a restart policy are back on the bus after a reboot, though nobody

@@ -39,7 +39,7 @@ type network struct {
 
 // endpoint is what CreateEndpoint said. Docker makes a new one on every start of a container.
 type endpoint struct {
-	IfName string `json:"ifName,omitempty"` // asked for in the container, "" for the network's prefix and 0
+	IfName string `json:"ifName,omitempty"` // asked for in the container; "" is the network's prefix and 0
 	// SandboxKey is the path of the container's netns, which Join says: endpoints of one container have the same.
 	SandboxKey string `json:"sandboxKey,omitempty"`
 }
@@ -63,27 +63,30 @@ func (r *records) lost(a config.Attachment) bool {
 	return !known
 }
 
-// prefix is the name of an endpoint's interface without its number.
-func (n *network) prefix(e endpoint) string {
-	return cmp.Or(strings.TrimRight(e.IfName, "0123456789"), n.Prefix)
-}
+// ifName is the name of an endpoint's interface in the container.
+func (n *network) ifName(e endpoint) string { return cmp.Or(e.IfName, n.Prefix+"0") }
 
-// otherName is how a container gets two interfaces with names of their own.
+// otherName is how a container gets interfaces with names of their own.
 const otherName = "give one of its networks another name for the interface (docker network create -o vxcan.peer=…), " +
-	"or from Docker 28 on name it (--network name=…,driver-opt=com.docker.network.endpoint.ifname=…)"
+	"or from Docker 28 on name it (--network name=…,driver-opt=com.docker.network.endpoint.ifname=…); " +
+	"a container that cannot start any more: docker network disconnect"
 
-// checkPrefix fails if another endpoint of the same container has interfaces of the same prefix. Docker would number the two
-// in the order of its calls, which is another one after a restart, and they would change places. Two endpoints with exact
-// names are left to the kernel.
-func (r *records) checkPrefix(join joinRequest, e endpoint, prefix string) error {
+// numbered returns the prefix that makes Docker give an interface its name. Docker adds a number itself: 0 to the first of
+// a prefix, and so on in the order of its calls, which is another one after a restart. So only names that end in 0 can be
+// had, each only once in a container, and not eth0, which Docker's own networks have.
+func (r *records) numbered(join joinRequest, name string) (prefix string, err error) {
+	prefix, ok := strings.CutSuffix(name, "0")
+	if !ok || prefix == "" || prefix == "eth" {
+		return "", fmt.Errorf("%w interface %s: this Docker numbers interfaces itself: a name must end in 0, and eth0 is its own; %s", config.ErrInvalid, name, otherName)
+	}
 	for id, n := range r.Networks {
 		for endpointID, other := range n.Endpoints {
-			if join.SandboxKey != "" && other.SandboxKey == join.SandboxKey && endpointID != join.EndpointID && n.prefix(other) == prefix && (e.IfName == "" || other.IfName == "") {
-				return fmt.Errorf("%w network: the container has an interface %s0 already, of network %.12s; %s", config.ErrInvalid, prefix, id, otherName)
+			if join.SandboxKey != "" && other.SandboxKey == join.SandboxKey && endpointID != join.EndpointID && n.ifName(other) == name {
+				return "", fmt.Errorf("%w interface %s: the container has one of that name already, of network %.12s; %s", config.ErrInvalid, name, id, otherName)
 			}
 		}
 	}
-	return nil
+	return prefix, nil
 }
 
 // onHub returns a network on a hub, or nil.

@@ -98,3 +98,37 @@ func TestDiskUnusable(t *testing.T) {
 		t.Errorf("set aside: %q, %v; want the broken file", aside, err)
 	}
 }
+
+// TestNumbered: Docker up to 27 names interfaces by a prefix and a number. Only names that end in 0 can be had, each once
+// in a container, and not eth0. An endpoint of another container, or one that was lost, refuses nothing.
+func TestNumbered(t *testing.T) {
+	r := &records{Networks: map[string]*network{
+		"a": {Prefix: "can", Endpoints: map[string]endpoint{
+			"one": {SandboxKey: "/netns/1"}, "two": {SandboxKey: "/netns/2", IfName: "engine0"}, "lost": {SandboxKey: "/netns/0"}, "created": {},
+		}},
+		"b": {Prefix: "bus"},
+	}}
+	for _, test := range []struct{ key, endpoint, name, want string }{
+		{"/netns/1", "new", "bus0", "bus"},
+		{"/netns/1", "new", "engine0", "engine"},
+		{"/netns/1", "new", "can10", "can1"},
+		{"/netns/1", "one", "can0", "can"}, // the same call again
+		{"/netns/2", "new", "can0", "can"},
+		{"/netns/3", "new", "can0", "can"},
+		{"", "new", "can0", "can"},
+		{"/netns/1", "new", "can0", ""},
+		{"/netns/2", "new", "engine0", ""},
+		{"/netns/3", "new", "can5", ""},
+		{"/netns/3", "new", "engine", ""},
+		{"/netns/3", "new", "0", ""},
+		{"/netns/3", "new", "eth0", ""},
+	} {
+		prefix, err := r.numbered(joinRequest{endpointRequest{"b", test.endpoint}, test.key}, test.name)
+		if prefix != test.want || (err == nil) == (test.want == "") {
+			t.Errorf("%s in %s: %q, %v; want %q", test.name, test.key, prefix, err, test.want)
+		}
+		if err != nil && (!errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "vxcan.peer=") || !strings.Contains(err.Error(), test.name)) {
+			t.Error(err)
+		}
+	}
+}

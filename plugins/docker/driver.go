@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,7 +96,8 @@ func (d *driver) createEndpoint(ctx context.Context, log *slog.Logger, r createE
 }
 
 // join puts the container on the bus. If its netns exists, the container end is made there, under the very name that is
-// wanted. Docker up to 27 makes the netns later, on every start of a container, and moves the container end itself.
+// wanted. Docker up to 27 makes the netns later, on every start of a container, and moves and names the container end
+// itself.
 func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -121,13 +121,14 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 			return nil, err
 		}
 	}
-	if err := all.checkPrefix(r, e, n.prefix(e)); err != nil {
-		return nil, err
-	}
-	request := bus.Request{Attachment: r.attachment(), Hub: n.Hub, Endpoint: n.Endpoint, Place: bus.Place{Here: true}}
-	response := joinResponse{DisableGatewayService: true}
-	if ns.IsNSorErr(r.SandboxKey) == nil {
-		request.Place = bus.Place{NetnsPath: r.SandboxKey, Interface: cmp.Or(e.IfName, n.Prefix+"0")}
+	name := n.ifName(e)
+	request := bus.Request{Attachment: r.attachment(), Hub: n.Hub, Endpoint: n.Endpoint, Place: bus.Place{NetnsPath: r.SandboxKey, Interface: name}}
+	var prefix string
+	if ns.IsNSorErr(r.SandboxKey) != nil {
+		if prefix, err = all.numbered(r, name); err != nil {
+			return nil, err
+		}
+		request.Place = bus.Place{Here: true}
 	}
 	attached, err := bus.NewHost(log).Attach(ctx, nil, request)
 	if errors.Is(err, bus.ErrNameTaken) {
@@ -136,11 +137,9 @@ func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any
 		return nil, err
 	}
 	made := attached[0]
+	response := joinResponse{DisableGatewayService: true}
 	if request.Place.Here {
-		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: n.prefix(e)}
-		if e.IfName != "" {
-			log.Info("this Docker numbers interfaces itself: no exact name", "ifName", e.IfName, "prefix", n.prefix(e))
-		}
+		response.InterfaceName = &interfaceName{SrcName: made.ContIf, DstPrefix: prefix}
 	}
 	log.Info("joined", "hub", made.Hub, "hostIf", made.HostIf, "contIf", made.ContIf)
 	return response, nil
