@@ -203,7 +203,7 @@ func TestDisk(t *testing.T) {
 		words         string
 	}{
 		{"read-only", "ro", false, "read-only file system"},
-		{"full", "size=4k,nr_inodes=8", true, "no space left on device"},
+		{"full", "size=8k,nr_inodes=8", true, "no space left on device"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			freshHost(t)
@@ -216,7 +216,7 @@ func TestDisk(t *testing.T) {
 			filler, probe := recordDir(t)+"/filler", recordDir(t)+"/probe"
 			if c.fill {
 				command(t, "mkdir", recordDir(t))
-				write(t, filler, strings.Repeat("x", 4096))
+				write(t, filler, strings.Repeat("x", 8192))
 			}
 			on(box).fails(t, "ADD", 5, c.words, stateDir)
 			if got := canLinks(t); len(got) > 0 {
@@ -228,6 +228,7 @@ func TestDisk(t *testing.T) {
 			if c.fill { // and with room again, all is well
 				remove(t, filler)
 				result, _ := on(box).add(t)
+				gone, _ := on(newContainer(t, "gone")).add(t)
 				write(t, filler, "") // takes no room; now fill what is left
 				_, _ = try("sh", "-c", "yes | dd of="+filler+" bs=512 2>/dev/null")
 				if err := os.WriteFile(probe, []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
@@ -235,6 +236,7 @@ func TestDisk(t *testing.T) {
 				}
 				remove(t, probe)
 				command(t, "cangw", "-F")
+				command(t, "ip", "link", "del", hostIf(gone)) // which heal would write into the record
 				vxcanctl(t, "heal")
 				expectWiring(t, true, "vcan0", hostIf(result))
 				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go

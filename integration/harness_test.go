@@ -354,7 +354,7 @@ func (c call) check(t testing.TB, result *types100.Result) error {
 	return err
 }
 
-// fails runs a verb that must fail with a code and words.
+// fails runs a verb that must fail with a code and these words in one line.
 func (c call) fails(t testing.TB, verb string, code uint, words ...string) {
 	t.Helper()
 	out, _, err := c.exec(t, verb)
@@ -370,8 +370,8 @@ func (c call) fails(t testing.TB, verb string, code uint, words ...string) {
 			t.Errorf("%s: the message lacks %q: %s", verb, w, cniErr.Msg)
 		}
 	}
-	if strings.Contains(cniErr.Msg, "\n") {
-		t.Errorf("%s: the message has several lines: %s", verb, cniErr.Msg)
+	if strings.Contains(cniErr.Msg, "\n") || len(cniErr.Msg) > 1000 {
+		t.Errorf("%s: the message has several lines, or %d bytes: %.1000s", verb, len(cniErr.Msg), cniErr.Msg)
 	}
 }
 

@@ -16,7 +16,7 @@ func TestKernelWithoutModules(t *testing.T) {
 	this := on(newContainer(t, "c"))
 	restore := withoutModules(t, "can-gw", "vxcan", "vcan")
 	this.fails(t, "STATUS", 50, "vcan", "vxcan", "can-gw", "CONFIG_CAN_GW")
-	this.fails(t, "ADD", 100, "vxcan", "CONFIG_CAN_VXCAN")
+	this.fails(t, "ADD", 100, "module vcan (CONFIG_CAN_VCAN) is missing")
 	expectNothing(t)
 	restore()
 
