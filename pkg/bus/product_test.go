@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,9 @@ func TestProductFrames(t *testing.T) {
 		hubs := []config.Hub{{Name: "vcan0"}, {Name: "bench1", Transient: true}, {Name: "mine", Physical: true}, {Name: "bench1", Transient: true}}
 		for name, policy := range policies {
 			for _, count := range []int{1, 2, 4} {
+				if others > 0 && (count < 4 || !strings.Contains(name, "lists")) {
+					continue
+				}
 				t.Run(fmt.Sprintf("policy %s, %d requests, %d others", name, count, others), func(t *testing.T) {
 					w.t = t
 					box := cantest.NewNetns(t)
@@ -89,7 +93,7 @@ func TestProductFrames(t *testing.T) {
 					for _, r := range requests {
 						w.do(func() error { return w.host.Detach(context.Background(), r.Hub.Name, r.Attachment) })
 					}
-					if after := w.inventory(); others > 0 && count == 1 && !before.equal(after) {
+					if after := w.inventory(); others > 0 && !slices.Equal(before.links, after.links) {
 						t.Errorf("after DEL: before %+v, after %+v", before, after)
 					}
 				})
