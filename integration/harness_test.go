@@ -146,6 +146,22 @@ func applySysctl(path string) error {
 	return nil
 }
 
+// recorded counts the endpoints in the record of a bus. Without one there are none.
+func recorded(t testing.TB, hub string) int {
+	t.Helper()
+	content, err := os.ReadFile(recordFile(t, hub))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0
+	}
+	var record struct {
+		Data struct{ Endpoints []string }
+	}
+	if err := errors.Join(err, json.Unmarshal(content, &record)); err != nil {
+		t.Fatalf("record of %s: %v\n%s", hub, err, content)
+	}
+	return len(record.Data.Endpoints)
+}
+
 // freshHost takes every CAN device, rule and record away, now and at the end of the test.
 func freshHost(t testing.TB) {
 	t.Helper()

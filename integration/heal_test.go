@@ -233,7 +233,7 @@ func TestLikeReboot(t *testing.T) {
 		for _, name := range []string{"a", "b"} {
 			command(t, "ip", "netns", "del", name)
 		}
-		for _, name := range []string{"vcan0", "vcan0-tx"} {
+		for _, name := range append(ends, "vcan0", "vcan0-tx") { // the test has the netns open
 			command(t, "ip", "link", "del", name)
 		}
 		earlier := stateDir + "/x" + filepath.Base(recordDir(t))[1:]
@@ -314,7 +314,7 @@ func TestForeignFilters(t *testing.T) {
 		add       uint   // error code of the next ADD, or 0
 		words     string
 	}{
-		{"before ours on the hub", "vcan0", all, false, 0, "before that of the bus (egress pref 1 handle 0x2): frames may arrive twice"},
+		{"before ours on the hub", "vcan0", all, false, 0, "beside that of the bus (egress pref 1 handle 0x2): frames may arrive twice"},
 		{"another kind on the hub", "vcan0", "protocol all matchall action ok", true, 7, "(matchall) at egress pref 1, which the bus needs"},
 		{"another protocol on the hub", "vcan0", strings.Replace(all, "all", "0x000d", 1), true, 7, "(bpf) at egress pref 1, which the bus needs"},
 		{"another kind on a host end", "HOSTIF", "protocol all matchall action ok", true, 0, "(matchall) at egress pref 1, which the bus needs"},
