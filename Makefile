@@ -35,7 +35,7 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_VM_SUITE,VXCAN_BOOT)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_TEST_RESTARTS,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
@@ -135,6 +135,7 @@ test-controllers:
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
 test-matrix: export VXCAN_TEST_TEARDOWN = 20
+test-matrix: export VXCAN_TEST_RESTARTS = 10
 test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
 
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.
