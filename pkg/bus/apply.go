@@ -17,11 +17,11 @@ import (
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
 // moment and take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
-// a refusal, except one that wraps tolerated; nil tolerates none. It returns the words for what it has repaired.
-func (b *bus) mend(tolerated error, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
+// a refusal, see plan.Refusal. It returns the words for what it has repaired.
+func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
 	const rounds = 5
 	for range rounds {
-		if err := plan.Refusal(all, tolerated); err != nil {
+		if err := plan.Refusal(all, lenient); err != nil {
 			return repaired, err
 		}
 		done, changed, err := b.apply(all)

@@ -181,7 +181,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	w := want()
 	all := plan.Diff(w, b.view)
-	if err := plan.Refusal(all, nil); err != nil { // before anything is changed
+	if err := plan.Refusal(all, false); err != nil { // before anything is changed
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -214,7 +214,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		b.endpoints = append(b.endpoints, e)
 		all = plan.Diff(want(), b.view)
 	}
-	repaired, err := b.mend(nil, all, want)
+	repaired, err := b.mend(false, all, want)
 	if err != nil {
 		return Result{}, err
 	}

@@ -201,10 +201,8 @@ func (b *bus) observe() (corrections []string, err error) {
 	for _, f := range filters {
 		v.Filters[f.Hook] = f
 	}
-	for _, h := range where {
-		if v.Filters[h].Program == nil && h.Prio == plan.FirstPrio && h.Dev != hub.Index { // which each member must have
-			listed = append(listed, h)
-		}
+	for _, e := range b.endpoints {
+		listed = append(listed, v.Missing(e)...)
 	}
 	if v.Entries, err = b.k.tc.List(listed...); err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func (h *Host) Heal(ctx context.Context, hub string) (retErr error) {
 			}
 			return nil
 		}
-		return b.mendFor(plan.ErrNotReady, b.agreedHub)
+		return b.mendFor(true, b.agreedHub)
 	})
 }
 
@@ -42,13 +42,14 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 	}
 	return h.repair(ctx, hub.Name, func(b *bus) error {
 		if !hub.Physical {
-			return b.mendFor(nil, func() config.Hub { return hub })
+			return b.mendFor(false, func() config.Hub { return hub })
 		}
-		all := plan.Diff(plan.NewWant(hub, b.endpoints, ""), b.view)
-		if err := plan.Refusal(all, nil); errors.Is(err, plan.ErrNotReady) {
+		err := plan.Refusal(plan.Diff(plan.NewWant(hub, b.endpoints, ""), b.view), false)
+		if errors.Is(err, plan.ErrNotReady) {
 			b.notice("%s", config.OneLine(err))
+			return nil
 		}
-		return plan.Refusal(all, plan.ErrNotReady)
+		return err
 	})
 }
 
@@ -75,19 +76,23 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 		b.saveOrGoOn()
 	}
 	if err := do(b); err != nil {
-		return errors.Join(err, b.undo())
+		return errors.Join(err, b.undo()) // which leaves what was repaired for endpoints
 	}
 	return nil
 }
 
-// mendFor is mend for a hub, with notices.
-func (b *bus) mendFor(tolerated error, hub func() config.Hub) error {
+// mendFor is mend for a hub, with notices. What a lenient one leaves to the administrator it returns in the end, unless that
+// is only not ready.
+func (b *bus) mendFor(lenient bool, hub func() config.Hub) error {
 	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
-	repaired, err := b.mend(tolerated, plan.Diff(want(), b.view), want)
+	repaired, err := b.mend(lenient, plan.Diff(want(), b.view), want)
 	if err != nil {
 		return err
 	}
 	b.warn(want())
 	b.noticeRepairs(repaired)
+	if err := plan.Refusal(plan.Diff(want(), b.view), false); !errors.Is(err, plan.ErrNotReady) {
+		return err
+	}
 	return nil
 }

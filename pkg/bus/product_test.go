@@ -207,6 +207,8 @@ func TestHealFound(t *testing.T) {
 func TestForeign(t *testing.T) {
 	for name, test := range map[string]struct {
 		before, after []string // the first ADD
+		policy        config.Policy
+		others        bool     // another container can be attached beside it
 		refused       bool     // the ADD after that
 		want          []string // words of CHECK, or of the ADD
 		cure          []string
@@ -237,6 +239,17 @@ func TestForeign(t *testing.T) {
 			want:  []string{"device HOSTIF has a filter of another program (matchall) at egress pref 1, which the bus needs: tc filter del dev HOSTIF egress pref 1"},
 			cure:  []string{"tc filter del dev HOSTIF egress pref 1"},
 		},
+		"pref 2 of a host end held": {
+			policy: config.Policy{Receive: "none"},
+			after:  []string{"tc filter del dev HOSTIF egress pref 2", "tc filter add dev HOSTIF egress prio 2 protocol all matchall action ok"},
+			want:   []string{"device HOSTIF has a filter of another program (matchall) at egress pref 2, which the bus needs: tc filter del dev HOSTIF egress pref 2"},
+			cure:   []string{"tc filter del dev HOSTIF egress pref 2"}, others: true,
+		},
+		"a rule to a host end": {
+			after: []string{"cangw -A -s vcan0 -d HOSTIF"},
+			want:  []string{"gateway rule cangw -A -s vcan0 -d HOSTIF of another program connects the hub and a container that the bus connects: frames arrive twice: cangw -D -s vcan0 -d HOSTIF"},
+			cure:  []string{"cangw -D -s vcan0 -d HOSTIF"}, others: true,
+		},
 		"shared block": {
 			before:  []string{"ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up", "tc qdisc add dev vcan0 ingress_block 22 clsact"},
 			refused: true, want: []string{"the filters of vcan0 are in a block", "tc qdisc del dev vcan0 clsact"},
@@ -264,7 +277,7 @@ func TestForeign(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			box, late := cantest.NewNetns(t), cantest.NewNetns(t)
-			r := boxed("box", box, config.Policy{})
+			r := boxed("box", box, test.policy)
 			attach := func(r Request) (err error) {
 				w.do(func() error { _, err = w.host.Attach(context.Background(), nil, r); return nil })
 				return err
@@ -311,7 +324,12 @@ func TestForeign(t *testing.T) {
 				}
 				run(test.after)
 				if len(test.want) > 0 {
-					said(w.checkAs("box", box, config.Policy{}, "can0"))
+					said(w.checkAs("box", box, test.policy, "can0"))
+				}
+				if test.others {
+					if err := attach(boxed("other", cantest.NewNetns(t), config.Policy{})); err != nil {
+						t.Error(err)
+					}
 				}
 				if len(test.cure) > 0 && test.cure[0] != "ADD" {
 					run(test.cure)
@@ -320,8 +338,12 @@ func TestForeign(t *testing.T) {
 			if err := attach(boxed("late", late, config.Policy{})); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.checkAs("box", box, config.Policy{}, "can0"); err != nil {
+			if err := w.checkAs("box", box, test.policy, "can0"); err != nil {
 				t.Errorf("in the end: %v", err)
+			}
+			if test.policy != (config.Policy{}) {
+				w.expectPolicy(test.policy.Receive, port{w.netns, "vcan0"}, port{box, "can0"})
+				return
 			}
 			w.expectExactlyOnce(port{w.netns, "vcan0"}, port{box, "can0"}, port{late, "can0"})
 		})
@@ -422,5 +444,22 @@ func TestPhysicalHubGone(t *testing.T) {
 	all, err := w.status("can-engine")
 	if err != nil || len(all[0].Differences) != 1 || !strings.Contains(all[0].Differences[0].What, "hub can-engine: there is no such device") {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestHubThatStays: a hub that the administrator's network asked for is made again as one that stays, also by a pod's ADD.
+func TestHubThatStays(t *testing.T) {
+	w := newWorld(t)
+	w.attach("bench1", "a", w.crowd)
+	w.run("ip link del bench1")
+	pod := request("bench1", "pod", w.crowd)
+	pod.Hub.Transient = true
+	w.do(func() error {
+		_, err := w.host.Attach(context.Background(), nil, pod)
+		return errors.Join(err, w.host.Detach(context.Background(), "bench1", pod.Attachment),
+			w.host.Detach(context.Background(), "bench1", request("bench1", "a", w.crowd).Attachment))
+	})
+	if w.view("bench1").Index == 0 {
+		t.Error("the hub went with the pod")
 	}
 }

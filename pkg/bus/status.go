@@ -190,7 +190,8 @@ func (b *bus) status() (s BusStatus, err error) {
 	}
 	for _, d := range all {
 		if d.What != "" {
-			s.Differences = append(s.Differences, Difference{d.What, d.Cure, d.Cure == plan.ByAnyAdd})
+			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
+			s.Differences = append(s.Differences, Difference{d.What, d.Cure, byHeal})
 		}
 	}
 	return s, nil

@@ -68,7 +68,8 @@ func (b *bus) undo() (retErr error) {
 	if t.edited {
 		_, err := b.observe()
 		if err == nil {
-			err = b.mendFor(plan.ErrNotReady, b.agreedHub)
+			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
+			_, err = b.mend(true, plan.Diff(want(), b.view), want)
 		}
 		errs = append(errs, err)
 	}

@@ -37,9 +37,9 @@ func (w Want) diffHub(v View, all *differences) {
 	case !config.CanMake(name):
 		all.refuse(HubName, config.ErrInvalid, `for a controller set "physical": true (option physical=true), for a virtual bus name it vcanN`, "hub %s is not there", name)
 	default:
-		change := Change{AddHub: name, HubAlias: hubAlias}
-		if w.Hub.Transient {
-			change.HubAlias = TransientAlias
+		change := Change{AddHub: name, HubAlias: TransientAlias}
+		if !w.Hub.Transient || slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return !e.Hub.Transient }) {
+			change.HubAlias = hubAlias // somebody asked for one that stays
 		}
 		all.add(HubMissing, change, "hub %s is missing", name)
 	}
@@ -225,7 +225,13 @@ func (w Want) diffWiring(v View, all *differences) {
 		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on its backplane", unwanted, v))
 	}
 	for _, j := range foreign {
-		other := v.nameOf(j.Src + j.Dst - uint32(hub.Index))
+		index := j.Src + j.Dst - uint32(hub.Index)
+		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
+			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
+				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
+			continue
+		}
+		other := v.nameOf(index)
 		all.name(RuleForeign, fmt.Sprintf("make %s the hub of a network (physical), or put containers on both buses; then %s", Quote(other), strings.Replace(command(j, v), "-A", "-D", 1)),
 			"gateway rule %s of another program carries no container's frame: a frame may pass one rule, and has passed one on this bus", command(j, v))
 	}

@@ -1,8 +1,8 @@
 package plan
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
@@ -138,11 +138,15 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// Refusal is the first difference that only the administrator can repair, or nil. It skips refusals that wrap
-// tolerated, if that is not nil.
-func Refusal(all []Difference, tolerated error) error {
+// beside are the kinds of refusals beside which the rest of a bus can be repaired, for the endpoints that are there: they
+// concern the hub alone, and leave it as it is.
+var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers}
+
+// Refusal is the first difference that only the administrator can repair, or nil. With lenient, only one beside which nothing
+// may be repaired counts.
+func Refusal(all []Difference, lenient bool) error {
 	for _, d := range all {
-		if d.Refusal != nil && (tolerated == nil || !errors.Is(d.Refusal, tolerated)) {
+		if d.Refusal != nil && !(lenient && slices.Contains(beside, d.Kind)) {
 			return d.Refusal
 		}
 	}

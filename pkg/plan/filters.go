@@ -56,6 +56,18 @@ func filters(common backplane, m member) []cantc.Filter {
 	return all
 }
 
+// Missing is the hooks of an endpoint where a view lacks the filter that must be there.
+func (v View) Missing(e Endpoint) (missing []cantc.Hook) {
+	for _, h := range Hooks(e.Host.Index, true) {
+		policy := e.Endpoint.Policy
+		wanted := h.Prio == FirstPrio || e.CutOff || h.Dir == cantc.Ingress && policy.Send != "" || h.Dir == cantc.Egress && policy.Receive != ""
+		if wanted && v.Filters[h].Program == nil {
+			missing = append(missing, h)
+		}
+	}
+	return missing
+}
+
 // Hooks is where the filters of a member can be.
 func Hooks(dev int, policy bool) []cantc.Hook {
 	all := []cantc.Hook{{Dev: dev, Dir: cantc.Ingress, Prio: FirstPrio}, {Dev: dev, Dir: cantc.Egress, Prio: FirstPrio}}

@@ -106,7 +106,7 @@ func (h *host) attach(id string, e config.Endpoint) error {
 func (h *host) mend() error {
 	for range 5 {
 		all := h.differences()
-		if err := Refusal(all, nil); err != nil {
+		if err := Refusal(all, false); err != nil {
 			return err
 		}
 		if !h.apply(all) {

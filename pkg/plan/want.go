@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
 )
@@ -35,9 +37,11 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 // one that is not a vcan is used as it is, whatever became of the record.
 func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	hub := config.Hub{Name: name, Physical: now.CAN && now.Kind != canlink.Vcan, Transient: len(endpoints) > 0}
+	if now.Index == 0 { // one that somebody wants made is not hardware
+		hub.Physical = !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.Hub.Physical })
+	}
 	for i := range endpoints {
 		e := &endpoints[i]
-		hub.Physical = hub.Physical || now.Index == 0 && e.Hub.Physical
 		hub.Transient = hub.Transient && e.Hub.Transient
 		if e.Hub.SetsUp() && !hub.SetsUp() {
 			hub.Controller, hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
@@ -68,7 +72,7 @@ func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 // members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names the endpoints
 // with an unknown policy.
 func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attachment) {
-	if hub.Index != 0 {
+	if hub.CAN {
 		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
 	}
 	compiled := make(map[config.Policy]access) // most have the same
