@@ -65,7 +65,7 @@ func TestKernelTrouble(t *testing.T) {
 		"can: controller area network core",
 		"can-gw: netlink gateway (rev 20190810) max_hops=1",
 		"tc mirred to Houston: device vcan0-tx is down",
-		"tc mirred action cannot redirect: target device is gone",
+		"tc mirred: target device is gone",
 		"vxcan: Virtual CAN Tunnel driver",
 		"DEBUG: nothing to warn of",
 		"hrtimer: interrupt took 5012345 ns",
