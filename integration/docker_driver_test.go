@@ -297,7 +297,7 @@ func TestDockerLock(t *testing.T) {
 	t.Setenv("VXCAN_LOCK_TIMEOUT", "3s")
 	d.startDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
-	f, err := os.Open(stateDir + "/vcan0.lock")
+	f, err := os.OpenFile(recordDir(t)+"/vcan0.lock", os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
