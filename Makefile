@@ -90,6 +90,8 @@ setup-%:
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
 BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|ForeignFilters|Compose|^TestLate|StatusAndGraph|DoctorHosts
+# Many failures of our own, one after the other, which take minutes and depend on no kernel.
+ANY_KERNEL = ^Test(HubChanges|AttachFails|PolicyEditFails|Product)$$
 GO_TEST = test -count=1 -timeout 60m
 
 # Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. Where vm boots none, two tests at
@@ -117,7 +119,7 @@ test-on-own-wire:
 
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
-	go $(GO_TEST) -exec '$(VM)' ./pkg/...
+	go $(GO_TEST) -exec '$(VM)' -skip '$(ANY_KERNEL)' ./pkg/...
 	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
 	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers

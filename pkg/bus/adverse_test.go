@@ -81,7 +81,7 @@ func TestHubChanges(t *testing.T) {
 		"flushed":           {"cangw -F"},
 	} {
 		for _, others := range []int{0, 1} {
-			for n, more := 1+others, true; more && n < 60; n += 2 { // every other message; with another container, those between
+			for n, more := 1+others, true; more && n < 60; n += 3 { // some of the messages, with another container others
 				ok := t.Run(fmt.Sprintf("%s, %d others, call %d", name, others, n), func(t *testing.T) {
 					w := newWorld(t)
 					box := cantest.NewNetns(t)
