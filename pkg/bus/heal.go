@@ -90,7 +90,9 @@ func (b *bus) mendFor(lenient bool, hub func() config.Hub) error {
 		return err
 	}
 	b.warn(want())
-	b.noticeRepairs(repaired)
+	if lenient || len(b.endpoints) > 0 { // else this call starts the bus: what it lacks is no damage
+		b.noticeRepairs(repaired)
+	}
 	if err := plan.Refusal(plan.Diff(want(), b.view), false); !errors.Is(err, plan.ErrNotReady) {
 		return err
 	}
