@@ -270,7 +270,7 @@ func TestDockerDamage(t *testing.T) {
 		{"cangw -D -s vcan0-rx -d HOSTIF -X -i -l 1", "cangw -A -s vcan0-rx -d HOSTIF -X -i -l 1"},
 		{"cangw -A -s vcan0-rx -d HOSTIF -i -l 1", "there more than once"},
 		{"cangw -A -s HOSTIF -d vcan0-tx -i -l 1", "not of this bus"},
-		{"tc filter del dev HOSTIF ingress pref 8", "tc filter show dev HOSTIF"},
+		{"tc filter del dev HOSTIF ingress pref 1", "tc filter show dev HOSTIF"},
 		{"tc qdisc del dev HOSTIF clsact", "tc filter show dev HOSTIF"},
 	} {
 		replace := strings.NewReplacer("HOSTIF", hostEnd)
@@ -324,7 +324,7 @@ func TestDockerManyNetworks(t *testing.T) {
 	d.ok("NetworkDriver.CreateEndpoint", someEndpoint)
 	d.ok("NetworkDriver.Join", someJoin)
 	d.ok("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, "e1", "e2", 1))
-	d.ok("NetworkDriver.Join", strings.Replace(someJoin, "e1", "e2", 1))
+	d.ok("NetworkDriver.Join", strings.NewReplacer("e1", "e2", "0123456789ab", "ba9876543210").Replace(someJoin)) // another container
 	d.stopDriver(os.Kill)
 	// As if Docker's call had been lost.
 	state, err := os.ReadFile(driverStateDir + "/networks.json")
@@ -437,7 +437,7 @@ func TestDockerAtOnce(t *testing.T) {
 	const count = 12
 	joins := make([]string, count)
 	for i := range joins {
-		joins[i] = strings.Replace(someJoin, "e1", fmt.Sprint("e", i), 1)
+		joins[i] = strings.NewReplacer("e1", fmt.Sprint("e", i), "0123456789ab", fmt.Sprintf("%012d", i)).Replace(someJoin)
 		if i%2 == 1 {
 			c := newContainer(t, fmt.Sprint("c", i))
 			joins[i] = strings.Replace(joins[i], "/var/run/docker/netns/0123456789ab", c.path, 1)
