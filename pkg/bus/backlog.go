@@ -1,11 +1,12 @@
 package bus
 
 import (
-	"github.com/vxcan/vxcan/pkg/config"
-	"github.com/vxcan/vxcan/pkg/plan"
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // backlogFile says how many frames may wait on each CPU on their way from device to device. The kernel drops what comes

@@ -166,7 +166,7 @@ func (c *Conn) AddVcan(name string, index, mtu int, alias string) error {
 // linked), see PeerUp and SetUp. The end that is set up last sends from then on; the other one a moment later, see
 // Link.Active.
 type Pair struct {
-	Name, PeerName   string   // PeerName may hold one %d, for the first free number
+	Name, PeerName   string   // each in its own netns
 	Index, PeerIndex int      // ifindexes; 0 is the kernel's choice
 	MTU              int      // of both ends, ClassicMTU or FDMTU: newer kernels' own choice (CAN XL) is none can-gw carries
 	Alias            string   // of the first end, at most MaxAlias bytes; "" for none
@@ -269,7 +269,7 @@ func parseReply(r rtnl.Reply) (Link, error) {
 	return ParseLink(r.Data)
 }
 
-// parseLink reads struct ifinfomsg and its attributes (linux/rtnetlink.h, linux/if_link.h).
+// ParseLink reads struct ifinfomsg and its attributes (linux/rtnetlink.h, linux/if_link.h).
 func ParseLink(data []byte) (Link, error) {
 	if len(data) < unix.SizeofIfInfomsg {
 		return Link{}, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)

@@ -249,7 +249,7 @@ func (c Device) static() Modes {
 	return c.Modes &^ c.Supported
 }
 
-// unmarshalDevice reads struct ifinfomsg and its attributes as parseLink does, and those of a controller.
+// unmarshalDevice reads struct ifinfomsg and its attributes as canlink.ParseLink does, and those of a controller.
 func unmarshalDevice(data []byte) (Device, error) {
 	link, err := canlink.ParseLink(data)
 	if err != nil {
