@@ -131,7 +131,7 @@ ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA
 test-controllers: export VXCAN_TEST_CAN = 1
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
-	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/canlink
+	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/controller
 	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
 
 test-matrix: OTHER_SUITES = trixie forky
