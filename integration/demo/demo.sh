@@ -86,7 +86,8 @@ podman_log() { cut -d ' ' -f 4- "$tmp/$1.log"; } # behind time, stream, and the 
 podman_show_log() { show podman logs --tail "$2" "$1"; }
 podman_power_off() {
 	# conmon first, which would have Podman clean up.
-	cat "$tmp"/*.conmon "$tmp"/*.pid | xargs kill -9
+	# shellcheck disable=SC2046 # process numbers
+	kill -9 $(cat "$tmp"/*.conmon "$tmp"/*.pid)
 	rm -rf /run/libpod /run/crun /run/runc /dev/shm/libpod_lock # what is in memory of containers that run
 }
 
@@ -105,7 +106,8 @@ netns_enter() { ip netns exec "$@"; }
 netns_exec() { quietly ip netns exec "$@"; }
 netns_log() { cat "$tmp/$1.log"; }
 netns_show_log() { (cd "$tmp" && show tail -n "$2" "$1.log"); }
-netns_power_off() { for name in engine dashboard; do ip netns pids $name | xargs kill -9; done; }
+# shellcheck disable=SC2046 # process numbers
+netns_power_off() { for name in engine dashboard; do kill -9 $(ip netns pids $name); done; }
 
 # power_off ends everything that does not outlive a power failure, and nothing more: no runtime calls DEL.
 power_off() {
