@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestPackageService: where systemd runs, the driver answers when its socket is enabled, an upgrade replaces one that
-// runs, and none runs after the removal.
+// TestPackageService: where systemd runs, a package does at once what the next boot would do, its services do their work in
+// their confinement, an upgrade replaces a driver that runs, and none runs after the removal.
 func TestPackageService(t *testing.T) {
 	s := startSystemd(t)
 	// Container images have one that lets no service start. This machine is a copy.
@@ -17,6 +17,7 @@ func TestPackageService(t *testing.T) {
 	}
 	t.Run("deb", func(t *testing.T) {
 		first, next := debs(t)
+		testConfined(t, s, first)
 		testService(t, s, []string{"dpkg", "-i", first}, []string{"dpkg", "-i", next}, []string{"dpkg", "--remove", "vxcan"})
 	})
 	t.Run("rpm", func(t *testing.T) {
@@ -25,6 +26,23 @@ func TestPackageService(t *testing.T) {
 		testService(t, s, append(install, rpmPackage(t, packagesDir)),
 			[]string{"rpm", "-U", "--nodeps", rpmPackage(t, packagesDir+"-next")}, []string{"rpm", "-e", "vxcan"})
 	})
+	t.Run("apk", func(t *testing.T) { testOpenRC(t, aPackage(t, packagesDir+"/vxcan*_x86_64.apk")) })
+}
+
+// testOpenRC: the script of a package for Alpine does the same where OpenRC runs and there is only busybox.
+func testOpenRC(t *testing.T, apk string) {
+	const systemdSysctl = "/usr/lib/systemd/systemd-sysctl"
+	command(t, "mount", "--bind", "/dev/null", systemdSysctl)
+	defer command(t, "umount", systemdSysctl)
+	programs := t.TempDir()
+	command(t, "ln", "-s", "/bin/busybox", programs+"/sysctl")
+	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
+	command(t, "install", "-D", "/dev/null", "/run/openrc/softlevel")
+	defer remove(t, "/run/openrc/softlevel")
+	unloadCAN(t)
+	write(t, backlogFile, "1000")
+	t.Log(command(t, "sh", "-ec", `tar -xzf "$1" -C / usr/lib/sysctl.d/40-vxcan.conf .post-install 2>/dev/null && sh /.post-install`, "sh", apk))
+	expectLoaded(t)
 }
 
 func testService(t *testing.T, s *systemd, install, upgrade, remove []string) {
@@ -52,7 +70,15 @@ func testService(t *testing.T, s *systemd, install, upgrade, remove []string) {
 	}
 	const socket, service = "vxcan-docker.socket", "vxcan-docker.service"
 
-	run(install)
+	unloadCAN(t)
+	write(t, backlogFile, "1000")
+	out := run(install)
+	for _, words := range []string{"vcan, vxcan and can-gw are loaded", "net.core.netdev_max_backlog is 65536"} {
+		if !strings.Contains(out, words) {
+			t.Errorf("the installation does not say %q:\n%s", words, out)
+		}
+	}
+	expectLoaded(t)
 	want(socket, "active")
 	want(service, "inactive")
 	before := answered()
@@ -68,4 +94,73 @@ func testService(t *testing.T, s *systemd, install, upgrade, remove []string) {
 	if _, err := os.Lstat(driverSocket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after the removal: %s: %v", driverSocket, err)
 	}
+}
+
+const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
+
+// unloadCAN takes the kernel modules away that a package loads.
+func unloadCAN(t *testing.T) {
+	t.Helper()
+	freshHost(t)
+	command(t, "modprobe", "-r", "can-gw", "vxcan", "vcan")
+}
+
+func expectLoaded(t *testing.T) {
+	t.Helper()
+	for _, module := range []string{"vcan", "vxcan", "can_gw"} {
+		if _, err := os.Stat("/sys/module/" + module); err != nil {
+			t.Error(err)
+		}
+	}
+	if backlog, err := os.ReadFile(backlogFile); string(backlog) != "65536\n" {
+		t.Errorf("backlog: %s (%v)", backlog, err)
+	}
+}
+
+// testConfined: systemd counts an exposure of 3.0 at most of each service, and each one does all that it is for. The driver
+// may load no module: systemd does it.
+func testConfined(t *testing.T, s *systemd, deb string) {
+	s.run("dpkg", "-i", deb)
+	const metricsDir = "/var/lib/prometheus/node-exporter"
+	for _, unit := range []string{"vxcan-docker.service", "vxcan-heal@vcan0.service", "vxcan-metrics.service"} {
+		if out, err := s.try("systemd-analyze", "security", "--no-pager", "--threshold=30", unit); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	command(t, "modprobe", "-r", "can-gw")
+	s.run("ip", "netns", "add", "confined")
+	join := strings.Replace(someJoin, "/var/run/docker/netns/0123456789ab", "/run/netns/confined", 1)
+	for _, call := range [][2]string{{"CreateNetwork", someNetwork}, {"CreateEndpoint", someEndpoint}, {"Join", join}} {
+		if status, answer, err := callDriver("NetworkDriver."+call[0], call[1]); err != nil || status != 200 {
+			t.Fatalf("%s: %d, %v, %v", call[0], status, answer, err)
+		}
+	}
+	s.run("ip", "-netns", "confined", "link", "show", "can0")
+
+	// The directory is another user's.
+	s.run("install", "-d", "-o", "nobody", metricsDir)
+	s.run("systemctl", "start", "vxcan-metrics.service")
+	if text := s.run("cat", metricsDir+"/vxcan.prom"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("metrics:\n%s", text)
+	}
+	if mode := s.run("stat", "-c", "%a", metricsDir+"/vxcan.prom"); mode != "644\n" {
+		t.Errorf("mode of the metrics is %s", mode)
+	}
+
+	command(t, "ip", "link", "del", "vcan0-tx")
+	command(t, "modprobe", "-r", "can-gw")
+	s.run("systemctl", "start", "vxcan-heal@vcan0.service")
+	s.run("systemctl", "start", "vxcan-metrics.service")
+	if text := s.run("cat", metricsDir+"/vxcan.prom"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("after the repair:\n%s", text)
+	}
+
+	for _, call := range [][2]string{{"Leave", someIDs}, {"DeleteEndpoint", someIDs}, {"DeleteNetwork", `{"NetworkID":"n1"}`}} {
+		if status, answer, err := callDriver("NetworkDriver."+call[0], call[1]); err != nil || status != 200 {
+			t.Fatalf("%s: %d, %v, %v", call[0], status, answer, err)
+		}
+	}
+	s.run("ip", "netns", "del", "confined")
+	s.run("dpkg", "--purge", "vxcan")
+	expectNothing(t)
 }

@@ -95,19 +95,37 @@ func TestPackageFiles(t *testing.T) {
 	}
 }
 
+// TestPackageSums: what a user downloads is compared with one command.
+func TestPackageSums(t *testing.T) {
+	sums := aPackage(t, packagesDir+"/SHA256SUMS")
+	cmd := exec.Command("sha256sum", "--check", "--strict", sums)
+	cmd.Dir = filepath.Dir(sums)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	content, err := os.ReadFile(sums)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadDir(cmd.Dir)
+	if err != nil || strings.Count(string(content), "\n") != len(all)-1 {
+		t.Errorf("%d files and %d sums (%v)", len(all)-1, strings.Count(string(content), "\n"), err)
+	}
+}
+
 // binaryVersion is what make stamps into the binaries.
 func binaryVersion(t testing.TB) string {
 	return strings.TrimSpace(strings.TrimPrefix(command(t, filepath.Join(binDir(t), "vxcanctl"), "--version"), "vxcanctl "))
 }
 
-// listed makes "mode path" or "mode path -> target" of each line but those of directories and of apk's own entry.
+// listed makes "mode path" or "mode path -> target" of each line but those of directories and of apk's own entries.
 func listed(long string) []string {
 	var files []string
 	for line := range strings.Lines(long) {
 		mode, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		// Behind the time, which is the last that has a colon.
 		path := rest[strings.LastIndex(rest, ":")+len(":00 "):]
-		if mode[0] == 'd' || path == ".PKGINFO" {
+		if mode[0] == 'd' || path == ".PKGINFO" || path == ".post-install" {
 			continue
 		}
 		if mode[0] == 'l' {
@@ -137,8 +155,12 @@ func (f format) files(t testing.TB) []string {
 		zsh = "vendor-completions"
 	}
 	files = append(files, plain+"/usr/share/zsh/"+zsh+"/_vxcanctl")
-	for _, command := range []string{"", "-doctor", "-graph", "-heal", "-metrics", "-status"} {
-		files = append(files, plain+"/usr/share/man/man8/vxcanctl"+command+".8")
+	pages, err := filepath.Glob(filepath.Join(binDir(t), "share/*.8"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("man pages: %q, %v", pages, err)
+	}
+	for _, page := range pages {
+		files = append(files, plain+"/usr/share/man/man8/"+filepath.Base(page)+".gz")
 	}
 	if f.systemd {
 		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service", "vxcan-metrics.service", "vxcan-metrics.timer"} {

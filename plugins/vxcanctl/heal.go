@@ -37,6 +37,8 @@ When a controller is plugged in, udev has systemd run this as vxcan-heal@HUB.ser
 JSON: {"version": 1, "buses": [...]}, each bus with hub, and with error if it could not be repaired.
 
 Exit status: 0, also if there was nothing to repair; 1 if a bus could not be repaired.`,
+		Example: `  vxcanctl heal
+  vxcanctl heal vcan0`,
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			hubs, _ := host.Buses()
 			return hubs, cobra.ShellCompDirectiveNoFileComp

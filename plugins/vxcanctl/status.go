@@ -44,11 +44,17 @@ is one document a line, with totals.
 
 Exit status: 0, also if a bus is not whole (see doctor); 1 if one cannot be looked at.`
 
+const statusExample = `  vxcanctl status
+  vxcanctl status vcan0
+  vxcanctl status --watch
+  vxcanctl status -o json`
+
 func newStatus(host looker) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "status [HUB ...]",
 		Short:             "Show buses, containers on them and their frames",
 		Long:              statusHelp,
+		Example:           statusExample,
 		ValidArgsFunction: completeHubs(host),
 	}
 	addStatus(cmd, host)
