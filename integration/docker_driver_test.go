@@ -19,14 +19,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// driverTest is a driver without a Docker: what no daemon says in a test's time.
-func driverTest(t *testing.T) *dockerHost {
+// driver is a driver without a Docker, which the test calls: for what no daemon says in a test's time.
+type driver struct{ *dockerHost }
+
+func driverTest(t *testing.T) driver {
 	t.Helper()
 	freshHost(t)
 	if err := removeContent(driverStateDir); err != nil {
 		t.Fatal(err)
 	}
-	d := &dockerHost{t: t, logs: t.TempDir()}
+	d := driver{&dockerHost{t: t, logs: t.TempDir()}}
 	t.Cleanup(func() {
 		d.stopDriver(os.Interrupt)
 		if t.Failed() {
@@ -37,7 +39,7 @@ func driverTest(t *testing.T) *dockerHost {
 }
 
 // ok calls the driver, which must not refuse.
-func (d *dockerHost) ok(call, body string) map[string]any {
+func (d driver) ok(call, body string) map[string]any {
 	d.t.Helper()
 	status, answer, err := callDriver(call, body)
 	if err != nil {
@@ -50,7 +52,7 @@ func (d *dockerHost) ok(call, body string) map[string]any {
 }
 
 // refused calls the driver, which must refuse with these words.
-func (d *dockerHost) refused(call, body string, status int, words ...string) {
+func (d driver) refused(call, body string, status int, words ...string) {
 	d.t.Helper()
 	got, answer, err := callDriver(call, body)
 	if err != nil {
