@@ -246,6 +246,9 @@ var damages = []damage{
 // TestProduct damages every kind of bus in every way. What is wrong is named, the next ADD does what the damage says, no
 // policy is opened by it, and afterwards each frame arrives where it should, once.
 func TestProduct(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many combinations, which depend on no kernel")
+	}
 	n := 0
 	for hubName, newHost := range hubs {
 		for askName, ask := range asks {
