@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // TestBadInput: one clear line that names what is wrong and what is allowed, and nothing made.
@@ -12,12 +14,12 @@ func TestBadInput(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	freshHost(t)
-	box := newContainer(t, "c")
+	harness.FreshHost(t)
+	box := harness.NewContainer(t, "c")
 	for _, c := range []struct {
 		name  string
 		conf  string // members of the configuration
-		set   func(*call)
+		set   func(*harness.Call)
 		code  uint
 		words []string
 	}{
@@ -47,47 +49,47 @@ func TestBadInput(t *testing.T) {
 		{"interface with two patterns", `"interface":"can%d%d"`, nil, 7, []string{`"interface"`, `"%"`}},
 		{"no name", `"name":""`, nil, 7, []string{"name"}},
 		{"prevResult not an object", `"prevResult":7`, nil, 7, []string{`"prevResult"`}},
-		{"container ID empty", ``, func(c *call) { c.containerID = "" }, 4, []string{"CNI_CONTAINERID"}},
-		{"container ID hostile", ``, func(c *call) { c.containerID = "../../etc" }, 4, []string{"containerID"}},
-		{"CNI_IFNAME too long", ``, func(c *call) { c.ifName = "eth4567890123456" }, 4, []string{"interface name"}},
-		{"CNI_IFNAME with a slash", ``, func(c *call) { c.ifName = "a/b" }, 4, []string{"interface name"}},
-		{"netns missing", ``, func(c *call) { c.netns = "/run/netns/nobody" }, 4, []string{"/run/netns/nobody"}},
-		{"netns not a netns", ``, func(c *call) { c.netns = file }, 4, []string{file}},
-		{"netns the host's", ``, func(c *call) { c.netns = "/proc/self/ns/net" }, 4, []string{"host"}},
-		{"not JSON", ``, func(c *call) { c.conf = `{"cniVersion":` }, 6, nil},
+		{"container ID empty", ``, func(c *harness.Call) { c.ContainerID = "" }, 4, []string{"CNI_CONTAINERID"}},
+		{"container ID hostile", ``, func(c *harness.Call) { c.ContainerID = "../../etc" }, 4, []string{"containerID"}},
+		{"CNI_IFNAME too long", ``, func(c *harness.Call) { c.IfName = "eth4567890123456" }, 4, []string{"interface name"}},
+		{"CNI_IFNAME with a slash", ``, func(c *harness.Call) { c.IfName = "a/b" }, 4, []string{"interface name"}},
+		{"netns missing", ``, func(c *harness.Call) { c.Netns = "/run/netns/nobody" }, 4, []string{"/run/netns/nobody"}},
+		{"netns not a netns", ``, func(c *harness.Call) { c.Netns = file }, 4, []string{file}},
+		{"netns the host's", ``, func(c *harness.Call) { c.Netns = "/proc/self/ns/net" }, 4, []string{"host"}},
+		{"not JSON", ``, func(c *harness.Call) { c.Conf = `{"cniVersion":` }, 6, nil},
 		{"version too new", `"cniVersion":"9.0.0"`, nil, 1, nil},
 		{"version too old", `"cniVersion":"0.2.0"`, nil, 1, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			this := on(box).with(c.conf)
+			this := harness.On(box).With(c.conf)
 			if c.set != nil {
 				c.set(&this)
 			}
-			this.fails(t, "ADD", c.code, c.words...)
-			expectNothing(t)
+			this.Fails(t, "ADD", c.code, c.words...)
+			harness.ExpectNothing(t)
 		})
 	}
-	if got := box.links(t); len(got) != 1 { // lo
+	if got := box.Links(t); len(got) != 1 { // lo
 		t.Errorf("devices in the container: %v", got)
 	}
 }
 
 // TestNameTaken: the specification demands an error when the interface exists, and nothing may be left of the attempt.
 func TestNameTaken(t *testing.T) {
-	freshHost(t)
-	c := newContainer(t, "c")
-	command(t, "ip", "-netns", "c", "link", "add", "can0", "type", "dummy")
-	on(c).fails(t, "ADD", 7, "can0", "already")
-	expectNothing(t)
-	if got := c.links(t); len(got) != 2 {
+	harness.FreshHost(t)
+	c := harness.NewContainer(t, "c")
+	harness.Command(t, "ip", "-netns", "c", "link", "add", "can0", "type", "dummy")
+	harness.On(c).Fails(t, "ADD", 7, "can0", "already")
+	harness.ExpectNothing(t)
+	if got := c.Links(t); len(got) != 2 {
 		t.Errorf("devices in the container: %v", got)
 	}
 	// Two entries of one network may not share a name either, and the first one stays as it is.
-	command(t, "ip", "-netns", "c", "link", "del", "can0")
-	result, _ := on(c).add(t)
-	on(c).with(`"hub":"vcan1"`).fails(t, "ADD", 7, "can0", "vcan0")
-	expectWiring(t, true, "vcan0", hostIf(result))
-	for _, l := range canLinks(t) {
+	harness.Command(t, "ip", "-netns", "c", "link", "del", "can0")
+	result, _ := harness.On(c).Add(t)
+	harness.On(c).With(`"hub":"vcan1"`).Fails(t, "ADD", 7, "can0", "vcan0")
+	harness.ExpectWiring(t, true, "vcan0", harness.HostIf(result))
+	for _, l := range harness.CANLinks(t) {
 		if strings.HasPrefix(l, "vcan1") {
 			t.Errorf("%s was left behind", l)
 		}
@@ -96,7 +98,7 @@ func TestNameTaken(t *testing.T) {
 
 // TestReservedKeys: what CNI and its runtimes put into a configuration passes.
 func TestReservedKeys(t *testing.T) {
-	freshHost(t)
-	on(newContainer(t, "c")).with(`"cniVersions":["1.0.0"],"args":{"cni":{"x":1}},"capabilities":{"mac":true},` +
-		`"runtimeConfig":{"mac":"02:00:00:00:00:01"},"ipam":{},"dns":{},"cni.dev/anything":1,"disableCheck":true`).add(t)
+	harness.FreshHost(t)
+	harness.On(harness.NewContainer(t, "c")).With(`"cniVersions":["1.0.0"],"args":{"cni":{"x":1}},"capabilities":{"mac":true},` +
+		`"runtimeConfig":{"mac":"02:00:00:00:00:01"},"ipam":{},"dns":{},"cni.dev/anything":1,"disableCheck":true`).Add(t)
 }

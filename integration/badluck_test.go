@@ -9,18 +9,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // TestKilled: an ADD that is killed at any system call that matters, with SIGKILL. Whatever it left, the next ADD, DEL
 // or GC of it puts right. strace delivers the signal when the call has been made, or instead of it.
 func TestKilled(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	const most = 100 // calls of one name, many times what an ADD makes
 	next, all := []string{"ADD", "DEL", "GC"}, 0
 	for _, bus := range []string{"cold", "warm"} {
@@ -30,15 +31,15 @@ func TestKilled(t *testing.T) {
 				killed := false
 				verb := next[all%len(next)] // another one also for names that are called once
 				t.Run(fmt.Sprintf("%s %s %d then %s", bus, name, n, verb), func(t *testing.T) {
-					freshHost(t)
+					harness.FreshHost(t)
 					// On a warm bus is an endpoint that must go on; on a cold one all is made anew.
-					neighbour, neighbourIf := on(newContainer(t, "neighbour")), ""
+					neighbour, neighbourIf := harness.On(harness.NewContainer(t, "neighbour")), ""
 					if bus == "warm" {
-						result, _ := neighbour.add(t)
-						neighbourIf = hostIf(result)
+						result, _ := neighbour.Add(t)
+						neighbourIf = harness.HostIf(result)
 					}
-					victim := on(newContainer(t, "victim"))
-					if killed = victim.killedAt(t, name, n); killed { // else it made fewer calls than that
+					victim := harness.On(harness.NewContainer(t, "victim"))
+					if killed = victim.KilledAt(t, name, n); killed { // else it made fewer calls than that
 						expectHealed(t, verb, victim, neighbour, neighbourIf)
 					}
 				})
@@ -55,28 +56,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// killedAt runs an ADD that SIGKILL ends at the nth system call of this name, and tells whether it did. One that ends
-// before by itself must have succeeded.
-func (c call) killedAt(t *testing.T, name string, n int) bool {
-	t.Helper()
-	c.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name,
-		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", name, n)}
-	_, _, err := c.exec(t, "ADD")
-	var exit *exec.ExitError
-	if err == nil {
-		return false
-	} else if !errors.As(err, &exit) {
-		t.Fatalf("not killed: %v", err)
-	}
-	// strace ends as its program did.
-	if status := exit.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGKILL {
-		t.Fatalf("not killed: %v", err)
-	}
-	return true
-}
-
 // expectHealed runs the verb for the victim of a kill and looks at what is there afterwards.
-func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf string) {
+func expectHealed(t *testing.T, verb string, victim, neighbour harness.Call, neighbourIf string) {
 	t.Helper()
 	var want []string
 	if neighbourIf != "" {
@@ -84,34 +65,34 @@ func expectHealed(t *testing.T, verb string, victim, neighbour call, neighbourIf
 	}
 	switch verb {
 	case "ADD":
-		result, _ := victim.add(t)
-		want = append(want, hostIf(result))
-		if err := victim.check(t, result); err != nil {
+		result, _ := victim.Add(t)
+		want = append(want, harness.HostIf(result))
+		if err := victim.Check(t, result); err != nil {
 			t.Error(err)
 		}
 	case "DEL":
-		victim.ok(t, "DEL")
+		victim.OK(t, "DEL")
 	case "GC":
-		victim.with(`"cni.dev/valid-attachments":[{"containerID":"neighbour","ifname":"eth0"}]`).ok(t, "GC")
+		victim.With(`"cni.dev/valid-attachments":[{"containerID":"neighbour","ifname":"eth0"}]`).OK(t, "GC")
 	}
 	if verb != "ADD" { // hub and backplane may be half made; the bus is whole when somebody needs it
-		result, _ := neighbour.add(t)
-		want = []string{hostIf(result)}
+		result, _ := neighbour.Add(t)
+		want = []string{harness.HostIf(result)}
 	}
-	expectWiring(t, true, "vcan0", want...)
+	harness.ExpectWiring(t, true, "vcan0", want...)
 	devices := append([]string{"vcan0", "vcan0-rx", "vcan0-tx"}, want...)
 	slices.Sort(devices)
-	if got := canLinks(t); !slices.Equal(got, devices) {
+	if got := harness.CANLinks(t); !slices.Equal(got, devices) {
 		t.Errorf("devices %v, want %v", got, devices)
 	}
-	if got := recorded(t, "vcan0"); got != len(want) {
+	if got := harness.Recorded(t, "vcan0"); got != len(want) {
 		t.Errorf("%d endpoints in the record, want %d", got, len(want))
 	}
 }
 
 // TestBrokenState: the bus goes on when its record cannot be read.
 func TestBrokenState(t *testing.T) {
-	stateFile := recordFile(t, "vcan0")
+	stateFile := harness.RecordFile(t, "vcan0")
 	for name, damage := range map[string]func(whole string) string{
 		"cut in half":        func(whole string) string { return whole[:len(whole)/2] },
 		"not JSON":           func(string) string { return "vcan0 is fine\n" },
@@ -123,57 +104,57 @@ func TestBrokenState(t *testing.T) {
 		"without attachment": func(string) string { return `{"version":2,"data":{}}` },
 	} {
 		t.Run(name, func(t *testing.T) {
-			freshHost(t)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			first, _ := on(a).add(t)
+			harness.FreshHost(t)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			first, _ := harness.On(a).Add(t)
 			whole, err := os.ReadFile(stateFile)
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, stateFile, damage(string(whole)))
+			harness.Write(t, stateFile, damage(string(whole)))
 			// The next one on the bus takes the first one's rules back in, though nobody recorded it.
-			command(t, "cangw", "-F")
-			second, log := on(b).add(t)
-			expectWiring(t, true, "vcan0", hostIf(first), hostIf(second))
+			harness.Command(t, "cangw", "-F")
+			second, log := harness.On(b).Add(t)
+			harness.ExpectWiring(t, true, "vcan0", harness.HostIf(first), harness.HostIf(second))
 			if fine := name == "without attachment"; strings.Contains(log, "going on without the record") == fine {
 				t.Errorf("log: %s", log)
 			}
-			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
+			harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0"), b.On("can0")}, 5, true)
 		})
 	}
 }
 
 // TestNewerRecord: a record of a later release is left alone. ADD and heal say what helps; DEL succeeds.
 func TestNewerRecord(t *testing.T) {
-	freshHost(t)
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	result, _ := on(a).add(t)
-	whole, err := os.ReadFile(recordFile(t, "vcan0"))
+	harness.FreshHost(t)
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	result, _ := harness.On(a).Add(t)
+	whole, err := os.ReadFile(harness.RecordFile(t, "vcan0"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	newer := strings.Replace(string(whole), `"version":2`, `"version":3,"more":{}`, 1)
-	write(t, recordFile(t, "vcan0"), newer)
-	words := []string{recordFile(t, "vcan0"), "version 3", "install the later vxcan"}
-	on(b).fails(t, "ADD", 5, words...)
-	if _, log, status := control(t, nil, "heal"); status != 1 || !strings.Contains(log, words[2]) {
+	harness.Write(t, harness.RecordFile(t, "vcan0"), newer)
+	words := []string{harness.RecordFile(t, "vcan0"), "version 3", "install the later vxcan"}
+	harness.On(b).Fails(t, "ADD", 5, words...)
+	if _, log, status := harness.Control(t, nil, "heal"); status != 1 || !strings.Contains(log, words[2]) {
 		t.Errorf("heal: exit status %d, %s", status, log)
 	}
-	expectWiring(t, true, "vcan0", hostIf(result))
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}}, 5, true)
-	on(a).ok(t, "DEL")
-	expectWiring(t, true, "vcan0")
-	if now, err := os.ReadFile(recordFile(t, "vcan0")); err != nil || string(now) != newer {
+	harness.ExpectWiring(t, true, "vcan0", harness.HostIf(result))
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0")}, 5, true)
+	harness.On(a).OK(t, "DEL")
+	harness.ExpectWiring(t, true, "vcan0")
+	if now, err := os.ReadFile(harness.RecordFile(t, "vcan0")); err != nil || string(now) != newer {
 		t.Errorf("the record was changed: %s, %v", now, err)
 	}
 }
 
 // TestResultLost: an ADD that cannot print its result fails and leaves nothing.
 func TestResultLost(t *testing.T) {
-	freshHost(t)
-	c := newContainer(t, "c")
-	this := on(c)
-	this.run = func(cmd *exec.Cmd) error {
+	harness.FreshHost(t)
+	c := harness.NewContainer(t, "c")
+	this := harness.On(c)
+	this.Run = func(cmd *exec.Cmd) error {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil {
 			return err
@@ -182,11 +163,11 @@ func TestResultLost(t *testing.T) {
 		cmd.Stdout = full
 		return cmd.Run()
 	}
-	if _, log, err := this.exec(t, "ADD"); err == nil {
+	if _, log, err := this.Exec(t, "ADD"); err == nil {
 		t.Errorf("ADD without a result succeeds: %s", log)
 	}
-	expectNothing(t)
-	if got := c.links(t); len(got) != 1 { // lo
+	harness.ExpectNothing(t)
+	if got := c.Links(t); len(got) != 1 { // lo
 		t.Errorf("devices in the container: %v", got)
 	}
 }
@@ -202,41 +183,41 @@ func TestDisk(t *testing.T) {
 		{"full", "size=8k,nr_inodes=8", true, "no space left on device"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
-			box := newContainer(t, "c")
-			if err := os.MkdirAll(stateDir, 0o700); err != nil {
+			harness.FreshHost(t)
+			box := harness.NewContainer(t, "c")
+			if err := os.MkdirAll(harness.StateDir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			command(t, "mount", "-t", "tmpfs", "-o", c.options, "tmpfs", stateDir)
-			t.Cleanup(func() { _, _ = try("umount", stateDir) })
-			filler, probe := recordDir(t)+"/filler", recordDir(t)+"/probe"
+			harness.Command(t, "mount", "-t", "tmpfs", "-o", c.options, "tmpfs", harness.StateDir)
+			t.Cleanup(func() { _, _ = harness.Try("umount", harness.StateDir) })
+			filler, probe := harness.RecordDir(t)+"/filler", harness.RecordDir(t)+"/probe"
 			if c.fill {
-				command(t, "mkdir", recordDir(t))
-				write(t, filler, strings.Repeat("x", 8192))
+				harness.Command(t, "mkdir", harness.RecordDir(t))
+				harness.Write(t, filler, strings.Repeat("x", 8192))
 			}
-			on(box).fails(t, "ADD", 5, c.words, stateDir)
-			if got := canLinks(t); len(got) > 0 {
+			harness.On(box).Fails(t, "ADD", 5, c.words, harness.StateDir)
+			if got := harness.CANLinks(t); len(got) > 0 {
 				t.Errorf("left behind: %v", got)
 			}
-			if files := recordFiles(t); len(files) > 0 {
+			if files := harness.RecordFiles(t); len(files) > 0 {
 				t.Errorf("half a file: %v", files)
 			}
 			if c.fill { // and with room again, all is well
-				remove(t, filler)
-				result, _ := on(box).add(t)
-				gone, _ := on(newContainer(t, "gone")).add(t)
-				write(t, filler, "") // takes no room; now fill what is left
-				_, _ = try("sh", "-c", "yes | dd of="+filler+" bs=512 2>/dev/null")
+				harness.Remove(t, filler)
+				result, _ := harness.On(box).Add(t)
+				gone, _ := harness.On(harness.NewContainer(t, "gone")).Add(t)
+				harness.Write(t, filler, "") // takes no room; now fill what is left
+				_, _ = harness.Try("sh", "-c", "yes | dd of="+filler+" bs=512 2>/dev/null")
 				if err := os.WriteFile(probe, []byte("x"), 0o600); !errors.Is(err, unix.ENOSPC) {
 					t.Fatalf("the disk is not full: %v", err)
 				}
-				remove(t, probe)
-				command(t, "cangw", "-F")
-				command(t, "ip", "link", "del", hostIf(gone)) // which heal would write into the record
-				vxcanctl(t, "heal")
-				expectWiring(t, true, "vcan0", hostIf(result))
-				on(box).ok(t, "DEL") // the record cannot be rewritten, the devices can go
-				if slices.Contains(canLinks(t), hostIf(result)) {
+				harness.Remove(t, probe)
+				harness.Command(t, "cangw", "-F")
+				harness.Command(t, "ip", "link", "del", harness.HostIf(gone)) // which heal would write into the record
+				harness.Vxcanctl(t, "heal")
+				harness.ExpectWiring(t, true, "vcan0", harness.HostIf(result))
+				harness.On(box).OK(t, "DEL") // the record cannot be rewritten, the devices can go
+				if slices.Contains(harness.CANLinks(t), harness.HostIf(result)) {
 					t.Error("DEL on a full disk left the pair")
 				}
 			}
@@ -246,12 +227,12 @@ func TestDisk(t *testing.T) {
 
 // TestLock: a lock that somebody holds is waited for, and given up with its name after the time that was set.
 func TestLock(t *testing.T) {
-	freshHost(t)
-	c := newContainer(t, "c")
-	if err := os.MkdirAll(recordDir(t), 0o700); err != nil {
+	harness.FreshHost(t)
+	c := harness.NewContainer(t, "c")
+	if err := os.MkdirAll(harness.RecordDir(t), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	lock := recordDir(t) + "/vcan0.lock"
+	lock := harness.RecordDir(t) + "/vcan0.lock"
 	hold := func() (release func()) {
 		f, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
 		if err != nil {
@@ -267,18 +248,18 @@ func TestLock(t *testing.T) {
 		close(released)
 		release()
 	})
-	on(c).add(t)
+	harness.On(c).Add(t)
 	select {
 	case <-released:
 	default:
 		t.Error("ADD did not wait for the lock")
 	}
-	on(c).ok(t, "DEL")
+	harness.On(c).OK(t, "DEL")
 	defer hold()()
 	start := time.Now()
-	impatient := on(c)
-	impatient.env = []string{"VXCAN_LOCK_TIMEOUT=3s"}
-	impatient.fails(t, "ADD", 11, lock, "VXCAN_LOCK_TIMEOUT")
+	impatient := harness.On(c)
+	impatient.Env = []string{"VXCAN_LOCK_TIMEOUT=3s"}
+	impatient.Fails(t, "ADD", 11, lock, "VXCAN_LOCK_TIMEOUT")
 	if waited := time.Since(start); waited < 3*time.Second || waited > 30*time.Second {
 		t.Errorf("ADD gave up after %v, want 3 s", waited)
 	}
@@ -286,24 +267,24 @@ func TestLock(t *testing.T) {
 
 // TestManyAtOnce: 32 ADDs on one hub at the same time, then 32 DELs, mixed with CHECK and GC.
 func TestManyAtOnce(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	const n = 32
-	calls := make([]call, n)
+	calls := make([]harness.Call, n)
 	hostIfs := make([]string, n)
 	var valid []string
 	for i := range calls {
-		c := newContainer(t, fmt.Sprintf("c%d", i))
-		calls[i] = on(c)
+		c := harness.NewContainer(t, fmt.Sprintf("c%d", i))
+		calls[i] = harness.On(c)
 		valid = append(valid, fmt.Sprintf(`{"containerID":"c%d","ifname":"eth0"}`, i))
 	}
-	collect := call{}.with(`"cni.dev/valid-attachments":[` + strings.Join(valid, ",") + `]`)
+	collect := harness.Call{}.With(`"cni.dev/valid-attachments":[` + strings.Join(valid, ",") + `]`)
 
 	var all sync.WaitGroup
 	for i, this := range calls {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			out, _, err := this.exec(t, "ADD")
+			out, _, err := this.Exec(t, "ADD")
 			if err != nil {
 				t.Errorf("ADD %d: %v", i, err)
 				return
@@ -313,39 +294,39 @@ func TestManyAtOnce(t *testing.T) {
 				t.Errorf("result of ADD %d: %v", i, err)
 				return
 			}
-			hostIfs[i] = hostIf(result.(*types100.Result))
+			hostIfs[i] = harness.HostIf(result.(*types100.Result))
 			if i%8 == 0 {
-				if _, _, err := this.with(`"prevResult":`+out).exec(t, "CHECK"); err != nil {
+				if _, _, err := this.With(`"prevResult":`+out).Exec(t, "CHECK"); err != nil {
 					t.Errorf("CHECK %d: %v", i, err)
 				}
-				if _, _, err := collect.exec(t, "GC"); err != nil {
+				if _, _, err := collect.Exec(t, "GC"); err != nil {
 					t.Errorf("GC: %v", err)
 				}
 			}
 		}()
 	}
 	all.Wait()
-	expectWiring(t, true, "vcan0", hostIfs...)
+	harness.ExpectWiring(t, true, "vcan0", hostIfs...)
 	for i, this := range calls {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if _, _, err := this.exec(t, "DEL"); err != nil {
+			if _, _, err := this.Exec(t, "DEL"); err != nil {
 				t.Errorf("DEL %d: %v", i, err)
 			}
 			if i%8 == 0 {
-				if _, _, err := collect.exec(t, "GC"); err != nil {
+				if _, _, err := collect.Exec(t, "GC"); err != nil {
 					t.Errorf("GC: %v", err)
 				}
 			}
 		}()
 	}
 	all.Wait()
-	expectWiring(t, true, "vcan0")
-	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+	harness.ExpectWiring(t, true, "vcan0")
+	if got, want := harness.CANLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("devices %v, want %v", got, want)
 	}
-	if files := recordFiles(t); len(files) > 0 {
+	if files := harness.RecordFiles(t); len(files) > 0 {
 		t.Errorf("records left: %v", files)
 	}
 }
@@ -355,17 +336,17 @@ func TestKilledTransient(t *testing.T) {
 	for n := 1; n < 40; n++ {
 		killed := false
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			freshHost(t)
-			this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
-			if killed = this.killedAt(t, "sendto", n); !killed {
+			harness.FreshHost(t)
+			this := harness.Pod(harness.NewContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
+			if killed = this.KilledAt(t, "sendto", n); !killed {
 				return
 			}
-			this.wrap = nil
-			this.ok(t, "DEL")
-			if got := canLinks(t); len(got) > 0 {
+			this.Wrap = nil
+			this.OK(t, "DEL")
+			if got := harness.CANLinks(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if files, _ := filepath.Glob(stateDir + "/*/*"); len(files) > 0 {
+			if files, _ := filepath.Glob(harness.StateDir + "/*/*"); len(files) > 0 {
 				t.Errorf("left: %v", files)
 			}
 		})
@@ -381,14 +362,14 @@ func TestReceiveFails(t *testing.T) {
 	for n := 1; n < 40; n++ {
 		failed := false
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			freshHost(t)
-			this := on(newContainer(t, "c"))
-			this.wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=recvfrom", "-e", fmt.Sprintf("inject=recvfrom:error=ENOBUFS:when=%d", n)}
-			out, _, err := this.exec(t, "ADD")
+			harness.FreshHost(t)
+			this := harness.On(harness.NewContainer(t, "c"))
+			this.Wrap = []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=recvfrom", "-e", fmt.Sprintf("inject=recvfrom:error=ENOBUFS:when=%d", n)}
+			out, _, err := this.Exec(t, "ADD")
 			if failed = err != nil; !failed {
 				return
 			}
-			if got := canLinks(t); len(got) > 0 {
+			if got := harness.CANLinks(t); len(got) > 0 {
 				t.Errorf("left: %v; ADD said %s", got, out)
 			}
 		})
@@ -406,41 +387,41 @@ func TestTwoInterfaces(t *testing.T) {
 		{"can0", "can0", "net1"},
 	} {
 		t.Run(test.key, func(t *testing.T) {
-			freshHost(t)
-			first := on(newContainer(t, "c")).with(fmt.Sprintf(`"interface":%q`, test.key))
+			harness.FreshHost(t)
+			first := harness.On(harness.NewContainer(t, "c")).With(fmt.Sprintf(`"interface":%q`, test.key))
 			second := first
-			first.ifName, second.ifName = test.first, test.second
-			first.add(t)
-			result, _ := second.add(t)
-			first.ok(t, "DEL")
-			if !slices.Contains(canLinks(t), hostIf(result)) {
+			first.IfName, second.IfName = test.first, test.second
+			first.Add(t)
+			result, _ := second.Add(t)
+			first.OK(t, "DEL")
+			if !slices.Contains(harness.CANLinks(t), harness.HostIf(result)) {
 				t.Errorf("DEL of %s took %s along", test.first, test.second)
 			}
-			second.ok(t, "DEL")
+			second.OK(t, "DEL")
 		})
 	}
 }
 
 // TestReadOnly: an SD card went read-only. heal goes on, and DEL must succeed, or the container can never be removed.
 func TestReadOnly(t *testing.T) {
-	freshHost(t)
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	harness.FreshHost(t)
+	if err := os.MkdirAll(harness.StateDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "mount", "-t", "tmpfs", "tmpfs", stateDir)
-	t.Cleanup(func() { _, _ = try("umount", stateDir) })
-	this := pod(newContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
-	result, _ := this.add(t)
-	command(t, "mount", "-o", "remount,ro", stateDir)
-	command(t, "cangw", "-F")
-	vxcanctl(t, "heal")
-	expectWiring(t, true, "bench0", hostIf(result))
-	for _, c := range []call{this, this, on(newContainer(t, "other")).with(`"hub":"vcan7"`)} {
-		if out, _, err := c.exec(t, "DEL"); err != nil {
+	harness.Command(t, "mount", "-t", "tmpfs", "tmpfs", harness.StateDir)
+	t.Cleanup(func() { _, _ = harness.Try("umount", harness.StateDir) })
+	this := harness.Pod(harness.NewContainer(t, "pod"), `,"vxcan/networks":"bench0:can0"`)
+	result, _ := this.Add(t)
+	harness.Command(t, "mount", "-o", "remount,ro", harness.StateDir)
+	harness.Command(t, "cangw", "-F")
+	harness.Vxcanctl(t, "heal")
+	harness.ExpectWiring(t, true, "bench0", harness.HostIf(result))
+	for _, c := range []harness.Call{this, this, harness.On(harness.NewContainer(t, "other")).With(`"hub":"vcan7"`)} {
+		if out, _, err := c.Exec(t, "DEL"); err != nil {
 			t.Errorf("DEL: %v %s", err, out)
 		}
 	}
-	if got := canLinks(t); len(got) > 0 {
+	if got := harness.CANLinks(t); len(got) > 0 {
 		t.Errorf("left: %v", got)
 	}
 }

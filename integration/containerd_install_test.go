@@ -7,52 +7,44 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // installImage is what make image makes.
 const installImage = "localhost/vxcan-install:latest"
 
-// cniConfig is the pod network that containerd has loaded.
-func (c *containerd) cniConfig() string {
-	c.t.Helper()
-	status, err := c.cri.Status(c.t.Context(), &cri.StatusRequest{Verbose: true})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return status.Info["cniconfig"]
-}
-
 // runInstaller runs the image as the DaemonSet of conflist/kubernetes does, and returns what stops it and gives its log.
-func (c *containerd) runInstaller(entry string) (end func() (log string)) {
-	c.t.Helper()
+func runInstaller(c *harness.Containerd, entry string) (end func() (log string)) {
+	c.T.Helper()
 	must := func(err error) {
-		c.t.Helper()
+		c.T.Helper()
 		if err != nil {
-			c.t.Fatalf("run the installer: %v\n%s", err, c.lastWords())
+			c.T.Fatalf("run the installer: %v\n%s", err, c.LastWords())
 		}
 	}
-	if _, err := os.Stat("../bin/image.tar"); err != nil {
-		c.t.Fatalf("%v; run make image first", err)
+	if _, err := os.Stat(harness.Repo("bin/image.tar")); err != nil {
+		c.T.Fatalf("%v; run make image first", err)
 	}
-	command(c.t, "ctr", "--namespace", "k8s.io", "image", "import", "../bin/image.tar")
+	harness.Command(c.T, "ctr", "--namespace", "k8s.io", "image", "import", harness.Repo("bin/image.tar"))
 	sandbox := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: "vxcan", Uid: "uid-vxcan", Namespace: "kube-system"},
-		LogDirectory: c.dir,
+		LogDirectory: c.Dir,
 		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
 		}},
 	}
-	pod, err := c.cri.RunPodSandbox(c.t.Context(), &cri.RunPodSandboxRequest{Config: sandbox})
+	pod, err := c.CRI.RunPodSandbox(c.T.Context(), &cri.RunPodSandboxRequest{Config: sandbox})
 	must(err)
-	container, err := c.cri.CreateContainer(c.t.Context(), &cri.CreateContainerRequest{
+	container, err := c.CRI.CreateContainer(c.T.Context(), &cri.CreateContainerRequest{
 		PodSandboxId: pod.PodSandboxId, SandboxConfig: sandbox,
 		Config: &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: "install"},
 			Image:    &cri.ImageSpec{Image: installImage},
 			Args:     []string{"--bin-dir=/host/bin", "--conf-dir=/host/conf", "--entry=" + entry, "--remove-on-exit"},
 			Mounts: []*cri.Mount{
-				{ContainerPath: "/host/bin", HostPath: c.dir + "/bin"},
-				{ContainerPath: "/host/conf", HostPath: c.dir + "/net.d"},
+				{ContainerPath: "/host/bin", HostPath: c.Dir + "/bin"},
+				{ContainerPath: "/host/conf", HostPath: c.Dir + "/net.d"},
 			},
 			LogPath: "install.log",
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
@@ -66,19 +58,19 @@ func (c *containerd) runInstaller(entry string) (end func() (log string)) {
 		},
 	})
 	must(err)
-	_, err = c.cri.StartContainer(c.t.Context(), &cri.StartContainerRequest{ContainerId: container.ContainerId})
+	_, err = c.CRI.StartContainer(c.T.Context(), &cri.StartContainerRequest{ContainerId: container.ContainerId})
 	must(err)
 	return func() string {
-		c.t.Helper()
+		c.T.Helper()
 		began := time.Now()
-		_, err := c.cri.StopContainer(c.t.Context(), &cri.StopContainerRequest{ContainerId: container.ContainerId, Timeout: 10})
+		_, err := c.CRI.StopContainer(c.T.Context(), &cri.StopContainerRequest{ContainerId: container.ContainerId, Timeout: 10})
 		must(err)
 		if took := time.Since(began); took > 8*time.Second {
-			c.t.Errorf("it took %v to stop", took)
+			c.T.Errorf("it took %v to stop", took)
 		}
-		log, err := os.ReadFile(c.dir + "/install.log")
+		log, err := os.ReadFile(c.Dir + "/install.log")
 		must(err)
-		c.removePod(pod.PodSandboxId)
+		c.RemovePod(pod.PodSandboxId)
 		return string(log)
 	}
 }
@@ -86,42 +78,42 @@ func (c *containerd) runInstaller(entry string) (end func() (log string)) {
 // TestContainerdInstall: the image of vxcan-install, in a container without capabilities, makes a node that knows nothing
 // of vxcan give pods can0, and does so again when the pod network is written anew. containerd sees each change by itself.
 func TestContainerdInstall(t *testing.T) {
-	freshHost(t)
-	var list podConflist
-	readJSON(t, "../conflist/containerd/cni.conflist", &list)
+	harness.FreshHost(t)
+	var list harness.PodConflist
+	harness.ReadJSON(t, harness.Repo("conflist/containerd/cni.conflist"), &list)
 	entry := list.Plugins[len(list.Plugins)-1]
 	list.Plugins = list.Plugins[:len(list.Plugins)-1]
-	c := newContainerdWith(t, marshal(t, list))
-	t.Logf("containerd %s", c.version())
-	remove(t, c.dir+"/bin/vxcan")
-	conflist := c.dir + "/net.d/10-pods.conflist"
-	if config := c.cniConfig(); strings.Contains(config, "vxcan") || !strings.Contains(config, "bridge") {
+	c := harness.NewContainerdWith(t, harness.Marshal(t, list))
+	t.Logf("containerd %s", c.Version())
+	harness.Remove(t, c.Dir+"/bin/vxcan")
+	conflist := c.Dir + "/net.d/10-pods.conflist"
+	if config := c.CNIConfig(); strings.Contains(config, "vxcan") || !strings.Contains(config, "bridge") {
 		t.Fatalf("before: %s", config)
 	}
 
-	end := c.runInstaller(string(entry))
+	end := runInstaller(c, string(entry))
 	loaded := func(want bool) {
 		t.Helper()
 		for range 100 {
-			if strings.Contains(c.cniConfig(), "vxcan") == want {
+			if strings.Contains(c.CNIConfig(), "vxcan") == want {
 				return
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		log, _ := os.ReadFile(c.dir + "/install.log")
-		t.Fatalf("after 5 s, vxcan loaded is not %v: %s\n%s", want, c.cniConfig(), log)
+		log, _ := os.ReadFile(c.Dir + "/install.log")
+		t.Fatalf("after 5 s, vxcan loaded is not %v: %s\n%s", want, c.CNIConfig(), log)
 	}
 	loaded(true)
-	stations := []station{{"host", nil, "vcan0"}, c.station(c.runPod("engine", "can0"), "can0")}
-	expectExactlyOnce(t, stations, 20, true)
+	stations := []harness.Station{harness.Host("vcan0"), c.Station(c.RunPod("engine", "can0"), "can0")}
+	harness.ExpectExactlyOnce(t, stations, 20, true)
 	for _, name := range []string{"a", "b", "c"} { // flannel starts again
-		write(t, conflist+".theirs", string(marshal(t, list)))
-		command(t, "mv", conflist+".theirs", conflist)
+		harness.Write(t, conflist+".theirs", string(harness.Marshal(t, list)))
+		harness.Command(t, "mv", conflist+".theirs", conflist)
 		time.Sleep(time.Second)
 		loaded(true)
-		stations = append(stations, c.station(c.runPod(name, "can0"), "can0"))
+		stations = append(stations, c.Station(c.RunPod(name, "can0"), "can0"))
 	}
-	expectExactlyOnce(t, stations, 20, true)
+	harness.ExpectExactlyOnce(t, stations, 20, true)
 
 	log := end()
 	t.Log(log)
@@ -129,12 +121,12 @@ func TestContainerdInstall(t *testing.T) {
 		t.Error("it has capabilities")
 	}
 	loaded(false)
-	var after podConflist
-	readJSON(t, conflist, &after)
-	if got, want := string(marshal(t, after)), string(marshal(t, list)); got != want {
+	var after harness.PodConflist
+	harness.ReadJSON(t, conflist, &after)
+	if got, want := string(harness.Marshal(t, after)), string(harness.Marshal(t, list)); got != want {
 		t.Errorf("left: %s, want %s", got, want)
 	}
-	if ip, _ := c.inspect(c.runPod("plain", "can0")); ip == "" {
+	if ip, _ := c.Inspect(c.RunPod("plain", "can0")); ip == "" {
 		t.Error("a pod without vxcan has no IP")
 	}
 }

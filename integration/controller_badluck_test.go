@@ -9,135 +9,87 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// mostCalls is many times the number of system calls of one name that a verb makes.
-const mostCalls = 100
-
-// injecting is strace that does something to a program at its nth sendto: at each message, or group of messages, to the
-// kernel.
-func injecting(what string, n int) []string {
-	return []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", fmt.Sprintf("inject=sendto:%s:when=%d", what, n)}
-}
-
-// atEach runs a test for n = 1, 2, … as long as it tells that the program has made n calls.
-func atEach(t *testing.T, name string, test func(t *testing.T, n int) (reached bool)) {
-	t.Helper()
-	for n := 1; n <= mostCalls; n++ {
-		var reached, skipped bool
-		if !t.Run(fmt.Sprintf("%s %d", name, n), func(t *testing.T) {
-			defer func() { skipped = t.Skipped() }()
-			reached = test(t, n)
-		}) && !reached {
-			return
-		}
-		if skipped {
-			t.SkipNow()
-		}
-		if reached {
-			continue
-		}
-		t.Logf("%s: at %d calls", name, n-1)
-		if n == 1 {
-			t.Errorf("%s: at no call: does strace still inject?", name)
-		}
-		return
-	}
-	t.Errorf("%s: at %d calls", name, mostCalls)
-}
-
-// killed tells whether a command was ended by SIGKILL. One that was not must have succeeded.
-func killed(t *testing.T, out []byte, err error) bool {
-	t.Helper()
-	var exit *exec.ExitError
-	if err == nil {
-		return false
-	}
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("not killed: %v: %s", err, out)
-	}
-	return true
-}
 
 // TestControllerKilled: an ADD, or vxcanctl heal, that sets a controller up is killed at any message to the kernel. The
 // next ADD, or vxcanctl heal, makes it right: CHECK is silent, and each frame arrives exactly once.
 func TestControllerKilled(t *testing.T) {
-	expectRight := func(t *testing.T, controller *cantest.Controller, c call, box *container) {
+	expectRight := func(t *testing.T, controller *cantest.Controller, c harness.Call, box *harness.Container) {
 		t.Helper()
-		result, log := c.add(t)
+		result, log := c.Add(t)
 		if strings.Contains(log, "repaired") {
 			t.Errorf("ADD still had to repair: %s", log)
 		}
-		if err := c.check(t, result); err != nil {
+		if err := c.Check(t, result); err != nil {
 			t.Error(err)
 		}
-		waitForState(t, "slot0", `"bittiming_bitrate":500000`, `"txqlen":1000`, `"operstate":"UP"`)
-		expectOnWire(t, controller, []station{{"host", nil, "slot0"}, {box.id, box.netns, "can0"}}, 5)
+		harness.WaitForState(t, "slot0", `"bittiming_bitrate":500000`, `"txqlen":1000`, `"operstate":"UP"`)
+		harness.ExpectOnWire(t, controller, []harness.Station{harness.Host("slot0"), box.On("can0")}, 5)
 	}
 	for _, next := range []string{"ADD", "heal"} {
-		atEach(t, "ADD on a fresh controller then "+next, func(t *testing.T, n int) bool {
-			freshHost(t)
-			controller, box := cantest.NewController(t, "slot0"), newContainer(t, "victim")
-			victim := on(box).with(setUpByUs)
-			if !victim.killedAt(t, "sendto", n) {
+		harness.AtEach(t, "ADD on a fresh controller then "+next, func(t *testing.T, n int) bool {
+			harness.FreshHost(t)
+			controller, box := cantest.NewController(t, "slot0"), harness.NewContainer(t, "victim")
+			victim := harness.On(box).With(harness.SetUpByUs)
+			if !victim.KilledAt(t, "sendto", n) {
 				return false
 			}
 			if next == "heal" {
-				vxcanctl(t, "heal", "slot0")
+				harness.Vxcanctl(t, "heal", "slot0")
 				// What was set up for a container that never came stays as it is, and is not remembered.
-				there := len(hostEnds(t)) > 0
-				if up := strings.Contains(controllerState(t, "slot0"), `"UP"`); isRecorded(t, "slot0") != there || there && !up {
+				there := len(harness.HostEnds(t)) > 0
+				if up := strings.Contains(harness.ControllerState(t, "slot0"), `"UP"`); isRecorded(t, "slot0") != there || there && !up {
 					t.Errorf("heal: up: %v, recorded: %v, there: %v", up, isRecorded(t, "slot0"), there)
 				}
 			}
-			box2 := newContainer(t, "other")
-			other := on(box2).with(setUpByUs)
-			other.add(t)
-			if got := len(hostEnds(t)); got > 2 {
+			box2 := harness.NewContainer(t, "other")
+			other := harness.On(box2).With(harness.SetUpByUs)
+			other.Add(t)
+			if got := len(harness.HostEnds(t)); got > 2 {
 				t.Errorf("%d host ends", got)
 			}
 			expectRight(t, controller, victim, box)
 			expectRight(t, controller, other, box2)
-			victim.ok(t, "DEL")
-			other.ok(t, "DEL")
-			if got := hostEnds(t); len(got) > 0 {
+			victim.OK(t, "DEL")
+			other.OK(t, "DEL")
+			if got := harness.HostEnds(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
 			return true
 		})
 		// With an endpoint from before, whose container does not start again.
 		for _, first := range []string{"ADD", "heal"} {
-			atEach(t, first+" after a replug then "+next, func(t *testing.T, n int) bool {
-				freshHost(t)
+			harness.AtEach(t, first+" after a replug then "+next, func(t *testing.T, n int) bool {
+				harness.FreshHost(t)
 				controller := cantest.NewController(t, "slot0")
-				oldBox, box := newContainer(t, "old"), newContainer(t, "victim")
-				old, victim := on(oldBox).with(setUpByUs), on(box).with(setUpByUs)
-				result, _ := old.add(t)
+				oldBox, box := harness.NewContainer(t, "old"), harness.NewContainer(t, "victim")
+				old, victim := harness.On(oldBox).With(harness.SetUpByUs), harness.On(box).With(harness.SetUpByUs)
+				result, _ := old.Add(t)
 				controller.Unplug()
 				controller = cantest.NewController(t, "slot0")
 				if first == "ADD" {
-					if !victim.killedAt(t, "sendto", n) {
+					if !victim.KilledAt(t, "sendto", n) {
 						return false
 					}
 				} else {
-					args := append(injecting("signal=KILL", n), filepath.Join(binDir(t), "vxcanctl"), "heal", "slot0")
-					if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); !killed(t, out, err) {
+					args := append(harness.Injecting("signal=KILL", n), filepath.Join(harness.BinDir(t), "vxcanctl"), "heal", "slot0")
+					if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); !harness.Killed(t, out, err) {
 						return false
 					}
 				}
 				if next == "ADD" {
-					victim.add(t)
+					victim.Add(t)
 				} else {
-					vxcanctl(t, "heal")
+					harness.Vxcanctl(t, "heal")
 				}
-				if err := old.check(t, result); err != nil {
+				if err := old.Check(t, result); err != nil {
 					t.Error(err)
 				}
 				expectRight(t, controller, old, oldBox)
@@ -149,7 +101,7 @@ func TestControllerKilled(t *testing.T) {
 
 func isRecorded(t *testing.T, hub string) bool {
 	t.Helper()
-	_, err := os.Stat(recordFile(t, hub))
+	_, err := os.Stat(harness.RecordFile(t, hub))
 	return err == nil
 }
 
@@ -208,18 +160,18 @@ func childrenOf(parent int) (pids []int) {
 // error of heal and DEL.
 func TestControllerUnplugged(t *testing.T) {
 	for _, verb := range []string{"ADD", "heal", "CHECK", "DEL"} {
-		atEach(t, verb, func(t *testing.T, n int) bool {
-			freshHost(t)
+		harness.AtEach(t, verb, func(t *testing.T, n int) bool {
+			harness.FreshHost(t)
 			controller := cantest.NewController(t, "slot0")
-			this := on(newContainer(t, "c")).with(setUpByUs)
+			this := harness.On(harness.NewContainer(t, "c")).With(harness.SetUpByUs)
 			if verb != "ADD" {
-				result, _ := this.add(t)
-				this = this.with(`"prevResult":` + string(marshal(t, result)))
+				result, _ := this.Add(t)
+				this = this.With(`"prevResult":` + string(harness.Marshal(t, result)))
 			}
 			if verb == "heal" {
-				command(t, "ip", "link", "set", "slot0", "down") // all is there to be done
+				harness.Command(t, "ip", "link", "set", "slot0", "down") // all is there to be done
 			}
-			reached, out, log, err := this.unplugAt(t, verb, n, controller.Unplug)
+			reached, out, log, err := unplugAt(t, this, verb, n, controller.Unplug)
 			if !reached {
 				return false
 			}
@@ -237,17 +189,17 @@ func TestControllerUnplugged(t *testing.T) {
 				}
 			}
 			if verb == "ADD" && err != nil {
-				expectNothing(t)
+				harness.ExpectNothing(t)
 			}
-			if got := rules(t); slices.ContainsFunc(got, func(r string) bool { return strings.Contains(r, "slot0 ") }) {
+			if got := harness.Rules(t); slices.ContainsFunc(got, func(r string) bool { return strings.Contains(r, "slot0 ") }) {
 				t.Errorf("rules of a controller that is gone: %q", got)
 			}
-			vxcanctl(t, "heal", "slot0")
-			this.ok(t, "DEL")
-			if got := hostEnds(t); len(got) > 0 {
+			harness.Vxcanctl(t, "heal", "slot0")
+			this.OK(t, "DEL")
+			if got := harness.HostEnds(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
-			if got := wiring(t); len(got) > 0 {
+			if got := harness.Wiring(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
 			}
 			if isRecorded(t, "slot0") {
@@ -259,21 +211,21 @@ func TestControllerUnplugged(t *testing.T) {
 }
 
 // unplugAt runs a verb, or vxcanctl heal, and unplugs the controller when it has sent its nth message.
-func (c call) unplugAt(t *testing.T, verb string, n int, unplug func()) (reached bool, out, log string, err error) {
+func unplugAt(t *testing.T, c harness.Call, verb string, n int, unplug func()) (reached bool, out, log string, err error) {
 	t.Helper()
-	c.wrap = injecting(delay, n)
+	c.Wrap = harness.Injecting(delay, n)
 	if verb == "heal" {
-		cmd, cancel := limited(c.wrap[0], append(c.wrap[1:], filepath.Join(binDir(t), "vxcanctl"), "heal", "slot0")...)
+		cmd, cancel := harness.Limited(c.Wrap[0], append(c.Wrap[1:], filepath.Join(harness.BinDir(t), "vxcanctl"), "heal", "slot0")...)
 		defer cancel()
 		var words strings.Builder
 		cmd.Stdout, cmd.Stderr = &words, &words
 		reached, err = delayed(t, cmd, unplug)
 		return reached, "", words.String(), err
 	}
-	c.run = func(cmd *exec.Cmd) (err error) {
+	c.Run = func(cmd *exec.Cmd) (err error) {
 		reached, err = delayed(t, cmd, unplug)
 		return err
 	}
-	out, log, err = c.exec(t, verb)
+	out, log, err = c.Exec(t, verb)
 	return reached, out, log, err
 }

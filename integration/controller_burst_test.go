@@ -11,37 +11,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// wireRate is how many classic frames of 8 bytes a wire takes in a second at 500 kbit/s.
-const wireRate = 4000
-
-// bursts are how many frames a container sends in one go, by the rate of the wire. When the wire takes none of them, as that
-// of a machine that is slow at the moment, there is room for a few frames less than the queue's length: of 1000, 2 to 4 were
-// dropped by pfifo_fast. The likely cause, not proven, is that it frees the places of frames that went out in batches
-// (linux/ptr_ring.h, __ptr_ring_consume).
-var bursts = map[int]int{wireRate: 984, cantest.Stopped: 984}
 
 // TestControllerBurst: a burst of a container is on the wire, whole and in order, where we set the controller up: when the
 // wire takes it at its bit rate, and when it takes nothing before the burst is over.
 func TestControllerBurst(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	a := newContainer(t, "a")
-	on(a).with(setUpByUs).add(t)
-	for rate, count := range bursts {
-		wire, sent := controller.Listen(), numbered(count)
+	a := harness.NewContainer(t, "a")
+	harness.On(a).With(harness.SetUpByUs).Add(t)
+	for rate, count := range harness.Bursts {
+		wire, sent := controller.Listen(), harness.Numbered(count)
 		controller.Pace(rate)
-		sendAll(t, a, sent)
+		harness.SendAll(t, a, sent)
 		if rate == cantest.Stopped {
 			controller.Pace(cantest.Unlimited)
 		}
 		cantest.WaitQuiet(len(sent), wire)
 		if got := wire.InOrder(); !slices.Equal(got, sent) {
-			handled, dropped := toHub(t, "slot0")
+			handled, dropped := harness.ToHub(t, "slot0")
 			t.Errorf("rate %d: %d frames of %d are on the wire, or in another order; the rule to the hub: %d handled, %d dropped; %s",
-				rate, len(got), len(sent), handled, dropped, command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
+				rate, len(got), len(sent), handled, dropped, harness.Command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
 		}
 		wire.Close()
 	}
@@ -50,14 +42,14 @@ func TestControllerBurst(t *testing.T) {
 // TestUSBAdapterBurst is TestControllerBurst with a CAN FD adapter, on two CPUs, where the order is only logged: some bursts
 // arrive in another order. The likely cause, not proven, is a sender that changes its CPU and so the backlog that it fills.
 func TestUSBAdapterBurst(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	a := newContainer(t, "a")
-	on(a).with(usbSetUpByUs).add(t)
-	for rate, count := range bursts {
-		wire, sent := adapter.Listen(), mixed(0x100, count/2)
+	a := harness.NewContainer(t, "a")
+	harness.On(a).With(harness.USBSetUpByUs).Add(t)
+	for rate, count := range harness.Bursts {
+		wire, sent := adapter.Listen(), harness.Mixed(0x100, count/2)
 		adapter.Pace(rate)
-		sendAll(t, a, sent)
+		harness.SendAll(t, a, sent)
 		if rate == cantest.Stopped {
 			adapter.Pace(cantest.Unlimited)
 		}
@@ -67,26 +59,23 @@ func TestUSBAdapterBurst(t *testing.T) {
 			t.Logf("rate %d: in another order", rate)
 		}
 		if heard, _ := wire.Heard(); len(got) != len(sent) || slices.ContainsFunc(sent, func(f cantest.Frame) bool { return heard[f] != 1 }) {
-			handled, dropped := toHub(t, "slot0")
+			handled, dropped := harness.ToHub(t, "slot0")
 			t.Errorf("rate %d: %d frames of %d are on the wire, or other ones; the rule to the hub: %d handled, %d dropped; %s",
-				rate, len(got), len(sent), handled, dropped, command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
+				rate, len(got), len(sent), handled, dropped, harness.Command(t, "sh", "-c", "tc -s qdisc show dev slot0; cat /proc/net/softnet_stat"))
 		}
 		wire.Close()
 	}
 }
 
-// usbSetUpByUs is a network that has its CAN FD adapter set up.
-const usbSetUpByUs = onController + `,"bitrate":500000,"fd":true,"dbitrate":2000000`
-
 // TestUSBAdapterReplugs: an adapter is unplugged and plugged in again many times while both sides send. The sockets that
 // a container had from the start hear every frame that is on the wire while the adapter is plugged in and healed, and each
 // of their frames then reaches the wire.
 func TestUSBAdapterReplugs(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	a := newContainer(t, "a")
-	result, _ := on(a).with(usbSetUpByUs).add(t)
-	inA, fromA, wire := cantest.Listen(t, a.netns, "can0"), cantest.NewSender(t, a.netns, "can0"), adapter.Listen()
+	a := harness.NewContainer(t, "a")
+	result, _ := harness.On(a).With(harness.USBSetUpByUs).Add(t)
+	inA, fromA, wire := cantest.Listen(t, a.Netns, "can0"), cantest.NewSender(t, a.Netns, "can0"), adapter.Listen()
 
 	var mu sync.Mutex
 	next := 0
@@ -143,7 +132,7 @@ func TestUSBAdapterReplugs(t *testing.T) {
 		before := inA.Total()
 		plugged := time.Now()
 		adapter.Plug()
-		vxcanctl(t, "heal", "slot0")
+		harness.Vxcanctl(t, "heal", "slot0")
 		waitFor("a first frame", func() bool { return inA.Total() > before })
 		firsts = append(firsts, time.Since(plugged))
 	}
@@ -168,7 +157,7 @@ func TestUSBAdapterReplugs(t *testing.T) {
 			}
 		}
 	}
-	if err := on(a).with(usbSetUpByUs).check(t, result); err != nil {
+	if err := harness.On(a).With(harness.USBSetUpByUs).Check(t, result); err != nil {
 		t.Error(err)
 	}
 	ten := slices.Sorted(slices.Values(firsts[:min(10, len(firsts))]))
@@ -178,6 +167,7 @@ func TestUSBAdapterReplugs(t *testing.T) {
 }
 
 func wireFrame(i int) cantest.Frame { return cantest.Frame{ID: 0x200, Data: fmt.Sprintf("%08d", i)} }
+
 func containerFrame(i int) cantest.Frame {
 	return cantest.Frame{ID: 0x300, Data: fmt.Sprintf("%08d", i)}
 }
@@ -196,14 +186,14 @@ func sja1000(t *testing.T) (hub, wire string) {
 	if found < 2 {
 		t.Skip("needs two Kvaser PCI cards (bin/vm -qemu)")
 	}
-	command(t, "modprobe", "kvaser_pci")
+	harness.Command(t, "modprobe", "kvaser_pci")
 	var names []string
 	for deadline := time.Now().Add(20 * time.Second); len(names) < 2; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("controllers %v", names)
 		}
 		names = nil
-		for _, l := range links(t) {
+		for _, l := range harness.Links(t) {
 			if l.Kind == "can" {
 				names = append(names, l.Name)
 			}
@@ -211,7 +201,7 @@ func sja1000(t *testing.T) (hub, wire string) {
 	}
 	down := func() {
 		for _, name := range names {
-			_, _ = try("ip", "link", "set", name, "down")
+			_, _ = harness.Try("ip", "link", "set", name, "down")
 		}
 	}
 	down()
@@ -222,32 +212,32 @@ func sja1000(t *testing.T) (hub, wire string) {
 // TestSJA1000Bus: four containers and the host on a controller that the network sets up, and another node on the wire, each
 // hear every frame of the others exactly once.
 func TestSJA1000Bus(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	hub, wire := sja1000(t)
-	write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
-	command(t, "ip", "link", "set", wire, "up", "txqueuelen", "1000", "type", "can", "bitrate", "500000")
+	harness.Write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
+	harness.Command(t, "ip", "link", "set", wire, "up", "txqueuelen", "1000", "type", "can", "bitrate", "500000")
 	network := fmt.Sprintf(`"hub":%q,"physical":true,"bitrate":500000`, hub)
-	var boxes []*container
+	var boxes []*harness.Container
 	var result []func() error
 	for i := range 4 {
-		c := newContainer(t, fmt.Sprintf("c%d", i))
-		r, _ := on(c).with(network).add(t)
+		c := harness.NewContainer(t, fmt.Sprintf("c%d", i))
+		r, _ := harness.On(c).With(network).Add(t)
 		boxes = append(boxes, c)
-		result = append(result, func() error { return on(c).with(network).check(t, r) })
+		result = append(result, func() error { return harness.On(c).With(network).Check(t, r) })
 	}
-	waitForState(t, hub, `"bitrate":500000`, `"txqlen":1000`)
+	harness.WaitForState(t, hub, `"bitrate":500000`, `"txqlen":1000`)
 	// The emulated receive FIFOs hold about four frames, so no more are on their way at once, in each direction.
-	there, here := station{"wire", nil, wire}.party(t), station{"host", nil, hub}.party(t)
-	toHub, toWire := atMost(3, here.listener), atMost(3, there.listener)
-	there.send, here.send = toHub(there.send), toWire(here.send)
-	parties := []party{there, here}
+	there, here := harness.Station{Name: "wire", Netns: nil, IfName: wire}.Party(t), harness.Host(hub).Party(t)
+	toHub, toWire := atMost(3, here.Listener), atMost(3, there.Listener)
+	there.Send, here.Send = toHub(there.Send), toWire(here.Send)
+	parties := []harness.Party{there, here}
 	for _, c := range boxes {
-		p := station{c.id, c.netns, "can0"}.party(t)
-		p.send = toWire(p.send)
+		p := c.On("can0").Party(t)
+		p.Send = toWire(p.Send)
 		parties = append(parties, p)
 	}
 	start := time.Now()
-	exchange(t, parties, 500, false) // 1000 frames of each
+	harness.Exchange(t, parties, 500, false) // 1000 frames of each
 	t.Logf("took %v", time.Since(start))
 	for _, check := range result {
 		if err := check(); err != nil {
@@ -255,7 +245,7 @@ func TestSJA1000Bus(t *testing.T) {
 		}
 	}
 	for _, name := range []string{hub, wire} {
-		t.Logf("%s", command(t, "ip", "-s", "-s", "link", "show", "dev", name))
+		t.Logf("%s", harness.Command(t, "ip", "-s", "-s", "link", "show", "dev", name))
 	}
 }
 

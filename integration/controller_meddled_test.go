@@ -6,13 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestControllerMeddled: another program changes the controller at any message of ADD.
 func TestControllerMeddled(t *testing.T) {
 	swap := filepath.Join(t.TempDir(), "swap")
-	write(t, swap, "link set slot0 down\nlink set slot0 name slot9\nlink set slot1 name slot0\n")
+	harness.Write(t, swap, "link set slot0 down\nlink set slot0 name slot9\nlink set slot1 name slot0\n")
 	ip := func(lines ...string) func(t *testing.T) {
 		return func(t *testing.T) {
 			for _, l := range lines {
@@ -40,34 +41,34 @@ func TestControllerMeddled(t *testing.T) {
 			if !strings.Contains(err.Error(), "slot0") {
 				t.Error(err)
 			}
-			if strings.Contains(controllerState(t, "slot9"), `"UP"`) {
+			if strings.Contains(harness.ControllerState(t, "slot9"), `"UP"`) {
 				t.Error("a controller of another name is left up")
 			}
-			expectNothing(t)
+			harness.ExpectNothing(t)
 		}},
 		{"names swapped", ip("-force -batch " + swap), func(t *testing.T, err error) {
-			if _, err := try("ip", "link", "show", "slot9"); err != nil {
+			if _, err := harness.Try("ip", "link", "show", "slot9"); err != nil {
 				return
 			}
-			if strings.Contains(controllerState(t, "slot9"), `"UP"`) {
+			if strings.Contains(harness.ControllerState(t, "slot9"), `"UP"`) {
 				t.Errorf("a controller of another name is left up; ADD: %v", err)
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			atEach(t, "ADD", func(t *testing.T, n int) bool {
-				freshHost(t)
+			harness.AtEach(t, "ADD", func(t *testing.T, n int) bool {
+				harness.FreshHost(t)
 				controller := cantest.NewController(t, "slot0")
 				if c.name == "names swapped" {
 					cantest.NewController(t, "slot1")
 				}
-				this := on(newContainer(t, "c")).with(setUpByUs)
-				reached, _, _, err := this.unplugAt(t, "ADD", n, func() { c.do(t) })
+				this := harness.On(harness.NewContainer(t, "c")).With(harness.SetUpByUs)
+				reached, _, _, err := unplugAt(t, this, "ADD", n, func() { c.do(t) })
 				if !reached {
 					return false
 				}
 				c.judge(t, err)
-				this.ok(t, "DEL")
+				this.OK(t, "DEL")
 				controller.Unplug()
 				return true
 			})
@@ -78,14 +79,14 @@ func TestControllerMeddled(t *testing.T) {
 // TestControllerSecondNetwork: after a replug, before anything is healed, an ADD with other settings than those of the
 // containers that are there is refused.
 func TestControllerSecondNetwork(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	a := on(newContainer(t, "a")).with(setUpByUs)
-	result, _ := a.add(t)
+	a := harness.On(harness.NewContainer(t, "a")).With(harness.SetUpByUs)
+	result, _ := a.Add(t)
 	controller.Unplug()
 	cantest.NewController(t, "slot0")
-	_, _, err := on(newContainer(t, "b")).with(onController+`,"bitrate":250000,"name":"other"`).exec(t, "ADD")
+	_, _, err := harness.On(harness.NewContainer(t, "b")).With(harness.OnController+`,"bitrate":250000,"name":"other"`).Exec(t, "ADD")
 	if err == nil {
-		t.Errorf("ADD of another network with bitrate 250000 succeeds; CHECK of the first: %v", a.check(t, result))
+		t.Errorf("ADD of another network with bitrate 250000 succeeds; CHECK of the first: %v", a.Check(t, result))
 	}
 }

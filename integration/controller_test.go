@@ -2,113 +2,65 @@ package integration
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// onController is plainConf's network with a controller as hub.
-const onController = `"hub":"slot0","physical":true`
-
-// upCommands are what the driver tells the adapter when its owner sets it up (setUpController), once.
-var upCommands = []string{"C", "S6", "O"}
-
-// setUpController does what the README tells the owner of a controller to do, and makes its queue longer unless
-// queue is 0.
-func setUpController(t testing.TB, c *cantest.Controller, queue int) {
-	t.Helper()
-	args := []string{"link", "set", c.Name, "up"}
-	if queue != 0 {
-		args = append(args, "txqueuelen", strconv.Itoa(queue))
-	}
-	command(t, "ip", append(args, "type", "can", "bitrate", "500000")...)
-	waitForState(t, c.Name, `"operstate":"UP"`) // which the kernel sets up to a second later, though frames pass at once
-}
-
-// controllerState is all that `ip` shows of a device, without counters.
-func controllerState(t testing.TB, name string) string {
-	t.Helper()
-	return command(t, "ip", "-details", "-json", "link", "show", "dev", name)
-}
-
-// onWire is the controller's other side as a party.
-func onWire(c *cantest.Controller) party { return party{"wire", c.Listen(), c.Send, false} }
-
-// expectOnWire is expectExactlyOnce for these stations and the wire of a controller, and fails the test also unless the
-// frames of each reach the wire in order. Its queue must have room for all of them.
-func expectOnWire(t *testing.T, c *cantest.Controller, stations []station, count int) {
-	t.Helper()
-	wire := onWire(c)
-	parties := []party{wire}
-	for _, s := range stations {
-		parties = append(parties, s.party(t))
-	}
-	exchange(t, parties, count, false)
-	sent := wire.listener.InOrder()
-	for i, p := range parties[1:] {
-		want := frames(i+1, count, false)
-		got := slices.DeleteFunc(slices.Clone(sent), func(f cantest.Frame) bool { return !slices.Contains(want, f) })
-		if !slices.Equal(got, want) {
-			t.Errorf("the frames of %s are on the wire in another order", p.name)
-		}
-	}
-}
 
 // TestController: a controller with a real driver is used as it is. Everybody hears everybody else exactly once, the
 // other nodes on the wire included. Nothing that the plugin does creates, changes or deletes the controller.
 func TestController(t *testing.T) {
-	freshHost(t)
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	on(a).with(onController).fails(t, "ADD", 11, "slot0", "no such device")
+	harness.FreshHost(t)
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	harness.On(a).With(harness.OnController).Fails(t, "ADD", 11, "slot0", "no such device")
 	controller := cantest.NewController(t, "slot0")
-	fresh := controllerState(t, "slot0")
-	on(a).with(onController).fails(t, "ADD", 11, "slot0", "down")
-	on(a).with(`"hub":"slot0"`).fails(t, "ADD", 7, "slot0", `"physical": true`)
-	if now := controllerState(t, "slot0"); now != fresh {
+	fresh := harness.ControllerState(t, "slot0")
+	harness.On(a).With(harness.OnController).Fails(t, "ADD", 11, "slot0", "down")
+	harness.On(a).With(`"hub":"slot0"`).Fails(t, "ADD", 7, "slot0", `"physical": true`)
+	if now := harness.ControllerState(t, "slot0"); now != fresh {
 		t.Errorf("failed ADDs changed the controller:\n%s\n%s", fresh, now)
 	}
-	setUpController(t, controller, 1000)
-	on(a).with(onController+`,"mtu":72`).fails(t, "ADD", 7, "mtu 72", "MTU 16")
-	expectNothing(t)
+	harness.SetUpController(t, controller, 1000)
+	harness.On(a).With(harness.OnController+`,"mtu":72`).Fails(t, "ADD", 7, "mtu 72", "MTU 16")
+	harness.ExpectNothing(t)
 
-	up := controllerState(t, "slot0")
-	result, _ := on(a).with(onController).add(t)
-	other, _ := on(b).with(onController).add(t)
-	want := wantRules(false, "slot0", hostIf(result), hostIf(other))
+	up := harness.ControllerState(t, "slot0")
+	result, _ := harness.On(a).With(harness.OnController).Add(t)
+	other, _ := harness.On(b).With(harness.OnController).Add(t)
+	want := harness.WantRules(false, "slot0", harness.HostIf(result), harness.HostIf(other))
 	want = append(want, "cangw -A -s slot0 -d slot0-tx -i -l 1 -f 000:3FFFFFFF") // error frames
-	for _, end := range []string{hostIf(result), hostIf(other)} {
+	for _, end := range []string{harness.HostIf(result), harness.HostIf(other)} {
 		want = append(want, fmt.Sprintf("cangw -A -s slot0-rx -d %s -i -l 1 -f 000:3FFFFFFF", end))
 	}
 	slices.Sort(want)
-	expectLines(t, "gateway rules", rules(t), want)
-	expectLines(t, "filters", filters(t), wantFilters(t, "slot0", hostIf(result), hostIf(other)))
-	all := []station{{"host", nil, "slot0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}
-	expectOnWire(t, controller, all, 100)
-	if err := on(a).with(onController).check(t, result); err != nil {
+	harness.ExpectLines(t, "gateway rules", harness.Rules(t), want)
+	harness.ExpectLines(t, "filters", harness.Filters(t), harness.WantFilters(t, "slot0", harness.HostIf(result), harness.HostIf(other)))
+	all := []harness.Station{harness.Host("slot0"), a.On("can0"), b.On("can0")}
+	harness.ExpectOnWire(t, controller, all, 100)
+	if err := harness.On(a).With(harness.OnController).Check(t, result); err != nil {
 		t.Error(err)
 	}
-	on(b).with(onController).ok(t, "DEL")
-	expectOnWire(t, controller, all[:2], 10)
+	harness.On(b).With(harness.OnController).OK(t, "DEL")
+	harness.ExpectOnWire(t, controller, all[:2], 10)
 	expectKinds(t, controller, a)
-	on(a).with(onController).ok(t, "DEL")
+	harness.On(a).With(harness.OnController).OK(t, "DEL")
 
-	if now := controllerState(t, "slot0"); now != up {
+	if now := harness.ControllerState(t, "slot0"); now != up {
 		t.Errorf("the controller was changed:\n%s\n%s", up, now)
 	}
-	if got := controller.Commands(); !slices.Equal(got, upCommands) {
-		t.Errorf("the controller was told %q, want %q", got, upCommands)
+	if got := controller.Commands(); !slices.Equal(got, harness.UpCommands) {
+		t.Errorf("the controller was told %q, want %q", got, harness.UpCommands)
 	}
 }
 
 // expectKinds fails the test unless frames of all kinds and lengths pass from a container to the wire and back.
-func expectKinds(t *testing.T, controller *cantest.Controller, c *container) {
+func expectKinds(t *testing.T, controller *cantest.Controller, c *harness.Container) {
 	t.Helper()
 	var sent []cantest.Frame
 	for _, id := range []uint32{0, 0x7FF, unix.CAN_EFF_FLAG, unix.CAN_EFF_FLAG | 0x1FFFFFFF} {
@@ -118,8 +70,8 @@ func expectKinds(t *testing.T, controller *cantest.Controller, c *container) {
 				cantest.Frame{ID: id | unix.CAN_RTR_FLAG, Data: strings.Repeat("\x00", size)})
 		}
 	}
-	wire, inC := controller.Listen(), cantest.Listen(t, c.netns, "can0")
-	sendAll(t, c, sent)
+	wire, inC := controller.Listen(), cantest.Listen(t, c.Netns, "can0")
+	harness.SendAll(t, c, sent)
 	for _, f := range sent {
 		if err := controller.Send(f); err != nil {
 			t.Fatal(err)
@@ -148,17 +100,17 @@ func TestControllerQueue(t *testing.T) {
 		{"1000", 1000, burst, burst},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
+			harness.FreshHost(t)
 			controller := cantest.NewController(t, "slot0")
-			setUpController(t, controller, c.queue)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			on(a).with(onController).add(t)
-			on(b).with(onController).add(t)
-			wire, inB, onHost := controller.Listen(), cantest.Listen(t, b.netns, "can0"), cantest.Listen(t, nil, "slot0")
+			harness.SetUpController(t, controller, c.queue)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			harness.On(a).With(harness.OnController).Add(t)
+			harness.On(b).With(harness.OnController).Add(t)
+			wire, inB, onHost := controller.Listen(), cantest.Listen(t, b.Netns, "can0"), cantest.Listen(t, nil, "slot0")
 
 			controller.Pace(cantest.Stopped)
-			sent := numbered(burst)
-			sendAll(t, a, sent)
+			sent := harness.Numbered(burst)
+			harness.SendAll(t, a, sent)
 			cantest.WaitQuiet(burst+c.most, inB, onHost)
 			if got := inB.InOrder(); !slices.Equal(got, sent) {
 				t.Errorf("the other container hears %d frames of %d, or in another order", len(got), burst)
@@ -176,7 +128,7 @@ func TestControllerQueue(t *testing.T) {
 			if onHost := onHost.InOrder(); !slices.Equal(onHost, got) {
 				t.Errorf("the host hears %d frames, want those %d that went out", len(onHost), len(got))
 			}
-			handled, dropped := toHub(t, "slot0")
+			handled, dropped := harness.ToHub(t, "slot0")
 			if handled != len(got) || dropped != burst-len(got) {
 				t.Errorf("the rule to the hub: %d handled, %d dropped; want %d, %d", handled, dropped, len(got), burst-len(got))
 			}
@@ -188,15 +140,15 @@ func TestControllerQueue(t *testing.T) {
 
 // TestControllerPace: with room in the queue, a wire that is slower than the sender delays frames and loses none.
 func TestControllerPace(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	setUpController(t, controller, 1000)
-	a := newContainer(t, "a")
-	on(a).with(onController).add(t)
+	harness.SetUpController(t, controller, 1000)
+	a := harness.NewContainer(t, "a")
+	harness.On(a).With(harness.OnController).Add(t)
 	const count, rate = 200, 400
 	controller.Pace(rate)
-	wire, start, sent := controller.Listen(), time.Now(), numbered(count)
-	sendAll(t, a, sent)
+	wire, start, sent := controller.Listen(), time.Now(), harness.Numbered(count)
+	harness.SendAll(t, a, sent)
 	cantest.WaitQuiet(count, wire)
 	if got := wire.InOrder(); !slices.Equal(got, sent) {
 		t.Errorf("%d frames of %d are on the wire, or in another order", len(got), count)
@@ -216,21 +168,21 @@ func TestControllerTrouble(t *testing.T) {
 		handled, dropped int // by the rule to the hub
 		gone             bool
 	}{
-		{"down", func(t *testing.T, _ *cantest.Controller) { command(t, "ip", "link", "set", "slot0", "down") }, 0, count, false},
-		{"bus-off", busOff, count, 0, false},
+		{"down", func(t *testing.T, _ *cantest.Controller) { harness.Command(t, "ip", "link", "set", "slot0", "down") }, 0, count, false},
+		{"bus-off", harness.BusOff, count, 0, false},
 		{"unplugged", func(t *testing.T, c *cantest.Controller) { c.Unplug() }, 0, 0, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
+			harness.FreshHost(t)
 			controller := cantest.NewController(t, "slot0")
-			setUpController(t, controller, 1000)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			on(a).with(onController).add(t)
-			on(b).with(onController).add(t)
-			fromA, sent := cantest.NewSender(t, a.netns, "can0"), numbered(count)
+			harness.SetUpController(t, controller, 1000)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			harness.On(a).With(harness.OnController).Add(t)
+			harness.On(b).With(harness.OnController).Add(t)
+			fromA, sent := cantest.NewSender(t, a.Netns, "can0"), harness.Numbered(count)
 
 			c.trouble(t, controller)
-			inB, wire := cantest.Listen(t, b.netns, "can0"), controller.Listen()
+			inB, wire := cantest.Listen(t, b.Netns, "can0"), controller.Listen()
 			for _, f := range sent {
 				if err := fromA.Send(f); err != nil {
 					t.Fatal(err)
@@ -244,19 +196,19 @@ func TestControllerTrouble(t *testing.T) {
 				t.Errorf("%d frames are on the wire", len(got))
 			}
 			if !c.gone {
-				if handled, dropped := toHub(t, "slot0"); handled != c.handled || dropped != c.dropped {
+				if handled, dropped := harness.ToHub(t, "slot0"); handled != c.handled || dropped != c.dropped {
 					t.Errorf("the rule to the hub: %d handled, %d dropped; want %d, %d", handled, dropped, c.handled, c.dropped)
 				}
-				command(t, "ip", "link", "set", "slot0", "down")
-				command(t, "ip", "link", "set", "slot0", "up")
+				harness.Command(t, "ip", "link", "set", "slot0", "down")
+				harness.Command(t, "ip", "link", "set", "slot0", "up")
 			} else {
-				if slices.ContainsFunc(links(t), func(l link) bool { return l.Name == "slot0" }) {
+				if slices.ContainsFunc(harness.Links(t), func(l harness.Link) bool { return l.Name == "slot0" }) {
 					t.Error("the unplugged controller is there")
 				}
-				on(a).with(onController).fails(t, "ADD", 11, "slot0", "no such device")
+				harness.On(a).With(harness.OnController).Fails(t, "ADD", 11, "slot0", "no such device")
 				controller = cantest.NewController(t, "slot0")
-				setUpController(t, controller, 1000)
-				on(newContainer(t, "c")).with(onController).add(t) // gives the hub its rules again
+				harness.SetUpController(t, controller, 1000)
+				harness.On(harness.NewContainer(t, "c")).With(harness.OnController).Add(t) // gives the hub its rules again
 			}
 			wire = controller.Listen()
 			fromWire := cantest.Frame{ID: 0x7E8, Data: "back"}
@@ -282,19 +234,19 @@ func TestControllerTrouble(t *testing.T) {
 // TestControllerErrors: what a controller reports in error frames, a container's candump shows as a host's does. A container
 // cannot forge an error frame, and none is sent to the wire.
 func TestControllerErrors(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	setUpController(t, controller, 1000)
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	on(a).with(onController).add(t)
-	on(b).with(onController).add(t)
+	harness.SetUpController(t, controller, 1000)
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	harness.On(a).With(harness.OnController).Add(t)
+	harness.On(b).With(harness.OnController).Add(t)
 	listeners := map[string]*cantest.Listener{
-		"host": cantest.ListenErrors(t, nil, "slot0"), "a": cantest.ListenErrors(t, a.netns, "can0"), "b": cantest.ListenErrors(t, b.netns, "can0"),
+		"host": cantest.ListenErrors(t, nil, "slot0"), "a": cantest.ListenErrors(t, a.Netns, "can0"), "b": cantest.ListenErrors(t, b.Netns, "can0"),
 	}
-	deaf, wire := cantest.Listen(t, b.netns, "can0"), controller.Listen()
+	deaf, wire := cantest.Listen(t, b.Netns, "can0"), controller.Listen()
 
 	forged := cantest.Frame{ID: unix.CAN_ERR_FLAG | 0x40, Data: "\x00\x00\x00\x00\x00\x00\x00\x00"}
-	if err := cantest.NewSender(t, a.netns, "can0").Send(forged); err != nil {
+	if err := cantest.NewSender(t, a.Netns, "can0").Send(forged); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"e1a\r", "sw096000\r", "sp128000\r"} { // an ACK error, error-warning, error-passive
@@ -321,62 +273,4 @@ func TestControllerErrors(t *testing.T) {
 	if got := len(deaf.InOrder()) + len(wire.InOrder()); got != 0 {
 		t.Errorf("%d frames reach the wire or a program that did not ask for error frames", got)
 	}
-}
-
-// busOff makes the controller bus-off and waits until the kernel sends it no more frames, which takes up to a second.
-func busOff(t *testing.T, c *cantest.Controller) {
-	t.Helper()
-	if err := c.WriteRaw("sb256000\r"); err != nil {
-		t.Fatal(err)
-	}
-	waitForState(t, c.Name, `"state":"BUS-OFF"`, `"operstate":"DOWN"`)
-}
-
-// waitForState waits until `ip` shows all of these words of a device.
-func waitForState(t testing.TB, name string, words ...string) {
-	t.Helper()
-	var state string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		state = controllerState(t, name)
-		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(state, w) }) {
-			return
-		}
-	}
-	t.Fatalf("no %v after a minute: %s", words, state)
-}
-
-// numbered are count different frames.
-func numbered(count int) []cantest.Frame {
-	var all []cantest.Frame
-	for i := range count {
-		all = append(all, cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)})
-	}
-	return all
-}
-
-// sendAll sends frames from a container as fast as it can. Every write must succeed.
-func sendAll(t testing.TB, c *container, all []cantest.Frame) {
-	t.Helper()
-	sender := cantest.NewSender(t, c.netns, "can0")
-	for _, f := range all {
-		if err := sender.Send(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// toHub are the counters of the rule for classic frames from the backplane to the hub, by `cangw -L`.
-func toHub(t testing.TB, hub string) (handled, dropped int) {
-	t.Helper()
-	out, _ := try("cangw", "-L") // its exit status means nothing
-	rule := regexp.MustCompile(fmt.Sprintf(`(?m)^cangw -A -s %s-rx -d %s .*# (\d+) handled (\d+) dropped`, hub, hub))
-	for _, found := range rule.FindAllStringSubmatch(out, -1) {
-		if !strings.Contains(found[0], " -X ") {
-			handled, _ = strconv.Atoi(found[1])
-			dropped, _ = strconv.Atoi(found[2])
-			return handled, dropped
-		}
-	}
-	t.Fatalf("no rule to %s:\n%s", hub, out)
-	return 0, 0
 }

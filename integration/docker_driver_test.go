@@ -17,22 +17,24 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // driver is a driver without a Docker, which the test calls: for what no daemon says in a test's time.
-type driver struct{ *dockerHost }
+type driver struct{ *harness.DockerHost }
 
 func driverTest(t *testing.T) driver {
 	t.Helper()
-	freshHost(t)
-	if err := removeContent(driverStateDir); err != nil {
+	harness.FreshHost(t)
+	if err := harness.RemoveContent(harness.DriverStateDir); err != nil {
 		t.Fatal(err)
 	}
-	d := driver{&dockerHost{t: t, logs: t.TempDir()}}
+	d := driver{&harness.DockerHost{T: t, Logs: t.TempDir()}}
 	t.Cleanup(func() {
-		d.stopDriver(os.Interrupt)
+		d.StopDriver(os.Interrupt)
 		if t.Failed() {
-			t.Log(d.log())
+			t.Log(d.Log())
 		}
 	})
 	return d
@@ -40,31 +42,31 @@ func driverTest(t *testing.T) driver {
 
 // ok calls the driver, which must not refuse.
 func (d driver) ok(call, body string) map[string]any {
-	d.t.Helper()
-	status, answer, err := callDriver(call, body)
+	d.T.Helper()
+	status, answer, err := harness.CallDriver(call, body)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	if status != 200 || answer["Err"] != nil {
-		d.t.Fatalf("%s: %d %v", call, status, answer)
+		d.T.Fatalf("%s: %d %v", call, status, answer)
 	}
 	return answer
 }
 
 // refused calls the driver, which must refuse with these words.
 func (d driver) refused(call, body string, status int, words ...string) {
-	d.t.Helper()
-	got, answer, err := callDriver(call, body)
+	d.T.Helper()
+	got, answer, err := harness.CallDriver(call, body)
 	if err != nil {
-		d.t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	message, _ := answer["Err"].(string)
 	if got != status || message == "" {
-		d.t.Errorf("%s %s: %d %v, want %d and Err", call, body, got, answer, status)
+		d.T.Errorf("%s %s: %d %v, want %d and Err", call, body, got, answer, status)
 	}
 	for _, w := range words {
 		if !strings.Contains(message, w) {
-			d.t.Errorf("%s %s: the message lacks %q: %s", call, body, w, message)
+			d.T.Errorf("%s %s: the message lacks %q: %s", call, body, w, message)
 		}
 	}
 }
@@ -79,7 +81,7 @@ const (
 // TestDockerCalls: every call of the protocol, each as often as Docker may repeat it, and in the wrong order.
 func TestDockerCalls(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	if got := fmt.Sprint(d.ok("Plugin.Activate", "")); got != "map[Implements:[NetworkDriver]]" {
 		t.Errorf("Activate: %s", got)
 	}
@@ -100,10 +102,10 @@ func TestDockerCalls(t *testing.T) {
 	}
 	d.refused("NetworkDriver.CreateEndpoint", someEndpoint, 409, "n1", "not on record", "create it again")
 	d.refused("NetworkDriver.Join", someJoin, 409, "n1", "not on record")
-	expectNothing(t)
+	harness.ExpectNothing(t)
 	for range 2 {
 		d.ok("NetworkDriver.CreateNetwork", someNetwork)
-		expectBus(t, "vcan0", 0)
+		harness.ExpectBus(t, "vcan0", 0)
 	}
 	var names []string
 	for range 2 {
@@ -115,7 +117,7 @@ func TestDockerCalls(t *testing.T) {
 		if answer["DisableGatewayService"] != true {
 			t.Errorf("Join: %v", answer)
 		}
-		expectBus(t, "vcan0", 1)
+		harness.ExpectBus(t, "vcan0", 1)
 	}
 	if names[0] != names[1] || !strings.Contains(names[0], "DstPrefix:can") {
 		t.Errorf("Join twice: %v", names)
@@ -128,7 +130,7 @@ func TestDockerCalls(t *testing.T) {
 	d.refused("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"com.docker.network.portmap"`, `"mtu"`, 1), 400, `"mtu"`, "ifname")
 	for range 2 {
 		d.ok("NetworkDriver.Leave", someIDs)
-		expectBus(t, "vcan0", 0)
+		harness.ExpectBus(t, "vcan0", 0)
 	}
 	for range 2 {
 		d.ok("NetworkDriver.DeleteEndpoint", someIDs)
@@ -136,36 +138,36 @@ func TestDockerCalls(t *testing.T) {
 	for range 2 {
 		d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
 	}
-	expectNothing(t)
+	harness.ExpectNothing(t)
 	for _, call := range []string{"Leave", "DeleteEndpoint"} { // of a network that is not known either
 		d.ok("NetworkDriver."+call, someIDs)
 	}
-	expectNothing(t)
+	harness.ExpectNothing(t)
 }
 
 // TestDockerForgetful: the driver has lost all memory, of its networks and of the bus, and still takes away what it is
 // told to.
 func TestDockerForgetful(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	d.ok("NetworkDriver.Join", someJoin) // of an endpoint that was never created
-	if !strings.Contains(d.log(), "was not on record") {
+	if !strings.Contains(d.Log(), "was not on record") {
 		t.Error("taking in an unknown endpoint was not logged")
 	}
-	if err := errors.Join(removeContent(driverStateDir), removeContent(stateDir)); err != nil {
+	if err := errors.Join(harness.RemoveContent(harness.DriverStateDir), harness.RemoveContent(harness.StateDir)); err != nil {
 		t.Fatal(err)
 	}
 	d.ok("NetworkDriver.DeleteEndpoint", someIDs)
-	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+	if got, want := harness.CANLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("left: %v, want %v", got, want)
 	}
 
-	if err := os.WriteFile(driverStateDir+"/networks.json", []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(harness.DriverStateDir+"/networks.json", []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.refused("NetworkDriver.Join", someJoin, 409, "not on record")
-	if aside, _ := filepath.Glob(driverStateDir + "/networks.broken-*"); len(aside) != 1 {
+	if aside, _ := filepath.Glob(harness.DriverStateDir + "/networks.broken-*"); len(aside) != 1 {
 		t.Errorf("a broken file was set aside as %v", aside)
 	}
 }
@@ -174,25 +176,25 @@ func TestDockerForgetful(t *testing.T) {
 // it is not ours.
 func TestDockerSharedHub(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	d.ok("NetworkDriver.CreateNetwork", strings.Replace(someNetwork, "n1", "n2", 1))
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
-	expectBus(t, "vcan0", 0)
-	c := newContainer(t, "cni")
-	on(c).add(t)
+	harness.ExpectBus(t, "vcan0", 0)
+	c := harness.NewContainer(t, "cni")
+	harness.On(c).Add(t)
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n2"}`)
-	expectBus(t, "vcan0", 1)
-	on(c).ok(t, "DEL")
+	harness.ExpectBus(t, "vcan0", 1)
+	harness.On(c).OK(t, "DEL")
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
-	expectNothing(t)
+	harness.ExpectNothing(t)
 
-	command(t, "ip", "link", "add", "vcan0", "type", "vcan")
-	command(t, "ip", "link", "set", "vcan0", "up")
+	harness.Command(t, "ip", "link", "add", "vcan0", "type", "vcan")
+	harness.Command(t, "ip", "link", "set", "vcan0", "up")
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
-	if got, want := canLinks(t), []string{"vcan0"}; !slices.Equal(got, want) {
+	if got, want := harness.CANLinks(t), []string{"vcan0"}; !slices.Equal(got, want) {
 		t.Errorf("left: %v, want %v", got, want)
 	}
 }
@@ -201,70 +203,70 @@ func TestDockerSharedHub(t *testing.T) {
 // next container on the bus. A container end that Docker has not moved yet is none of it.
 func TestDockerOrphans(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	source := func() string {
 		answer := d.ok("NetworkDriver.Join", someJoin)
 		return answer["InterfaceName"].(map[string]any)["SrcName"].(string)
 	}
 	restart := func() {
-		d.stopDriver(os.Kill)
-		d.startDriver()
+		d.StopDriver(os.Kill)
+		d.StartDriver()
 	}
 	contEnd := source()
 	restart()
-	expectBus(t, "vcan0", 1)
-	if !slices.Contains(canLinks(t), contEnd) {
+	harness.ExpectBus(t, "vcan0", 1)
+	if !slices.Contains(harness.CANLinks(t), contEnd) {
 		t.Errorf("%s was deleted before Docker could move it", contEnd)
 	}
 
-	c := newContainer(t, "sandbox")
+	c := harness.NewContainer(t, "sandbox")
 	move := func() { // as libnetwork does
-		command(t, "ip", "link", "set", contEnd, "netns", c.id)
-		command(t, "ip", "-n", c.id, "link", "set", contEnd, "name", "can0")
-		command(t, "ip", "-n", c.id, "link", "set", "can0", "up")
+		harness.Command(t, "ip", "link", "set", contEnd, "netns", c.ID)
+		harness.Command(t, "ip", "-n", c.ID, "link", "set", contEnd, "name", "can0")
+		harness.Command(t, "ip", "-n", c.ID, "link", "set", "can0", "up")
 	}
 	moveBack := func() {
-		command(t, "ip", "-n", c.id, "link", "set", "can0", "down")
-		command(t, "ip", "-n", c.id, "link", "set", "can0", "name", contEnd)
-		command(t, "ip", "-n", c.id, "link", "set", contEnd, "netns", "1")
+		harness.Command(t, "ip", "-n", c.ID, "link", "set", "can0", "down")
+		harness.Command(t, "ip", "-n", c.ID, "link", "set", "can0", "name", contEnd)
+		harness.Command(t, "ip", "-n", c.ID, "link", "set", contEnd, "netns", "1")
 	}
 	move()
 	restart()
-	expectBus(t, "vcan0", 1)
+	harness.ExpectBus(t, "vcan0", 1)
 	moveBack()
 	restart()
-	d.waitFor("what is left to go", func() bool { return len(hostEnds(t)) == 0 }) // the driver answers before
-	expectBus(t, "vcan0", 0)
+	d.WaitFor("what is left to go", func() bool { return len(harness.HostEnds(t)) == 0 }) // the driver answers before
+	harness.ExpectBus(t, "vcan0", 0)
 
 	contEnd = source()
 	move()
-	other := newContainer(t, "cni")
-	command(t, "ip", "-n", c.id, "link", "del", "can0") // as with a netns that went
-	on(other).add(t)
-	expectBus(t, "vcan0", 1)
-	if log := d.log(); strings.Contains(log, "gateway rule") || strings.Contains(log, "filter of") {
+	other := harness.NewContainer(t, "cni")
+	harness.Command(t, "ip", "-n", c.ID, "link", "del", "can0") // as with a netns that went
+	harness.On(other).Add(t)
+	harness.ExpectBus(t, "vcan0", 1)
+	if log := d.Log(); strings.Contains(log, "gateway rule") || strings.Contains(log, "filter of") {
 		t.Error("rules or filters that went with their devices were reported")
 	}
-	on(other).ok(t, "DEL")
+	harness.On(other).OK(t, "DEL")
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
-	expectNothing(t)
+	harness.ExpectNothing(t)
 }
 
 // TestDockerDamage: what a clumsy hand takes from a Docker container's endpoint, the next container on the bus puts back.
 func TestDockerDamage(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	answer := d.ok("NetworkDriver.Join", someJoin)
 	contEnd := answer["InterfaceName"].(map[string]any)["SrcName"].(string)
-	c, other := newContainer(t, "sandbox"), newContainer(t, "cni")
-	command(t, "ip", "link", "set", contEnd, "netns", c.id)
-	command(t, "ip", "-n", c.id, "link", "set", contEnd, "name", "can0")
-	command(t, "ip", "-n", c.id, "link", "set", "can0", "up")
-	result, _ := on(other).add(t)
-	check := func() { t.Helper(); on(other).add(t); expectBus(t, "vcan0", 2) }
-	everybody := []station{{"host", nil, "vcan0"}, {"docker", c.netns, "can0"}, {"cni", other.netns, "can0"}}
+	c, other := harness.NewContainer(t, "sandbox"), harness.NewContainer(t, "cni")
+	harness.Command(t, "ip", "link", "set", contEnd, "netns", c.ID)
+	harness.Command(t, "ip", "-n", c.ID, "link", "set", contEnd, "name", "can0")
+	harness.Command(t, "ip", "-n", c.ID, "link", "set", "can0", "up")
+	result, _ := harness.On(other).Add(t)
+	check := func() { t.Helper(); harness.On(other).Add(t); harness.ExpectBus(t, "vcan0", 2) }
+	everybody := []harness.Station{harness.Host("vcan0"), c.On("can0"), other.On("can0")}
 
 	hostEnd := "vx" + contEnd[2:]
 	for _, damage := range []struct{ line, words string }{ // words of CHECK of the CNI container
@@ -277,29 +279,29 @@ func TestDockerDamage(t *testing.T) {
 	} {
 		replace := strings.NewReplacer("HOSTIF", hostEnd)
 		args := strings.Fields(replace.Replace(damage.line))
-		command(t, args[0], args[1:]...)
-		if err := on(other).check(t, result); err == nil || !strings.Contains(err.Error(), replace.Replace(damage.words)) {
+		harness.Command(t, args[0], args[1:]...)
+		if err := harness.On(other).Check(t, result); err == nil || !strings.Contains(err.Error(), replace.Replace(damage.words)) {
 			t.Errorf("CHECK of the CNI container after %s: %v", args, err)
 		}
 		check()
 	}
-	if err := removeContent(stateDir); err != nil {
+	if err := harness.RemoveContent(harness.StateDir); err != nil {
 		t.Fatal(err)
 	}
 	check()
-	if err := on(other).check(t, result); err != nil {
+	if err := harness.On(other).Check(t, result); err != nil {
 		t.Error(err)
 	}
-	expectExactlyOnce(t, everybody, 200, true)
+	harness.ExpectExactlyOnce(t, everybody, 200, true)
 }
 
 // TestDockerLock: a lock that is not freed is an error in time, because Docker itself waits for ever.
 func TestDockerLock(t *testing.T) {
 	d := driverTest(t)
 	t.Setenv("VXCAN_LOCK_TIMEOUT", "3s")
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
-	f, err := os.OpenFile(recordDir(t)+"/vcan0.lock", os.O_CREATE|os.O_RDONLY, 0o600)
+	f, err := os.OpenFile(harness.RecordDir(t)+"/vcan0.lock", os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +320,7 @@ func TestDockerLock(t *testing.T) {
 // lost calls left behind, and goes when it is told to.
 func TestDockerManyNetworks(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	const networks = 100
 	for i := range networks {
 		d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer(`"n1"`, fmt.Sprintf(`"n%d"`, i), `"vxcan.id":"0"`, fmt.Sprintf(`"vxcan.id":"%d"`, i)).Replace(someNetwork))
@@ -327,27 +329,27 @@ func TestDockerManyNetworks(t *testing.T) {
 	d.ok("NetworkDriver.Join", someJoin)
 	d.ok("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, "e1", "e2", 1))
 	d.ok("NetworkDriver.Join", strings.NewReplacer("e1", "e2", "0123456789ab", "ba9876543210").Replace(someJoin)) // another container
-	d.stopDriver(os.Kill)
+	d.StopDriver(os.Kill)
 	// As if Docker's call had been lost.
-	state, err := os.ReadFile(driverStateDir + "/networks.json")
+	state, err := os.ReadFile(harness.DriverStateDir + "/networks.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, driverStateDir+"/networks.json", strings.Replace(string(state), `"e2"`, `"gone"`, 1))
+	harness.Write(t, harness.DriverStateDir+"/networks.json", strings.Replace(string(state), `"e2"`, `"gone"`, 1))
 
 	start := time.Now()
-	d.startDriver()
+	d.StartDriver()
 	d.ok("Plugin.Activate", "")
 	t.Logf("first answer after %v", time.Since(start))
-	d.waitFor("the lost endpoint to go", func() bool { return len(hostEnds(t)) == 1 })
+	d.WaitFor("the lost endpoint to go", func() bool { return len(harness.HostEnds(t)) == 1 })
 	t.Logf("collected after %v", time.Since(start))
-	if got, want := len(rules(t)), 4*networks+2; got != want {
+	if got, want := len(harness.Rules(t)), 4*networks+2; got != want {
 		t.Errorf("%d rules, want %d", got, want)
 	}
-	d.stopDriver(syscall.SIGTERM)
+	d.StopDriver(syscall.SIGTERM)
 	start = time.Now()
-	d.startDriver()
-	d.stopDriver(syscall.SIGTERM)
+	d.StartDriver()
+	d.StopDriver(syscall.SIGTERM)
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("start and SIGTERM took %v", took)
 	}
@@ -356,11 +358,11 @@ func TestDockerManyNetworks(t *testing.T) {
 // TestDockerActivation: systemd's part is played by the test: it listens, and starts the driver when somebody knocks.
 func TestDockerActivation(t *testing.T) {
 	d := driverTest(t)
-	if err := os.MkdirAll(filepath.Dir(driverSocket), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(harness.DriverSocket), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	os.Remove(driverSocket)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: driverSocket, Net: "unix"})
+	os.Remove(harness.DriverSocket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: harness.DriverSocket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,9 +374,9 @@ func TestDockerActivation(t *testing.T) {
 	defer socket.Close()
 	activate := func(args string) *exec.Cmd {
 		t.Helper()
-		cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec "+filepath.Join(binDir(t), "vxcan-docker")+" "+args)
+		cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec "+filepath.Join(harness.BinDir(t), "vxcan-docker")+" "+args)
 		cmd.ExtraFiles = []*os.File{socket}
-		d.start("driver", cmd)
+		d.Start("driver", cmd)
 		t.Cleanup(func() { _ = cmd.Process.Kill() })
 		return cmd
 	}
@@ -389,7 +391,7 @@ func TestDockerActivation(t *testing.T) {
 				return
 			default:
 			}
-			if status, answer, err := callDriver("NetworkDriver.CreateNetwork", someNetwork); err != nil || status != 200 {
+			if status, answer, err := harness.CallDriver("NetworkDriver.CreateNetwork", someNetwork); err != nil || status != 200 {
 				t.Errorf("call %d: %d %v %v", calls.Load(), status, answer, err)
 				return
 			}
@@ -401,7 +403,7 @@ func TestDockerActivation(t *testing.T) {
 		before := calls.Load()
 		cmd := activate("-idle 1h")
 		// Before it answers, it may not have come to know signals. The one before may have answered the next call.
-		d.waitFor("a call to be answered", func() bool { return calls.Load() > before+1 || t.Failed() })
+		d.WaitFor("a call to be answered", func() bool { return calls.Load() > before+1 || t.Failed() })
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -417,16 +419,16 @@ func TestDockerActivation(t *testing.T) {
 		t.Errorf("idle for half a second, the driver did not leave in good order: %v", err)
 	}
 	tooLong.Stop()
-	if _, err := os.Stat(driverSocket); err != nil {
+	if _, err := os.Stat(harness.DriverSocket); err != nil {
 		t.Errorf("the driver took systemd's socket away: %v", err)
 	}
-	expectBus(t, "vcan0", 0)
+	harness.ExpectBus(t, "vcan0", 0)
 
-	driver := filepath.Join(binDir(t), "vxcan-docker")
-	if _, err := try(driver, "--socket", driverSocket); err == nil || !strings.Contains(err.Error(), "another process serves it") {
+	driver := filepath.Join(harness.BinDir(t), "vxcan-docker")
+	if _, err := harness.Try(driver, "--socket", harness.DriverSocket); err == nil || !strings.Contains(err.Error(), "another process serves it") {
 		t.Errorf("a second driver on the same socket: %v", err)
 	}
-	if _, err := try(driver); err == nil || !strings.Contains(err.Error(), "vxcan-docker.socket") {
+	if _, err := harness.Try(driver); err == nil || !strings.Contains(err.Error(), "vxcan-docker.socket") {
 		t.Errorf("without a socket: %v", err)
 	}
 }
@@ -434,15 +436,15 @@ func TestDockerActivation(t *testing.T) {
 // TestDockerAtOnce: as `docker compose up` has it, endpoints come and go at the same time, with and without a netns at Join.
 func TestDockerAtOnce(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	const count = 12
 	joins := make([]string, count)
 	for i := range joins {
 		joins[i] = strings.NewReplacer("e1", fmt.Sprint("e", i), "0123456789ab", fmt.Sprintf("%012d", i)).Replace(someJoin)
 		if i%2 == 1 {
-			c := newContainer(t, fmt.Sprint("c", i))
-			joins[i] = strings.Replace(joins[i], "/var/run/docker/netns/0123456789ab", c.path, 1)
+			c := harness.NewContainer(t, fmt.Sprint("c", i))
+			joins[i] = strings.Replace(joins[i], "/var/run/docker/netns/0123456789ab", c.Path, 1)
 		}
 	}
 	atOnce := func(calls ...string) {
@@ -453,7 +455,7 @@ func TestDockerAtOnce(t *testing.T) {
 			go func() {
 				defer all.Done()
 				for _, call := range calls {
-					if status, answer, err := callDriver("NetworkDriver."+call, join); err != nil || status != 200 {
+					if status, answer, err := harness.CallDriver("NetworkDriver."+call, join); err != nil || status != 200 {
 						t.Errorf("%s: %d %v %v", call, status, answer, err)
 					}
 				}
@@ -462,20 +464,20 @@ func TestDockerAtOnce(t *testing.T) {
 		all.Wait()
 	}
 	atOnce("CreateEndpoint", "Join")
-	expectBus(t, "vcan0", count)
+	harness.ExpectBus(t, "vcan0", count)
 	atOnce("Leave", "DeleteEndpoint", "CreateEndpoint", "Join")
-	expectBus(t, "vcan0", count)
+	harness.ExpectBus(t, "vcan0", count)
 	atOnce("Leave", "DeleteEndpoint")
-	expectBus(t, "vcan0", 0)
+	harness.ExpectBus(t, "vcan0", 0)
 	d.ok("NetworkDriver.DeleteNetwork", `{"NetworkID":"n1"}`)
-	expectNothing(t)
+	harness.ExpectNothing(t)
 }
 
 // TestDockerNames: where Docker numbers interfaces itself, a name that it cannot give is refused, and so is one that the
 // container has already. An endpoint that was lost, in a netns that is gone, is in nobody's way.
 func TestDockerNames(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
 	d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer("n1", "n2", `"0"`, `"1"`).Replace(someNetwork))
 	d.ok("NetworkDriver.CreateNetwork", strings.NewReplacer("n1", "n3", `"0"`, `"1","vxcan.peer":"bus"`).Replace(someNetwork))
@@ -506,15 +508,15 @@ func TestDockerNames(t *testing.T) {
 			t.Errorf("%v: prefix %v", c, got)
 		}
 	}
-	before := canLinks(t)
+	before := harness.CANLinks(t)
 	join("n2", "e5", first, "", "can0", "already", "network n1", "vxcan.peer=", "docker network disconnect")
 	join("n2", "e5", first, "bus0", "bus0", "already", "network n3")
 	join("n2", "e5", first, "can5", "can5", "end in 0", "vxcan.peer=")
-	if got := canLinks(t); !slices.Equal(got, before) {
+	if got := harness.CANLinks(t); !slices.Equal(got, before) {
 		t.Errorf("devices after refusals: %v, want %v", got, before)
 	}
-	d.stopDriver(os.Kill)
-	d.startDriver()
+	d.StopDriver(os.Kill)
+	d.StartDriver()
 	if got := join("n2", "e6", third, ""); got != "can" {
 		t.Errorf("prefix %v", got)
 	}
@@ -524,22 +526,22 @@ func TestDockerNames(t *testing.T) {
 // TestDockerExactName: where the netns exists at Join, the interface is made in it with the very name that is wanted.
 func TestDockerExactName(t *testing.T) {
 	d := driverTest(t)
-	d.startDriver()
+	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
-	c := newContainer(t, "sandbox")
+	c := harness.NewContainer(t, "sandbox")
 	d.ok("NetworkDriver.CreateEndpoint", strings.Replace(someEndpoint, `"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"can7"`, 1))
 	for range 2 {
-		if answer := d.ok("NetworkDriver.Join", strings.Replace(someJoin, "/var/run/docker/netns/0123456789ab", c.path, 1)); answer["InterfaceName"] != nil {
+		if answer := d.ok("NetworkDriver.Join", strings.Replace(someJoin, "/var/run/docker/netns/0123456789ab", c.Path, 1)); answer["InterfaceName"] != nil {
 			t.Errorf("Join: %v", answer)
 		}
-		expectBus(t, "vcan0", 1)
+		harness.ExpectBus(t, "vcan0", 1)
 	}
-	err := c.netns.Do(func(ns.NetNS) error { _, err := net.InterfaceByName("can7"); return err })
+	err := c.Netns.Do(func(ns.NetNS) error { _, err := net.InterfaceByName("can7"); return err })
 	if err != nil {
 		t.Error(err)
 	}
-	second := strings.NewReplacer("e1", "e2", "/var/run/docker/netns/0123456789ab", c.path)
+	second := strings.NewReplacer("e1", "e2", "/var/run/docker/netns/0123456789ab", c.Path)
 	d.ok("NetworkDriver.CreateEndpoint", second.Replace(strings.Replace(someEndpoint, `"com.docker.network.portmap":[]`, `"com.docker.network.endpoint.ifname":"can7"`, 1)))
 	d.refused("NetworkDriver.Join", second.Replace(someJoin), 400, "can7", "choose another name", "docker network disconnect")
-	expectBus(t, "vcan0", 1)
+	harness.ExpectBus(t, "vcan0", 1)
 }

@@ -10,111 +10,112 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestDocker: the real daemon, the real driver, and what users do with them.
 func TestDocker(t *testing.T) {
-	d := startDocker(t)
-	t.Logf("Docker %s", d.version())
-	host := station{"host", nil, "vcan0"}
+	d := harness.StartDocker(t)
+	t.Logf("Docker %s", d.Version())
+	host := harness.Host("vcan0")
 
-	t.Run("refusals", d.sub((*dockerHost).testRefusals))
-	t.Run("a controller", d.sub((*dockerHost).testController))
+	t.Run("refusals", sub(d, testRefusals))
+	t.Run("a controller", sub(d, testController))
 
-	d.network("canbus", "0", "vxcan.peer=can")
-	if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+	d.Network("canbus", "0", "vxcan.peer=can")
+	if got, want := harness.CANLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 		t.Errorf("after network create: %v, want %v", got, want)
 	}
-	c1, c2 := d.run("c1", "--network", "canbus"), d.run("c2", "--network", "canbus")
-	c1.expectInterfaces("can0")
-	c2.expectInterfaces("can0")
-	expectBus(t, "vcan0", 2)
-	expectExactlyOnce(t, []station{host, c1.on("can0"), c2.on("can0")}, 300, true)
+	c1, c2 := d.Run("c1", "--network", "canbus"), d.Run("c2", "--network", "canbus")
+	c1.ExpectInterfaces("can0")
+	c2.ExpectInterfaces("can0")
+	harness.ExpectBus(t, "vcan0", 2)
+	harness.ExpectExactlyOnce(t, []harness.Station{host, c1.On("can0"), c2.On("can0")}, 300, true)
 
-	t.Run("disconnect and connect", d.sub(func(d *dockerHost) {
-		d.docker("network", "disconnect", "canbus", "c1")
-		c1.expectInterfaces()
-		expectBus(d.t, "vcan0", 1)
-		d.docker("network", "connect", "canbus", "c1")
-		c1.expectInterfaces("can0")
-		expectBus(d.t, "vcan0", 2)
-		expectExactlyOnce(d.t, []station{host, c1.on("can0"), c2.on("can0")}, 300, true)
-		d.docker("network", "disconnect", "canbus", "c1")
-		d.docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=engine", "canbus", "c1")
-		c1.expectInterfaces("engine")
-		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
+	t.Run("disconnect and connect", sub(d, func(d *harness.DockerHost) {
+		d.Docker("network", "disconnect", "canbus", "c1")
+		c1.ExpectInterfaces()
+		harness.ExpectBus(d.T, "vcan0", 1)
+		d.Docker("network", "connect", "canbus", "c1")
+		c1.ExpectInterfaces("can0")
+		harness.ExpectBus(d.T, "vcan0", 2)
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("can0"), c2.On("can0")}, 300, true)
+		d.Docker("network", "disconnect", "canbus", "c1")
+		d.Docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=engine", "canbus", "c1")
+		c1.ExpectInterfaces("engine")
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("engine"), c2.On("can0")}, 100, true)
 	}))
 
-	t.Run("two networks in one container", d.sub(func(d *dockerHost) {
-		d.network("other", "1", "vxcan.peer=bus")
-		d.docker("create", "--name", "c3", "--network", "canbus", dockerImage)
-		d.docker("network", "connect", "other", "c3")
-		d.docker("start", "c3")
-		c3 := d.container("c3")
-		c3.expectInterfaces("bus0", "can0")
-		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
-		expectExactlyOnce(d.t, []station{{"host", nil, "vcan1"}, c3.on("bus0")}, 100, true)
-		d.docker("rm", "-f", "c3")
-		d.docker("network", "rm", "other")
+	t.Run("two networks in one container", sub(d, func(d *harness.DockerHost) {
+		d.Network("other", "1", "vxcan.peer=bus")
+		d.Docker("create", "--name", "c3", "--network", "canbus", harness.DockerImage)
+		d.Docker("network", "connect", "other", "c3")
+		d.Docker("start", "c3")
+		c3 := d.Container("c3")
+		c3.ExpectInterfaces("bus0", "can0")
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("engine"), c2.On("can0"), c3.On("can0")}, 100, true)
+		harness.ExpectExactlyOnce(d.T, []harness.Station{harness.Host("vcan1"), c3.On("bus0")}, 100, true)
+		d.Docker("rm", "-f", "c3")
+		d.Docker("network", "rm", "other")
 	}))
 
-	t.Run("a CNI container on the same bus", d.sub(func(d *dockerHost) {
-		c := newContainer(d.t, "cni")
-		result, _ := on(c).add(d.t)
-		expectBus(d.t, "vcan0", 3)
-		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), {"cni", c.netns, "can0"}}, 100, true)
-		if err := on(c).check(d.t, result); err != nil {
-			d.t.Error(err)
+	t.Run("a CNI container on the same bus", sub(d, func(d *harness.DockerHost) {
+		c := harness.NewContainer(d.T, "cni")
+		result, _ := harness.On(c).Add(d.T)
+		harness.ExpectBus(d.T, "vcan0", 3)
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("engine"), c2.On("can0"), c.On("can0")}, 100, true)
+		if err := harness.On(c).Check(d.T, result); err != nil {
+			d.T.Error(err)
 		}
-		on(c).ok(d.t, "DEL")
-		expectBus(d.t, "vcan0", 2)
+		harness.On(c).OK(d.T, "DEL")
+		harness.ExpectBus(d.T, "vcan0", 2)
 	}))
 
-	t.Run("driver killed between CreateEndpoint and Join", d.sub(func(d *dockerHost) {
-		d.stopDriver(os.Kill)
+	t.Run("driver killed between CreateEndpoint and Join", sub(d, func(d *harness.DockerHost) {
+		d.StopDriver(os.Kill)
 		const behind = "/run/vxcan-behind.sock"
-		d.startDriverAt(behind)
+		d.StartDriverAt(behind)
 		killed := false
-		calls, stop := d.proxy(behind, func(call string) {
+		calls, stop := proxy(d, behind, func(call string) {
 			if call == "Join" && !killed {
 				killed = true
-				d.stopDriver(os.Kill)
-				d.startDriverAt(behind)
+				d.StopDriver(os.Kill)
+				d.StartDriverAt(behind)
 			}
 		})
-		c3 := d.run("c3", "--network", "canbus")
-		c3.expectInterfaces("can0")
-		expectExactlyOnce(d.t, []station{host, c2.on("can0"), c3.on("can0")}, 100, true)
-		d.docker("rm", "-f", "c3")
-		d.t.Logf("calls: %v", calls())
+		c3 := d.Run("c3", "--network", "canbus")
+		c3.ExpectInterfaces("can0")
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c2.On("can0"), c3.On("can0")}, 100, true)
+		d.Docker("rm", "-f", "c3")
+		d.T.Logf("calls: %v", calls())
 		if !killed {
-			d.t.Error("no Join")
+			d.T.Error("no Join")
 		}
 		stop()
-		d.stopDriver(os.Interrupt)
-		d.startDriver()
-		expectBus(d.t, "vcan0", 2)
+		d.StopDriver(os.Interrupt)
+		d.StartDriver()
+		harness.ExpectBus(d.T, "vcan0", 2)
 	}))
 
-	t.Run("driver restarted while frames flow", d.sub(func(d *dockerHost) {
-		listener, onHost := cantest.Listen(d.t, c2.netns, "can0"), cantest.Listen(d.t, nil, "vcan0")
-		sender := cantest.NewSender(d.t, c1.netns, "engine")
+	t.Run("driver restarted while frames flow", sub(d, func(d *harness.DockerHost) {
+		listener, onHost := cantest.Listen(d.T, c2.Netns, "can0"), cantest.Listen(d.T, nil, "vcan0")
+		sender := cantest.NewSender(d.T, c1.Netns, "engine")
 		const count = 3000
 		for i := range count {
 			if err := sender.Send(cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}); err != nil {
-				d.t.Fatal(err)
+				d.T.Fatal(err)
 			}
 			time.Sleep(500 * time.Microsecond)
 			switch i {
 			case 500:
-				d.stopDriver(os.Kill)
+				d.StopDriver(os.Kill)
 			case 1000:
-				d.startDriver()
+				d.StartDriver()
 			case 1500:
-				d.stopDriver(os.Interrupt)
+				d.StopDriver(os.Interrupt)
 			case 2000:
-				d.startDriver()
+				d.StartDriver()
 			}
 		}
 		cantest.WaitQuiet(2*count, listener, onHost)
@@ -122,214 +123,214 @@ func TestDocker(t *testing.T) {
 			heard, _ := l.Heard()
 			for i := range count {
 				if n := heard[cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)}]; n != 1 {
-					d.t.Fatalf("frame %d heard %d times", i, n)
+					d.T.Fatalf("frame %d heard %d times", i, n)
 				}
 			}
 		}
-		expectBus(d.t, "vcan0", 2)
+		harness.ExpectBus(d.T, "vcan0", 2)
 	}))
 
-	t.Run("a missing hub comes back", d.sub(func(d *dockerHost) {
-		command(d.t, "ip", "link", "del", "vcan0")
-		command(d.t, "ip", "link", "del", "vcan0-tx")
-		c3 := d.run("c3", "--network", "canbus")
-		expectBus(d.t, "vcan0", 3)
-		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0"), c3.on("can0")}, 100, true)
-		d.expectRepaired("vcan0")
-		d.docker("rm", "-f", "c3")
+	t.Run("a missing hub comes back", sub(d, func(d *harness.DockerHost) {
+		harness.Command(d.T, "ip", "link", "del", "vcan0")
+		harness.Command(d.T, "ip", "link", "del", "vcan0-tx")
+		c3 := d.Run("c3", "--network", "canbus")
+		harness.ExpectBus(d.T, "vcan0", 3)
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("engine"), c2.On("can0"), c3.On("can0")}, 100, true)
+		expectRepaired(d, "vcan0")
+		d.Docker("rm", "-f", "c3")
 	}))
 
-	t.Run("calls lost while the driver is down", d.sub(func(d *dockerHost) {
-		d.run("c3", "--network", "canbus").netns.Close()
-		d.stopDriver(os.Kill)
-		stop := d.refuseAll()
-		_, err := d.try("rm", "-f", "c3")
-		d.t.Logf("docker rm without a driver: %v; left: %v", err, canLinks(d.t))
+	t.Run("calls lost while the driver is down", sub(d, func(d *harness.DockerHost) {
+		d.Run("c3", "--network", "canbus").Netns.Close()
+		d.StopDriver(os.Kill)
+		stop := refuseAll(d)
+		_, err := d.Try("rm", "-f", "c3")
+		d.T.Logf("docker rm without a driver: %v; left: %v", err, harness.CANLinks(d.T))
 		stop()
-		d.startDriver()
+		d.StartDriver()
 		// What Docker did not move back goes with the netns, which Docker keeps for up to two minutes.
-		d.waitFor("the end of c3", func() bool { return len(hostEnds(d.t)) == 2 })
-		expectBus(d.t, "vcan0", 2)
-		expectExactlyOnce(d.t, []station{host, c1.on("engine"), c2.on("can0")}, 100, true)
+		d.WaitFor("the end of c3", func() bool { return len(harness.HostEnds(d.T)) == 2 })
+		harness.ExpectBus(d.T, "vcan0", 2)
+		harness.ExpectExactlyOnce(d.T, []harness.Station{host, c1.On("engine"), c2.On("can0")}, 100, true)
 	}))
 
-	t.Run("names", d.sub((*dockerHost).testNames))
+	t.Run("names", sub(d, testNames))
 
-	d.removeAll("canbus", "vcan0", "c1", "c2")
+	d.RemoveAll("canbus", "vcan0", "c1", "c2")
 }
 
-// testNames: a container on two buses keeps its names, whether it was connected before or while it ran. A second network
+// harness.ExpectNamesStay: a container on two buses keeps its names, whether it was connected before or while it ran. A second network
 // with a name that the container has is refused, and the container starts again without it.
-func (d *dockerHost) testNames() {
-	d.network("same", "1")
-	d.network("bus", "1", "vxcan.peer=bus")
-	d.docker("create", "--name", "both", "--network", "canbus", dockerImage)
-	d.docker("network", "connect", "same", "both") // of which the driver learns when it starts
+func testNames(d *harness.DockerHost) {
+	d.Network("same", "1")
+	d.Network("bus", "1", "vxcan.peer=bus")
+	d.Docker("create", "--name", "both", "--network", "canbus", harness.DockerImage)
+	d.Docker("network", "connect", "same", "both") // of which the driver learns when it starts
 	words := []string{"can0", "already", "vxcan.peer=", "endpoint.ifname=", "docker network disconnect"}
-	d.refusesToRun([]string{"start", "both"}, words...)
-	d.docker("network", "disconnect", "same", "both")
-	d.docker("start", "both")
+	refusesToRun(d, []string{"start", "both"}, words...)
+	d.Docker("network", "disconnect", "same", "both")
+	d.Docker("start", "both")
 
-	restart := func() { d.docker("restart", "-t", "0", "both") }
-	station := func(ifName string) station { return d.container("both").on(ifName) }
-	d.refusesToRun([]string{"network", "connect", "same", "both"}, words...)
-	if _, err := d.try("restart", "-t", "0", "both"); err != nil { // Docker has noted the network nevertheless
-		d.t.Logf("restart after a connect that failed: %v", err)
-		d.docker("network", "disconnect", "same", "both")
-		d.docker("start", "both")
+	restart := func() { d.Docker("restart", "-t", "0", "both") }
+	station := func(ifName string) harness.Station { return d.Container("both").On(ifName) }
+	refusesToRun(d, []string{"network", "connect", "same", "both"}, words...)
+	if _, err := d.Try("restart", "-t", "0", "both"); err != nil { // Docker has noted the network nevertheless
+		d.T.Logf("restart after a connect that failed: %v", err)
+		d.Docker("network", "disconnect", "same", "both")
+		d.Docker("start", "both")
 	}
 	hubs := map[string]string{"can0": "vcan0"}
-	expectNames(d.t, hubs, station)
+	harness.ExpectNames(d.T, hubs, station)
 
 	hubs["bus0"] = "vcan1"
 	for range 2 {
-		d.docker("network", "connect", "bus", "both")
-		expectNames(d.t, hubs, station)
-		d.t.Logf("connected: %v", d.container("both").interfaces())
-		d.docker("network", "disconnect", "bus", "both")
+		d.Docker("network", "connect", "bus", "both")
+		harness.ExpectNames(d.T, hubs, station)
+		d.T.Logf("connected: %v", d.Container("both").Interfaces())
+		d.Docker("network", "disconnect", "bus", "both")
 	}
-	d.docker("network", "connect", "bus", "both")
+	d.Docker("network", "connect", "bus", "both")
 
 	// A name of its own in one container. Docker up to 27 can give only what ends in 0.
 	connect := func(ifName string) {
-		d.t.Helper()
-		d.docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname="+ifName, "same", "both")
+		d.T.Helper()
+		d.Docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname="+ifName, "same", "both")
 		hubs[ifName] = "vcan1"
-		expectNames(d.t, hubs, station)
+		harness.ExpectNames(d.T, hubs, station)
 	}
 	connect("can5")
-	if major, _ := strconv.Atoi(d.majorVersion()); major < 28 {
-		d.refusesToRun([]string{"restart", "-t", "0", "both"}, "can5", "end in 0", "vxcan.peer=", "docker network disconnect")
-		d.docker("network", "disconnect", "same", "both")
-		d.docker("start", "both")
+	if major, _ := strconv.Atoi(d.MajorVersion()); major < 28 {
+		refusesToRun(d, []string{"restart", "-t", "0", "both"}, "can5", "end in 0", "vxcan.peer=", "docker network disconnect")
+		d.Docker("network", "disconnect", "same", "both")
+		d.Docker("start", "both")
 		delete(hubs, "can5")
 		connect("can10")
 	}
-	testNames(d.t, hubs, restart, station)
-	d.container("both").expectInterfaces(slices.Sorted(maps.Keys(hubs))...)
-	d.docker("rm", "-f", "both")
-	d.docker("network", "rm", "same", "bus")
+	harness.ExpectNamesStay(d.T, hubs, restart, station)
+	d.Container("both").ExpectInterfaces(slices.Sorted(maps.Keys(hubs))...)
+	d.Docker("rm", "-f", "both")
+	d.Docker("network", "rm", "same", "bus")
 }
 
 // TestDockerDaemonRestart: dockerd goes and comes back, as it should and as it should not. Docker then tells nothing of
 // its networks, and of its containers only those that it starts.
 func TestDockerDaemonRestart(t *testing.T) {
-	d := startDocker(t)
-	d.network("canbus", "0")
+	d := harness.StartDocker(t)
+	d.Network("canbus", "0")
 	for _, name := range []string{"c1", "c2"} {
-		d.run(name, "--network", "canbus", "--restart", "always")
+		d.Run(name, "--network", "canbus", "--restart", "always")
 	}
-	everybody := func() []station {
-		all := []station{{"host", nil, "vcan0"}}
+	everybody := func() []harness.Station {
+		all := []harness.Station{harness.Host("vcan0")}
 		for _, name := range []string{"c1", "c2"} {
-			c := d.container(name)
-			c.expectInterfaces("can0")
-			all = append(all, c.on("can0"))
+			c := d.Container(name)
+			c.ExpectInterfaces("can0")
+			all = append(all, c.On("can0"))
 		}
 		return all
 	}
-	t.Run("in good order", d.sub(func(d *dockerHost) {
-		d.stopDaemon(os.Interrupt)
-		expectBus(d.t, "vcan0", 0)
-		d.startDaemon()
+	t.Run("in good order", sub(d, func(d *harness.DockerHost) {
+		d.StopDaemon(os.Interrupt)
+		harness.ExpectBus(d.T, "vcan0", 0)
+		d.StartDaemon()
 		stations := everybody()
-		expectBus(d.t, "vcan0", 2)
-		expectExactlyOnce(d.t, stations, 100, true)
+		harness.ExpectBus(d.T, "vcan0", 2)
+		harness.ExpectExactlyOnce(d.T, stations, 100, true)
 	}))
-	t.Run("killed", d.sub(func(d *dockerHost) {
-		d.stopDaemon(os.Kill)
-		d.startDaemon()
+	t.Run("killed", sub(d, func(d *harness.DockerHost) {
+		d.StopDaemon(os.Kill)
+		d.StartDaemon()
 		stations := everybody()
-		expectBus(d.t, "vcan0", 2)
-		expectExactlyOnce(d.t, stations, 100, true)
+		harness.ExpectBus(d.T, "vcan0", 2)
+		harness.ExpectExactlyOnce(d.T, stations, 100, true)
 	}))
-	t.Run("killed, with a container on two buses", d.sub(func(d *dockerHost) {
-		d.network("bus", "1", "vxcan.peer=bus")
-		d.docker("create", "--name", "both", "--network", "bus", dockerImage)
-		d.docker("network", "connect", "canbus", "both")
-		d.docker("start", "both")
-		d.stopDaemon(os.Kill)
-		d.startDaemon()
-		d.docker("start", "both") // which may run still
-		expectNames(d.t, map[string]string{"can0": "vcan0", "bus0": "vcan1"}, func(ifName string) station { return d.container("both").on(ifName) })
-		d.docker("rm", "-f", "both")
-		d.docker("network", "rm", "bus")
+	t.Run("killed, with a container on two buses", sub(d, func(d *harness.DockerHost) {
+		d.Network("bus", "1", "vxcan.peer=bus")
+		d.Docker("create", "--name", "both", "--network", "bus", harness.DockerImage)
+		d.Docker("network", "connect", "canbus", "both")
+		d.Docker("start", "both")
+		d.StopDaemon(os.Kill)
+		d.StartDaemon()
+		d.Docker("start", "both") // which may run still
+		harness.ExpectNames(d.T, map[string]string{"can0": "vcan0", "bus0": "vcan1"}, func(ifName string) harness.Station { return d.Container("both").On(ifName) })
+		d.Docker("rm", "-f", "both")
+		d.Docker("network", "rm", "bus")
 	}))
-	t.Run("live restore", d.sub(func(d *dockerHost) {
-		d.stopDaemon(os.Interrupt)
-		d.args = append(d.args, "--live-restore")
-		d.startDaemon()
+	t.Run("live restore", sub(d, func(d *harness.DockerHost) {
+		d.StopDaemon(os.Interrupt)
+		d.Args = append(d.Args, "--live-restore")
+		d.StartDaemon()
 		stations := everybody()
-		d.stopDaemon(os.Interrupt)
-		expectExactlyOnce(d.t, stations, 100, true)
-		d.startDaemon()
-		expectExactlyOnce(d.t, stations, 100, true)
-		expectBus(d.t, "vcan0", 2)
-		d.docker("restart", "c2")
-		expectExactlyOnce(d.t, everybody(), 100, true)
-		d.docker("network", "disconnect", "canbus", "c1")
-		expectBus(d.t, "vcan0", 1)
-		if slices.Contains([]string{"28", "29"}, d.majorVersion()) {
+		d.StopDaemon(os.Interrupt)
+		harness.ExpectExactlyOnce(d.T, stations, 100, true)
+		d.StartDaemon()
+		harness.ExpectExactlyOnce(d.T, stations, 100, true)
+		harness.ExpectBus(d.T, "vcan0", 2)
+		d.Docker("restart", "c2")
+		harness.ExpectExactlyOnce(d.T, everybody(), 100, true)
+		d.Docker("network", "disconnect", "canbus", "c1")
+		harness.ExpectBus(d.T, "vcan0", 1)
+		if slices.Contains([]string{"28", "29"}, d.MajorVersion()) {
 			return // connected again and stopped, it makes dockerd panic before 29.7: https://github.com/moby/moby/pull/53237
 		}
-		d.docker("network", "connect", "canbus", "c1")
+		d.Docker("network", "connect", "canbus", "c1")
 		stations = everybody()
-		expectBus(d.t, "vcan0", 2)
-		expectExactlyOnce(d.t, stations, 100, true)
+		harness.ExpectBus(d.T, "vcan0", 2)
+		harness.ExpectExactlyOnce(d.T, stations, 100, true)
 	}))
-	d.removeAll("canbus", "vcan0", "c1", "c2")
+	d.RemoveAll("canbus", "vcan0", "c1", "c2")
 }
 
 // TestRebootDocker: after a reboot Docker starts its containers and says nothing of their network; there is no hub, no
 // pair and no rule, and of the endpoints nobody has heard.
 func TestRebootDocker(t *testing.T) {
-	boot := bootNumber(t)
-	d := newDocker(t)
+	boot := harness.BootNumber(t)
+	d := harness.NewDocker(t)
 	const hub = "vcan9"
 	if boot == 1 {
-		d.startDriver()
-		d.startDaemon()
-		d.docker("load", "-i", imageArchive(t, dockerImage))
-		d.network("canbus", "9")
-		d.run("c1", "--network", "canbus", "--restart", "always")
-		d.run("c2", "--network", "canbus", "--restart", "always")
-		d.run("c3", "--network", "canbus")
+		d.StartDriver()
+		d.StartDaemon()
+		d.Docker("load", "-i", harness.ImageArchive(t, harness.DockerImage))
+		d.Network("canbus", "9")
+		d.Run("c1", "--network", "canbus", "--restart", "always")
+		d.Run("c2", "--network", "canbus", "--restart", "always")
+		d.Run("c3", "--network", "canbus")
 	} else {
-		expectNoHub(t, hub)
-		d.startDriver()
-		d.startDaemon()
+		harness.ExpectNoHub(t, hub)
+		d.StartDriver()
+		d.StartDaemon()
 	}
-	c1, c2 := d.container("c1"), d.container("c2")
-	expectExactlyOnce(t, []station{{"host", nil, hub}, c1.on("can0"), c2.on("can0")}, 100, true)
+	c1, c2 := d.Container("c1"), d.Container("c2")
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host(hub), c1.On("can0"), c2.On("can0")}, 100, true)
 	if boot == 1 {
 		return // and the power fails
 	}
-	expectBus(t, hub, 2)
-	d.docker("start", "c3") // not back yet until now
-	expectExactlyOnce(t, []station{{"host", nil, hub}, c1.on("can0"), c2.on("can0"), d.container("c3").on("can0")}, 100, true)
-	t.Log(d.log())
-	d.removeAll("canbus", hub, "c1", "c2", "c3")
-	d.stopDaemon(os.Interrupt)
-	d.stopDriver(os.Interrupt)
+	harness.ExpectBus(t, hub, 2)
+	d.Docker("start", "c3") // not back yet until now
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host(hub), c1.On("can0"), c2.On("can0"), d.Container("c3").On("can0")}, 100, true)
+	t.Log(d.Log())
+	d.RemoveAll("canbus", hub, "c1", "c2", "c3")
+	d.StopDaemon(os.Interrupt)
+	d.StopDriver(os.Interrupt)
 }
 
 // sub is d for a subtest.
-func (d *dockerHost) sub(test func(*dockerHost)) func(*testing.T) {
+func sub(d *harness.DockerHost, test func(*harness.DockerHost)) func(*testing.T) {
 	return func(t *testing.T) {
-		outer := d.t
-		defer func() { d.t = outer }()
-		d.t = t
+		outer := d.T
+		defer func() { d.T = outer }()
+		d.T = t
 		test(d)
 	}
 }
 
 // testRefusals: what cannot work is refused with words that say what would.
-func (d *dockerHost) testRefusals() {
+func testRefusals(d *harness.DockerHost) {
 	create := []string{"network", "create", "-d", "vxcan"}
 	null := append(slices.Clone(create), "--ipam-driver", "null")
 	with := func(base []string, args ...string) []string { return append(slices.Clone(base), args...) }
-	command(d.t, "ip", "link", "add", "real0", "type", "dummy")
-	defer try("ip", "link", "del", "real0")
+	harness.Command(d.T, "ip", "link", "add", "real0", "type", "dummy")
+	defer harness.Try("ip", "link", "del", "real0")
 	for _, c := range []struct {
 		args  []string
 		words []string
@@ -345,15 +346,15 @@ func (d *dockerHost) testRefusals() {
 		{with(null, "-o", "physical=maybe", "n"), []string{"physical", "true or false"}},
 		{with(null, "-o", "hub=real0", "n"), []string{"real0", "not a CAN device"}},
 	} {
-		if !d.refusesToRun(c.args, c.words...) {
-			_, _ = d.try("network", "rm", "n")
+		if !refusesToRun(d, c.args, c.words...) {
+			_, _ = d.Try("network", "rm", "n")
 		}
 	}
-	if got := canLinks(d.t); len(got) > 0 {
-		d.t.Errorf("refused networks left %v", got)
+	if got := harness.CANLinks(d.T); len(got) > 0 {
+		d.T.Errorf("refused networks left %v", got)
 	}
 
-	d.network("canbus", "0")
+	d.Network("canbus", "0")
 	for _, c := range []struct {
 		args  []string
 		words []string
@@ -362,93 +363,84 @@ func (d *dockerHost) testRefusals() {
 		{[]string{"--ip", "10.1.2.3"}, []string{"IP"}},
 	} {
 		args := append([]string{"run", "-d", "--rm", "--network", "canbus"}, c.args...)
-		d.refusesToRun(append(args, dockerImage), c.words...)
+		refusesToRun(d, append(args, harness.DockerImage), c.words...)
 	}
-	d.docker("network", "rm", "canbus")
-	d.expectClean()
+	d.Docker("network", "rm", "canbus")
+	d.ExpectClean()
 }
 
 // refusesToRun runs docker, which must fail with these words, and of ours in one line.
-func (d *dockerHost) refusesToRun(args []string, words ...string) bool {
-	d.t.Helper()
-	_, err := d.try(args...)
+func refusesToRun(d *harness.DockerHost, args []string, words ...string) bool {
+	d.T.Helper()
+	_, err := d.Try(args...)
 	if err == nil {
-		d.t.Errorf("docker %s: no error", strings.Join(args, " "))
+		d.T.Errorf("docker %s: no error", strings.Join(args, " "))
 		return false
 	}
 	_, said, _ := strings.Cut(err.Error(), "rror response from daemon: ")
 	line, more, _ := strings.Cut(said, "\n")
-	d.t.Log(line)
+	d.T.Log(line)
 	// Docker's own refusals may have several lines, and of some commands it says where their help is, or that they failed.
 	more = strings.TrimSpace(more)
 	isDockers := func(begin string) bool { return strings.HasPrefix(strings.TrimPrefix(more, "Error: "), begin) }
 	if strings.Contains(line, "NetworkDriver.") && more != "" && !slices.ContainsFunc([]string{"See ", "Run ", "failed to start "}, isDockers) {
-		d.t.Errorf("docker %s: not one line: %s", strings.Join(args, " "), said)
+		d.T.Errorf("docker %s: not one line: %s", strings.Join(args, " "), said)
 	}
 	for _, w := range words {
 		if !strings.Contains(said, w) {
-			d.t.Errorf("docker %s: the message lacks %q: %s", strings.Join(args, " "), w, said)
+			d.T.Errorf("docker %s: the message lacks %q: %s", strings.Join(args, " "), w, said)
 		}
 	}
 	return true
 }
 
-// removeAll removes a network and its containers, after which nothing of its bus may be there.
-func (d *dockerHost) removeAll(network, hub string, containers ...string) {
-	d.t.Helper()
-	d.docker(append([]string{"rm", "-f"}, containers...)...)
-	expectBus(d.t, hub, 0)
-	d.docker("network", "rm", network)
-	d.expectClean()
-}
-
 // expectRepaired fails the test unless the driver's log says, once each, that hub and backplane were made anew and the
 // rules put back.
-func (d *dockerHost) expectRepaired(hub string) {
-	d.t.Helper()
-	log := d.log()
+func expectRepaired(d *harness.DockerHost, hub string) {
+	d.T.Helper()
+	log := d.Log()
 	for _, words := range []string{"repaired: hub " + hub + " is missing", "repaired: backplane " + hub + "-tx, " + hub + "-rx is missing", "gateway rules are missing"} {
 		if n := strings.Count(log, words); n != 1 {
-			d.t.Errorf("the driver's log has %q %d times, want 1", words, n)
+			d.T.Errorf("the driver's log has %q %d times, want 1", words, n)
 		}
 	}
 }
 
 // testController: a hub that is a CAN controller, with a driver, a queue and a wire.
-func (d *dockerHost) testController() {
-	controller := cantest.NewController(d.t, "slot0")
-	setUpController(d.t, controller, 1000)
-	up := controllerState(d.t, "slot0")
-	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "controller")
-	c1, c2 := d.run("c1", "--network", "controller"), d.run("c2", "--network", "controller")
-	expectOnWire(d.t, controller, []station{{"host", nil, "slot0"}, c1.on("can0"), c2.on("can0")}, 100)
-	d.docker("rm", "-f", "c1", "c2")
-	if now := controllerState(d.t, "slot0"); now != up {
-		d.t.Errorf("the controller was changed:\n%s\n%s", up, now)
+func testController(d *harness.DockerHost) {
+	controller := cantest.NewController(d.T, "slot0")
+	harness.SetUpController(d.T, controller, 1000)
+	up := harness.ControllerState(d.T, "slot0")
+	d.Docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "controller")
+	c1, c2 := d.Run("c1", "--network", "controller"), d.Run("c2", "--network", "controller")
+	harness.ExpectOnWire(d.T, controller, []harness.Station{harness.Host("slot0"), c1.On("can0"), c2.On("can0")}, 100)
+	d.Docker("rm", "-f", "c1", "c2")
+	if now := harness.ControllerState(d.T, "slot0"); now != up {
+		d.T.Errorf("the controller was changed:\n%s\n%s", up, now)
 	}
-	if got := controller.Commands(); !slices.Equal(got, upCommands) {
-		d.t.Errorf("the controller was told %q, want %q", got, upCommands)
+	if got := controller.Commands(); !slices.Equal(got, harness.UpCommands) {
+		d.T.Errorf("the controller was told %q, want %q", got, harness.UpCommands)
 	}
 
 	// A network can be created while the controller is away. A container says so, until the controller is there.
 	controller.Unplug()
-	d.docker("network", "rm", "controller")
-	d.expectClean()
-	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "controller")
-	if got := canLinks(d.t); len(got) > 0 {
-		d.t.Errorf("made for a controller that is away: %v", got)
+	d.Docker("network", "rm", "controller")
+	d.ExpectClean()
+	d.Docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "controller")
+	if got := harness.CANLinks(d.T); len(got) > 0 {
+		d.T.Errorf("made for a controller that is away: %v", got)
 	}
 	start := time.Now()
-	d.refusesToRun([]string{"run", "-d", "--rm", "--network", "controller", dockerImage}, "slot0", "no such device", "connect the controller")
+	refusesToRun(d, []string{"run", "-d", "--rm", "--network", "controller", harness.DockerImage}, "slot0", "no such device", "connect the controller")
 	if took := time.Since(start); took > 20*time.Second { // Docker asks again for half a minute when it thinks that it helps
-		d.t.Errorf("it took %v", took)
+		d.T.Errorf("it took %v", took)
 	}
-	controller = cantest.NewController(d.t, "slot0")
-	setUpController(d.t, controller, 1000)
-	c1 = d.run("c1", "--network", "controller")
-	expectOnWire(d.t, controller, []station{{"host", nil, "slot0"}, c1.on("can0")}, 5)
-	d.docker("rm", "-f", "c1")
+	controller = cantest.NewController(d.T, "slot0")
+	harness.SetUpController(d.T, controller, 1000)
+	c1 = d.Run("c1", "--network", "controller")
+	harness.ExpectOnWire(d.T, controller, []harness.Station{harness.Host("slot0"), c1.On("can0")}, 5)
+	d.Docker("rm", "-f", "c1")
 	controller.Unplug()
-	d.docker("network", "rm", "controller")
-	d.expectClean()
+	d.Docker("network", "rm", "controller")
+	d.ExpectClean()
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // TestHeal: CHECK names what is missing of a bus, and the next ADD of another container repairs it and says so. (TestMend
@@ -54,20 +56,20 @@ func TestHeal(t *testing.T) {
 		{"pair deleted", []string{"ip", "link", "del", "HOSTIF"}, "host end HOSTIF is missing", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			first, _ := on(a).add(t)
-			end := hostIf(first)
-			if err := on(a).check(t, first); err != nil {
+			harness.FreshHost(t)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			first, _ := harness.On(a).Add(t)
+			end := harness.HostIf(first)
+			if err := harness.On(a).Check(t, first); err != nil {
 				t.Fatalf("before the damage: %v", err)
 			}
 			replace := strings.NewReplacer("HOSTIF", end)
 			for i := range c.damage {
 				c.damage[i] = replace.Replace(c.damage[i])
 			}
-			command(t, c.damage[0], c.damage[1:]...)
+			harness.Command(t, c.damage[0], c.damage[1:]...)
 
-			err := on(a).check(t, first)
+			err := harness.On(a).Check(t, first)
 			var cniErr *types.Error
 			if !errors.As(err, &cniErr) || !strings.Contains(cniErr.Msg, replace.Replace(c.words)) {
 				t.Fatalf("CHECK: got %v, want %q", err, replace.Replace(c.words))
@@ -75,18 +77,18 @@ func TestHeal(t *testing.T) {
 			t.Logf("CHECK: %s", cniErr.Msg)
 
 			if c.own {
-				_, log := on(a).add(t)
+				_, log := harness.On(a).Add(t)
 				t.Logf("ADD: %s", log)
 			}
-			second, log := on(b).add(t)
+			second, log := harness.On(b).Add(t)
 			if want := replace.Replace("found and repaired: " + c.words); !c.own && !strings.Contains(log, want) {
 				t.Errorf("the log of ADD lacks %q: %s", want, log)
 			}
-			if err := on(a).check(t, first); err != nil {
+			if err := harness.On(a).Check(t, first); err != nil {
 				t.Errorf("after ADD: %v", err)
 			}
-			expectWiring(t, true, "vcan0", end, hostIf(second))
-			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
+			harness.ExpectWiring(t, true, "vcan0", end, harness.HostIf(second))
+			harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0"), b.On("can0")}, 5, true)
 		})
 	}
 }
@@ -94,18 +96,18 @@ func TestHeal(t *testing.T) {
 // TestHealLargeBus: on a host with many endpoints one ADD repairs a hub that was deleted and made again by hand, and a
 // flushed rule table; on a sound bus it finds nothing to repair.
 func TestHealLargeBus(t *testing.T) {
-	freshHost(t)
-	crowd := newContainer(t, "crowd") // all in one netns, which takes less time to make
+	harness.FreshHost(t)
+	crowd := harness.NewContainer(t, "crowd") // all in one netns, which takes less time to make
 	add := func(name, members string) (hostEnd, log string) {
-		result, log := call{containerID: name, netns: crowd.path, ifName: name}.with(`"hub":"vcan0"` + members).add(t)
-		return hostIf(result), log
+		result, log := harness.Call{ContainerID: name, Netns: crowd.Path, IfName: name}.With(`"hub":"vcan0"` + members).Add(t)
+		return harness.HostIf(result), log
 	}
 	var ends, otherEnds []string
-	for _, name := range containerNames("c", 30) {
+	for _, name := range harness.ContainerNames("c", 30) {
 		end, _ := add(name, "")
 		ends = append(ends, end)
 	}
-	for _, name := range containerNames("o", 30) {
+	for _, name := range harness.ContainerNames("o", 30) {
 		end, _ := add(name, `,"hub":"vcan1","name":"other"`)
 		otherEnds = append(otherEnds, end)
 	}
@@ -119,7 +121,7 @@ func TestHealLargeBus(t *testing.T) {
 	} {
 		for _, line := range damage.commands {
 			words := strings.Fields(line)
-			command(t, words[0], words[1:]...)
+			harness.Command(t, words[0], words[1:]...)
 		}
 		end, log := add(fmt.Sprint("late", i), "")
 		ends = append(ends, end)
@@ -129,34 +131,34 @@ func TestHealLargeBus(t *testing.T) {
 	}
 	end, _ := add("other-late", `,"hub":"vcan1","name":"other"`)
 	otherEnds = append(otherEnds, end)
-	expectLines(t, "gateway rules", rules(t), merge(wantRules(true, "vcan0", ends...), wantRules(true, "vcan1", otherEnds...)))
-	expectLines(t, "filters", filters(t), merge(wantFilters(t, "vcan0", ends...), wantFilters(t, "vcan1", otherEnds...)))
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"oldest", crowd.netns, "c0"}}, 5, true)
+	harness.ExpectLines(t, "gateway rules", harness.Rules(t), harness.Merge(harness.WantRules(true, "vcan0", ends...), harness.WantRules(true, "vcan1", otherEnds...)))
+	harness.ExpectLines(t, "filters", harness.Filters(t), harness.Merge(harness.WantFilters(t, "vcan0", ends...), harness.WantFilters(t, "vcan1", otherEnds...)))
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), crowd.On("c0")}, 5, true)
 }
 
 // TestHealWithoutRecord: heal works on every bus that status shows, also when its record is lost or its hub was renamed.
 func TestHealWithoutRecord(t *testing.T) {
 	for name, damage := range map[string]string{
-		"record deleted, rules flushed": "rm " + stateDir + "/*/vcan0.json && cangw -F",
+		"record deleted, rules flushed": "rm " + harness.StateDir + "/*/vcan0.json && cangw -F",
 		"hub renamed":                   "ip link set vcan0 down && ip link set vcan0 name lab0 up",
-		"record deleted, hub renamed":   "rm " + stateDir + "/*/vcan0.json && ip link set vcan0 down && ip link set vcan0 name lab0 up",
+		"record deleted, hub renamed":   "rm " + harness.StateDir + "/*/vcan0.json && ip link set vcan0 down && ip link set vcan0 name lab0 up",
 	} {
 		t.Run(name, func(t *testing.T) {
-			freshHost(t)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			on(a).add(t)
-			on(b).add(t)
-			command(t, "sh", "-c", damage)
-			if wrongWith(t, "vcan0") == "" {
+			harness.FreshHost(t)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			harness.On(a).Add(t)
+			harness.On(b).Add(t)
+			harness.Command(t, "sh", "-c", damage)
+			if harness.WrongWith(t, "vcan0") == "" {
 				t.Error("status finds nothing")
 			}
-			t.Logf("%s", vxcanctl(t, "heal"))
-			for _, bus := range statusOf(t) {
+			t.Logf("%s", harness.Vxcanctl(t, "heal"))
+			for _, bus := range harness.StatusOf(t) {
 				if len(bus.Differences) > 0 {
 					t.Errorf("after heal: %v", bus)
 				}
 			}
-			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
+			harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0"), b.On("can0")}, 5, true)
 		})
 	}
 }
@@ -164,96 +166,96 @@ func TestHealWithoutRecord(t *testing.T) {
 // TestHubMTU: a hub of ours that was made classic by hand is named, and set back where no program on it gets an error. Till
 // then containers go on exchanging CAN FD frames.
 func TestHubMTU(t *testing.T) {
-	freshHost(t)
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	host, inA, inB := station{"host", nil, "vcan0"}, station{"a", a.netns, "can0"}, station{"b", b.netns, "can0"}
-	first, _ := on(a).add(t)
-	command(t, "sh", "-ec", "ip link set vcan0 down; ip link set vcan0 mtu 16 up")
-	second, _ := on(b).add(t)
-	vxcanctl(t, "heal")
+	harness.FreshHost(t)
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	host, inA, inB := harness.Host("vcan0"), a.On("can0"), b.On("can0")
+	first, _ := harness.On(a).Add(t)
+	harness.Command(t, "sh", "-ec", "ip link set vcan0 down; ip link set vcan0 mtu 16 up")
+	second, _ := harness.On(b).Add(t)
+	harness.Vxcanctl(t, "heal")
 	const words = "hub vcan0 has MTU 16, want 72: it takes no CAN FD frames: ip link set vcan0 down; ip link set vcan0 mtu 72 up"
-	if err := on(a).check(t, first); err == nil || !strings.Contains(err.Error(), words) {
+	if err := harness.On(a).Check(t, first); err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("CHECK: %v", err)
 	}
-	if got := wrongWith(t, "vcan0"); got != words {
+	if got := harness.WrongWith(t, "vcan0"); got != words {
 		t.Errorf("status: %s", got)
 	}
-	expectExactlyOnce(t, []station{inA, inB}, 5, true)
-	expectExactlyOnce(t, []station{host, inA, inB}, 5, false)
-	command(t, "ip", "link", "set", "vcan0", "down")
-	vxcanctl(t, "heal")
-	if err := on(a).check(t, first); err != nil {
+	harness.ExpectExactlyOnce(t, []harness.Station{inA, inB}, 5, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{host, inA, inB}, 5, false)
+	harness.Command(t, "ip", "link", "set", "vcan0", "down")
+	harness.Vxcanctl(t, "heal")
+	if err := harness.On(a).Check(t, first); err != nil {
 		t.Error(err)
 	}
-	expectWiring(t, true, "vcan0", hostIf(first), hostIf(second))
-	expectExactlyOnce(t, []station{host, inA, inB}, 5, true)
+	harness.ExpectWiring(t, true, "vcan0", harness.HostIf(first), harness.HostIf(second))
+	harness.ExpectExactlyOnce(t, []harness.Station{host, inA, inB}, 5, true)
 }
 
 // TestOtherNetns: heal, ADD, GC and DEL in another network namespace, with the same state directory, leave the buses of the
 // first one alone.
 func TestOtherNetns(t *testing.T) {
-	freshHost(t)
-	a, b, other := newContainer(t, "a"), newContainer(t, "b"), newContainer(t, "other")
-	limited := on(a).with(`"send":"100"`)
-	result, _ := limited.add(t)
-	before, err := os.ReadFile(recordFile(t, "vcan0"))
+	harness.FreshHost(t)
+	a, b, other := harness.NewContainer(t, "a"), harness.NewContainer(t, "b"), harness.NewContainer(t, "other")
+	limited := harness.On(a).With(`"send":"100"`)
+	result, _ := limited.Add(t)
+	before, err := os.ReadFile(harness.RecordFile(t, "vcan0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := []string{"ip", "netns", "exec", other.id}
-	if out, log, status := control(t, there, "heal"); status != 0 || out+log != "" {
+	there := []string{"ip", "netns", "exec", other.ID}
+	if out, log, status := harness.Control(t, there, "heal"); status != 0 || out+log != "" {
 		t.Errorf("heal: exit status %d, %s%s", status, out, log)
 	}
 	for _, verb := range []string{"ADD", "GC", "DEL"} {
-		this := on(b).with(`"cni.dev/valid-attachments":[]`)
-		this.wrap = there
-		this.ok(t, verb)
+		this := harness.On(b).With(`"cni.dev/valid-attachments":[]`)
+		this.Wrap = there
+		this.OK(t, verb)
 	}
-	if now, err := os.ReadFile(recordFile(t, "vcan0")); err != nil || string(now) != string(before) {
+	if now, err := os.ReadFile(harness.RecordFile(t, "vcan0")); err != nil || string(now) != string(before) {
 		t.Errorf("the record was\n%s\nand is now\n%s (%v)", before, now, err)
 	}
-	on(newContainer(t, "c")).add(t)
-	if err := limited.check(t, result); err != nil {
+	harness.On(harness.NewContainer(t, "c")).Add(t)
+	if err := limited.Check(t, result); err != nil {
 		t.Error(err)
 	}
-	expectSends(t, station{a.id, a.netns, "can0"}, "vcan0", true, false)
+	harness.ExpectSends(t, a.On("can0"), "vcan0", true, false)
 }
 
 // TestLikeReboot: devices, rules and netns are gone, and the records are an earlier boot's, of which heal does nothing. All
 // containers come back by ADD with the same names, in new netns. (TestReboot of integration/reboot does it with a real one.)
 func TestLikeReboot(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	for range 2 {
 		var ends []string
 		for _, id := range []string{"a", "b"} {
-			result, _ := on(newContainer(t, id)).add(t)
-			ends = append(ends, hostIf(result))
+			result, _ := harness.On(harness.NewContainer(t, id)).Add(t)
+			ends = append(ends, harness.HostIf(result))
 		}
-		expectWiring(t, true, "vcan0", ends...)
+		harness.ExpectWiring(t, true, "vcan0", ends...)
 		for _, name := range []string{"a", "b"} {
-			command(t, "ip", "netns", "del", name)
+			harness.Command(t, "ip", "netns", "del", name)
 		}
 		for _, name := range append(ends, "vcan0", "vcan0-tx") { // the test has the netns open
-			command(t, "ip", "link", "del", name)
+			harness.Command(t, "ip", "link", "del", name)
 		}
-		earlier := stateDir + "/x" + filepath.Base(recordDir(t))[1:]
-		if err := os.Rename(recordDir(t), earlier); err != nil {
+		earlier := harness.StateDir + "/x" + filepath.Base(harness.RecordDir(t))[1:]
+		if err := os.Rename(harness.RecordDir(t), earlier); err != nil {
 			t.Fatal(err)
 		}
-		if said := vxcanctl(t, "heal"); said != "" {
+		if said := harness.Vxcanctl(t, "heal"); said != "" {
 			t.Errorf("heal after a reboot: %s", said)
 		}
-		expectNothing(t)
+		harness.ExpectNothing(t)
 	}
 }
 
 // TestForeignRules: rules and filters of other programs, on the hub and elsewhere, are never touched. Rules from or to the hub
 // carry no container's frames: CHECK, status and doctor name them with the command that ends them.
 func TestForeignRules(t *testing.T) {
-	freshHost(t)
-	a := newContainer(t, "a")
-	result, _ := on(a).add(t)
-	command(t, "ip", "link", "add", "vcan9", "mtu", "72", "type", "vcan")
+	harness.FreshHost(t)
+	a := harness.NewContainer(t, "a")
+	result, _ := harness.On(a).Add(t)
+	harness.Command(t, "ip", "link", "add", "vcan9", "mtu", "72", "type", "vcan")
 	for _, line := range []string{
 		"cangw -A -s vcan9 -d vcan0 -e",
 		"cangw -A -s vcan0 -d vcan9 -m SET:I:123.0.0000000000000000",
@@ -265,40 +267,40 @@ func TestForeignRules(t *testing.T) {
 		"tc filter del dev vcan0 egress pref 1",
 	} {
 		words := strings.Fields(line)
-		command(t, words[0], words[1:]...)
+		harness.Command(t, words[0], words[1:]...)
 	}
-	other, _ := on(newContainer(t, "b")).add(t)
-	hostIfs := []string{hostIf(result), hostIf(other)}
+	other, _ := harness.On(harness.NewContainer(t, "b")).Add(t)
+	hostIfs := []string{harness.HostIf(result), harness.HostIf(other)}
 	isForeign := func(line string) bool { return strings.Contains(line, "vcan9") || strings.Contains(line, "matchall") }
 	foreign := 0
 	for _, all := range []struct {
 		what      string
 		got, want []string
-	}{{"gateway rules", rules(t), wantRules(true, "vcan0", hostIfs...)}, {"filters", filters(t), wantFilters(t, "vcan0", hostIfs...)}} {
+	}{{"gateway rules", harness.Rules(t), harness.WantRules(true, "vcan0", hostIfs...)}, {"filters", harness.Filters(t), harness.WantFilters(t, "vcan0", hostIfs...)}} {
 		ours := slices.DeleteFunc(slices.Clone(all.got), isForeign)
-		expectLines(t, all.what, ours, all.want)
+		harness.ExpectLines(t, all.what, ours, all.want)
 		foreign += len(all.got) - len(ours)
 	}
 	if foreign != 5 {
-		t.Errorf("%d foreign rules and filters left, want 5: %v %v", foreign, rules(t), filters(t))
+		t.Errorf("%d foreign rules and filters left, want 5: %v %v", foreign, harness.Rules(t), harness.Filters(t))
 	}
 	const words = "of another program carries no container's frame"
-	err, status := on(a).check(t, result), wrongWith(t, "vcan0")
+	err, status := harness.On(a).Check(t, result), harness.WrongWith(t, "vcan0")
 	if err == nil || strings.Count(err.Error(), words) != 2 || strings.Count(status, words) != 2 {
 		t.Errorf("CHECK: %v; status: %s", err, status)
 	}
-	if out, _, _ := control(t, nil, "doctor"); !strings.Contains(out, words) {
+	if out, _, _ := harness.Control(t, nil, "doctor"); !strings.Contains(out, words) {
 		t.Errorf("doctor: %s", out)
 	}
 	for line := range strings.Lines(status) {
 		_, cure, _ := strings.Cut(line, "; then ")
-		command(t, "sh", "-ec", cure)
+		harness.Command(t, "sh", "-ec", cure)
 	}
-	if got := wrongWith(t, "vcan0"); got != "" {
+	if got := harness.WrongWith(t, "vcan0"); got != "" {
 		t.Errorf("after the commands that status names: %s", got)
 	}
-	on(a).ok(t, "DEL")
-	if err := on(a).check(t, result); err == nil {
+	harness.On(a).OK(t, "DEL")
+	if err := harness.On(a).Check(t, result); err == nil {
 		t.Error("CHECK after DEL succeeded")
 	}
 }
@@ -321,35 +323,35 @@ func TestForeignFilters(t *testing.T) {
 		{"another protocol on a host end", "HOSTIF", strings.Replace(all, "all", "0x000d", 1), true, 0, "(bpf) at egress pref 1, which the bus needs"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
-			a, b := newContainer(t, "a"), newContainer(t, "b")
-			first, _ := on(a).add(t)
-			dev := strings.Replace(c.dev, "HOSTIF", hostIf(first), 1)
+			harness.FreshHost(t)
+			a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+			first, _ := harness.On(a).Add(t)
+			dev := strings.Replace(c.dev, "HOSTIF", harness.HostIf(first), 1)
 			for _, early := range []string{"priority 6", "mark 7"} {
-				if _, err := try("sh", "-c", "tc filter add dev "+dev+" egress prio 1 matchall action skbedit "+early); err == nil {
-					t.Errorf("%s has a filter before ours: %v", dev, filters(t))
+				if _, err := harness.Try("sh", "-c", "tc filter add dev "+dev+" egress prio 1 matchall action skbedit "+early); err == nil {
+					t.Errorf("%s has a filter before ours: %v", dev, harness.Filters(t))
 				}
 			}
 			if c.instead {
-				command(t, "tc", "filter", "del", "dev", dev, "egress", "pref", "1")
+				harness.Command(t, "tc", "filter", "del", "dev", dev, "egress", "pref", "1")
 			}
-			command(t, "sh", "-c", "tc filter add dev "+dev+" egress pref 1 "+c.filter)
-			err, status := on(a).check(t, first), wrongWith(t, "vcan0")
+			harness.Command(t, "sh", "-c", "tc filter add dev "+dev+" egress pref 1 "+c.filter)
+			err, status := harness.On(a).Check(t, first), harness.WrongWith(t, "vcan0")
 			if err == nil || !strings.Contains(err.Error(), c.words) || !strings.Contains(status, c.words) {
 				t.Errorf("CHECK: %v; status: %s", err, status)
 			}
 			if c.add != 0 {
-				on(b).fails(t, "ADD", c.add, c.words)
+				harness.On(b).Fails(t, "ADD", c.add, c.words)
 			}
 			cure := regexp.MustCompile(`tc filter del dev \S+ egress pref 1( handle 0x2 bpf)?`).FindString(status)
-			command(t, "sh", "-ec", cure)
-			second, _ := on(b).add(t)
-			vxcanctl(t, "heal")
-			if got := wrongWith(t, "vcan0"); got != "" {
+			harness.Command(t, "sh", "-ec", cure)
+			second, _ := harness.On(b).Add(t)
+			harness.Vxcanctl(t, "heal")
+			if got := harness.WrongWith(t, "vcan0"); got != "" {
 				t.Errorf("after %s: %s", cure, got)
 			}
-			expectWiring(t, true, "vcan0", hostIf(first), hostIf(second))
-			expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"a", a.netns, "can0"}, {"b", b.netns, "can0"}}, 5, true)
+			harness.ExpectWiring(t, true, "vcan0", harness.HostIf(first), harness.HostIf(second))
+			harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0"), b.On("can0")}, 5, true)
 		})
 	}
 }

@@ -3,8 +3,9 @@ package integration
 import (
 	"os"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // TestKernelWithoutModules: ADD and STATUS name the module that the kernel lacks, and nothing is made.
@@ -12,55 +13,43 @@ func TestKernelWithoutModules(t *testing.T) {
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Skip("unloads the kernel's CAN modules, with the devices of all namespaces: needs a kernel of its own (bin/vm -boot)")
 	}
-	freshHost(t)
-	this := on(newContainer(t, "c"))
-	restore := withoutModules(t, "can-gw", "vxcan", "vcan")
-	this.fails(t, "STATUS", 50, "vcan", "vxcan", "can-gw", "CONFIG_CAN_GW")
-	this.fails(t, "ADD", 100, "module vcan (CONFIG_CAN_VCAN) is missing")
-	expectNothing(t)
+	harness.FreshHost(t)
+	this := harness.On(harness.NewContainer(t, "c"))
+	restore := harness.WithoutModules(t, "can-gw", "vxcan", "vcan")
+	this.Fails(t, "STATUS", 50, "vcan", "vxcan", "can-gw", "CONFIG_CAN_GW")
+	this.Fails(t, "ADD", 100, "module vcan (CONFIG_CAN_VCAN) is missing")
+	harness.ExpectNothing(t)
 	restore()
 
 	filters := []string{"act_mirred", "act_skbedit", "act_gact", "cls_bpf", "sch_ingress"}
 	all := append([]string{"--all", "vcan", "vxcan", "can-gw"}, filters...)
-	command(t, "modprobe", all...)
-	restore = withoutModules(t, "can-gw")
-	this.fails(t, "STATUS", 50, "can-gw", "not found")
-	this.fails(t, "ADD", 100, "can-gw", "not found")
-	expectNothing(t)
+	harness.Command(t, "modprobe", all...)
+	restore = harness.WithoutModules(t, "can-gw")
+	this.Fails(t, "STATUS", 50, "can-gw", "not found")
+	this.Fails(t, "ADD", 100, "can-gw", "not found")
+	harness.ExpectNothing(t)
 	restore()
 
-	this.ok(t, "STATUS")
+	this.OK(t, "STATUS")
 	for _, module := range filters {
-		command(t, "modprobe", all...)
-		restore = withoutModules(t, module)
+		harness.Command(t, "modprobe", all...)
+		restore = harness.WithoutModules(t, module)
 		words := "module " + module + " (CONFIG_NET_" + strings.ToUpper(module) + ") is missing"
-		this.fails(t, "STATUS", 50, words)
-		this.fails(t, "ADD", 100, words)
-		expectNothing(t)
+		this.Fails(t, "STATUS", 50, words)
+		this.Fails(t, "ADD", 100, words)
+		harness.ExpectNothing(t)
 		restore()
 	}
-	this.add(t)
-	command(t, "modprobe", "act_police")
-	restore = withoutModules(t, "act_police")
-	limited := on(newContainer(t, "limited")).with(`"rate":100`)
-	limited.fails(t, "ADD", 100, "module act_police (CONFIG_NET_ACT_POLICE) is missing")
-	if got := hostEnds(t); len(got) != 1 {
+	this.Add(t)
+	harness.Command(t, "modprobe", "act_police")
+	restore = harness.WithoutModules(t, "act_police")
+	limited := harness.On(harness.NewContainer(t, "limited")).With(`"rate":100`)
+	limited.Fails(t, "ADD", 100, "module act_police (CONFIG_NET_ACT_POLICE) is missing")
+	if got := harness.HostEnds(t); len(got) != 1 {
 		t.Errorf("left: %v", got)
 	}
 	restore()
-	limited.add(t)
-}
-
-// withoutModules unloads modules of the kernel, and hides all from modprobe, which otherwise loads them again.
-func withoutModules(t testing.TB, modules ...string) (restore func()) {
-	t.Helper()
-	for _, module := range modules {
-		command(t, "modprobe", "--remove", module)
-	}
-	command(t, "mount", "--bind", t.TempDir(), "/lib/modules")
-	restore = sync.OnceFunc(func() { command(t, "umount", "/lib/modules") })
-	t.Cleanup(restore)
-	return restore
+	limited.Add(t)
 }
 
 // TestNotPermitted: without CAP_NET_ADMIN, or with it in a user namespace only, the error says so.
@@ -70,18 +59,18 @@ func TestNotPermitted(t *testing.T) {
 		"in a user namespace": {"unshare", "--user", "--map-root-user", "--net"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			freshHost(t)
-			c := newContainer(t, "c")
-			command(t, "modprobe", "can-gw")
-			this := on(c)
-			this.wrap = wrap
+			harness.FreshHost(t)
+			c := harness.NewContainer(t, "c")
+			harness.Command(t, "modprobe", "can-gw")
+			this := harness.On(c)
+			this.Wrap = wrap
 			words := "CAP_NET_ADMIN"
 			if name == "in a user namespace" {
 				words = "user namespace"
 			}
-			this.fails(t, "STATUS", 50, words)
-			this.fails(t, "ADD", 101, words)
-			expectNothing(t)
+			this.Fails(t, "STATUS", 50, words)
+			this.Fails(t, "ADD", 101, words)
+			harness.ExpectNothing(t)
 		})
 	}
 }

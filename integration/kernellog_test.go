@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // kernelLog is the kernel's log from a point in time on.
@@ -94,7 +96,7 @@ func TestKernelLog(t *testing.T) {
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Skip("writes to the kernel's log: needs a kernel of its own (bin/vm)")
 	}
-	log := func(line string) { write(t, "/dev/kmsg", line+"\n") }
+	log := func(line string) { harness.Write(t, "/dev/kmsg", line+"\n") }
 	log("test: BUG before")
 	l := openKernelLog(t)
 	for _, line := range []string{"test: refcount one", "test: Call Trace two"} {

@@ -10,49 +10,45 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// These tests run a kubelet, which is slow to build: make test-kubelet. Their node has no API server. Pods are files in a
-// directory, which the kubelet treats like those of an API server: it starts, stops and retries them the same way.
-
-const podHubs = `"pod-hubs":["vcan*"]`
 
 // TestKubelet: pods with the annotation have an IP and their interfaces, and are on the bus; without it, an IP. They go on
 // when the kubelet and containerd start again, and leave nothing behind.
 func TestKubelet(t *testing.T) {
-	freshHost(t)
-	n := newNode(t, podHubs)
-	n.apply("engine", "can0")
-	n.apply("dashboard", "vcan0:can0,vcan1:can1")
-	engine, dashboard := n.running("engine"), n.running("dashboard")
-	t.Logf("engine:\n%s", engine.exec("/bin/busybox", "ip", "addr"))
-	stations := []station{{"host", nil, "vcan0"}, engine.on("can0"), dashboard.on("can0")}
-	expectExactlyOnce(t, stations, 50, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, dashboard.on("can1")}, 20, true)
-	dashboard.exec("cansend", "can0", "123#1122")
-	n.waitFor("the log of engine shows a frame of dashboard", func() bool {
-		return strings.Contains(engine.logs(), "123   [2]  11 22")
+	harness.FreshHost(t)
+	n := harness.NewNode(t, harness.PodHubs)
+	n.Apply("engine", "can0")
+	n.Apply("dashboard", "vcan0:can0,vcan1:can1")
+	engine, dashboard := n.Running("engine"), n.Running("dashboard")
+	t.Logf("engine:\n%s", engine.Exec("/bin/busybox", "ip", "addr"))
+	stations := []harness.Station{harness.Host("vcan0"), engine.On("can0"), dashboard.On("can0")}
+	harness.ExpectExactlyOnce(t, stations, 50, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan1"), dashboard.On("can1")}, 20, true)
+	dashboard.Exec("cansend", "can0", "123#1122")
+	n.WaitFor("the log of engine shows a frame of dashboard", func() bool {
+		return strings.Contains(engine.Logs(), "123   [2]  11 22")
 	})
-	expectRecorded(t, 2)
+	harness.ExpectRecorded(t, 2)
 
-	n.stopKubelet()
-	n.stop()
-	expectExactlyOnce(t, stations, 10, true)
-	n.start()
-	seen := func() int { return len(n.logged("Pod update broadcasted.*ADDED")) }
+	n.StopKubelet()
+	n.Stop()
+	harness.ExpectExactlyOnce(t, stations, 10, true)
+	n.Start()
+	seen := func() int { return len(n.Logged("Pod update broadcasted.*ADDED")) }
 	before := seen()
-	n.startKubelet()
-	n.waitFor("the kubelet has seen its pods again", func() bool { return seen() == before+2 })
-	if again := n.running("engine"); again.container != engine.container {
+	n.StartKubelet()
+	n.WaitFor("the kubelet has seen its pods again", func() bool { return seen() == before+2 })
+	if again := n.Running("engine"); again.Container != engine.Container {
 		t.Error("engine was started again with the kubelet")
 	}
-	expectExactlyOnce(t, stations, 10, true)
+	harness.ExpectExactlyOnce(t, stations, 10, true)
 
-	n.delete("engine")
-	n.delete("dashboard")
-	n.expectGone()
-	expectOnlyConfiguredHub(t)
+	n.Delete("engine")
+	n.Delete("dashboard")
+	n.ExpectGone()
+	harness.ExpectOnlyConfiguredHub(t)
 }
 
 // TestKubeletPluginAway: a pod that is deleted while the plugin's file is away stays half deleted: it keeps its IP, its
@@ -60,40 +56,40 @@ func TestKubelet(t *testing.T) {
 // containerd does after a failed ADD ends at the missing plugin. Other pods go on. Once the file is back, the kubelet
 // finishes both pods, but those IPs stay reserved.
 func TestKubeletPluginAway(t *testing.T) {
-	freshHost(t)
-	n := newNode(t, podHubs)
-	n.apply("engine", "can0")
-	n.apply("dashboard", "can0")
-	n.running("engine")
-	dashboard := n.running("dashboard")
+	harness.FreshHost(t)
+	n := harness.NewNode(t, harness.PodHubs)
+	n.Apply("engine", "can0")
+	n.Apply("dashboard", "can0")
+	n.Running("engine")
+	dashboard := n.Running("dashboard")
 
-	plugin, away := n.dir+"/bin/vxcan", n.dir+"/vxcan"
-	command(t, "mv", plugin, away)
+	plugin, away := n.Dir+"/bin/vxcan", n.Dir+"/vxcan"
+	harness.Command(t, "mv", plugin, away)
 	failures := func(pod string) int {
-		return len(n.logged(`"Error syncing pod, skipping".*failed to find plugin .*vxcan.* pod="default/` + pod + `-node"`))
+		return len(n.Logged(`"Error syncing pod, skipping".*failed to find plugin .*vxcan.* pod="default/` + pod + `-node"`))
 	}
-	n.delete("engine")
-	n.waitFor("the kubelet has failed three times to delete engine", func() bool { return failures("engine") > 2 })
-	t.Logf("%s", n.logged("pod_workers.*engine-node")[0])
-	if len(podNetns(t)) != 2 || len(podIPs(t)) != 2 {
-		t.Errorf("netns %v, IPs %v, want two of each", podNetns(t), podIPs(t))
+	n.Delete("engine")
+	n.WaitFor("the kubelet has failed three times to delete engine", func() bool { return failures("engine") > 2 })
+	t.Logf("%s", n.Logged("pod_workers.*engine-node")[0])
+	if len(harness.PodNetns(t)) != 2 || len(harness.PodIPs(t)) != 2 {
+		t.Errorf("netns %v, IPs %v, want two of each", harness.PodNetns(t), harness.PodIPs(t))
 	}
-	expectRecorded(t, 2)
-	n.apply("late", "can0")
-	n.waitFor("the kubelet has failed three times to start late", func() bool { return failures("late") > 2 })
-	t.Logf("%s", n.logged("pod_workers.*late-node")[0])
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, dashboard.on("can0")}, 20, true)
+	harness.ExpectRecorded(t, 2)
+	n.Apply("late", "can0")
+	n.WaitFor("the kubelet has failed three times to start late", func() bool { return failures("late") > 2 })
+	t.Logf("%s", n.Logged("pod_workers.*late-node")[0])
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), dashboard.On("can0")}, 20, true)
 
-	command(t, "mv", away, plugin)
-	late := n.running("late")
-	n.waitFor("two pods are left", func() bool { return len(podNetns(t)) == 2 && len(hostEnds(t)) == 2 })
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, dashboard.on("can0"), late.on("can0")}, 20, true)
-	expectRecorded(t, 2)
-	n.delete("dashboard")
-	n.delete("late")
-	n.waitFor("all pods are gone", func() bool { return len(podNetns(t))+len(hostEnds(t)) == 0 })
-	expectOnlyConfiguredHub(t)
-	lost := len(podIPs(t))
+	harness.Command(t, "mv", away, plugin)
+	late := n.Running("late")
+	n.WaitFor("two pods are left", func() bool { return len(harness.PodNetns(t)) == 2 && len(harness.HostEnds(t)) == 2 })
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), dashboard.On("can0"), late.On("can0")}, 20, true)
+	harness.ExpectRecorded(t, 2)
+	n.Delete("dashboard")
+	n.Delete("late")
+	n.WaitFor("all pods are gone", func() bool { return len(harness.PodNetns(t))+len(harness.HostEnds(t)) == 0 })
+	harness.ExpectOnlyConfiguredHub(t)
+	lost := len(harness.PodIPs(t))
 	t.Logf("%d failed attempts to start late, %d IPs lost", failures("late"), lost)
 	if lost < 3 || lost > failures("late") {
 		t.Errorf("%d IPs lost, want one of each of %d attempts: say so in conflist/README.md", lost, failures("late"))
@@ -103,70 +99,72 @@ func TestKubeletPluginAway(t *testing.T) {
 // TestKubeletPluginUpgrade: a new file of the plugin, renamed over the old one, as installers do it. Pods that run do not
 // notice, and the new plugin deletes what the old one made.
 func TestKubeletPluginUpgrade(t *testing.T) {
-	freshHost(t)
-	n := newNode(t, podHubs)
-	n.apply("engine", "can0")
-	n.apply("dashboard", "can0")
-	engine, dashboard := n.running("engine"), n.running("dashboard")
-	stations := []station{{"host", nil, "vcan0"}, engine.on("can0"), dashboard.on("can0")}
-	calls := n.replacePlugin()
-	expectExactlyOnce(t, stations, 50, true)
-	expectRecorded(t, 2)
-	n.delete("engine")
-	n.waitFor("the new plugin has deleted engine", func() bool { return calls() == "DEL " })
-	n.apply("late", "can0")
-	late := n.running("late")
-	stations[1] = late.on("can0")
-	expectExactlyOnce(t, stations, 20, true)
-	expectRecorded(t, 2)
-	n.delete("dashboard")
-	n.delete("late")
-	n.expectGone()
-	expectOnlyConfiguredHub(t)
+	harness.FreshHost(t)
+	n := harness.NewNode(t, harness.PodHubs)
+	n.Apply("engine", "can0")
+	n.Apply("dashboard", "can0")
+	engine, dashboard := n.Running("engine"), n.Running("dashboard")
+	stations := []harness.Station{harness.Host("vcan0"), engine.On("can0"), dashboard.On("can0")}
+	calls := n.ReplacePlugin()
+	harness.ExpectExactlyOnce(t, stations, 50, true)
+	harness.ExpectRecorded(t, 2)
+	n.Delete("engine")
+	n.WaitFor("the new plugin has deleted engine", func() bool { return calls() == "DEL " })
+	n.Apply("late", "can0")
+	late := n.Running("late")
+	stations[1] = late.On("can0")
+	harness.ExpectExactlyOnce(t, stations, 20, true)
+	harness.ExpectRecorded(t, 2)
+	n.Delete("dashboard")
+	n.Delete("late")
+	n.ExpectGone()
+	harness.ExpectOnlyConfiguredHub(t)
 }
 
 // TestKubeletEntryRemoved: without the entry of vxcan in the pod network, pods that have can0 keep it. When they are
 // deleted, no DEL comes: the pair goes with the netns, and the next ADD on the bus or vxcanctl heal removes the rest.
 func TestKubeletEntryRemoved(t *testing.T) {
-	freshHost(t)
-	n := newNode(t, podHubs)
-	calls := n.replacePlugin()
-	n.apply("engine", "can0")
-	n.apply("dashboard", "vcan0:can0,vcan1:can1")
-	n.apply("logger", "can0")
-	engine, dashboard, logger := n.running("engine"), n.running("dashboard"), n.running("logger")
-	stations := []station{{"host", nil, "vcan0"}, logger.on("can0")}
+	harness.FreshHost(t)
+	n := harness.NewNode(t, harness.PodHubs)
+	calls := n.ReplacePlugin()
+	n.Apply("engine", "can0")
+	n.Apply("dashboard", "vcan0:can0,vcan1:can1")
+	n.Apply("logger", "can0")
+	engine, dashboard, logger := n.Running("engine"), n.Running("dashboard"), n.Running("logger")
+	stations := []harness.Station{harness.Host("vcan0"), logger.On("can0")}
 
-	deleted := func(pod podOn, left int) {
+	deleted := func(pod harness.PodOn, left int) {
 		t.Helper()
-		n.replacePodNetwork(podNetwork(t, ""))
+		n.ReplacePodNetwork(harness.PodNetwork(t, ""))
 		before := calls()
-		n.delete(pod.name)
-		n.waitFor(pod.name+" is gone", func() bool { return len(podNetns(t)) == left && len(podIPs(t)) == left && len(hostEnds(t)) == left })
+		n.Delete(pod.Name)
+		n.WaitFor(pod.Name+" is gone", func() bool {
+			return len(harness.PodNetns(t)) == left && len(harness.PodIPs(t)) == left && len(harness.HostEnds(t)) == left
+		})
 		if now := calls(); now != before {
 			t.Errorf("calls of the plugin: %s, before: %s", now, before)
 		}
 		if !inRecord(t, pod) {
-			t.Errorf("%s is not in the record, although nobody has told the plugin", pod.name)
+			t.Errorf("%s is not in the record, although nobody has told the plugin", pod.Name)
 		}
-		expectRecorded(t, left)
-		expectExactlyOnce(t, stations, 20, true)
+		harness.ExpectRecorded(t, left)
+		harness.ExpectExactlyOnce(t, stations, 20, true)
 	}
 	deleted(dashboard, 2)
-	_, log, _ := control(t, nil, "heal")
+	_, log, _ := harness.Control(t, nil, "heal")
 	t.Logf("vxcanctl heal\n%s", log)
-	if slices.Contains(canLinks(t), "vcan1") || inRecord(t, dashboard) {
-		t.Errorf("after heal: devices %v, dashboard in the record: %v", canLinks(t), inRecord(t, dashboard))
+	if slices.Contains(harness.CANLinks(t), "vcan1") || inRecord(t, dashboard) {
+		t.Errorf("after heal: devices %v, dashboard in the record: %v", harness.CANLinks(t), inRecord(t, dashboard))
 	}
 	deleted(engine, 1)
-	n.apply("plain", "can0")
-	n.waitFor("plain has a sandbox", func() bool {
-		all := n.sandboxes("plain")
+	n.Apply("plain", "can0")
+	n.WaitFor("plain has a sandbox", func() bool {
+		all := n.Sandboxes("plain")
 		return len(all) == 1 && all[0].State == cri.PodSandboxState_SANDBOX_READY
 	})
-	ip, netns := n.inspect(n.sandboxes("plain")[0].Id)
+	ip, netns := n.Inspect(n.Sandboxes("plain")[0].Id)
 	err := netns.Do(func(ns.NetNS) error {
-		if got := links(t); ip == "" || slices.ContainsFunc(got, func(l link) bool { return l.Kind == "vxcan" }) {
+		if got := harness.Links(t); ip == "" || slices.ContainsFunc(got, func(l harness.Link) bool { return l.Kind == "vxcan" }) {
 			t.Errorf("a pod without the entry has the IP %q and the devices %v", ip, got)
 		}
 		return nil
@@ -174,67 +172,67 @@ func TestKubeletEntryRemoved(t *testing.T) {
 	if err := errors.Join(err, netns.Close()); err != nil {
 		t.Error(err)
 	}
-	n.delete("plain")
+	n.Delete("plain")
 
-	n.replacePodNetwork(podNetwork(t, podHubs))
-	n.apply("late", "can0")
-	stations = append(stations, n.running("late").on("can0"))
+	n.ReplacePodNetwork(harness.PodNetwork(t, harness.PodHubs))
+	n.Apply("late", "can0")
+	stations = append(stations, n.Running("late").On("can0"))
 	if inRecord(t, engine) {
 		t.Error("engine is in the record after an ADD")
 	}
-	expectRecorded(t, 2)
-	expectExactlyOnce(t, stations, 20, true)
-	n.delete("logger")
-	n.delete("late")
-	n.expectGone()
-	expectOnlyConfiguredHub(t)
+	harness.ExpectRecorded(t, 2)
+	harness.ExpectExactlyOnce(t, stations, 20, true)
+	n.Delete("logger")
+	n.Delete("late")
+	n.ExpectGone()
+	harness.ExpectOnlyConfiguredHub(t)
 }
 
 // TestRebootKubelet: after a reboot the kubelet runs the pods again, each in a new sandbox, and nothing of the old ones is
 // left.
 func TestRebootKubelet(t *testing.T) {
-	boot := bootNumber(t)
+	boot := harness.BootNumber(t)
 	if boot == 2 {
-		expectNoHub(t, "vcan0")
-		t.Logf("before the kubelet: IPs %v", podIPs(t))
+		harness.ExpectNoHub(t, "vcan0")
+		t.Logf("before the kubelet: IPs %v", harness.PodIPs(t))
 	}
-	n := newNode(t, podHubs)
+	n := harness.NewNode(t, harness.PodHubs)
 	if boot == 1 {
-		n.apply("engine", "can0")
-		n.apply("dashboard", "vcan0:can0,vcan1:can1")
+		n.Apply("engine", "can0")
+		n.Apply("dashboard", "vcan0:can0,vcan1:can1")
 	}
-	engine, dashboard := n.running("engine"), n.running("dashboard")
-	t.Logf("engine:\n%s", engine.exec("/bin/busybox", "ip", "addr"))
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, engine.on("can0"), dashboard.on("can0")}, 50, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, dashboard.on("can1")}, 20, true)
-	n.waitFor("two pods have two IPs", func() bool { return len(podIPs(t)) == 2 })
-	expectRecorded(t, 2)
+	engine, dashboard := n.Running("engine"), n.Running("dashboard")
+	t.Logf("engine:\n%s", engine.Exec("/bin/busybox", "ip", "addr"))
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), engine.On("can0"), dashboard.On("can0")}, 50, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan1"), dashboard.On("can1")}, 20, true)
+	n.WaitFor("two pods have two IPs", func() bool { return len(harness.PodIPs(t)) == 2 })
+	harness.ExpectRecorded(t, 2)
 	if boot == 2 {
-		n.delete("engine")
-		n.delete("dashboard")
-		n.expectGone()
-		expectOnlyConfiguredHub(t)
+		n.Delete("engine")
+		n.Delete("dashboard")
+		n.ExpectGone()
+		harness.ExpectOnlyConfiguredHub(t)
 	}
 }
 
 // TestRebootKubeletLate: after a reboot the controller of the bus comes late. The kubelet tries again and again, with a new
 // sandbox each time, of which nothing is left, until it is there.
 func TestRebootKubeletLate(t *testing.T) {
-	boot := bootNumber(t)
-	command(t, "modprobe", "slcan") // for the test to fail without it, and not to be skipped
+	boot := harness.BootNumber(t)
+	harness.Command(t, "modprobe", "slcan") // for the test to fail without it, and not to be skipped
 	var controller *cantest.Controller
-	plug := func() { controller = cantest.NewController(t, lateController) }
+	plug := func() { controller = cantest.NewController(t, harness.LateController) }
 	if boot == 1 {
 		plug()
 	}
-	n := newNode(t, `"hub":"`+lateController+`","physical":true,"bitrate":500000`)
+	n := harness.NewNode(t, `"hub":"`+harness.LateController+`","physical":true,"bitrate":500000`)
 	if boot == 1 {
-		n.apply("engine", "can0")
+		n.Apply("engine", "can0")
 	} else {
 		failures := func() []string {
-			return n.logged(`"Error syncing pod, skipping".*CreatePodSandbox.*` + lateController + `.*no such device`)
+			return n.Logged(`"Error syncing pod, skipping".*CreatePodSandbox.*` + harness.LateController + `.*no such device`)
 		}
-		n.waitFor("the kubelet has failed three times to start engine", func() bool { return len(failures()) > 2 })
+		n.WaitFor("the kubelet has failed three times to start engine", func() bool { return len(failures()) > 2 })
 		t.Logf("%s", failures()[0])
 		sandboxes := make(map[string]bool)
 		for _, line := range failures() {
@@ -243,10 +241,10 @@ func TestRebootKubeletLate(t *testing.T) {
 		if len(sandboxes) < 3 {
 			t.Errorf("sandboxes of the failures: %v, want three", sandboxes)
 		}
-		n.waitFor("nothing is left of them", func() bool { return len(podNetns(t))+len(podIPs(t))+len(canLinks(t)) == 0 })
+		n.WaitFor("nothing is left of them", func() bool { return len(harness.PodNetns(t))+len(harness.PodIPs(t))+len(harness.CANLinks(t)) == 0 })
 		plug()
 	}
-	engine := n.running("engine")
-	expectOnWire(t, controller, []station{{"host", nil, lateController}, engine.on("can0")}, 20)
-	n.waitFor("one pod has one IP", func() bool { return len(podIPs(t)) == 1 })
+	engine := n.Running("engine")
+	harness.ExpectOnWire(t, controller, []harness.Station{harness.Host(harness.LateController), engine.On("can0")}, 20)
+	n.WaitFor("one pod has one IP", func() bool { return len(harness.PodIPs(t)) == 1 })
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 const nerdctlImage = "docker.io/vxcan/busybox:latest"
@@ -26,27 +28,27 @@ type nerdctl struct {
 // newNerdctl does what a user would: it installs the plugins and the networks, and loads an image.
 func newNerdctl(t testing.TB, conflists ...string) nerdctl {
 	t.Helper()
-	freshHost(t)
-	c := &containerd{t: t, dir: t.TempDir()}
-	n := nerdctl{t, c.dir + "/calls"}
+	harness.FreshHost(t)
+	c := &harness.Containerd{T: t, Dir: t.TempDir()}
+	n := nerdctl{t, c.Dir + "/calls"}
 	const bin = "/opt/cni/bin"
 	for _, plugin := range []string{"bridge", "host-local", "portmap", "firewall", "tuning"} { // of its own network, bridge
-		command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
+		harness.Command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
 	}
 	logging := fmt.Sprintf("#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID netns=$CNI_NETNS $CNI_IFNAME\" >>%s\nexec %s\n",
-		n.calls, filepath.Join(binDir(t), "vxcan"))
+		n.calls, filepath.Join(harness.BinDir(t), "vxcan"))
 	if err := os.WriteFile(bin+"/vxcan", []byte(logging), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range conflists {
-		command(t, "install", "-D", "-m", "644", "-t", "/etc/cni/net.d", "../conflist/"+file+".conflist")
+		harness.Command(t, "install", "-D", "-m", "644", "-t", "/etc/cni/net.d", harness.Repo("conflist/")+file+".conflist")
 	}
-	write(t, c.dir+"/config.toml", "version = 2\n")
-	t.Cleanup(c.end)
-	c.start()
+	harness.Write(t, c.Dir+"/config.toml", "version = 2\n")
+	t.Cleanup(c.End)
+	c.Start()
 	t.Cleanup(n.removeAll)
-	t.Logf("%s, containerd %s", n.do("--version"), c.version())
-	n.do("load", "--quiet", "--input", imageArchive(t, nerdctlImage))
+	t.Logf("%s, containerd %s", n.do("--version"), c.Version())
+	n.do("load", "--quiet", "--input", harness.ImageArchive(t, nerdctlImage))
 	return n
 }
 
@@ -71,20 +73,20 @@ func (n nerdctl) do(args ...string) string {
 // try is do for what may fail.
 func (n nerdctl) try(args ...string) (string, error) {
 	n.t.Helper()
-	out, err := try(filepath.Join(binDir(n.t), "nerdctl"), args...)
+	out, err := harness.Try(filepath.Join(harness.BinDir(n.t), "nerdctl"), args...)
 	return strings.TrimSpace(out), err
 }
 
 // network makes a network of a plugin with these keys, or changes them.
 func (n nerdctl) network(name, plugin, keys string) {
 	n.t.Helper()
-	write(n.t, "/etc/cni/net.d/"+name+".conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,%s}]}`, name, plugin, keys))
+	harness.Write(n.t, "/etc/cni/net.d/"+name+".conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[{"type":%q,%s}]}`, name, plugin, keys))
 }
 
 // ipNetwork is nerdctl's own network, or where the kernel has no iptables, one that does without.
 func (n nerdctl) ipNetwork() string {
 	n.t.Helper()
-	if _, err := try("iptables", "--list"); err == nil {
+	if _, err := harness.Try("iptables", "--list"); err == nil {
 		return "bridge"
 	}
 	n.network("ip", "bridge", `"bridge":"cni-ip","ipam":{"type":"host-local","ranges":[[{"subnet":"10.89.43.0/24"}]]}`)
@@ -122,7 +124,7 @@ func (n nerdctl) kill(name, wanted string) {
 }
 
 // station is a running container's interface.
-func (n nerdctl) station(name, ifName string) station {
+func (n nerdctl) station(name, ifName string) harness.Station {
 	n.t.Helper()
 	_, pid := n.inspect(name)
 	netns, err := ns.GetNS(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -130,7 +132,7 @@ func (n nerdctl) station(name, ifName string) station {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { netns.Close() })
-	return station{name, netns, ifName}
+	return harness.Station{Name: name, Netns: netns, IfName: ifName}
 }
 
 // expectInterfaces fails the test unless a container has these, each with " IP" behind its name if it has an IP address.
@@ -141,7 +143,7 @@ func (n nerdctl) expectInterfaces(name string, want ...string) {
 		Addresses []struct{ Family string } `json:"addr_info"`
 	}
 	_, pid := n.inspect(name)
-	out := command(n.t, "nsenter", "--net=/proc/"+strconv.Itoa(pid)+"/ns/net", "ip", "-json", "address")
+	out := harness.Command(n.t, "nsenter", "--net=/proc/"+strconv.Itoa(pid)+"/ns/net", "ip", "-json", "address")
 	if err := json.Unmarshal([]byte(out), &all); err != nil {
 		n.t.Fatal(err)
 	}
@@ -167,7 +169,7 @@ func TestNerdctl(t *testing.T) {
 	if up := n.do("run", "--rm", "--network", "canbus0", nerdctlImage, "/bin/sh", "-c", upNow); up != "1" {
 		t.Errorf("can0 is not up when the process starts: %q", up)
 	}
-	remove(t, n.calls)
+	harness.Remove(t, n.calls)
 
 	id := "default-" + n.run("engine", "--network", "canbus0")
 	_, pid := n.inspect("engine")
@@ -175,20 +177,20 @@ func TestNerdctl(t *testing.T) {
 	if want := fmt.Sprintf("DEL %s netns= eth0\nADD %[1]s netns=/proc/%d/ns/net eth0\n", id, pid); err != nil || string(calls) != want {
 		t.Errorf("calls: %v\n%s\nwant:\n%s", err, calls, want)
 	}
-	if len(id) != len("default-")+64 || !slices.ContainsFunc(links(t), func(l link) bool { return slices.Contains(strings.Fields(l.Alias), id) }) {
-		t.Errorf("no device has %s in its alias: %v", id, links(t))
+	if len(id) != len("default-")+64 || !slices.ContainsFunc(harness.Links(t), func(l harness.Link) bool { return slices.Contains(strings.Fields(l.Alias), id) }) {
+		t.Errorf("no device has %s in its alias: %v", id, harness.Links(t))
 	}
 	n.run("dashboard", "--network", "canbus0", "--restart", "always")
 	expectBoth := func() {
 		t.Helper()
-		expectBus(t, "vcan0", 2)
-		expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, n.station("engine", "can0"), n.station("dashboard", "can0")}, 20, true)
+		harness.ExpectBus(t, "vcan0", 2)
+		harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), n.station("engine", "can0"), n.station("dashboard", "can0")}, 20, true)
 	}
 	expectBoth()
 	n.do("restart", "engine")
 	expectBoth()
 	n.do("stop", "engine")
-	expectBus(t, "vcan0", 1)
+	harness.ExpectBus(t, "vcan0", 1)
 	n.do("start", "engine")
 	expectBoth()
 	n.kill("engine", "exited")
@@ -199,7 +201,7 @@ func TestNerdctl(t *testing.T) {
 
 	n.do("rm", "--force", "engine")
 	n.do("rm", "--force", "dashboard")
-	expectUnused(t, "vcan0")
+	harness.ExpectUnused(t, "vcan0")
 	if left, _ := filepath.Glob("/var/lib/cni/results/*"); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
@@ -214,7 +216,7 @@ func TestNerdctl(t *testing.T) {
 	}
 	n.do("network", "prune", "--force")
 	n.run("engine", "--network", "canbus0")
-	expectBus(t, "vcan0", 1)
+	harness.ExpectBus(t, "vcan0", 1)
 }
 
 // TestNerdctlNetworks: two buses; a bus and an IP network, in either order, or chained in one; a network that names no
@@ -234,17 +236,17 @@ func TestNerdctlNetworks(t *testing.T) {
 	n.expectInterfaces("ip-last", "can0", "eth1 IP")
 	n.expectInterfaces("chained", "can0", "eth0 IP")
 	n.expectInterfaces("unnamed", "eth0 IP", "eth1")
-	stations := []station{{"host", nil, "vcan0"}}
+	stations := []harness.Station{harness.Host("vcan0")}
 	for _, name := range []string{"buses", "ip-first", "ip-last", "chained"} {
 		stations = append(stations, n.station(name, "can0"))
 	}
-	expectExactlyOnce(t, stations, 20, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, n.station("buses", "can1"), n.station("unnamed", "eth1")}, 20, true)
-	testNames(t, map[string]string{"can0": "vcan0", "can1": "vcan1"}, func() { n.do("restart", "--time", "0", "buses") },
-		func(ifName string) station { return n.station("buses", ifName) })
+	harness.ExpectExactlyOnce(t, stations, 20, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan1"), n.station("buses", "can1"), n.station("unnamed", "eth1")}, 20, true)
+	harness.ExpectNamesStay(t, map[string]string{"can0": "vcan0", "can1": "vcan1"}, func() { n.do("restart", "--time", "0", "buses") },
+		func(ifName string) harness.Station { return n.station("buses", ifName) })
 	n.expectInterfaces("buses", "can0", "can1")
 	n.removeAll()
-	expectUnused(t, "vcan0", "vcan1")
+	harness.ExpectUnused(t, "vcan0", "vcan1")
 }
 
 // TestNerdctlPolicy: what a network allows, and how nerdctl tells that a network is wrong.
@@ -253,8 +255,8 @@ func TestNerdctlPolicy(t *testing.T) {
 	n.network("policy", "vxcan", `"interface":"can0","send":["100"],"receive":["200"]`)
 	n.run("gateway", "--network", "policy")
 	gateway := n.station("gateway", "can0")
-	expectSends(t, gateway, "vcan0", true, false)
-	expectPass(t, station{"host", nil, "vcan0"}, gateway, false, true)
+	harness.ExpectSends(t, gateway, "vcan0", true, false)
+	harness.ExpectPass(t, harness.Host("vcan0"), gateway, false, true)
 
 	n.network("policy", "vxcan", `"send":["1x0"]`)
 	if _, err := n.try("run", "--detach", "--name", "wrong", "--network", "policy", nerdctlImage); err == nil || !strings.Contains(err.Error(), "1x0") {
@@ -263,5 +265,5 @@ func TestNerdctlPolicy(t *testing.T) {
 		t.Log(err)
 	}
 	n.removeAll()
-	expectUnused(t, "vcan0")
+	harness.ExpectUnused(t, "vcan0")
 }

@@ -11,18 +11,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-// debs are the package for this machine and a later version of it.
-func debs(t testing.TB) (first, next string) {
-	t.Helper()
-	file := "/vxcan_*_" + strings.TrimSpace(command(t, "dpkg", "--print-architecture")) + ".deb"
-	return aPackage(t, packagesDir+file), aPackage(t, packagesDir+"-next"+file)
-}
+	"github.com/vxcan/vxcan/integration/harness"
+)
 
 // TestPackageDeb: apt installs, upgrades, removes and purges the package in this Debian release, and nothing is left.
 func TestPackageDeb(t *testing.T) {
-	first, next := debs(t)
+	first, next := harness.Debs(t)
 	root := newRootCopy(t)
 	const enabled = "/etc/systemd/system/sockets.target.wants/vxcan-docker.socket"
 	state := []string{"/var/lib/cni/vxcan/boot-netns/vcan0.json", "/var/lib/vxcan-docker/networks"}
@@ -30,10 +25,10 @@ func TestPackageDeb(t *testing.T) {
 	root.run("rm", append([]string{"-rf"}, vmDirs...)...)
 
 	root.aptInstall(first)
-	root.wantVersion(binaryVersion(t))
+	root.wantVersion(harness.BinaryVersion(t))
 	root.want(false, "/opt/cni")
 	root.pluginsPackage()
-	root.wantVersion(binaryVersion(t), "/opt/cni/bin/vxcan")
+	root.wantVersion(harness.BinaryVersion(t), "/opt/cni/bin/vxcan")
 	root.want(true, enabled)
 	if root.has("/usr/bin/systemctl") {
 		if out := root.run("systemctl", "is-enabled", "vxcan-docker.socket"); out != "enabled\n" {
@@ -118,7 +113,7 @@ func (r *rootCopy) mount(source, target, kind string, flags uintptr, data string
 // run runs a program in the root and returns its stdout.
 func (r *rootCopy) run(name string, args ...string) string {
 	r.t.Helper()
-	cmd, cancel := limited("chroot", append([]string{r.dir, name}, args...)...)
+	cmd, cancel := harness.Limited("chroot", append([]string{r.dir, name}, args...)...)
 	defer cancel()
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"}

@@ -8,28 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/integration/harness"
 )
-
-// packagesDir is where make packages puts them. What make test-packages builds as their upgrade is beside it.
-const packagesDir = "../bin/packages"
-
-// aPackage finds the only file that matches in one of these directories.
-func aPackage(t testing.TB, pattern string) string {
-	t.Helper()
-	if os.Getenv(cantest.Promised) == "" {
-		t.Skip("needs what make test-packages builds")
-	}
-	found, err := filepath.Glob(pattern)
-	if err != nil || len(found) != 1 {
-		t.Fatalf("%s: found %q (%v), want one; run make test-packages", pattern, found, err)
-	}
-	path, err := filepath.Abs(found[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // format is what differs between the packages of the distributions.
 type format struct {
@@ -73,8 +53,8 @@ func TestPackageFiles(t *testing.T) {
 	for _, f := range formats {
 		for _, arch := range f.architectures {
 			t.Run(f.name+"/"+arch, func(t *testing.T) {
-				file := aPackage(t, packagesDir+"/vxcan*[._]"+arch+"."+f.name)
-				got := listed(command(t, "bash", "-eo", "pipefail", "-c", f.list, "bash", file))
+				file := harness.Package(t, harness.PackagesDir+"/vxcan*[._]"+arch+"."+f.name)
+				got := listed(harness.Command(t, "bash", "-eo", "pipefail", "-c", f.list, "bash", file))
 				if want := f.files(t); !slices.Equal(got, want) {
 					t.Errorf("files:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 				}
@@ -82,22 +62,17 @@ func TestPackageFiles(t *testing.T) {
 				if f.name == "apk" {
 					want = want[:2] // it cannot recommend
 				}
-				about := strings.Fields(command(t, "sh", "-ec", f.about, "sh", file))
+				about := strings.Fields(harness.Command(t, "sh", "-ec", f.about, "sh", file))
 				if got := slices.Delete(slices.Clone(about), 1, 2); !slices.Equal(got, want) {
 					t.Errorf("the package says it is %q, want %q", got, want)
 				}
 				// What comes behind the number each format writes in its own way.
-				if number, _, _ := strings.Cut(binaryVersion(t), "-"); !strings.HasPrefix(about[1], number) {
+				if number, _, _ := strings.Cut(harness.BinaryVersion(t), "-"); !strings.HasPrefix(about[1], number) {
 					t.Errorf("the package's version is %s, want %s", about[1], number)
 				}
 			})
 		}
 	}
-}
-
-// binaryVersion is what make stamps into the binaries.
-func binaryVersion(t testing.TB) string {
-	return strings.TrimSpace(strings.TrimPrefix(command(t, filepath.Join(binDir(t), "vxcanctl"), "--version"), "vxcanctl "))
 }
 
 // listed makes "mode path" or "mode path -> target" of each line but those of directories and of apk's own entry.
@@ -150,8 +125,8 @@ func (f format) files(t testing.TB) []string {
 	for _, name := range []string{"README.md", "CHANGELOG.md", "LICENSE", "copyright"} {
 		files = append(files, plain+doc+name)
 	}
-	for _, path := range strings.Fields(command(t, "find", "../conflist", "-name", "yocto", "-prune", "-o", "-name", "buildroot", "-prune", "-o", "-type", "f", "-print")) {
-		files = append(files, plain+doc+strings.TrimPrefix(path, "../"))
+	for _, path := range strings.Fields(harness.Command(t, "find", harness.Repo("conflist"), "-name", "yocto", "-prune", "-o", "-name", "buildroot", "-prune", "-o", "-type", "f", "-print")) {
+		files = append(files, plain+doc+strings.TrimPrefix(path, harness.Repo("")))
 	}
 	slices.Sort(files)
 	return files
@@ -160,7 +135,7 @@ func (f format) files(t testing.TB) []string {
 // rpmPackage is the one for this machine in a directory.
 func rpmPackage(t testing.TB, dir string) string {
 	t.Helper()
-	return aPackage(t, dir+"/vxcan-*."+strings.TrimSpace(command(t, "rpm", "--eval", "%{_arch}"))+".rpm")
+	return harness.Package(t, dir+"/vxcan-*."+strings.TrimSpace(harness.Command(t, "rpm", "--eval", "%{_arch}"))+".rpm")
 }
 
 // TestPackageRPM: rpm takes the package, and what it puts into a root is what the package lists.
@@ -168,31 +143,31 @@ func TestPackageRPM(t *testing.T) {
 	if _, err := exec.LookPath("rpm"); err != nil {
 		t.Skip(err)
 	}
-	file := rpmPackage(t, packagesDir)
+	file := rpmPackage(t, harness.PackagesDir)
 	root := t.TempDir()
 	rpm := func(args ...string) string {
-		return command(t, "rpm", append([]string{"--root", root, "--nodeps"}, args...)...)
+		return harness.Command(t, "rpm", append([]string{"--root", root, "--nodeps"}, args...)...)
 	}
 	// What the scripts run. Not /opt/cni/bin, which the package does not make.
-	command(t, "install", "-D", "-t", root+"/bin", "/bin/busybox")
+	harness.Command(t, "install", "-D", "-t", root+"/bin", "/bin/busybox")
 	for _, name := range []string{"sh", "ln", "readlink", "rm"} {
-		command(t, "ln", "-s", "busybox", root+"/bin/"+name)
+		harness.Command(t, "ln", "-s", "busybox", root+"/bin/"+name)
 	}
 	rpm("-i", file)
 	if _, err := os.Stat(root + "/opt"); err == nil {
 		t.Error("the package makes /opt")
 	}
 	rpm("-e", "vxcan")
-	command(t, "mkdir", "-p", root+"/opt/cni/bin")
+	harness.Command(t, "mkdir", "-p", root+"/opt/cni/bin")
 	rpm("-i", file)
-	if out := command(t, filepath.Join(root, "usr/libexec/cni/vxcan"), "--version"); out != "vxcan "+binaryVersion(t)+"\n" {
+	if out := harness.Command(t, filepath.Join(root, "usr/libexec/cni/vxcan"), "--version"); out != "vxcan "+harness.BinaryVersion(t)+"\n" {
 		t.Errorf("the plugin says %q", out)
 	}
 	if target, err := os.Readlink(filepath.Join(root, "opt/cni/bin/vxcan")); err != nil || target != "/usr/libexec/cni/vxcan" {
 		t.Errorf("/opt/cni/bin/vxcan leads to %q (%v)", target, err)
 	}
 	rpm("-e", "vxcan")
-	if left := command(t, "find", root, "-name", "*vxcan*"); left != "" {
+	if left := harness.Command(t, "find", root, "-name", "*vxcan*"); left != "" {
 		t.Errorf("left after rpm -e:\n%s", left)
 	}
 }

@@ -7,38 +7,25 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-// newNetavarkPodman is newPodman for what only its newer network backend can do. Podman 4 may be without it, and then
-// there is nothing to test (false); that is no skip, which says that something is missing here.
-func newNetavarkPodman(t testing.TB, networks ...string) (podman, bool) {
-	t.Helper()
-	if hasNetavark() {
-		return newPodman(t, networks...), true
-	}
-	version := strings.TrimSpace(command(t, "podman", "--version"))
-	if !strings.HasPrefix(version, "podman version 4.") {
-		t.Fatalf("%s without netavark: apt-get install netavark", version)
-	}
-	t.Logf("nothing to test: %s with the CNI backend", version)
-	return podman{}, false
-}
+	"github.com/vxcan/vxcan/integration/harness"
+)
 
 // TestPodmanNetwork: a network is a command and nothing more, says what it is, and leaves no endpoint when it goes. Its
 // containers leave it and come back while they run.
 func TestPodmanNetwork(t *testing.T) {
-	freshHost(t)
-	p, ok := newNetavarkPodman(t)
+	harness.FreshHost(t)
+	p, ok := harness.NewNetavarkPodman(t)
 	if !ok {
 		return
 	}
-	p.do("network", "create", "-d", "vxcan", "plain")
-	p.do("network", "create", "-d", "vxcan", "--label", "line=3", "-o", "hub=vcan3", "-o", "mtu=16", "--interface-name", "body", "full")
-	p.do("network", "create", "-d", "vxcan", "-o", "hub=vcan5", "-o", "interface=can%d", "numbered")
-	if got := p.do("network", "inspect", "--format", "{{.Options.interface}}", "numbered"); got != "can%d" {
+	p.Do("network", "create", "-d", "vxcan", "plain")
+	p.Do("network", "create", "-d", "vxcan", "--label", "line=3", "-o", "hub=vcan3", "-o", "mtu=16", "--interface-name", "body", "full")
+	p.Do("network", "create", "-d", "vxcan", "-o", "hub=vcan5", "-o", "interface=can%d", "numbered")
+	if got := p.Do("network", "inspect", "--format", "{{.Options.interface}}", "numbered"); got != "can%d" {
 		t.Errorf("inspect: interface %s, want it as written", got)
 	}
-	p.do("network", "rm", "numbered")
+	p.Do("network", "rm", "numbered")
 	var networks []struct {
 		Name, Driver     string
 		DNSEnabled       bool              `json:"dns_enabled"`
@@ -47,7 +34,7 @@ func TestPodmanNetwork(t *testing.T) {
 		IPAMOptions      map[string]string `json:"ipam_options"`
 		Subnets          []any
 	}
-	if err := json.Unmarshal([]byte(p.do("network", "inspect", "plain", "full")), &networks); err != nil || len(networks) != 2 {
+	if err := json.Unmarshal([]byte(p.Do("network", "inspect", "plain", "full")), &networks); err != nil || len(networks) != 2 {
 		t.Fatalf("%v, %v", networks, err)
 	}
 	plain, full := networks[0], networks[1]
@@ -60,57 +47,57 @@ func TestPodmanNetwork(t *testing.T) {
 		t.Errorf("inspect: %+v", full)
 	}
 
-	p.run("a", "--network", "plain")
-	p.run("b", "--network", "plain", "--network", "full:interface_name=can9")
-	host := station{"host", nil, "vcan0"}
-	all := []station{host, p.station("a", "can0"), p.station("b", "can0")}
-	expectExactlyOnce(t, all, 50, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan3"}, p.station("b", "can9")}, 50, false)
+	p.Run("a", "--network", "plain")
+	p.Run("b", "--network", "plain", "--network", "full:interface_name=can9")
+	host := harness.Host("vcan0")
+	all := []harness.Station{host, p.Station("a", "can0"), p.Station("b", "can0")}
+	harness.ExpectExactlyOnce(t, all, 50, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan3"), p.Station("b", "can9")}, 50, false)
 
-	p.do("network", "disconnect", "plain", "b")
+	p.Do("network", "disconnect", "plain", "b")
 	if got := onBus(t, "vcan0"); len(got) != 1 {
 		t.Errorf("endpoints after one of two disconnected: %v", got)
 	}
-	expectExactlyOnce(t, []station{host, p.station("a", "can0")}, 5, true)
-	p.do("network", "connect", "plain", "b")
-	p.do("network", "connect", "full", "a") // where it gets the network's name
-	expectExactlyOnce(t, all, 50, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan3"}, p.station("b", "can9"), p.station("a", "body")}, 50, false)
+	harness.ExpectExactlyOnce(t, []harness.Station{host, p.Station("a", "can0")}, 5, true)
+	p.Do("network", "connect", "plain", "b")
+	p.Do("network", "connect", "full", "a") // where it gets the network's name
+	harness.ExpectExactlyOnce(t, all, 50, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan3"), p.Station("b", "can9"), p.Station("a", "body")}, 50, false)
 
 	// Podman knows b's first interface as eth0, and after a reload as can0; it is the same one.
-	p.do("network", "reload", "--all")
-	p.do("network", "reload", "a")
-	p.do("network", "disconnect", "plain", "a")
+	p.Do("network", "reload", "--all")
+	p.Do("network", "reload", "a")
+	p.Do("network", "disconnect", "plain", "a")
 	if got := onBus(t, "vcan0"); len(got) != 1 {
 		t.Errorf("endpoints after a reload and a disconnect: %v", got)
 	}
-	p.do("network", "connect", "plain", "a")
-	expectExactlyOnce(t, all, 5, true)
+	p.Do("network", "connect", "plain", "a")
+	harness.ExpectExactlyOnce(t, all, 5, true)
 
 	// A second network with the same name is refused. Podman has noted it nevertheless, and cannot start the container until
 	// one of the two is disconnected: which one a restart names depends on which one Podman attaches first.
-	p.do("network", "create", "-d", "vxcan", "-o", "hub=vcan4", "same")
+	p.Do("network", "create", "-d", "vxcan", "-o", "hub=vcan4", "same")
 	const cure = "podman network disconnect same a"
-	_, err := try("podman", "network", "connect", "same", "a")
-	expectOneLine(t, err, "Error: ", cure)
-	_, err = try("podman", "restart", "a")
+	_, err := harness.Try("podman", "network", "connect", "same", "a")
+	harness.ExpectOneLine(t, err, "Error: ", cure)
+	_, err = harness.Try("podman", "restart", "a")
 	if err == nil || !strings.Contains(err.Error(), "podman network disconnect ") {
 		t.Errorf("restart after a connect that failed: %v", err)
 	}
 	t.Log(err)
-	command(t, "sh", "-c", cure)
-	p.do("start", "a")
-	expectExactlyOnce(t, []station{host, p.station("a", "can0"), p.station("b", "can0")}, 5, true)
-	p.do("network", "rm", "same")
+	harness.Command(t, "sh", "-c", cure)
+	p.Do("start", "a")
+	harness.ExpectExactlyOnce(t, []harness.Station{host, p.Station("a", "can0"), p.Station("b", "can0")}, 5, true)
+	p.Do("network", "rm", "same")
 
-	if _, err := try("podman", "network", "rm", "plain"); err == nil {
+	if _, err := harness.Try("podman", "network", "rm", "plain"); err == nil {
 		t.Error("a network in use was removed")
 	}
-	p.do("network", "rm", "--force", "--time", "0", "plain", "full")
-	if ends := hostEnds(t); len(ends) > 0 {
+	p.Do("network", "rm", "--force", "--time", "0", "plain", "full")
+	if ends := harness.HostEnds(t); len(ends) > 0 {
 		t.Errorf("%v endpoints left behind", ends)
 	}
-	if got := p.do("network", "ls", "--quiet", "--filter", "driver=vxcan"); got != "" {
+	if got := p.Do("network", "ls", "--quiet", "--filter", "driver=vxcan"); got != "" {
 		t.Errorf("networks left behind: %s", got)
 	}
 }
@@ -119,7 +106,7 @@ func TestPodmanNetwork(t *testing.T) {
 func onBus(t testing.TB, hub string) []string {
 	t.Helper()
 	var names []string
-	for _, l := range links(t) {
+	for _, l := range harness.Links(t) {
 		if strings.HasPrefix(l.Alias, "vxcan "+hub+" ") {
 			names = append(names, l.Name)
 		}
@@ -129,37 +116,37 @@ func onBus(t testing.TB, hub string) []string {
 
 // TestPodmanPod: the containers of a pod share one interface. A container in a user namespace of its own has one too.
 func TestPodmanPod(t *testing.T) {
-	freshHost(t)
-	p, ok := newNetavarkPodman(t, "canbus0")
+	harness.FreshHost(t)
+	p, ok := harness.NewNetavarkPodman(t, "canbus0")
 	if !ok {
 		return
 	}
-	p.do("pod", "create", "--name", "pod", "--network", "canbus0", "--infra-image", "busybox", "--infra-command", "/bin/sleep 100000")
-	p.run("one", "--pod", "pod")
-	p.run("two", "--pod", "pod")
-	p.run("mapped", "--network", "canbus0", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station("one", "can0"), p.station("mapped", "can0")}, 50, true)
-	if ends := hostEnds(t); len(ends) != 2 {
+	p.Do("pod", "create", "--name", "pod", "--network", "canbus0", "--infra-image", "busybox", "--infra-command", "/bin/sleep 100000")
+	p.Run("one", "--pod", "pod")
+	p.Run("two", "--pod", "pod")
+	p.Run("mapped", "--network", "canbus0", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), p.Station("one", "can0"), p.Station("mapped", "can0")}, 50, true)
+	if ends := harness.HostEnds(t); len(ends) != 2 {
 		t.Errorf("%v endpoints of a pod of two and a container, want 2", ends)
 	}
-	p.do("pod", "rm", "--force", "--time", "0", "pod")
-	p.do("rm", "--force", "mapped")
-	if ends := hostEnds(t); len(ends) > 0 {
+	p.Do("pod", "rm", "--force", "--time", "0", "pod")
+	p.Do("rm", "--force", "mapped")
+	if ends := harness.HostEnds(t); len(ends) > 0 {
 		t.Errorf("%v endpoints left behind", ends)
 	}
 }
 
 // TestPodmanWrongUse: what the user sees: one line that says what to do, and nothing is left of it.
 func TestPodmanWrongUse(t *testing.T) {
-	freshHost(t)
-	p, ok := newNetavarkPodman(t, "canbus0", "canbus1")
+	harness.FreshHost(t)
+	p, ok := harness.NewNetavarkPodman(t, "canbus0", "canbus1")
 	if !ok {
 		return
 	}
-	p.do("network", "create", "-d", "vxcan", "-o", "hub=can9", "-o", "physical=true", "controller")
-	p.do("network", "create", "-d", "vxcan", "-o", "hub=lo", "loopback")
-	p.run("neighbour", "--network", "canbus0", "--network", "canbus1")
-	before := slices.Concat(canLinks(t), wiring(t))
+	p.Do("network", "create", "-d", "vxcan", "-o", "hub=can9", "-o", "physical=true", "controller")
+	p.Do("network", "create", "-d", "vxcan", "-o", "hub=lo", "loopback")
+	p.Run("neighbour", "--network", "canbus0", "--network", "canbus1")
+	before := slices.Concat(harness.CANLinks(t), harness.Wiring(t))
 
 	create := []string{"network", "create", "-d", "vxcan", "wrong"}
 	run := []string{"run", "--rm", "--name", "wrong", "busybox"}
@@ -189,7 +176,7 @@ func TestPodmanWrongUse(t *testing.T) {
 	} {
 		args := slices.Insert(slices.Clone(c.command), len(c.command)-1, strings.Fields(c.more)...)
 		t.Run(c.command[0]+" "+c.more, func(t *testing.T) {
-			_, err := try("podman", args...)
+			_, err := harness.Try("podman", args...)
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -203,15 +190,15 @@ func TestPodmanWrongUse(t *testing.T) {
 				}
 			}
 			t.Log(said)
-			if after := slices.Concat(canLinks(t), wiring(t)); !slices.Equal(after, before) {
+			if after := slices.Concat(harness.CANLinks(t), harness.Wiring(t)); !slices.Equal(after, before) {
 				t.Errorf("devices, rules and filters: %v, before: %v", after, before)
 			}
 		})
 	}
-	if got := p.do("ps", "--all", "--format", "{{.Names}}"); got != "neighbour" {
+	if got := p.Do("ps", "--all", "--format", "{{.Names}}"); got != "neighbour" {
 		t.Errorf("containers: %s", got)
 	}
-	if _, err := try("podman", "network", "exists", "wrong"); err == nil {
+	if _, err := harness.Try("podman", "network", "exists", "wrong"); err == nil {
 		t.Error("a network that was refused exists")
 	}
 	if netns, _ := filepath.Glob("/run/netns/netns-*"); len(netns) != 1 {
@@ -221,21 +208,21 @@ func TestPodmanWrongUse(t *testing.T) {
 
 // TestPodmanQuadlet: the files of conflist/podman pass Podman's generator, and what it makes of them works.
 func TestPodmanQuadlet(t *testing.T) {
-	freshHost(t)
-	p, ok := newNetavarkPodman(t)
+	harness.FreshHost(t)
+	p, ok := harness.NewNetavarkPodman(t)
 	if !ok {
 		return
 	}
-	units, err := filepath.Abs("../conflist/podman")
+	units, err := filepath.Abs(harness.Repo("conflist/podman"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("QUADLET_UNIT_DIRS", units)
-	out, err := try("/usr/libexec/podman/quadlet", "-dryrun")
+	out, err := harness.Try("/usr/libexec/podman/quadlet", "-dryrun")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.do("tag", "busybox", "localhost/engine")
+	p.Do("tag", "busybox", "localhost/engine")
 	started := 0
 	for line := range strings.Lines(out) {
 		if start, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
@@ -243,18 +230,18 @@ func TestPodmanQuadlet(t *testing.T) {
 			// As systemd would; and these two options need one.
 			start = strings.NewReplacer("%t", "/run", "%N", "engine", "--cgroups=split", "", "--sdnotify=conmon", "").Replace(start)
 			t.Log(start)
-			command(t, "sh", "-c", start)
+			harness.Command(t, "sh", "-c", start)
 		}
 	}
 	if started != 3 || !strings.Contains(out, "canbus0-network.service") {
 		t.Fatalf("%d commands in\n%s", started, out)
 	}
-	name := p.do("ps", "--format", "{{.Names}}")
-	p.run("other", "--network", "canbus0", "--network", "canbus1")
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, p.station(name, "can0"), p.station("other", "can0")}, 50, true)
-	expectExactlyOnce(t, []station{{"host", nil, "vcan1"}, p.station("other", "can1")}, 5, true)
-	p.do("rm", "--force", "--time", "0", name, "other")
-	p.do("network", "rm", "canbus0", "canbus1")
+	name := p.Do("ps", "--format", "{{.Names}}")
+	p.Run("other", "--network", "canbus0", "--network", "canbus1")
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), p.Station(name, "can0"), p.Station("other", "can0")}, 50, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan1"), p.Station("other", "can1")}, 5, true)
+	p.Do("rm", "--force", "--time", "0", name, "other")
+	p.Do("network", "rm", "canbus0", "canbus1")
 	if files, _ := os.ReadDir("/var/lib/containers/networks"); len(files) > 1 { // a lock file
 		t.Errorf("left behind: %v", files)
 	}

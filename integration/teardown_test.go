@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // teardownVariable names the environment variable with the number of buses that TestTeardown ends.
@@ -29,10 +28,10 @@ const (
 // and its modules can be unloaded, which a leaked reference prevents.
 func TestTeardown(t *testing.T) {
 	buses := teardownBuses(t)
-	requireTwoCPUs(t)
-	freshHost(t)
+	harness.RequireTwoCPUs(t)
+	harness.FreshHost(t)
 	modules := []string{"can-gw", "vxcan", "vcan", "can-raw"}
-	t.Cleanup(func() { command(t, "modprobe", append([]string{"-a"}, modules...)...) }) // for the tests behind this one
+	t.Cleanup(func() { harness.Command(t, "modprobe", append([]string{"-a"}, modules...)...) }) // for the tests behind this one
 	log, start := openKernelLog(t), time.Now()
 	var lines []string
 	var sent, heard uint64
@@ -77,24 +76,11 @@ func teardownBuses(t *testing.T) int {
 	return n
 }
 
-// requireTwoCPUs skips the test, or fails it where such a machine was promised, unless the kernel is one of our own and
-// has several CPUs.
-func requireTwoCPUs(t *testing.T) {
-	t.Helper()
-	switch own := os.Getenv("VXCAN_VM") == "booted"; {
-	case own && runtime.NumCPU() > 1:
-	case os.Getenv(cantest.PromisedUSB) == "1":
-		t.Fatalf("%s=1, but this machine has %d CPUs, and VXCAN_VM is %q", cantest.PromisedUSB, runtime.NumCPU(), os.Getenv("VXCAN_VM"))
-	default:
-		t.Skip("needs two CPUs and a kernel of its own (bin/vm -qemu)")
-	}
-}
-
 // floodedBus is a bus that every member floods.
 type floodedBus struct {
 	hub    string
 	end    func(*floodedBus, *testing.T)
-	call   func(*container) call
+	call   func(*harness.Container) harness.Call
 	flood  flood
 	inside []*inhabitant
 	made   int
@@ -102,17 +88,19 @@ type floodedBus struct {
 
 // inhabitant is a container on a bus, with its member of the flood.
 type inhabitant struct {
-	*container
+	*harness.Container
 	member *floodMember
 }
 
 // newFloodedBus returns a bus that is not there yet. Its number decides how it ends.
 func newFloodedBus(number int) *floodedBus {
 	b := &floodedBus{hub: fmt.Sprint("vcan", number), end: teardowns[number%len(teardowns)]}
-	b.call = func(c *container) call { return on(c).with(fmt.Sprintf(`"hub":%q`, b.hub)) }
+	b.call = func(c *harness.Container) harness.Call { return harness.On(c).With(fmt.Sprintf(`"hub":%q`, b.hub)) }
 	if number%len(teardowns) == podsTeardown {
 		b.hub = fmt.Sprint("bench", number)
-		b.call = func(c *container) call { return pod(c, fmt.Sprintf(`,"vxcan/networks":"%s:can0"`, b.hub)) }
+		b.call = func(c *harness.Container) harness.Call {
+			return harness.Pod(c, fmt.Sprintf(`,"vxcan/networks":"%s:can0"`, b.hub))
+		}
 	}
 	return b
 }
@@ -129,23 +117,23 @@ var disasters = []struct {
 }
 
 func deleteHub(t *testing.T, b *floodedBus) string {
-	command(t, "ip", "link", "del", b.hub)
+	harness.Command(t, "ip", "link", "del", b.hub)
 	return "hub " + b.hub + " is missing"
 }
 
 func deleteBackplane(t *testing.T, b *floodedBus) string {
-	command(t, "ip", "link", "del", b.hub+"-rx")
+	harness.Command(t, "ip", "link", "del", b.hub+"-rx")
 	return "backplane " + b.hub + "-tx, " + b.hub + "-rx is missing"
 }
 
 func flushRules(*testing.T, *floodedBus) string {
-	_, _ = try("cangw", "-F") // of all buses; its exit status means nothing
+	_, _ = harness.Try("cangw", "-F") // of all buses; its exit status means nothing
 	return "gateway rules are missing"
 }
 
 // floodAndEnd has buses made, struck by each disaster, and ended.
 func floodAndEnd(t *testing.T, buses []*floodedBus) {
-	rulesBefore, filtersBefore := rules(t), filters(t) // a controller of an earlier test has kept its filters
+	rulesBefore, filtersBefore := harness.Rules(t), harness.Filters(t) // a controller of an earlier test has kept its filters
 	expectFlow := func(when string) {
 		t.Helper()
 		for _, b := range buses {
@@ -186,21 +174,21 @@ func floodAndEnd(t *testing.T, buses []*floodedBus) {
 		}()
 	}
 	ending.Wait()
-	waitFor(t, "devices to go", func() string { return strings.Join(canLinks(t), " ") })
+	waitFor(t, "devices to go", func() string { return strings.Join(harness.CANLinks(t), " ") })
 	for _, b := range buses {
 		b.quiet()
 	}
-	expectLines(t, "gateway rules", rules(t), rulesBefore)
-	expectLines(t, "filters", filters(t), filtersBefore)
+	harness.ExpectLines(t, "gateway rules", harness.Rules(t), rulesBefore)
+	harness.ExpectLines(t, "filters", harness.Filters(t), filtersBefore)
 }
 
 // add puts one more container on the bus, which floods it from then on, and returns the log of ADD.
 func (b *floodedBus) add(t *testing.T) (log string) {
 	t.Helper()
-	c := newContainer(t, fmt.Sprintf("%s-%d", b.hub, b.made))
+	c := harness.NewContainer(t, fmt.Sprintf("%s-%d", b.hub, b.made))
 	b.made++
-	_, log = b.call(c).add(t)
-	b.inside = append(b.inside, &inhabitant{c, b.flood.join(c.id, c.netns, "can0", hubSenders-1+b.made)})
+	_, log = b.call(c).Add(t)
+	b.inside = append(b.inside, &inhabitant{c, b.flood.join(c.ID, c.Netns, "can0", hubSenders-1+b.made)})
 	return log
 }
 
@@ -246,13 +234,13 @@ var teardowns = []func(*floodedBus, *testing.T){
 const podsTeardown = 1
 
 func (b *floodedBus) delete(t *testing.T, device string) {
-	if _, err := try("ip", "link", "del", device); err != nil {
+	if _, err := harness.Try("ip", "link", "del", device); err != nil {
 		t.Error(err)
 	}
 }
 
 func (b *floodedBus) del(t *testing.T, c *inhabitant) {
-	if _, log, err := b.call(c.container).exec(t, "DEL"); err != nil {
+	if _, log, err := b.call(c.Container).Exec(t, "DEL"); err != nil {
 		t.Errorf("DEL: %v\n%s", err, log)
 	}
 }
@@ -263,10 +251,10 @@ func (b *floodedBus) endContainer(t *testing.T, number int, c *inhabitant) {
 		b.del(t, c)
 	}
 	b.flood.leave(c.member)
-	if err := c.netns.Close(); err != nil {
+	if err := c.Netns.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := try("ip", "netns", "del", c.id); err != nil {
+	if _, err := harness.Try("ip", "netns", "del", c.ID); err != nil {
 		t.Error(err)
 	}
 }
@@ -282,7 +270,7 @@ func (b *floodedBus) quiet() {
 // nothing refers to its namespace any more.
 func netnsIDs(t *testing.T) []string {
 	t.Helper()
-	return slices.Collect(strings.Lines(command(t, "ip", "netns", "list-id")))
+	return slices.Collect(strings.Lines(harness.Command(t, "ip", "netns", "list-id")))
 }
 
 // expectUnloadable fails the test unless the kernel gives modules back.
@@ -292,13 +280,13 @@ func expectUnloadable(t *testing.T, modules []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := try("modprobe", "-r", "can-raw"); err == nil {
+	if _, err := harness.Try("modprobe", "-r", "can-raw"); err == nil {
 		t.Error("can-raw was unloaded while a socket was open: does unloading still find references?")
 	}
 	unix.Close(fd)
 	unloaded := make(chan error, 1)
 	go func() { // with a reference to a device it never ends, and no signal helps
-		_, err := try("modprobe", append([]string{"-r"}, modules...)...)
+		_, err := harness.Try("modprobe", append([]string{"-r"}, modules...)...)
 		unloaded <- err
 	}()
 	select {

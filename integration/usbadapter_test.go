@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,18 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// These tests need bin/vm -qemu. The first ones show that the emulated USB adapter is to the kernel's own driver what a
-// real one is.
-
-// setUpUSB does what the owner of an adapter does.
-func setUpUSB(t testing.TB, name string) {
-	t.Helper()
-	command(t, "ip", "link", "set", name, "up", "txqueuelen", "4000",
-		"type", "can", "bitrate", "500000", "dbitrate", "2000000", "fd", "on")
-}
 
 // canDetails is what `ip -details` shows of a CAN controller.
 type canDetails struct {
@@ -50,7 +40,7 @@ type canDetails struct {
 
 func detailsOf(t testing.TB, name string) canDetails {
 	t.Helper()
-	text := controllerState(t, name)
+	text := harness.ControllerState(t, name)
 	var all []canDetails
 	if err := json.Unmarshal([]byte(text), &all); err != nil || len(all) != 1 {
 		t.Fatalf("%v: %s", err, text)
@@ -71,7 +61,7 @@ func TestUSBAdapter(t *testing.T) {
 		t.Errorf("driver %s, %v", driver, err)
 	}
 
-	setUpUSB(t, "slot0")
+	harness.SetUpUSB(t, "slot0")
 	t.Logf("when set up: %q", adapter.Commands())
 	before := detailsOf(t, "slot0")
 	data := before.LinkInfo.Data
@@ -80,12 +70,12 @@ func TestUSBAdapter(t *testing.T) {
 		t.Errorf("set up as %+v", before)
 	}
 	for _, ohms := range []int{120, 0} {
-		command(t, "ip", "link", "set", "slot0", "type", "can", "termination", strconv.Itoa(ohms))
+		harness.Command(t, "ip", "link", "set", "slot0", "type", "can", "termination", strconv.Itoa(ohms))
 		if got := detailsOf(t, "slot0").LinkInfo.Data.Terminated; got != ohms {
 			t.Errorf("termination %d, want %d", got, ohms)
 		}
 	}
-	command(t, "ip", "link", "set", "slot0", "down")
+	harness.Command(t, "ip", "link", "set", "slot0", "down")
 	want := []string{
 		"bitrate 500000 sample-point 0.875", "dbitrate 2000000 dsample-point 0.750", "start fd",
 		"termination on", "termination off", "reset",
@@ -101,7 +91,7 @@ func TestUSBAdapter(t *testing.T) {
 	for range 3 {
 		start := time.Now()
 		adapter.Unplug()
-		if _, err := try("ip", "link", "show", "dev", "slot0"); err == nil {
+		if _, err := harness.Try("ip", "link", "show", "dev", "slot0"); err == nil {
 			t.Fatal("the unplugged device is there")
 		}
 		unplugged := time.Since(start)
@@ -112,7 +102,7 @@ func TestUSBAdapter(t *testing.T) {
 			t.Errorf("plugged again it is %+v, before it was %+v", after, before)
 		}
 		before = after
-		setUpUSB(t, "slot0")
+		harness.SetUpUSB(t, "slot0")
 	}
 }
 
@@ -121,10 +111,10 @@ func TestUSBAdapter(t *testing.T) {
 func TestUSBAdapterFrames(t *testing.T) {
 	const count = 1000
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	setUpUSB(t, "slot0")
+	harness.SetUpUSB(t, "slot0")
 	onWire, onHost := adapter.Listen(), cantest.Listen(t, nil, "slot0")
 	sender := cantest.NewSender(t, nil, "slot0")
-	fromWire, fromHost := mixed(0x100, count), mixed(0x200, count)
+	fromWire, fromHost := harness.Mixed(0x100, count), harness.Mixed(0x200, count)
 	start, done := time.Now(), make(chan error)
 	go func() {
 		for _, f := range fromWire {
@@ -160,22 +150,11 @@ func TestUSBAdapterFrames(t *testing.T) {
 	}
 }
 
-// mixed are classic and FD frames by turns.
-func mixed(id uint32, count int) []cantest.Frame {
-	var all []cantest.Frame
-	for i := range count {
-		number := fmt.Sprintf("%08d", i)
-		all = append(all, cantest.Frame{ID: id, Data: number},
-			cantest.Frame{ID: id | unix.CAN_EFF_FLAG, FD: true, Data: strings.Repeat(number, 8)})
-	}
-	return all
-}
-
 // TestUSBAdapterTrouble: while nobody acknowledges, nothing is on the wire or heard as sent. Errors that the adapter
 // reports are heard as error frames, and its state is seen. After bus-off, down and up help.
 func TestUSBAdapterTrouble(t *testing.T) {
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	setUpUSB(t, "slot0")
+	harness.SetUpUSB(t, "slot0")
 	wire, host := adapter.Listen(), cantest.Listen(t, nil, "slot0")
 	sender := cantest.NewSender(t, nil, "slot0")
 	expectSent := func(when string, want []cantest.Frame) {
@@ -196,14 +175,14 @@ func TestUSBAdapterTrouble(t *testing.T) {
 			}
 		}
 	}
-	sent := numbered(50)
+	sent := harness.Numbered(50)
 	adapter.Pace(cantest.Stopped)
 	send(sent)
 	expectSent("nobody acknowledges", nil)
 	adapter.Pace(cantest.Unlimited)
 	expectSent("acknowledged again", sent)
 
-	errors := startCandump(t, nil, "slot0", 3)
+	errors := harness.StartCandump(t, nil, "slot0", 3)
 	for _, c := range []struct {
 		state      cantest.State
 		tx, rx     uint8
@@ -216,7 +195,7 @@ func TestUSBAdapterTrouble(t *testing.T) {
 		if err := adapter.SetState(c.state, c.tx, c.rx); err != nil {
 			t.Fatal(err)
 		}
-		waitForState(t, "slot0", `"state":"`+c.wantInLink+`"`)
+		harness.WaitForState(t, "slot0", `"state":"`+c.wantInLink+`"`)
 	}
 	said := errors()
 	t.Logf("candump -e:\n%s", said)
@@ -225,13 +204,13 @@ func TestUSBAdapterTrouble(t *testing.T) {
 			t.Errorf("candump says no %s", words)
 		}
 	}
-	send(numbered(5))
+	send(harness.Numbered(5))
 	expectSent("bus-off", sent)
-	command(t, "ip", "link", "set", "slot0", "down")
-	command(t, "ip", "link", "set", "slot0", "up")
-	waitForState(t, "slot0", `"state":"ERROR-ACTIVE"`)
+	harness.Command(t, "ip", "link", "set", "slot0", "down")
+	harness.Command(t, "ip", "link", "set", "slot0", "up")
+	harness.WaitForState(t, "slot0", `"state":"ERROR-ACTIVE"`)
 
-	errors = startCandump(t, nil, "slot0", 2)
+	errors = harness.StartCandump(t, nil, "slot0", 2)
 	if err := adapter.Send(cantest.Frame{ID: unix.CAN_ERR_FLAG | unix.CAN_ERR_ACK, Data: strings.Repeat("\x00", 8)}); err != nil {
 		t.Fatal(err)
 	}
@@ -247,47 +226,14 @@ func TestUSBAdapterTrouble(t *testing.T) {
 	}
 }
 
-// startCandump has candump hear a number of error frames, and no others, in a container or, if that is nil, on the host. The
-// function it returns waits for them.
-func startCandump(t testing.TB, c *container, name string, count int) (words func() string) {
-	t.Helper()
-	var in []string
-	if c != nil {
-		in = []string{"ip", "netns", "exec", c.id}
-	}
-	var out strings.Builder
-	args := append(slices.Clone(in), "candump", "-e", "-T", "20000", "-n", strconv.Itoa(count), name+",92345678:DFFFFFFF,#FFFFFFFF")
-	cmd, cancel := limited(args[0], args[1:]...)
-	t.Cleanup(cancel)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	args = append(in, "cat", "/proc/net/can/rcvlist_err")
-	table := ""
-	socket := func() bool { // net/can/proc.c lists the sockets of each device by their error filters
-		table, _ = try(args[0], args[1:]...)
-		return strings.Contains(table, name+" ") && !strings.Contains(table, "("+name+": no entry)")
-	}
-	for deadline := time.Now().Add(20 * time.Second); !socket(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("candump does not listen: %s, %s", table, out.String())
-		}
-	}
-	return func() string {
-		_ = cmd.Wait()
-		return out.String()
-	}
-}
-
 // TestUSBAdapterRestart: a device that is set down, or an adapter that is unplugged, while frames are on their way in both
 // directions, afterwards takes and sends each new frame exactly once, and no old one.
 func TestUSBAdapterRestart(t *testing.T) {
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	setUpUSB(t, "slot0")
+	harness.SetUpUSB(t, "slot0")
 	packets := func(direction string) int {
 		t.Helper()
-		text := strings.TrimSpace(command(t, "cat", "/sys/class/net/slot0/statistics/"+direction+"_packets"))
+		text := strings.TrimSpace(harness.Command(t, "cat", "/sys/class/net/slot0/statistics/"+direction+"_packets"))
 		n, err := strconv.Atoi(text)
 		if err != nil {
 			t.Fatal(err)
@@ -302,7 +248,7 @@ func TestUSBAdapterRestart(t *testing.T) {
 		sender, ended := cantest.NewSender(t, nil, "slot0"), make(chan bool)
 		go func() {
 			defer close(ended)
-			for _, f := range numbered(3 * count) {
+			for _, f := range harness.Numbered(3 * count) {
 				if adapter.Send(f) != nil || sender.Send(f) != nil {
 					return // the device went
 				}
@@ -310,7 +256,7 @@ func TestUSBAdapterRestart(t *testing.T) {
 		}()
 		time.Sleep(time.Duration(round) * 5 * time.Millisecond)
 		if round%2 == 0 {
-			command(t, "ip", "link", "set", "slot0", "down")
+			harness.Command(t, "ip", "link", "set", "slot0", "down")
 		} else {
 			adapter.Unplug()
 		}
@@ -320,14 +266,14 @@ func TestUSBAdapterRestart(t *testing.T) {
 		rx, tx := 0, 0
 		if round%2 == 0 {
 			rx, tx = packets("rx"), packets("tx")
-			command(t, "ip", "link", "set", "slot0", "up")
+			harness.Command(t, "ip", "link", "set", "slot0", "up")
 		} else {
 			adapter.Plug()
-			setUpUSB(t, "slot0")
+			harness.SetUpUSB(t, "slot0")
 		}
 		wire, host := adapter.Listen(), cantest.Listen(t, nil, "slot0")
 		sender = cantest.NewSender(t, nil, "slot0")
-		fromWire, fromHost := mixed(0x100, count), mixed(0x200, count)
+		fromWire, fromHost := harness.Mixed(0x100, count), harness.Mixed(0x200, count)
 		for i := range fromWire {
 			if err := adapter.Send(fromWire[i]); err != nil {
 				t.Fatal(err)
@@ -358,9 +304,9 @@ func TestUSBAdapterRestart(t *testing.T) {
 func TestUSBAdapters(t *testing.T) {
 	a, b := cantest.NewUSBAdapter(t, "slot0", "A1B2C3"), cantest.NewUSBAdapter(t, "slot1", "D4E5F6")
 	a.Connect(b)
-	setUpUSB(t, "slot0")
-	setUpUSB(t, "slot1")
-	sent := mixed(0x300, 100)
+	harness.SetUpUSB(t, "slot0")
+	harness.SetUpUSB(t, "slot1")
+	sent := harness.Mixed(0x300, 100)
 	for _, way := range [][2]string{{"slot0", "slot1"}, {"slot1", "slot0"}} {
 		sender, there := cantest.NewSender(t, nil, way[0]), cantest.Listen(t, nil, way[1])
 		for _, f := range sent {
@@ -379,68 +325,68 @@ func TestUSBAdapters(t *testing.T) {
 // TestUSBAdapterBus: four containers, the host and the wire of a CAN FD controller each hear every frame of the others
 // exactly once.
 func TestUSBAdapterBus(t *testing.T) {
-	freshHost(t)
-	write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
+	harness.FreshHost(t)
+	harness.Write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	setUpUSB(t, "slot0")
-	command(t, "ip", "link", "set", "slot0", "txqueuelen", "20000") // for all that five stations send at once
-	parties := []party{{"wire", adapter.Listen(), adapter.Send, false}, station{"host", nil, "slot0"}.party(t)}
+	harness.SetUpUSB(t, "slot0")
+	harness.Command(t, "ip", "link", "set", "slot0", "txqueuelen", "20000") // for all that five stations send at once
+	parties := []harness.Party{{Name: "wire", Listener: adapter.Listen(), Send: adapter.Send, Echo: false}, harness.Host("slot0").Party(t)}
 	for i := range 4 {
-		c := newContainer(t, fmt.Sprintf("c%d", i))
-		on(c).with(onController + `,"mtu":72`).add(t)
-		parties = append(parties, station{c.id, c.netns, "can0"}.party(t))
+		c := harness.NewContainer(t, fmt.Sprintf("c%d", i))
+		harness.On(c).With(harness.OnController + `,"mtu":72`).Add(t)
+		parties = append(parties, c.On("can0").Party(t))
 	}
-	exchange(t, parties, 1000, true)
+	harness.Exchange(t, parties, 1000, true)
 }
 
 // TestUSBAdapterSetUp: from a fresh CAN FD adapter to a container on it by its network's configuration alone. After a
 // replug vxcanctl heal sets it up again, and the sockets from before hear the wire, without a container starting.
 func TestUSBAdapterSetUp(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
-	const network = onController + `,"bitrate":500000,"fd":true,"dbitrate":2000000,"termination":120,"restart-ms":100`
-	a, b := newContainer(t, "a"), newContainer(t, "b")
+	const network = harness.OnController + `,"bitrate":500000,"fd":true,"dbitrate":2000000,"termination":120,"restart-ms":100`
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
 	for members, words := range map[string][]string{
 		`,"bitrate":500000,"termination":60`:       {"slot0 (gs_usb)", "termination 60", "120"},
 		`,"bitrate":999999999`:                     {"slot0 (gs_usb)", "bitrate 999999999", "nearest"},
 		`,"bitrate":500000,"triple-sampling":true`: {"slot0 (gs_usb)", "not supported: triple-sampling"},
 		`,"bitrate":500000,"presume-ack":true`:     {"slot0 (gs_usb)", "not supported: presume-ack"},
 	} {
-		on(a).with(onController+members).fails(t, "ADD", 7, words...)
+		harness.On(a).With(harness.OnController+members).Fails(t, "ADD", 7, words...)
 	}
-	result, log := on(a).with(network).add(t)
+	result, log := harness.On(a).With(network).Add(t)
 	t.Logf("%s", log)
 	if !strings.Contains(log, "no restart-ms") {
 		t.Errorf("no warning that the adapter has no restart-ms: %s", log)
 	}
-	on(b).with(network).add(t)
-	state := controllerState(t, "slot0")
+	harness.On(b).With(network).Add(t)
+	state := harness.ControllerState(t, "slot0")
 	for _, word := range []string{`"mtu":72`, `"txqlen":1000`, `"bitrate":500000`, `"bitrate":2000000`, `"termination":120`, `"FD"`} {
 		if !strings.Contains(state, word) {
 			t.Errorf("no %s: %s", word, state)
 		}
 	}
-	if err := on(a).with(network).check(t, result); err != nil {
+	if err := harness.On(a).With(network).Check(t, result); err != nil {
 		t.Error(err)
 	}
-	on(newContainer(t, "c")).with(onController+`,"bitrate":250000,"name":"other"`).fails(t, "ADD", 7, "slot0 is up with", "want 250000")
-	parties := func() []party {
-		return []party{{"wire", adapter.Listen(), adapter.Send, false}, station{"host", nil, "slot0"}.party(t),
-			station{"a", a.netns, "can0"}.party(t), station{"b", b.netns, "can0"}.party(t)}
+	harness.On(harness.NewContainer(t, "c")).With(harness.OnController+`,"bitrate":250000,"name":"other"`).Fails(t, "ADD", 7, "slot0 is up with", "want 250000")
+	parties := func() []harness.Party {
+		return []harness.Party{{Name: "wire", Listener: adapter.Listen(), Send: adapter.Send, Echo: false}, harness.Host("slot0").Party(t),
+			a.On("can0").Party(t), b.On("can0").Party(t)}
 	}
-	exchange(t, parties(), 50, true)
+	harness.Exchange(t, parties(), 50, true)
 
-	sender, inB := cantest.NewSender(t, a.netns, "can0"), cantest.Listen(t, b.netns, "can0")
+	sender, inB := cantest.NewSender(t, a.Netns, "can0"), cantest.Listen(t, b.Netns, "can0")
 	const rounds = 3
 	for round := range rounds {
 		adapter.Unplug()
-		vxcanctl(t, "heal", "slot0") // as a udev event that comes late has it: no error
+		harness.Vxcanctl(t, "heal", "slot0") // as a udev event that comes late has it: no error
 		if err := sender.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprint("away", round)}); err != nil {
 			t.Errorf("round %d: unplugged, a container cannot send: %v", round, err)
 		}
 		adapter.Plug()
 		start := time.Now()
-		log := vxcanctl(t, "heal", "slot0")
+		log := harness.Vxcanctl(t, "heal", "slot0")
 		wire := adapter.Listen()
 		back, out := cantest.Frame{ID: 0x7E8, Data: fmt.Sprint("back", round)}, cantest.Frame{ID: 0x7E0, Data: fmt.Sprint("out", round)}
 		if err := errors.Join(adapter.Send(back), sender.Send(out)); err != nil {
@@ -457,17 +403,7 @@ func TestUSBAdapterSetUp(t *testing.T) {
 		wire.Close()
 	}
 	inB.Close()
-	exchange(t, parties(), 50, true)
-	vxcanctl(t, "heal", "nosuchbus")
-	vxcanctl(t, "heal")
-}
-
-// vxcanctl runs vxcanctl and returns what it says.
-func vxcanctl(t testing.TB, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(filepath.Join(binDir(t), "vxcanctl"), args...).CombinedOutput()
-	if err != nil {
-		t.Errorf("vxcanctl %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
+	harness.Exchange(t, parties(), 50, true)
+	harness.Vxcanctl(t, "heal", "nosuchbus")
+	harness.Vxcanctl(t, "heal")
 }

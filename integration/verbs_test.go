@@ -7,44 +7,46 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
 )
 
 // TestAddAgain: the same attachment again changes nothing; in a new netns, without a DEL, it is built anew.
 func TestAddAgain(t *testing.T) {
-	freshHost(t)
-	c := newContainer(t, "c")
-	first, _ := on(c).add(t)
-	before := c.links(t)
-	second, _ := on(c).add(t)
-	if a, b := string(marshal(t, first)), string(marshal(t, second)); a != b {
+	harness.FreshHost(t)
+	c := harness.NewContainer(t, "c")
+	first, _ := harness.On(c).Add(t)
+	before := c.Links(t)
+	second, _ := harness.On(c).Add(t)
+	if a, b := string(harness.Marshal(t, first)), string(harness.Marshal(t, second)); a != b {
 		t.Errorf("results differ:\n%s\n%s", a, b)
 	}
-	if after := c.links(t); !slices.Equal(before, after) {
+	if after := c.Links(t); !slices.Equal(before, after) {
 		t.Errorf("devices changed: %v, then %v", before, after)
 	}
-	expectWiring(t, true, "vcan0", hostIf(first))
+	harness.ExpectWiring(t, true, "vcan0", harness.HostIf(first))
 
-	moved := newContainer(t, "moved")
-	again := call{containerID: "c", netns: moved.path}
-	result, _ := again.add(t)
-	expectWiring(t, true, "vcan0", hostIf(result))
-	if slices.ContainsFunc(c.links(t), func(l link) bool { return l.Name == "can0" }) {
+	moved := harness.NewContainer(t, "moved")
+	again := harness.Call{ContainerID: "c", Netns: moved.Path}
+	result, _ := again.Add(t)
+	harness.ExpectWiring(t, true, "vcan0", harness.HostIf(result))
+	if slices.ContainsFunc(c.Links(t), func(l harness.Link) bool { return l.Name == "can0" }) {
 		t.Error("can0 is still in the old netns")
 	}
-	if err := again.check(t, result); err != nil {
+	if err := again.Check(t, result); err != nil {
 		t.Error(err)
 	}
-	expectExactlyOnce(t, []station{{"host", nil, "vcan0"}, {"moved", moved.netns, "can0"}}, 5, true)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), moved.On("can0")}, 5, true)
 }
 
 // TestResult: every CNI version, alone and behind another plugin, whose result stays as it was, with ours at its end.
 func TestResult(t *testing.T) {
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
-			freshHost(t)
-			c := newContainer(t, "c")
-			ours := on(c).with(fmt.Sprintf(`"cniVersion":%q`, version))
-			out, _, err := ours.exec(t, "ADD")
+			harness.FreshHost(t)
+			c := harness.NewContainer(t, "c")
+			ours := harness.On(c).With(fmt.Sprintf(`"cniVersion":%q`, version))
+			out, _, err := ours.Exec(t, "ADD")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,15 +61,15 @@ func TestResult(t *testing.T) {
 				t.Fatalf("result: %s", out)
 			}
 			end := result.Interfaces[2]
-			if result.Interfaces[0].Name != "vcan0" || end.Name != "can0" || end.Mac != "00:00:00:00:00:00" || end.Sandbox != c.path {
+			if result.Interfaces[0].Name != "vcan0" || end.Name != "can0" || end.Mac != "00:00:00:00:00:00" || end.Sandbox != c.Path {
 				t.Errorf("result: %s", out)
 			}
-			ours.ok(t, "DEL")
+			ours.OK(t, "DEL")
 
 			previous := fmt.Sprintf(`{"cniVersion":%q,"interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":%q}],`+
-				`"ips":[{"version":"4","interface":0,"address":"10.1.2.3/24"}],"dns":{}}`, version, c.path)
-			chained := ours.with(`"prevResult":` + previous)
-			out, _, err = chained.exec(t, "ADD")
+				`"ips":[{"version":"4","interface":0,"address":"10.1.2.3/24"}],"dns":{}}`, version, c.Path)
+			chained := ours.With(`"prevResult":` + previous)
+			out, _, err = chained.Exec(t, "ADD")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,21 +98,21 @@ func TestInterfaceNames(t *testing.T) {
 		{"chained behind a name that was asked for", "wan", `"interface":"can3",` + chained, "can3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
-			box := newContainer(t, "c")
-			command(t, "ip", "-netns", "c", "link", "add", "can0", "type", "vcan")
-			this := call{containerID: "c", netns: box.path, ifName: c.ifName}.with(c.conf)
+			harness.FreshHost(t)
+			box := harness.NewContainer(t, "c")
+			harness.Command(t, "ip", "-netns", "c", "link", "add", "can0", "type", "vcan")
+			this := harness.Call{ContainerID: "c", Netns: box.Path, IfName: c.ifName}.With(c.conf)
 			if c.want == "" {
-				this.fails(t, "ADD", 7, `key "interface"`)
+				this.Fails(t, "ADD", 7, `key "interface"`)
 				return
 			}
-			result, _ := this.add(t)
+			result, _ := this.Add(t)
 			if got := result.Interfaces[len(result.Interfaces)-1].Name; got != c.want {
 				t.Errorf("interface %s, want %s", got, c.want)
 			}
-			this.ok(t, "DEL")
-			if got := len(box.links(t)); got != 2 { // lo and can0
-				t.Errorf("%d devices after DEL: %v", got, box.links(t))
+			this.OK(t, "DEL")
+			if got := len(box.Links(t)); got != 2 { // lo and can0
+				t.Errorf("%d devices after DEL: %v", got, box.Links(t))
 			}
 		})
 	}
@@ -118,35 +120,37 @@ func TestInterfaceNames(t *testing.T) {
 
 // TestDelAlways: DEL succeeds with whatever is left to go by, as often as it is called, and leaves nothing of it.
 func TestDelAlways(t *testing.T) {
-	stateFile := recordFile(t, "vcan0")
-	for name, damage := range map[string]func(t *testing.T, c *container, this *call){
-		"nothing missing": func(*testing.T, *container, *call) {},
-		"without netns":   func(_ *testing.T, _ *container, this *call) { this.netns = "" },
-		"netns gone": func(t *testing.T, c *container, _ *call) {
-			command(t, "ip", "netns", "del", c.id)
+	stateFile := harness.RecordFile(t, "vcan0")
+	for name, damage := range map[string]func(t *testing.T, c *harness.Container, this *harness.Call){
+		"nothing missing": func(*testing.T, *harness.Container, *harness.Call) {},
+		"without netns":   func(_ *testing.T, _ *harness.Container, this *harness.Call) { this.Netns = "" },
+		"netns gone": func(t *testing.T, c *harness.Container, _ *harness.Call) {
+			harness.Command(t, "ip", "netns", "del", c.ID)
 		},
-		"without record": func(t *testing.T, _ *container, _ *call) { remove(t, stateFile) },
-		"broken record":  func(t *testing.T, _ *container, _ *call) { write(t, stateFile, `{"version":1,"da`) },
-		"other hub configured since": func(t *testing.T, _ *container, this *call) {
-			*this = this.with(`"hub":"vcan1"`)
+		"without record": func(t *testing.T, _ *harness.Container, _ *harness.Call) { harness.Remove(t, stateFile) },
+		"broken record": func(t *testing.T, _ *harness.Container, _ *harness.Call) {
+			harness.Write(t, stateFile, `{"version":1,"da`)
 		},
-		"other interface configured since": func(t *testing.T, _ *container, this *call) {
-			*this = this.with(`"interface":"can7"`)
+		"other hub configured since": func(t *testing.T, _ *harness.Container, this *harness.Call) {
+			*this = this.With(`"hub":"vcan1"`)
 		},
-		"configuration invalid since": func(t *testing.T, _ *container, this *call) {
-			*this = this.with(`"speed":500000`)
+		"other interface configured since": func(t *testing.T, _ *harness.Container, this *harness.Call) {
+			*this = this.With(`"interface":"can7"`)
+		},
+		"configuration invalid since": func(t *testing.T, _ *harness.Container, this *harness.Call) {
+			*this = this.With(`"speed":500000`)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			freshHost(t)
-			c := newContainer(t, "c")
-			this := on(c)
-			this.add(t)
+			harness.FreshHost(t)
+			c := harness.NewContainer(t, "c")
+			this := harness.On(c)
+			this.Add(t)
 			damage(t, c, &this)
-			this.ok(t, "DEL")
-			this.ok(t, "DEL")
-			expectWiring(t, true, "vcan0")
-			if got, want := canLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
+			this.OK(t, "DEL")
+			this.OK(t, "DEL")
+			harness.ExpectWiring(t, true, "vcan0")
+			if got, want := harness.CANLinks(t), []string{"vcan0", "vcan0-rx", "vcan0-tx"}; !slices.Equal(got, want) {
 				t.Errorf("devices %v, want %v", got, want)
 			}
 			if state, err := os.ReadFile(stateFile); err == nil && name != "other hub configured since" && strings.Contains(string(state), "canbus0") {
@@ -155,9 +159,9 @@ func TestDelAlways(t *testing.T) {
 		})
 	}
 	t.Run("never added", func(t *testing.T) {
-		freshHost(t)
-		call{containerID: "nobody"}.ok(t, "DEL")
-		expectNothing(t)
+		harness.FreshHost(t)
+		harness.Call{ContainerID: "nobody"}.OK(t, "DEL")
+		harness.ExpectNothing(t)
 	})
 }
 
@@ -183,25 +187,25 @@ func TestGC(t *testing.T) {
 		{"no list", `"hub":"vcan0"`, true, []string{"a", "b", "other"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			freshHost(t)
+			harness.FreshHost(t)
 			hostIfs := make(map[string]string)
 			for _, id := range []string{"a", "b", "other"} {
-				this := on(newContainer(t, id))
+				this := harness.On(harness.NewContainer(t, id))
 				if id == "other" {
-					this = this.with(`"name":"another"`)
+					this = this.With(`"name":"another"`)
 				}
-				result, _ := this.add(t)
-				hostIfs[id] = hostIf(result)
+				result, _ := this.Add(t)
+				hostIfs[id] = harness.HostIf(result)
 			}
 			if !c.state {
-				remove(t, recordFile(t, "vcan0"))
+				harness.Remove(t, harness.RecordFile(t, "vcan0"))
 			}
-			call{}.with(c.conf).ok(t, "GC")
+			harness.Call{}.With(c.conf).OK(t, "GC")
 			var want []string
 			for _, id := range c.want {
 				want = append(want, hostIfs[id])
 			}
-			expectWiring(t, true, "vcan0", want...)
+			harness.ExpectWiring(t, true, "vcan0", want...)
 		})
 	}
 }

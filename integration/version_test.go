@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
@@ -18,7 +19,7 @@ func TestVersion(t *testing.T) {
 	if os.Getenv(cantest.Promised) == "" {
 		t.Skip("needs what make build builds: make test runs it")
 	}
-	dir := binDir(t)
+	dir := harness.BinDir(t)
 	output := func(t *testing.T, name string, args ...string) string {
 		cmd := exec.Command(filepath.Join(dir, name), args...)
 		cmd.Env = []string{}

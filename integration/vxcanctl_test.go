@@ -1,13 +1,11 @@
 package integration
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,77 +18,14 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
-
-// control runs vxcanctl, perhaps wrapped by a program, and returns what it says and its exit status.
-func control(t testing.TB, wrap []string, args ...string) (stdout, stderr string, status int) {
-	t.Helper()
-	line := append(append(slices.Clone(wrap), filepath.Join(binDir(t), "vxcanctl")), args...)
-	cmd, cancel := limited(line[0], line[1:]...)
-	defer cancel()
-	var out, words bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &words
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%v: %v", line, err)
-	}
-	return out.String(), words.String(), cmd.ProcessState.ExitCode()
-}
-
-// busStatus is a part of what vxcanctl status -o json says of a bus.
-type busStatus struct {
-	Hub                    string
-	Endpoints, Differences []map[string]any
-}
-
-func statusOf(t testing.TB, hubs ...string) []busStatus {
-	t.Helper()
-	out, words, status := control(t, nil, append([]string{"status", "-o", "json"}, hubs...)...)
-	var document struct {
-		Version int
-		Buses   []busStatus
-	}
-	if err := json.Unmarshal([]byte(out), &document); err != nil || status != 0 || document.Version != 1 {
-		t.Fatalf("exit status %d, %v: %s%s", status, err, out, words)
-	}
-	return document.Buses
-}
-
-// wrongWith is what status says is wrong with a bus, as one text.
-func wrongWith(t testing.TB, hub string) string {
-	t.Helper()
-	var all []string
-	for _, b := range statusOf(t, hub) {
-		for _, d := range b.Differences {
-			all = append(all, fmt.Sprintf("%v: %v", d["what"], d["cure"]))
-		}
-	}
-	return strings.Join(all, "\n")
-}
-
-// twoBuses is a bus with a container of each of two runtimes and one on a controller that has gone bus-off.
-func twoBuses(t *testing.T) {
-	t.Helper()
-	freshHost(t)
-	controller := cantest.NewController(t, "slot0")
-	setUpController(t, controller, 1000)
-	engine := on(newContainer(t, "engine")).with(onController)
-	engine.env = []string{"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=lab;K8S_POD_NAME=engine-0"}
-	engine.add(t)
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	on(a).with(`"send":"100-1FF"`).add(t)
-	netavarkCall{c: b}.setup(t, "can0")
-	sendAll(t, a, []cantest.Frame{{ID: 0x100}, {ID: 0x101}, {ID: 0x200}})
-	busOff(t, controller)
-	time.Sleep(100 * time.Millisecond)
-}
 
 // TestStatusAndGraph: with two buses and two runtimes, status and graph show the containers by name, what they sent, and
 // a controller that is bus-off.
 func TestStatusAndGraph(t *testing.T) {
-	twoBuses(t)
+	harness.TwoBuses(t)
 	for _, c := range []struct {
 		args  string
 		words []string
@@ -108,13 +43,13 @@ func TestStatusAndGraph(t *testing.T) {
 		expectShown(t, c.args, c.words...)
 	}
 	for args, want := range map[string]string{"status can9": "vxcanctl: bus can9: there is no such bus\n", "status -o xml": "vxcanctl: invalid output \"xml\": want text or json\n"} {
-		if out, words, status := control(t, nil, strings.Fields(args)...); status != 1 || out != "" || words != want {
+		if out, words, status := harness.Control(t, nil, strings.Fields(args)...); status != 1 || out != "" || words != want {
 			t.Errorf("vxcanctl %s: exit status %d, %s%s", args, status, out, words)
 		}
 	}
 	noRoot := []string{"setpriv", "--reuid=65534", "--clear-groups"}
 	for _, args := range []string{"", "status", "graph", "metrics"} {
-		if out, words, status := control(t, noRoot, strings.Fields(args)...); status != 1 || out != "" || !strings.Contains(words, "needs root: run it with sudo") {
+		if out, words, status := harness.Control(t, noRoot, strings.Fields(args)...); status != 1 || out != "" || !strings.Contains(words, "needs root: run it with sudo") {
 			t.Errorf("vxcanctl %s without root: exit status %d, %s%s", args, status, out, words)
 		}
 	}
@@ -122,15 +57,15 @@ func TestStatusAndGraph(t *testing.T) {
 
 // TestStatusWatch: with --watch, frames per second and the load of a controller, until Ctrl-C, which is no failure.
 func TestStatusWatch(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	setUpController(t, controller, 1000)
-	c := newContainer(t, "c")
-	on(c).with(onController).add(t)
+	harness.SetUpController(t, controller, 1000)
+	c := harness.NewContainer(t, "c")
+	harness.On(c).With(harness.OnController).Add(t)
 	done := make(chan bool)
 	go func() { // 250 frames a second of 8 bytes: 33750 bits
 		defer close(done)
-		sender := cantest.NewSender(t, c.netns, "can0")
+		sender := cantest.NewSender(t, c.Netns, "can0")
 		for tick := time.NewTicker(4 * time.Millisecond); ; <-tick.C {
 			select {
 			case done <- true:
@@ -140,7 +75,7 @@ func TestStatusWatch(t *testing.T) {
 			}
 		}
 	}()
-	out, words, status := control(t, []string{"timeout", "--preserve-status", "--signal=INT", "4"}, "status", "--watch")
+	out, words, status := harness.Control(t, []string{"timeout", "--preserve-status", "--signal=INT", "4"}, "status", "--watch")
 	<-done
 	t.Logf("exit status %d\n%s%s", status, out, words)
 	found := regexp.MustCompile(`(\d+) frames/s, load about (\d+) %`).FindAllStringSubmatch(out, -1)
@@ -157,19 +92,19 @@ func TestStatusWatch(t *testing.T) {
 
 // TestStatusLargeBus tells what a look at 100 endpoints costs. With a call for each it would be hundreds.
 func TestStatusLargeBus(t *testing.T) {
-	freshHost(t)
-	crowd := newContainer(t, "crowd")
+	harness.FreshHost(t)
+	crowd := harness.NewContainer(t, "crowd")
 	const count = 100
-	for _, name := range containerNames("c", count) {
-		call{containerID: name, netns: crowd.path, ifName: name}.add(t)
+	for _, name := range harness.ContainerNames("c", count) {
+		harness.Call{ContainerID: name, Netns: crowd.Path, IfName: name}.Add(t)
 	}
 	start := time.Now()
-	if all := statusOf(t); len(all) != 1 || len(all[0].Endpoints) != count || len(all[0].Differences) > 0 {
+	if all := harness.StatusOf(t); len(all) != 1 || len(all[0].Endpoints) != count || len(all[0].Differences) > 0 {
 		t.Errorf("%d buses: %+v", len(all), all)
 	}
 	took := time.Since(start)
 	trace := filepath.Join(t.TempDir(), "trace")
-	control(t, []string{"strace", "-f", "-qq", "-e", "trace=sendto", "-o", trace}, "status")
+	harness.Control(t, []string{"strace", "-f", "-qq", "-e", "trace=sendto", "-o", trace}, "status")
 	content, err := os.ReadFile(trace)
 	sent := strings.Count(string(content), "sendto(")
 	t.Logf("status with %d endpoints: %v, %d messages or batches to the kernel", count, took, sent)
@@ -181,13 +116,13 @@ func TestStatusLargeBus(t *testing.T) {
 // doctorHost makes a host on which doctor finds nothing wrong: every plugin is where its runtime looks.
 func doctorHost(t *testing.T) {
 	t.Helper()
-	freshHost(t)
+	harness.FreshHost(t)
 	for _, dir := range []string{"/opt", "/usr/local", "/usr/libexec"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		command(t, "mount", "-t", "tmpfs", "tmpfs", dir)
-		t.Cleanup(func() { command(t, "umount", dir) })
+		harness.Command(t, "mount", "-t", "tmpfs", "tmpfs", dir)
+		t.Cleanup(func() { harness.Command(t, "umount", dir) })
 	}
 	for _, file := range []string{"/opt/cni/bin/vxcan", "/usr/local/libexec/netavark/vxcan", "/run/docker/plugins/vxcan.sock"} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
@@ -195,7 +130,7 @@ func doctorHost(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = os.Remove(file) })
 	}
-	command(t, "modprobe", "-a", "vcan", "vxcan", "can-gw")
+	harness.Command(t, "modprobe", "-a", "vcan", "vxcan", "can-gw")
 }
 
 // TestDoctorHosts: what doctor says of broken hosts, and its exit status, with and without --strict.
@@ -210,36 +145,36 @@ func TestDoctorHosts(t *testing.T) {
 		status, strict int
 		codes          []string // of what doctor must not call ok, among others that depend on the machine
 	}{
-		{"no modules", func(t *testing.T) { t.Cleanup(withoutModules(t, "can-gw", "vxcan", "vcan")) }, nil, 1, 1, []string{"VX101", "VX102", "VX103"}},
+		{"no modules", func(t *testing.T) { t.Cleanup(harness.WithoutModules(t, "can-gw", "vxcan", "vcan")) }, nil, 1, 1, []string{"VX101", "VX102", "VX103"}},
 		{"no root", nil, []string{"setpriv", "--reuid=65534", "--clear-groups"}, 0, 1, []string{"VX100"}},
 		{"rootless", nil, []string{"unshare", "--user", "--map-root-user"}, 1, 1, []string{"VX110"}},
 		{"wrong directory", func(t *testing.T) {
-			remove(t, "/opt/cni/bin/vxcan")
-			remove(t, "/usr/local/libexec/netavark/vxcan")
+			harness.Remove(t, "/opt/cni/bin/vxcan")
+			harness.Remove(t, "/usr/local/libexec/netavark/vxcan")
 		}, nil, 1, 1, []string{"VX20"}},
 		{"short queue", func(t *testing.T) {
-			setUpController(t, cantest.NewController(t, "slot0"), 0)
-			on(newContainer(t, "c")).with(onController).add(t)
+			harness.SetUpController(t, cantest.NewController(t, "slot0"), 0)
+			harness.On(harness.NewContainer(t, "c")).With(harness.OnController).Add(t)
 		}, nil, 0, 1, []string{"VX302"}},
 		{"dead bus", func(t *testing.T) {
-			on(newContainer(t, "c")).add(t)
-			command(t, "ip", "link", "del", "vcan0")
+			harness.On(harness.NewContainer(t, "c")).Add(t)
+			harness.Command(t, "ip", "link", "del", "vcan0")
 		}, nil, 1, 1, []string{"VX301"}},
-		{"sound", func(t *testing.T) { on(newContainer(t, "c")).add(t) }, nil, 0, -1, nil},
+		{"sound", func(t *testing.T) { harness.On(harness.NewContainer(t, "c")).Add(t) }, nil, 0, -1, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			doctorHost(t)
 			if c.do != nil {
 				c.do(t)
 			}
-			out, _, status := control(t, c.wrap, "doctor", "-o", "short")
+			out, _, status := harness.Control(t, c.wrap, "doctor", "-o", "short")
 			t.Logf("exit status %d\n%s", status, out)
 			for _, code := range c.codes {
 				if !strings.Contains(out, "["+code) {
 					t.Errorf("no %s", code)
 				}
 			}
-			if _, _, strict := control(t, c.wrap, "doctor", "--strict"); status != c.status || c.strict >= 0 && strict != c.strict {
+			if _, _, strict := harness.Control(t, c.wrap, "doctor", "--strict"); status != c.status || c.strict >= 0 && strict != c.strict {
 				t.Errorf("exit status %d, with --strict %d; want %d, %d", status, strict, c.status, c.strict)
 			}
 		})
@@ -249,21 +184,21 @@ func TestDoctorHosts(t *testing.T) {
 // TestDoctorSteering: doctor finds each device of a bus with rps_cpus, also of a hub with a long name, and its remedies
 // work.
 func TestDoctorSteering(t *testing.T) {
-	requireTwoCPUs(t) // a kernel for one CPU has no rps_cpus
-	freshHost(t)
+	harness.RequireTwoCPUs(t) // a kernel for one CPU has no rps_cpus
+	harness.FreshHost(t)
 	for _, hub := range []string{"vcan0", "can-left-wheel"} {
-		on(newContainer(t, hub)).with(fmt.Sprintf(`"hub":%q`, hub)).add(t)
+		harness.On(harness.NewContainer(t, hub)).With(fmt.Sprintf(`"hub":%q`, hub)).Add(t)
 	}
-	devices := canLinks(t)
+	devices := harness.CANLinks(t)
 	if len(devices) != 8 { // hub, backplane and host end of each bus
 		t.Fatalf("devices %v", devices)
 	}
 	for _, name := range devices {
-		write(t, "/sys/class/net/"+name+"/queues/rx-0/rps_cpus", "3")
+		harness.Write(t, "/sys/class/net/"+name+"/queues/rx-0/rps_cpus", "3")
 	}
 	remedies := func() (all []string) {
 		t.Helper()
-		out, _, _ := control(t, nil, "doctor", "-o", "json")
+		out, _, _ := harness.Control(t, nil, "doctor", "-o", "json")
 		var report struct {
 			Findings []struct{ Code, What, Remedy string }
 		}
@@ -284,7 +219,7 @@ func TestDoctorSteering(t *testing.T) {
 			t.Errorf("the remedies name %s %d times", name, len(named))
 		}
 	}
-	command(t, "sh", "-c", script)
+	harness.Command(t, "sh", "-c", script)
 	if left := remedies(); len(left) > 0 {
 		t.Errorf("after the remedies: %q", left)
 	}
@@ -293,9 +228,9 @@ func TestDoctorSteering(t *testing.T) {
 // TestMetrics: Prometheus' own parser reads the metrics, and they have the values that status shows. Every metric of the
 // alerts and of the dashboard is there.
 func TestMetrics(t *testing.T) {
-	twoBuses(t)
+	harness.TwoBuses(t)
 	dir := t.TempDir()
-	vxcanctl(t, "metrics", "--textfile", dir)
+	harness.Vxcanctl(t, "metrics", "--textfile", dir)
 	if names, _ := filepath.Glob(dir + "/*"); !slices.Equal(names, []string{dir + "/vxcan.prom"}) {
 		t.Errorf("written: %v", names)
 	}
@@ -340,9 +275,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v (%v), want %v", key, got, ok, want)
 		}
 	}
-	known := vxcanctl(t, "metrics", "--help") // also those that this driver does not tell
+	known := harness.Vxcanctl(t, "metrics", "--help") // also those that this driver does not tell
 	for _, file := range []string{"alerts.yml", "dashboard.json"} {
-		content, err := os.ReadFile("../conflist/prometheus/" + file)
+		content, err := os.ReadFile(harness.Repo("conflist/prometheus/") + file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -362,11 +297,11 @@ func TestMetrics(t *testing.T) {
 
 // TestMetricsTimer: systemd writes the metrics again and again, where node_exporter has a directory for them.
 func TestMetricsTimer(t *testing.T) {
-	freshHost(t)
-	on(newContainer(t, "c")).add(t)
-	s := startSystemd(t)
+	harness.FreshHost(t)
+	harness.On(harness.NewContainer(t, "c")).Add(t)
+	s := harness.StartSystemd(t)
 	for _, unit := range []string{"vxcan-metrics.service", "vxcan-metrics.timer"} {
-		command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/systemd/system", "../plugins/vxcanctl/"+unit)
+		harness.Command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/systemd/system", harness.Repo("plugins/vxcanctl/")+unit)
 	}
 	const dir, file = "/var/lib/prometheus/node-exporter", "/var/lib/prometheus/node-exporter/vxcan.prom"
 	written := func() time.Time {
@@ -376,8 +311,8 @@ func TestMetricsTimer(t *testing.T) {
 		}
 		return info.ModTime()
 	}
-	s.run("systemctl", "daemon-reload")
-	s.run("systemctl", "start", "vxcan-metrics.service")
+	s.Run("systemctl", "daemon-reload")
+	s.Run("systemctl", "start", "vxcan-metrics.service")
 	if _, err := os.Stat(dir); err == nil {
 		t.Errorf("%s was made", dir)
 	}
@@ -385,10 +320,10 @@ func TestMetricsTimer(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.run("systemctl", "start", "vxcan-metrics.timer")
-	s.waitFor("the first metrics", func() bool { return !written().IsZero() })
+	s.Run("systemctl", "start", "vxcan-metrics.timer")
+	s.WaitFor("the first metrics", func() bool { return !written().IsZero() })
 	first := written()
-	s.waitFor("the next metrics", func() bool { return written().After(first) })
+	s.WaitFor("the next metrics", func() bool { return written().After(first) })
 	t.Logf("written again after %v", written().Sub(first))
 	content, err := os.ReadFile(file)
 	if err != nil || !strings.Contains(string(content), "\nvxcan_bus_whole{hub=\"vcan0\"} 1\n") {
@@ -401,10 +336,10 @@ func TestMetricsTimer(t *testing.T) {
 
 // TestCompletion: the scripts for four shells are there, and hubs, formats and codes are offered.
 func TestCompletion(t *testing.T) {
-	freshHost(t)
-	on(newContainer(t, "c")).add(t)
+	harness.FreshHost(t)
+	harness.On(harness.NewContainer(t, "c")).Add(t)
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
-		if out, words, status := control(t, nil, "completion", shell); status != 0 || len(out) < 1000 {
+		if out, words, status := harness.Control(t, nil, "completion", shell); status != 0 || len(out) < 1000 {
 			t.Errorf("%s: exit status %d, %d bytes, %s", shell, status, len(out), words)
 		}
 	}
@@ -412,12 +347,12 @@ func TestCompletion(t *testing.T) {
 		"status ": "vcan0\n", "heal ": "vcan0\n", "graph -o ": "text\ndot\njson\n", "doctor --explain V": "VX100\troot\n", "me": "metrics\t",
 	} {
 		words := strings.Split(args, " ")
-		if out, _, status := control(t, nil, append([]string{"__complete"}, words...)...); status != 0 || !strings.HasPrefix(out, want) {
+		if out, _, status := harness.Control(t, nil, append([]string{"__complete"}, words...)...); status != 0 || !strings.HasPrefix(out, want) {
 			t.Errorf("%s: exit status %d, %q, want %q", args, status, out, want)
 		}
 	}
 	script := filepath.Join(t.TempDir(), "vxcanctl.bash")
-	out, _, _ := control(t, nil, "completion", "bash")
-	write(t, script, out)
-	command(t, "bash", "-n", script)
+	out, _, _ := harness.Control(t, nil, "completion", "bash")
+	harness.Write(t, script, out)
+	harness.Command(t, "bash", "-n", script)
 }

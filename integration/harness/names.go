@@ -1,4 +1,4 @@
-package integration
+package harness
 
 import (
 	"maps"
@@ -10,9 +10,9 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// testNames restarts a container three times, or as often as VXCAN_TEST_RESTARTS says, and fails the test unless its interfaces are on the same buses each time, which
-// frames show. Names that depend on the order of a runtime's calls change places in half of all restarts.
-func testNames(t *testing.T, hubs map[string]string, restart func(), station func(ifName string) station) {
+// ExpectNamesStay restarts a container three times, or as often as VXCAN_TEST_RESTARTS says, and fails the test unless its
+// interfaces are on the same buses each time, which frames show. Names that depend on the order of a runtime's calls change places in half of all restarts.
+func ExpectNamesStay(t *testing.T, hubs map[string]string, restart func(), station func(ifName string) Station) {
 	t.Helper()
 	restarts := 3
 	if more, err := strconv.Atoi(os.Getenv("VXCAN_TEST_RESTARTS")); err == nil {
@@ -23,7 +23,7 @@ func testNames(t *testing.T, hubs map[string]string, restart func(), station fun
 		if i > 0 {
 			restart()
 		}
-		if !expectNames(t, hubs, station) {
+		if !ExpectNames(t, hubs, station) {
 			t.Errorf("wrong after %d restarts", i)
 		} else if i > 0 {
 			right++
@@ -32,15 +32,15 @@ func testNames(t *testing.T, hubs map[string]string, restart func(), station fun
 	t.Logf("interfaces %v: right after %d of %d restarts", hubs, right, restarts)
 }
 
-// expectNames fails the test unless each interface of a container hears a frame of its hub and no other, and returns
+// ExpectNames fails the test unless each interface of a container hears a frame of its hub and no other, and returns
 // whether it does.
-func expectNames(t *testing.T, hubs map[string]string, station func(ifName string) station) bool {
+func ExpectNames(t *testing.T, hubs map[string]string, station func(ifName string) Station) bool {
 	t.Helper()
 	listeners := make(map[string]*cantest.Listener)
 	for ifName := range hubs {
 		s := station(ifName)
-		listeners[ifName] = cantest.Listen(t, s.netns, ifName)
-		defer s.netns.Close() // or it would outlive the container
+		listeners[ifName] = cantest.Listen(t, s.Netns, ifName)
+		defer s.Netns.Close() // or it would outlive the container
 		defer listeners[ifName].Close()
 	}
 	frame := func(hub string) cantest.Frame { return cantest.Frame{ID: 0x123, Data: hub} }

@@ -1,4 +1,4 @@
-package integration
+package harness
 
 import (
 	"encoding/json"
@@ -9,14 +9,15 @@ import (
 	"testing"
 )
 
-// rules lists the gateway rules of the host by `cangw -L`, without counters, sorted.
-func rules(t testing.TB) []string {
+// Rules lists the gateway rules of the host by `cangw -L`, without counters, sorted.
+func Rules(t testing.TB) []string {
 	t.Helper()
-	out, _ := try("cangw", "-L") // its exit status means nothing
-	return sortedRules(out)
+	out, _ := Try("cangw", "-L") // its exit status means nothing
+	return SortedRules(out)
 }
 
-func sortedRules(listing string) []string {
+// SortedRules are the rules in what `cangw -L` says.
+func SortedRules(listing string) []string {
 	var all []string
 	for line := range strings.Lines(listing) {
 		// Without can-gw the kernel lists the routes of IP, and cangw complains of each.
@@ -28,13 +29,13 @@ func sortedRules(listing string) []string {
 	return all
 }
 
-// filters lists the tc filters of the host's devices, by `tc`, each as the command that makes it, sorted.
-func filters(t testing.TB) []string {
+// Filters lists the tc filters of the host's devices, by `tc`, each as the command that makes it, sorted.
+func Filters(t testing.TB) []string {
 	t.Helper()
 	var err error
 	for range 3 {
 		var all []string
-		if all, err = filtersIn(t); err == nil { // else a device may have gone since it was listed
+		if all, err = FiltersIn(t); err == nil { // else a device may have gone since it was listed
 			return all
 		}
 	}
@@ -42,21 +43,21 @@ func filters(t testing.TB) []string {
 	return nil
 }
 
-// filtersIn is filters with options for `ip` and `tc`: -netns and a name.
-func filtersIn(t testing.TB, options ...string) ([]string, error) {
+// FiltersIn is Filters with options for `ip` and `tc`: -netns and a name.
+func FiltersIn(t testing.TB, options ...string) ([]string, error) {
 	t.Helper()
 	type hook struct{ dev, direction string }
 	var hooks []hook
 	var batch strings.Builder
-	for _, l := range parseLinks(t, command(t, "ip", append(options, "-details", "-json", "link")...)) {
+	for _, l := range parseLinks(t, Command(t, "ip", append(options, "-details", "-json", "link")...)) {
 		for _, direction := range []string{"ingress", "egress"} {
 			hooks = append(hooks, hook{l.Name, direction})
 			fmt.Fprintf(&batch, "filter show dev %s %s\n", l.Name, direction)
 		}
 	}
 	file := filepath.Join(t.TempDir(), "batch")
-	write(t, file, batch.String())
-	out, err := try("tc", append(options, "-json", "-batch", file)...)
+	Write(t, file, batch.String())
+	out, err := Try("tc", append(options, "-json", "-batch", file)...)
 	if err != nil {
 		return nil, err
 	}
@@ -123,34 +124,35 @@ func (f shownFilter) arguments() string {
 	return strings.Join(words, " ")
 }
 
-// expectWiring fails the test unless rules and filters are those of a bus on hub, FD or classic, with these host ends, as
+// ExpectWiring fails the test unless rules and filters are those of a bus on hub, FD or classic, with these host ends, as
 // the tables in the README have them.
-func expectWiring(t testing.TB, fd bool, hub string, hostIfs ...string) {
+func ExpectWiring(t testing.TB, fd bool, hub string, hostIfs ...string) {
 	t.Helper()
-	expectLines(t, "gateway rules", rules(t), wantRules(fd, hub, hostIfs...))
-	expectLines(t, "filters", filters(t), wantFilters(t, hub, hostIfs...))
+	ExpectLines(t, "gateway rules", Rules(t), WantRules(fd, hub, hostIfs...))
+	ExpectLines(t, "filters", Filters(t), WantFilters(t, hub, hostIfs...))
 }
 
-func expectLines(t testing.TB, what string, got, want []string) {
+// ExpectLines fails the test unless these are the same.
+func ExpectLines(t testing.TB, what string, got, want []string) {
 	t.Helper()
 	if !slices.Equal(got, want) {
 		t.Errorf("%s:\n%s\nwant:\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// merge is all lines of both, sorted, each once.
-func merge(a, b []string) []string {
+// Merge is all lines of both, sorted, each once.
+func Merge(a, b []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
 }
 
-// wiring is the host's gateway rules and filters.
-func wiring(t testing.TB) []string {
+// Wiring is the host's gateway rules and filters.
+func Wiring(t testing.TB) []string {
 	t.Helper()
-	return slices.Concat(rules(t), filters(t))
+	return slices.Concat(Rules(t), Filters(t))
 }
 
-// wantRules is what the topology says, written as cangw commands and independent of the code.
-func wantRules(fd bool, hub string, hostIfs ...string) []string {
+// WantRules is what the topology says, written as cangw commands and independent of the code.
+func WantRules(fd bool, hub string, hostIfs ...string) []string {
 	modes := []string{""}
 	if fd {
 		modes = append(modes, " -X")
@@ -168,13 +170,13 @@ func wantRules(fd bool, hub string, hostIfs ...string) []string {
 	return all
 }
 
-// wantFilters is what the topology says, written as tc commands. What a member sends has the ifindex of its device as a
+// WantFilters is what the topology says, written as tc commands. What a member sends has the ifindex of its device as a
 // mark, and what comes back with it is dropped. Error frames go no further than the host end.
-func wantFilters(t testing.TB, hub string, hostIfs ...string) []string {
+func WantFilters(t testing.TB, hub string, hostIfs ...string) []string {
 	t.Helper()
 	const anyFrame, noErrorFrame = "1,6_0_0_4294967295", "4,48_0_0_3,69_1_0_32,6_0_0_4294967295,6_0_0_0"
 	index := make(map[string]int)
-	for _, l := range links(t) {
+	for _, l := range Links(t) {
 		index[l.Name] = l.Index
 	}
 	ingress := func(dev, program, after string) string {
@@ -191,29 +193,29 @@ func wantFilters(t testing.TB, hub string, hostIfs ...string) []string {
 	return all
 }
 
-// expectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules and filters.
-func expectBus(t testing.TB, hub string, n int) {
+// ExpectBus fails the test unless there is one bus, of this hub, with n endpoints and exactly its rules and filters.
+func ExpectBus(t testing.TB, hub string, n int) {
 	t.Helper()
-	hostIfs := hostEnds(t)
+	hostIfs := HostEnds(t)
 	if len(hostIfs) != n {
-		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, canLinks(t))
+		t.Errorf("%d endpoints, want %d: %v", len(hostIfs), n, CANLinks(t))
 	}
-	expectWiring(t, true, hub, hostIfs...)
+	ExpectWiring(t, true, hub, hostIfs...)
 }
 
-// expectUnused fails the test unless these hubs are what is left on the host, without an endpoint or a record of one.
-func expectUnused(t testing.TB, hubs ...string) {
+// ExpectUnused fails the test unless these hubs are what is left on the host, without an endpoint or a record of one.
+func ExpectUnused(t testing.TB, hubs ...string) {
 	t.Helper()
 	var devices, wantedRules, wantedFilters []string
 	for _, hub := range hubs {
 		devices = append(devices, hub, hub+"-rx", hub+"-tx")
-		wantedRules = merge(wantedRules, wantRules(true, hub))
-		wantedFilters = merge(wantedFilters, wantFilters(t, hub))
+		wantedRules = Merge(wantedRules, WantRules(true, hub))
+		wantedFilters = Merge(wantedFilters, WantFilters(t, hub))
 	}
-	if files := recordFiles(t); len(files) > 0 {
+	if files := RecordFiles(t); len(files) > 0 {
 		t.Errorf("left behind: %v", files)
 	}
-	expectLines(t, "devices", canLinks(t), devices)
-	expectLines(t, "gateway rules", rules(t), wantedRules)
-	expectLines(t, "filters", filters(t), wantedFilters)
+	ExpectLines(t, "devices", CANLinks(t), devices)
+	ExpectLines(t, "gateway rules", Rules(t), wantedRules)
+	ExpectLines(t, "filters", Filters(t), wantedFilters)
 }

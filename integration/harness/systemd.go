@@ -1,8 +1,9 @@
-package integration
+package harness
 
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,16 +26,16 @@ var slowUnits = []string{
 	"systemd-sysusers.service", "systemd-sysctl.service", "systemd-journal-flush.service", "tmp.mount",
 }
 
-// systemd is the systemd and udev of the machine that bin/vm boots, up to sysinit.target. It is process 1 of a PID namespace
+// Systemd is the systemd and udev of the machine that bin/vm boots, up to sysinit.target. It is process 1 of a PID namespace
 // and has this machine's devices, which are of no namespace.
-type systemd struct {
-	t   testing.TB
+type Systemd struct {
+	T   testing.TB
 	cmd *exec.Cmd
 }
 
-// startSystemd starts systemd with the rule and the service that make install installs, where it puts them. It skips
+// StartSystemd starts systemd with the rule and the service that make install installs, where it puts them. It skips
 // the test where there is no systemd, or it would see the devices of somebody else's machine.
-func startSystemd(t testing.TB) *systemd {
+func StartSystemd(t testing.TB) *Systemd {
 	t.Helper()
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Skip("gives this machine another systemd: bin/vm boots one for that")
@@ -43,9 +45,9 @@ func startSystemd(t testing.TB) *systemd {
 			t.Skip(err)
 		}
 	}
-	command(t, "install", "-D", "-t", "/usr/local/bin", filepath.Join(binDir(t), "vxcanctl"))
-	command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/udev/rules.d", "../plugins/vxcanctl/90-vxcan.rules")
-	command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/systemd/system", "../plugins/vxcanctl/vxcan-heal@.service")
+	Command(t, "install", "-D", "-t", "/usr/local/bin", filepath.Join(BinDir(t), "vxcanctl"))
+	Command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/udev/rules.d", Repo("plugins/vxcanctl/90-vxcan.rules"))
+	Command(t, "install", "-D", "-m", "644", "-t", "/usr/local/lib/systemd/system", Repo("plugins/vxcanctl/vxcan-heal@.service"))
 	const runtime = "/run/systemd/system" // and the sign by which others know that systemd runs
 	if err := os.MkdirAll(runtime, 0o755); err != nil {
 		t.Fatal(err)
@@ -55,7 +57,7 @@ func startSystemd(t testing.TB) *systemd {
 			t.Fatal(err)
 		}
 	}
-	s := &systemd{t: t}
+	s := &Systemd{T: t}
 	s.cmd = exec.Command("sh", "-ec", `mount --make-rprivate /
 mount -t proc proc /proc
 exec "$0" --unit=sysinit.target --show-status=no`, systemdPath)
@@ -68,7 +70,7 @@ exec "$0" --unit=sysinit.target --show-status=no`, systemdPath)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, err := s.try("journalctl", "--no-pager", "-o", "short-monotonic", "-n", "200", "-u", "vxcan*", "-u", "systemd-udevd*")
+			out, err := s.Try("journalctl", "--no-pager", "-o", "short-monotonic", "-n", "200", "-u", "vxcan*", "-u", "systemd-udevd*")
 			t.Logf("journal (%v):\n%s", err, out)
 		}
 		_ = s.cmd.Process.Kill() // and all of its namespace
@@ -83,46 +85,58 @@ exec "$0" --unit=sysinit.target --show-status=no`, systemdPath)
 		}
 	})
 	began := time.Now()
-	s.waitFor("systemd", func() bool {
-		out, _ := s.try("systemctl", "is-active", "sysinit.target", "systemd-udevd.service")
+	s.WaitFor("systemd", func() bool {
+		out, _ := s.Try("systemctl", "is-active", "sysinit.target", "systemd-udevd.service")
 		return strings.Count(out, "active\n") == 2 && !strings.Contains(out, "inactive")
 	})
 	t.Logf("systemd is up after %v", time.Since(began).Round(time.Millisecond))
 	return s
 }
 
-// try runs a program where systemd knows it: in its namespaces.
-func (s *systemd) try(name string, args ...string) (string, error) {
+// Try runs a program where systemd knows it: in its namespaces.
+func (s *Systemd) Try(name string, args ...string) (string, error) {
 	args = append([]string{"-t", strconv.Itoa(s.cmd.Process.Pid), "-p", "-m", name}, args...)
-	return try("nsenter", args...)
+	return Try("nsenter", args...)
 }
 
-func (s *systemd) run(name string, args ...string) string {
-	s.t.Helper()
-	out, err := s.try(name, args...)
+// Run is Try for what must succeed; it returns the stdout.
+func (s *Systemd) Run(name string, args ...string) string {
+	s.T.Helper()
+	out, err := s.Try(name, args...)
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return out
 }
 
-// waitFor waits up to two minutes.
-func (s *systemd) waitFor(what string, condition func() bool) {
-	s.t.Helper()
+// WaitFor waits up to two minutes.
+func (s *Systemd) WaitFor(what string, condition func() bool) {
+	s.T.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("waited two minutes for %s", what)
+			s.T.Fatalf("waited two minutes for %s", what)
 		}
 	}
 }
 
 // properties are those of a device in udev's database.
-func (s *systemd) properties(device string) map[string]string {
-	s.t.Helper()
+func (s *Systemd) properties(device string) map[string]string {
+	s.T.Helper()
 	all := make(map[string]string)
-	for line := range strings.Lines(command(s.t, "udevadm", "info", "--query=property", "/sys/class/net/"+device)) {
+	for line := range strings.Lines(Command(s.T, "udevadm", "info", "--query=property", "/sys/class/net/"+device)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		all[name] = value
 	}
 	return all
+}
+
+// Netns opens the network namespace of a process that systemd's PID namespace knows by a number.
+func (s *Systemd) Netns(pid string) ns.NetNS {
+	s.T.Helper()
+	netns, err := ns.GetNS(fmt.Sprintf("/proc/%d/root/proc/%s/ns/net", s.cmd.Process.Pid, strings.TrimSpace(pid)))
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	s.T.Cleanup(func() { netns.Close() })
+	return netns
 }

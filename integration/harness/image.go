@@ -1,4 +1,4 @@
-package integration
+package harness
 
 import (
 	"archive/tar"
@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// imageArchive makes an image as every runtime loads it (the format of `docker save`): a static busybox that sleeps, and
+// ImageArchive makes an image as every runtime loads it (the format of `docker save`): a static busybox that sleeps, and
 // programs of this machine with their libraries.
-func imageArchive(t testing.TB, name string, programs ...string) string {
+func ImageArchive(t testing.TB, name string, programs ...string) string {
 	t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -50,12 +50,12 @@ func imageArchive(t testing.TB, name string, programs ...string) string {
 	}
 
 	sum := sha256.Sum256(layer.Bytes())
-	config := marshal(t, map[string]any{
+	config := Marshal(t, map[string]any{
 		"architecture": "amd64", "os": "linux",
 		"config": map[string]any{"Cmd": []string{"/bin/sleep", "100000"}, "StopSignal": "SIGKILL"},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
 	})
-	manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
+	manifest := Marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}})
 	path := filepath.Join(t.TempDir(), "image.tar")
 	f, err := os.Create(path)
 	if err != nil {
@@ -81,7 +81,7 @@ func withLibraries(t testing.TB, programs []string) (files []string) {
 			t.Fatal(err)
 		}
 		files = append(files, path)
-		for word := range strings.FieldsSeq(command(t, "ldd", path)) {
+		for word := range strings.FieldsSeq(Command(t, "ldd", path)) {
 			if filepath.IsAbs(word) {
 				files = append(files, word)
 			}
