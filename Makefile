@@ -31,7 +31,7 @@ bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
 # What builds from the clone around it is of no use elsewhere.
 DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -name yocto -prune -o -name buildroot -prune -o -type f -print)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/package/*/p*)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/packages/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
@@ -75,7 +75,7 @@ GO_BUILD = -trimpath -buildvcs=false
 
 # Kubernetes pulls for each node what fits it. GOARM is for arm alone. The module of the tool asks for a newer Go.
 PLATFORMS = amd64 arm64 arm/v7 riscv64
-KUBERNETES = go -C integration/kubernetes
+KUBERNETES = go -C integration/kubernetes/installer
 
 image: setup-build ## make the container image of vxcan-install, for Kubernetes: an OCI layout in bin/image, and bin/image.tar
 	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install; do \
@@ -86,16 +86,19 @@ image: setup-build ## make the container image of vxcan-install, for Kubernetes:
 setup-%:
 	@$(SETUP) $*
 
-# The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
-# kept. On another release, what depends on its kernel and its runtimes.
+# The folders with tests in integration/, as the table in its README has them. Their kernel and their runtimes are those of
+# the Debian release that this machine is, and of others, whose roots are made once and kept.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|ForeignFilters|Compose|^TestLate|StatusAndGraph|DoctorHosts
-# Many failures of our own, one after the other, which take minutes and depend on no kernel.
-ANY_KERNEL = ^Test(HubChanges|AttachFails|PolicyEditFails|Product)$$
-GO_TEST = test -count=1 -timeout 60m
+EACH      = ./bus ./docker ./podman ./kubernetes ./host
+ONCE      = ./bus/once ./docker/once ./kubernetes/once ./host/once
+WIRE      = ./controller
+QEMU      = ./bus/qemu ./controller/qemu
+QEMU_ONCE = ./controller/qemu/once ./host/qemu/once
+REBOOT    = ./docker/reboot ./podman/reboot ./kubernetes/reboot
+GO_TEST   = test -count=1 -timeout 60m
 
-# Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. Where vm boots none, two tests at
-# once would be in each other's way.
+# Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. The tests with a serial adapter take
+# as long as all the others together. Where vm boots none, two tests at once would be in each other's way.
 test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
 	@tests= failed=; beside=own-wire; $(VM) sh -c 'test $$VXCAN_VM = booted' || beside=; \
 	for machine in $$beside own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$machine & tests="$$tests $$!"; done; \
@@ -106,33 +109,31 @@ test-on-%: export VXCAN_TEST_CAN = 1
 test-on-%: export VXCAN_VM_COMMAND = $(VM)
 test-on-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '$(WIRE)|^Test(Reboot|Package|Nerdctl|Kubelet)' .
-	go -C integration $(GO_TEST) -parallel 2 -skip $(KUBELET_REBOOT) ./reboot
+	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(EACH) $(ONCE)
+	go -C integration $(GO_TEST) -p 2 $(REBOOT)
 	go -C integration/vm $(GO_TEST) -parallel 2 .
 	$(VM) integration/demo/demo.sh
 
-# Tests with controllers, which take as long as all the others together.
-WIRE = ^Test(Controller|Compose|Late|Replug)
 test-on-own-wire:
-	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(WIRE)' .
-	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
+	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(WIRE) $(WIRE:%=%/once)
+	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers QEMU_ONCE=
 
+# On another release, what depends on its kernel and its runtimes: -short is without the many failures of our own, one after
+# the other.
 test-on-%: export VXCAN_VM_SUITE = $*
 test-on-%:
-	go $(GO_TEST) -exec '$(VM)' -skip '$(ANY_KERNEL)' ./pkg/...
-	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./ci
+	go $(GO_TEST) -short -exec '$(VM)' ./pkg/...
+	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(WIRE) $(EACH)
+	go -C integration $(GO_TEST) -p 2 $(REBOOT)
+	go -C integration $(GO_TEST) ./ci
 	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
 
-# What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs, for which teardown under traffic
-# is in the same machines. On Debian's older kernel, what depends on it.
-CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug|Teardown|DoctorSteering)
-ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus|Teardown)$$
+# What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs.
 test-controllers: export VXCAN_TEST_CAN = 1
 test-controllers: export VXCAN_TEST_USB = 1
 test-controllers:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/controller
-	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
+	go -C integration $(GO_TEST) -p 1 -exec '$(VM) -qemu' $(QEMU) $(QEMU_ONCE)
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
@@ -143,8 +144,8 @@ test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian rel
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.
 test-nerdctl: export VXCAN_TEST_CAN = 1
 test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
-	go -C integration/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
-	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' -run ^TestNerdctl . || exit; done
+	go -C integration/tools/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
+	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' ./nerdctl || exit; done
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
@@ -192,7 +193,7 @@ packages: export FORMATS := $(FORMATS)
 packages: export NFPM := $(NFPM)
 packages: export CYCLONEDX := $(CYCLONEDX)
 packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
-	integration/package/build.sh $(PACKAGES)
+	integration/packages/build.sh $(PACKAGES)
 
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
@@ -200,10 +201,10 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
 	diff -r $(PACKAGES) $(PACKAGES)-again
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
-	go -C integration $(GO_TEST) -run '^TestPackageFiles' .
+	go -C integration $(GO_TEST) ./packages
 	@tests= failed=; \
-	for suite_test in :Deb :Bus ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb) $(OTHER_SUITES:%=%:Bus); do \
-		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
+	for suite_folder in :deb :bus :once $(OTHER_SUITES:%=%:deb) $(OTHER_SUITES:%=%:bus); do \
+		VXCAN_VM_SUITE=$${suite_folder%:*} go -C integration $(GO_TEST) -exec '$(VM)' ./packages/$${suite_folder#*:} & \
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
@@ -212,17 +213,16 @@ test-kube: build image ## test the installer for Kubernetes, its image and its m
 	$(KUBERNETES) $(GO_TEST) .
 
 # Its version is in its go.mod, which may ask for a newer Go than ours do.
-bin/kubelet: integration/kubelet/go.mod | setup-build
+bin/kubelet: integration/tools/kubelet/go.mod | setup-build
 	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubelet
 
 # Always on a kernel of its own, whose settings a kubelet changes.
-KUBELET_REBOOT = TestReboot/TestRebootKubelet
 test-kubelet: export VXCAN_TEST_CAN = 1
 test-kubelet: export VXCAN_VM_COMMAND = $(VM)
 test-kubelet: export VXCAN_VM_SUITE = trixie
 test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
-	go -C integration $(GO_TEST) -exec '$(VM) -boot' -run '^TestKubelet' .
-	go -C integration $(GO_TEST) -parallel 1 -run $(KUBELET_REBOOT) ./reboot
+	go -C integration $(GO_TEST) -exec '$(VM) -boot' ./kubernetes/kubelet
+	go -C integration $(GO_TEST) -parallel 1 ./kubernetes/kubelet/reboot
 
 # integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
@@ -242,7 +242,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	for module in . integration integration/vm integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
+	for module in . integration integration/vm integration/kubernetes/installer; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd and udev, where it has them and we install for it.

@@ -1,4 +1,4 @@
-// Package cantest is for tests that need a kernel with CAN. Only _test.go files import it.
+// Package cantest is for tests that need a kernel with CAN. Only _test.go files and integration/harness import it.
 //
 // It is in pkg/ because two Go modules use it: the product's, in the tests of pkg/, and integration/. A package of
 // integration/ would make the product's module depend on that one. cantest uses nothing else of pkg/, so that the tests
