@@ -42,7 +42,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image test test-on-own test-on-own-wire test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image check test test-on-own test-on-own-wire test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -90,12 +90,15 @@ setup-%:
 # the Debian release that this machine is, and of others, whose roots are made once and kept.
 OTHER_SUITES = trixie
 EACH      = ./bus ./docker ./podman ./kubernetes ./host
-ONCE      = ./bus/once ./docker/once ./kubernetes/once ./host/once
+ONCE      = ./bus/check ./bus/once ./docker/once ./kubernetes/once ./host/once
 WIRE      = ./controller
 QEMU      = ./bus/qemu ./controller/qemu
 QEMU_ONCE = ./controller/qemu/once ./host/qemu/once
 REBOOT    = ./docker/reboot ./podman/reboot ./kubernetes/reboot
 GO_TEST   = test -count=1 -timeout 60m
+
+check: setup-demo lint test-unit build bin/vm ## check format and code, what needs no kernel, and one bus on a kernel, in three minutes
+	VXCAN_TEST_CAN=1 go -C integration $(GO_TEST) -exec '$(VM)' ./bus/check
 
 # Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. The tests with a serial adapter take
 # as long as all the others together. Where vm boots none, two tests at once would be in each other's way.
