@@ -156,7 +156,8 @@ func (c *Conn) DeleteClasses(dev int, classes ...Class) error {
 		return fmt.Errorf("delete classes of device with index %d: %w", dev, r.Err)
 	}
 	filter := func(class Class) *nl.NetlinkRequest { return markRequest(unix.RTM_DELTFILTER, dev, class.Mark) }
-	if err := rtnl.Each(c.conn, classes, filter, handle); err != nil {
+	marked := slices.DeleteFunc(slices.Clone(classes), func(class Class) bool { return class.Mark == 0 }) // handle 0 is all filters
+	if err := rtnl.Each(c.conn, marked, filter, handle); err != nil {
 		return err
 	}
 	q, err := c.Queue(dev) // only now, when nothing is added to them

@@ -2,6 +2,7 @@ package cantc
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,6 +91,16 @@ func TestQueue(t *testing.T) {
 		}
 		check("one deleted", 2, 0, b)
 	}
+	h.tc(t, "class add dev v0 parent 7663: classid 7663:7 drr")
+	check("of nobody", 3, 0, b)
+	q, err := h.Queue(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.DeleteClasses(dev, slices.DeleteFunc(q.Classes, func(c Class) bool { return c.Filter })...); err != nil {
+		t.Error(err)
+	}
+	check("that of nobody deleted", 2, 0, b)
 	h.tc(t, "qdisc del dev v0 root")
 	check("queue deleted", 0)
 	if err := errors.Join(h.DeleteClasses(dev, ClassOf(b)), h.DeleteQueue(dev)); err != nil {
