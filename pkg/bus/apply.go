@@ -13,6 +13,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
@@ -61,7 +62,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err
 		return repaired, false, err
 	}
 	for _, d := range all {
-		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring {
+		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" {
 			repaired = append(repaired, d.What)
 		}
 	}
@@ -73,6 +74,9 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	unfiltered := !slices.ContainsFunc(plan.Hooks(hub, false), func(h cantc.Hook) bool { _, there := b.view.Filters[h]; return there })
 	if unfiltered && slices.ContainsFunc(w.SetFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
 		b.trail.filtered = hub
+	}
+	if err := b.addClasses(hub, w.AddClasses); err != nil {
+		return err
 	}
 	if err := b.k.tc.Set(w.SetFilters...); err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, b.explainTC(err))
@@ -86,7 +90,37 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	if err := b.k.tc.Delete(w.DeleteFilters...); err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, err)
 	}
+	if err := b.deleteClasses(hub, w.DeleteClasses...); err != nil {
+		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
+	}
 	return nil
+}
+
+// addClasses gives endpoints, by their marks, a place of their own in the hub's transmit queue. A kernel that lacks a part
+// leaves them one queue for all, as for everybody else.
+func (b *bus) addClasses(hub int, marks []uint32) error {
+	if len(marks) == 0 {
+		return nil
+	}
+	if !b.view.Queue.Ours {
+		b.trail.queued = hub
+	}
+	err := b.k.tc.SetClasses(hub, marks...)
+	var missing *rtnl.NoModuleError
+	switch {
+	case errors.As(err, &missing):
+		b.notice("all containers share the transmit queue of controller %s: %v", b.name, missing)
+	case err != nil:
+		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
+	}
+	return nil
+}
+
+func (b *bus) deleteClasses(hub int, classes ...cantc.Class) error {
+	if len(classes) == 0 || hub == 0 {
+		return nil
+	}
+	return b.k.tc.DeleteClasses(hub, classes...)
 }
 
 // explainTC adds the name of the device, and what to do, to what another program has in the way of our filters.

@@ -22,6 +22,10 @@ func (b *bus) warn(w plan.Want) {
 		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
 			c, c.Queue, plan.Quote(b.name), config.DefaultTxQueue)
 	}
+	if w.SharesQueue(b.view) {
+		b.notice("all containers share the transmit queue of controller %s, which another program has set (%s); to give each its own: tc qdisc del dev %[1]s root; vxcanctl heal %[1]s",
+			b.name, b.view.Queue.Kind)
+	}
 	b.warnOfBacklog()
 }
 

@@ -178,6 +178,11 @@ func (b *bus) observe() (corrections []string, err error) {
 			return nil, err
 		}
 	}
+	if hub.CAN && hub.Kind != canlink.Vcan {
+		if v.Queue, err = b.k.tc.Queue(hub.Index); err != nil && !errors.Is(err, unix.ENODEV) {
+			return nil, err
+		}
+	}
 	if v.Jobs, err = b.k.gw.List(); err != nil {
 		return nil, err
 	}

@@ -34,8 +34,17 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 // detach deletes endpoints by the names of their host ends.
 func (b *bus) detach(hostIfs []string) error {
 	var errs []error
+	var deleted []int
 	for _, name := range hostIfs {
-		errs = append(errs, b.deleteEndpoint(name))
+		index, err := b.deleteEndpoint(name)
+		errs = append(errs, err)
+		if index != 0 {
+			deleted = append(deleted, index)
+		}
+	}
+	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() }) && len(deleted) > 0 {
+		hub, err := b.k.link(b.name)
+		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
 	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return slices.Contains(hostIfs, r.HostIf()) })
@@ -79,6 +88,9 @@ func (b *bus) removeDevices() error {
 	err := b.k.links.Delete(indexes...)
 	if hub.Index != 0 && !plan.IsOurHub(hub) {
 		err = errors.Join(err, b.k.tc.Delete(plan.Hooks(hub.Index, false)...))
+		if b.view.Queue.Ours {
+			err = errors.Join(err, b.k.tc.DeleteQueue(hub.Index))
+		}
 	}
 	return err
 }

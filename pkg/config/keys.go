@@ -153,13 +153,18 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "frames in the transmit queue; a longer one is left",
+		Meaning: "frames in the transmit queue of each container; a longer one is left",
 		set: func(n *Network, value string) error {
 			var frames uint32
 			err := setNumberUpTo(&frames, value, 1_000_000)
 			n.Hub.TxQueue = int(frames)
 			return err
 		},
+	},
+	{
+		Name: "fair-queue", Default: "false, and true with `bitrate`", json: jsonBool, In: everywhere, Of: OfHub,
+		Meaning: "a transmit queue of its own for each container, also on a controller that its owner sets up",
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.FairQueue, value) },
 	},
 	{
 		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,

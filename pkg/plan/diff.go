@@ -196,12 +196,13 @@ func (w Want) diffWiring(v View, all *differences) {
 	for _, m := range members {
 		wrong := diffFilters(common, m, v)
 		if m.dev == attaching {
-			own.Change.Wiring = wrong
+			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
 			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
 		}
 	}
 	w.diffForeign(hub, v, all)
+	w.diffQueue(v, attaching, &own.Change.Wiring, all)
 	jobs := v.Jobs
 	if hub.Index == 0 { // rules for error frames of a controller wait for it
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })

@@ -50,6 +50,8 @@ const (
 	BackplaneDown    Kind = "backplane down"
 
 	HostEndDown   Kind = "host end down"
+	ClassMissing  Kind = "class of the transmit queue missing"
+	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"
 	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
@@ -94,23 +96,27 @@ type Change struct {
 // Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
 // frames.
 type Wiring struct {
+	AddClasses    []uint32 // marks, of the hub's transmit queue
 	SetFilters    []cantc.Filter
 	DeleteJobs    []cangw.Job
 	AddRules      []cangw.Rule
 	DeleteFilters []cantc.Hook
+	DeleteClasses []cantc.Class
 }
 
 // Empty reports whether there is nothing to do.
 func (w Wiring) Empty() bool {
-	return len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters) == 0
+	return len(w.AddClasses)+len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters)+len(w.DeleteClasses) == 0
 }
 
 // Add adds another Wiring.
 func (w *Wiring) Add(other Wiring) {
+	w.AddClasses = append(w.AddClasses, other.AddClasses...)
 	w.SetFilters = append(w.SetFilters, other.SetFilters...)
 	w.DeleteJobs = append(w.DeleteJobs, other.DeleteJobs...)
 	w.AddRules = append(w.AddRules, other.AddRules...)
 	w.DeleteFilters = append(w.DeleteFilters, other.DeleteFilters...)
+	w.DeleteClasses = append(w.DeleteClasses, other.DeleteClasses...)
 }
 
 // ControllerChange is what to do about a controller.

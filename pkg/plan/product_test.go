@@ -43,6 +43,11 @@ var hubs = map[string]func() *host{
 		h.addController("can0", controller.Settings{Bitrate: 250_000})
 		return h
 	},
+	"controller of its owner, fair": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true, FairQueue: true})
+		h.addController("can0", controller.Settings{Bitrate: 250_000})
+		return h
+	},
 	"controller set up": func() *host {
 		h := newHost(config.Hub{Name: "can0", Physical: true, Controller: controller.Settings{Bitrate: 500_000}})
 		h.addController("can0", controller.Settings{})
@@ -203,6 +208,20 @@ var damages = []damage{
 	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
 	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
 
+	{ClassMissing, func(h *host) bool { h.v.Queue = cantc.Queue{}; return h.hub.IsFair() }, repaired, false},
+	{ClassMissing, onHost(func(h *host, end *canlink.Link) bool {
+		if class := h.v.Queue.Class(uint32(end.Index)); class != nil {
+			class.Filter, class.Mark = false, 0
+		}
+		return h.hub.IsFair()
+	}), repaired, false},
+	{ClassUnwanted, func(h *host) bool {
+		gone := cantc.ClassOf(99)
+		gone.Filter, gone.Waiting = true, 5
+		h.v.Queue.Classes = append(h.v.Queue.Classes, gone)
+		return h.hub.IsFair()
+	}, repaired, false},
+
 	{FilterWrong, onHost(func(h *host, end *canlink.Link) bool {
 		for _, hook := range Hooks(end.Index, true) {
 			delete(h.v.Filters, hook)
@@ -310,7 +329,7 @@ func (h *host) damaged(d damage) (problems []string) {
 		problem("not found, or more: %v", h.differences())
 	}
 	for _, d := range h.differences() {
-		if d.Kind != HubTransient && (d.What == "" || d.Cure == "") {
+		if d.Kind != HubTransient && d.Kind != ClassUnwanted && (d.What == "" || d.Cure == "") {
 			problem("without words: %+v", d)
 		}
 	}
@@ -434,7 +453,7 @@ func TestEveryKey(t *testing.T) {
 		"hub": "vcan7", "physical": "true", "interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5",
 		"pod-hubs": "bench*", "bitrate": "500000", "sample-point": "0.875", "fd": "true", "dbitrate": "2000000", "dsample-point": "0.8",
 		"restart-ms": "100", "txqueuelen": "50", "termination": "120", "listen-only": "true", "one-shot": "true", "triple-sampling": "true",
-		"berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
+		"fair-queue": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
 	}
 	for _, k := range config.Keys {
 		n, fresh := config.NewNetwork(), config.NewNetwork()

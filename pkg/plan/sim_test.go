@@ -60,7 +60,7 @@ func (h *host) remove(index int) {
 		}
 	}
 	if gone(h.v.Controller.Index) {
-		h.v.Controller = controller.Device{}
+		h.v.Controller, h.v.Queue = controller.Device{}, cantc.Queue{}
 	}
 }
 
@@ -161,6 +161,19 @@ func (h *host) apply(all []Difference) (changed bool) {
 }
 
 func (h *host) wire(w Wiring) {
+	if len(w.AddClasses) > 0 {
+		h.v.Queue.Kind, h.v.Queue.Ours = "drr", true
+		for _, mark := range append(w.AddClasses, 0) {
+			if h.v.Queue.Class(mark) == nil {
+				class := cantc.ClassOf(mark)
+				class.Filter = true
+				h.v.Queue.Classes = append(h.v.Queue.Classes, class)
+			}
+		}
+	}
+	for _, c := range w.DeleteClasses {
+		h.v.Queue.Classes = slices.DeleteFunc(h.v.Queue.Classes, func(there cantc.Class) bool { return there == c })
+	}
 	for _, f := range w.SetFilters {
 		h.v.Filters[f.Hook] = cantc.Installed{Filter: f, Kind: cantc.Kind}
 		if f.Dev == h.v.Link(h.hub.Name).Index {

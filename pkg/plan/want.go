@@ -18,14 +18,21 @@ type Want struct {
 	MTU int
 	// others is the hub that the other endpoints ask for, if they want a controller set up; else the zero Hub.
 	others config.Hub
+	// fair reports that somebody on the bus wants a transmit queue of its own for each endpoint.
+	fair bool
 }
 
 // NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there.
 func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
-	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching}
+	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching, fair: hub.IsFair()}
 	w.TX, w.RX = config.BackplaneNames(hub.Name)
 	for i := range endpoints {
-		if e := &endpoints[i]; e.Hub.SetsUp() && e.Host.Name != attaching {
+		e := &endpoints[i]
+		if e.Host.Name == attaching {
+			continue
+		}
+		w.fair = w.fair || e.Hub.IsFair()
+		if e.Hub.SetsUp() {
 			w.others = e.Hub
 			break
 		}
@@ -43,6 +50,7 @@ func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	for i := range endpoints {
 		e := &endpoints[i]
 		hub.Transient = hub.Transient && e.Hub.Transient
+		hub.FairQueue = hub.FairQueue || e.Hub.FairQueue
 		if e.Hub.SetsUp() && !hub.SetsUp() {
 			hub.Controller, hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
 		}
@@ -99,6 +107,9 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 	members, _ := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
 	own := members[len(members)-1]
 	wiring := Wiring{SetFilters: filters(common, own)}
+	if w.queues(v) {
+		wiring.AddClasses = []uint32{own.dev}
+	}
 	for _, r := range rules(common, members) {
 		if r.Dst == own.dev {
 			wiring.AddRules = append(wiring.AddRules, r)
