@@ -1,4 +1,4 @@
-package integration
+package controller
 
 import (
 	"fmt"
@@ -8,33 +8,34 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestControllerFair: containers that send more than the wire takes leave a neighbour its place: every frame of one that
 // sends little is on the wire, and the others share the rest equally.
 func TestControllerFair(t *testing.T) {
-	for name, conf := range map[string]string{"one queue for all": onController, "fair-queue": onController + `,"fair-queue":true`, "set up by us": setUpByUs} {
+	for name, conf := range map[string]string{"one queue for all": harness.OnController, "fair-queue": harness.OnController + `,"fair-queue":true`, "set up by us": harness.SetUpByUs} {
 		t.Run(name, func(t *testing.T) {
-			freshHost(t)
+			harness.FreshHost(t)
 			controller := cantest.NewController(t, "slot0")
-			if conf != setUpByUs {
-				setUpController(t, controller, 1000)
+			if conf != harness.SetUpByUs {
+				harness.SetUpController(t, controller, 1000)
 			}
 			const flooders = 3
-			var boxes []*container
+			var boxes []*harness.Container
 			for i := range flooders + 1 {
-				box := newContainer(t, fmt.Sprint("c", i))
-				on(box).with(conf).add(t)
+				box := harness.NewContainer(t, fmt.Sprint("c", i))
+				harness.On(box).With(conf).Add(t)
 				boxes = append(boxes, box)
 			}
-			fair(t, controller, boxes, conf != onController)
+			fair(t, controller, boxes, conf != harness.OnController)
 		})
 	}
 }
 
 // fair floods a wire of 180 frames a second from all boxes but the last, which sends ten frames a second.
-func fair(t *testing.T, controller *cantest.Controller, boxes []*container, want bool) {
+func fair(t *testing.T, controller *cantest.Controller, boxes []*harness.Container, want bool) {
 	const wireRate, few, flood = 180, 60, 8 * time.Second
 	controller.Pace(wireRate)
 	wire := controller.Listen()
@@ -42,7 +43,7 @@ func fair(t *testing.T, controller *cantest.Controller, boxes []*container, want
 	stop := make(chan bool)
 	flooders := boxes[:len(boxes)-1]
 	for i, box := range flooders {
-		sender := cantest.NewSender(t, box.netns, "can0")
+		sender := cantest.NewSender(t, box.Netns, "can0")
 		group.Add(1)
 		go func() {
 			defer group.Done()
@@ -60,7 +61,7 @@ func fair(t *testing.T, controller *cantest.Controller, boxes []*container, want
 		}()
 	}
 	time.Sleep(flood / 4) // the queues are full
-	quiet := cantest.NewSender(t, boxes[len(boxes)-1].netns, "can0")
+	quiet := cantest.NewSender(t, boxes[len(boxes)-1].Netns, "can0")
 	for n := range few {
 		if err := quiet.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprintf("%08d", n)}); err != nil {
 			t.Fatal(err)
@@ -85,12 +86,12 @@ func fair(t *testing.T, controller *cantest.Controller, boxes []*container, want
 // nobody's frames but those that wait in it, is named by CHECK and made again by the next ADD; a queue that the administrator
 // has chosen is left alone and named; a call that fails leaves nothing.
 func TestControllerFairDamage(t *testing.T) {
-	freshHost(t)
+	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
-	queue := func() string { return command(t, "tc", "qdisc", "show", "dev", "slot0", "root") }
+	queue := func() string { return harness.Command(t, "tc", "qdisc", "show", "dev", "slot0", "root") }
 	classes := func() []string {
 		var all []string
-		for _, line := range strings.Split(command(t, "tc", "class", "show", "dev", "slot0"), "\n") {
+		for _, line := range strings.Split(harness.Command(t, "tc", "class", "show", "dev", "slot0"), "\n") {
 			if fields := strings.Fields(line); len(fields) > 2 {
 				all = append(all, fields[2])
 			}
@@ -103,29 +104,29 @@ func TestControllerFairDamage(t *testing.T) {
 			t.Errorf("%s: classes %q, want %d: %s", when, got, want, queue())
 		}
 	}
-	a, b := newContainer(t, "a"), newContainer(t, "b")
-	aCall, bCall := on(a).with(setUpByUs), on(b).with(setUpByUs)
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	aCall, bCall := harness.On(a).With(harness.SetUpByUs), harness.On(b).With(harness.SetUpByUs)
 
-	aCall.with(`"interface":"lo"`).fails(t, "ADD", 7)
+	aCall.With(`"interface":"lo"`).Fails(t, "ADD", 7)
 	if strings.Contains(queue(), "drr") {
 		t.Errorf("left by an ADD that failed: %s", queue())
 	}
-	result, _ := aCall.add(t)
-	bCall.add(t)
+	result, _ := aCall.Add(t)
+	bCall.Add(t)
 	expect("two containers", 3)
 	wire := controller.Listen()
 
 	controller.Pace(cantest.Stopped)
-	sent := numbered(500)
-	sendAll(t, b, sent)
-	bCall.ok(t, "DEL")
+	sent := harness.Numbered(500)
+	harness.SendAll(t, b, sent)
+	bCall.OK(t, "DEL")
 	expect("one has left while its frames wait", 3)
 	controller.Pace(cantest.Unlimited)
 	cantest.WaitQuiet(len(sent), wire)
 	if got := wire.InOrder(); !slices.Equal(got, sent) {
 		t.Errorf("%d of the %d frames are on the wire of a container that has left, or in another order", len(got), len(sent))
 	}
-	bCall.add(t)
+	bCall.Add(t)
 	expect("it is back", 3)
 
 	for what, args := range map[string][]string{
@@ -134,44 +135,44 @@ func TestControllerFairDamage(t *testing.T) {
 		"the whole queue":   {"qdisc", "del", "dev", "slot0", "root"},
 		"a class of nobody": {"class", "add", "dev", "slot0", "parent", "7663:", "classid", "7663:7", "drr"},
 	} {
-		command(t, "tc", args...)
+		harness.Command(t, "tc", args...)
 		wire := controller.Listen()
-		sent := numbered(100)
-		sendAll(t, b, sent)
+		sent := harness.Numbered(100)
+		harness.SendAll(t, b, sent)
 		cantest.WaitQuiet(len(sent), wire)
 		if got := wire.InOrder(); !slices.Equal(got, sent) {
 			t.Errorf("%s: %d of the %d frames are on the wire, or in another order", what, len(got), len(sent))
 		}
-		err := aCall.check(t, result)
+		err := aCall.Check(t, result)
 		if named := err != nil && strings.Contains(err.Error(), "transmit queue of controller slot0 lacks"); named != (what != "a class of nobody") {
 			t.Errorf("%s: CHECK says %v", what, err)
 		}
-		if said := vxcanctl(t, "heal", "slot0"); what != "a class of nobody" && !strings.Contains(said, "transmit queue") {
+		if said := harness.Vxcanctl(t, "heal", "slot0"); what != "a class of nobody" && !strings.Contains(said, "transmit queue") {
 			t.Errorf("%s: heal says %q", what, said)
 		}
-		if err := aCall.check(t, result); err != nil {
+		if err := aCall.Check(t, result); err != nil {
 			t.Errorf("%s: after heal: %v", what, err)
 		}
 		expect(what, 3)
 	}
 
-	command(t, "tc", "qdisc", "replace", "dev", "slot0", "root", "pfifo", "limit", "2000")
+	harness.Command(t, "tc", "qdisc", "replace", "dev", "slot0", "root", "pfifo", "limit", "2000")
 	chosen := queue()
-	if _, log := bCall.add(t); !strings.Contains(log, "another program has set (pfifo)") || !strings.Contains(log, "tc qdisc del dev slot0 root") {
+	if _, log := bCall.Add(t); !strings.Contains(log, "another program has set (pfifo)") || !strings.Contains(log, "tc qdisc del dev slot0 root") {
 		t.Errorf("log of ADD beside a queue of another program: %s", log)
 	}
-	if err := aCall.check(t, result); err != nil || queue() != chosen {
+	if err := aCall.Check(t, result); err != nil || queue() != chosen {
 		t.Errorf("a queue of another program: %v; %s, want %s", err, queue(), chosen)
 	}
-	command(t, "tc", "qdisc", "del", "dev", "slot0", "root")
-	vxcanctl(t, "heal", "slot0")
+	harness.Command(t, "tc", "qdisc", "del", "dev", "slot0", "root")
+	harness.Vxcanctl(t, "heal", "slot0")
 	expect("the command that it says", 3)
 
 	controller.Unplug()
 	controller = cantest.NewController(t, "slot0")
-	vxcanctl(t, "heal", "slot0")
+	harness.Vxcanctl(t, "heal", "slot0")
 	expect("plugged in again", 3)
-	aCall.ok(t, "DEL")
-	bCall.ok(t, "DEL")
+	aCall.OK(t, "DEL")
+	bCall.OK(t, "DEL")
 	expect("all have left", 1)
 }
