@@ -158,14 +158,17 @@ func TestLateDocker(t *testing.T) {
 	s.run("systemctl", "stop", "docker.service", "docker.socket")
 }
 
-// latePodman is Podman as systemd's units and users run it, with an image engine.
+// lateImage is the image in the files of conflist/controller. It sleeps unless it is told to run candump.
+const lateImage = "localhost/can-utils:latest"
+
+// latePodman is Podman as systemd's units and users run it, with that image.
 func latePodman(t *testing.T, s *systemd) {
 	t.Helper()
 	installText(t, "/etc/containers/containers.conf.d/zz-test.conf", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n"+
 		"[containers]\nlog_driver=\"k8s-file\"\n")
 	install(t, "/usr/local/libexec/netavark", binDir(t)+"/netavark/vxcan")
 	install(t, "/opt/cni/bin", binDir(t)+"/vxcan")
-	s.run("podman", "import", "--quiet", "--change", `CMD ["/bin/sleep","100000"]`, "--change", "STOPSIGNAL SIGKILL", busyboxImage(t), "localhost/engine")
+	s.run("podman", "load", "--quiet", "-i", imageArchive(t, lateImage, "candump"))
 	t.Cleanup(func() {
 		s.run("podman", "rm", "--all", "--force", "--time", "0")
 		_, _ = s.try("podman", "network", "rm", lateController)
@@ -198,7 +201,7 @@ func TestLatePodmanRestart(t *testing.T) {
 			`"hub":"can-engine","physical":true,"bitrate":500000}]}`)
 	}
 	controller := cantest.NewController(t, lateController)
-	s.run("podman", "run", "-d", "--name", "engine", "--restart", "always", "--network", lateController, "localhost/engine")
+	s.run("podman", "run", "-d", "--name", "engine", "--restart", "always", "--network", lateController, lateImage)
 	c := podmanContainer(s, "engine")
 	c.waitFor()
 	s.run("podman", "stop", "engine") // as a shutdown does

@@ -235,7 +235,7 @@ func TestPodmanQuadlet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.do("tag", "busybox", "localhost/engine")
+	p.do("load", "--quiet", "-i", imageArchive(t, lateImage, "candump"))
 	started := 0
 	for line := range strings.Lines(out) {
 		if start, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
