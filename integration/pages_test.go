@@ -168,8 +168,8 @@ func TestPageInside(t *testing.T) {
 	if _, err := inside("ip", "link", "set", "can0", "up", "type", "can", "bitrate", "500000"); err == nil || !strings.Contains(err.Error(), "RTNETLINK answers: Operation not supported") {
 		t.Errorf("a bit rate in a container: %v", err)
 	}
-	if out, err := inside("cangw", "-L"); err != nil || strings.Contains(out, "vcan0") {
-		t.Errorf("rules of the bus in a container: %q, %v", out, err)
+	if out, _ := inside("cangw", "-L"); out != "" { // whose exit status means nothing
+		t.Errorf("rules of the bus in a container: %q", out)
 	}
 	// A container between two buses: everybody hears everything once.
 	for _, rule := range []string{"-s can0 -d can1", "-s can1 -d can0"} {

@@ -281,7 +281,7 @@ func checkNetwork(program string, words []string) error {
 			continue
 		}
 		if known, err := n.Set(front, key, value); err != nil || !known {
-			return fmt.Errorf("option %s: known %v, %w", words[i+1], known, err)
+			return fmt.Errorf("option %s: known %v, %v", words[i+1], known, err)
 		}
 	}
 	return n.Check()
