@@ -29,8 +29,8 @@ bin/vm:             package = .
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
-# What builds from the clone around it is of no use elsewhere.
-DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -name yocto -prune -o -name buildroot -prune -o -type f -print)
+# Pages for users, and what they can copy. What builds from the clone around it is of no use elsewhere.
+DOCS    = README.md LICENSE CHANGELOG.md $(wildcard plugins/*/README.md) integration/packages/README.md $(shell find conflist -name yocto -prune -o -name buildroot -prune -o -type f -print)
 SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/packages/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.

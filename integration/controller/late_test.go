@@ -144,14 +144,14 @@ func TestLateDocker(t *testing.T) {
 	s.Run("systemctl", "stop", "docker.service", "docker.socket")
 }
 
-// latePodman is Podman as systemd's units and users run it, with an image engine.
+// latePodman is Podman as systemd's units and users run it, with that image.
 func latePodman(t *testing.T, s *harness.Systemd) {
 	t.Helper()
 	installText(t, "/etc/containers/containers.conf.d/zz-test.conf", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n"+
 		"[containers]\nlog_driver=\"k8s-file\"\n")
 	install(t, "/usr/local/libexec/netavark", harness.BinDir(t)+"/netavark/vxcan")
 	install(t, "/opt/cni/bin", harness.BinDir(t)+"/vxcan")
-	s.Run("podman", "import", "--quiet", "--change", `CMD ["/bin/sleep","100000"]`, "--change", "STOPSIGNAL SIGKILL", harness.BusyboxImage(t), "localhost/engine")
+	s.Run("podman", "load", "--quiet", "-i", harness.ImageArchive(t, harness.LateImage, "candump"))
 	t.Cleanup(func() {
 		s.Run("podman", "rm", "--all", "--force", "--time", "0")
 		_, _ = s.Try("podman", "network", "rm", harness.LateController)
@@ -184,7 +184,7 @@ func TestLatePodmanRestart(t *testing.T) {
 			`"hub":"can-engine","physical":true,"bitrate":500000}]}`)
 	}
 	controller := cantest.NewController(t, harness.LateController)
-	s.Run("podman", "run", "-d", "--name", "engine", "--restart", "always", "--network", harness.LateController, "localhost/engine")
+	s.Run("podman", "run", "-d", "--name", "engine", "--restart", "always", "--network", harness.LateController, harness.LateImage)
 	c := podmanContainer(s, "engine")
 	c.waitFor()
 	s.Run("podman", "stop", "engine") // as a shutdown does

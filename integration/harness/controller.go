@@ -21,6 +21,9 @@ const SetUpByUs = OnController + `,"bitrate":500000`
 // LateController is the name in the files of conflist/controller.
 const LateController = "can-engine"
 
+// LateImage is the image in those files. It sleeps unless it is told to run candump.
+const LateImage = "localhost/can-utils:latest"
+
 // UpCommands are what the driver tells the adapter when its owner sets it up (SetUpController), once.
 var UpCommands = []string{"C", "S6", "O"}
 

@@ -222,7 +222,7 @@ func TestPodmanQuadlet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Do("tag", "busybox", "localhost/engine")
+	p.Do("load", "--quiet", "-i", harness.ImageArchive(t, harness.LateImage, "candump"))
 	started := 0
 	for line := range strings.Lines(out) {
 		if start, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
