@@ -14,7 +14,7 @@ func TestReadmeKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	where := map[FrontEnd]string{everywhere: "everywhere", CNI | Netavark: "CNI, Podman 5", CNI: "CNI"}
+	where := map[FrontEnd]string{everywhere: "everywhere", everywhere &^ Docker: "all but Docker", CNI: "CNI"}
 	var rows []string
 	for _, k := range Keys {
 		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s |\n", k.Name, k.Default, where[k.In], k.Meaning))
