@@ -458,7 +458,7 @@ func TestUSBAdapterSetUp(t *testing.T) {
 	}
 	inB.Close()
 	exchange(t, parties(), 50, true)
-	vxcanctl(t, "heal", "nosuchbus")
+	vxcanctl(t, "heal", "--udev", "nosuchbus")
 	vxcanctl(t, "heal")
 }
 

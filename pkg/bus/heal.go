@@ -4,31 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Healed is what Heal has done to a bus.
-type Healed struct {
-	Hub  string   `json:"hub"`
-	Done []string `json:"done"` // in a few words each, such as "made the hub again"
-	// Left is what Heal cannot repair, each with its cure.
-	Left []Difference `json:"left"`
-}
-
 // Heal repairs all that is wrong with a bus, for the endpoints that are there. Without any it sets up no controller. One that
 // is absent, or down and not ours to set up, is left to its owner. A hub that was made for pods is removed when they are gone.
-// Heal fails with ErrNoBus where there is neither the device nor an endpoint. It blocks for the bus's lock.
-func (h *Host) Heal(ctx context.Context, hub string) (Healed, error) {
-	healed := Healed{Hub: hub, Done: []string{}, Left: []Difference{}}
+// Heal returns what it has done, in a few words each, such as "made the hub again". It fails with ErrNoBus where there is
+// neither the device nor an endpoint. It blocks for the bus's lock.
+func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
 	if err := config.CheckHub(hub); err != nil {
-		return healed, fmt.Errorf("%w: %w", ErrNoBus, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
 	}
-	err := h.repair(ctx, hub, func(b *bus, corrections []string) error {
+	err = h.repair(ctx, hub, func(b *bus, corrections []string) error {
 		if len(corrections) > 0 {
-			healed.Done = append(healed.Done, "corrected the record")
+			done = append(done, "corrected the record")
 		}
 		now := b.view.Link(hub)
 		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
@@ -40,29 +31,15 @@ func (h *Host) Heal(ctx context.Context, hub string) (Healed, error) {
 			}
 			if plan.IsTransient(now) {
 				b.notice("removed the hub, which was made for pods that are gone")
-				healed.Done = append(healed.Done, "removed the hub")
+				done = append(done, "removed the hub")
 			}
 			return nil
 		}
 		repaired, err := b.mendFor(true, b.agreedHub)
-		if err != nil {
-			return err
-		}
-		healed.Done = append(healed.Done, plan.Summary(repaired)...)
-		healed.Left, err = b.left()
+		done = append(done, plan.Summary(repaired)...)
 		return err
 	})
-	return healed, err
-}
-
-// left is what is wrong with a bus that has been mended.
-func (b *bus) left() ([]Difference, error) {
-	if _, err := b.observe(); err != nil {
-		return nil, err
-	}
-	s, err := b.status()
-	// A container that ends meanwhile looks like damage that can be repaired.
-	return slices.DeleteFunc(s.Differences, func(d Difference) bool { return d.ByHeal }), err
+	return done, err
 }
 
 // agreedHub is the hub that the endpoints ask for.

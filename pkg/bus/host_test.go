@@ -162,22 +162,22 @@ func TestProductHost(t *testing.T) {
 						w.run(strings.NewReplacer("HUB", hub.Name, "HOSTIF", r.HostIf()).Replace(damage))
 					}
 					w.notices = nil
-					var healed Healed
+					var done []string
 					if cure == "heal" {
-						healed = w.heal(hub.Name)
+						done = w.heal(hub.Name)
 					} else {
 						attach(request(hub.Name, "late", w.crowd))
 					}
-					t.Logf("%q, %q", healed.Done, w.notices)
-					if cure == "heal" && len(healed.Done) == 0 || len(healed.Left) > 0 {
-						t.Errorf("heal: %+v", healed)
+					t.Logf("%q, %q", done, w.notices)
+					if all, err := w.status(hub.Name); err != nil || len(all[0].Differences) > 0 || cure == "heal" && len(done) == 0 {
+						t.Errorf("%s: %q; %+v, %v", cure, done, all, err)
 					}
 					if dropped := fmt.Sprintf("dropped the record of %s: its devices are gone", r.Attachment); fatal != slices.Contains(w.notices, dropped) {
 						t.Errorf("%q", w.notices)
 					}
 					if cure == "heal" {
-						if again := w.heal(hub.Name); len(again.Done)+len(again.Left) > 0 {
-							t.Errorf("heal again: %+v", again)
+						if again := w.heal(hub.Name); len(again) > 0 {
+							t.Errorf("heal again: %q", again)
 						}
 					}
 					works(!fatal)
@@ -399,7 +399,7 @@ func TestRemoveFails(t *testing.T) {
 	}
 }
 
-// TestHealWords: what heal says it has done, what it leaves, and of what it says that there is no bus.
+// TestHealWords: what heal says it has done, what is left then, and of what it says that there is no bus.
 func TestHealWords(t *testing.T) {
 	w := newWorld(t)
 	w.attach("vcan0", "c0", w.crowd)
@@ -423,13 +423,14 @@ func TestHealWords(t *testing.T) {
 		{[]string{"ip link del mine"}, "mine", "added 2 rules", "hub mine: there is no such device: connect the controller or load its driver"},
 	} {
 		w.run(test.commands...)
-		healed := w.heal(test.hub)
+		done := strings.Join(w.heal(test.hub), ", ")
+		all, err := w.status(test.hub)
 		var left []string
-		for _, d := range healed.Left {
+		for _, d := range all[0].Differences {
 			left = append(left, d.What+": "+d.Cure)
 		}
-		if got := strings.Join(healed.Done, ", "); got != test.done || strings.Join(left, "\n") != test.left {
-			t.Errorf("%q: %s; %q, want %s; %s", test.commands, got, left, test.done, test.left)
+		if err != nil || done != test.done || strings.Join(left, "\n") != test.left {
+			t.Errorf("%q: %s; %q, %v, want %s; %s", test.commands, done, left, err, test.done, test.left)
 		}
 	}
 	w.do(func() error {

@@ -137,13 +137,13 @@ func (w *world) up(netns ns.NetNS, name string) {
 }
 
 // heal heals a bus and returns what it has done.
-func (w *world) heal(hub string) (healed Healed) {
+func (w *world) heal(hub string) (done []string) {
 	w.t.Helper()
 	w.do(func() (err error) {
-		healed, err = w.host.Heal(context.Background(), hub)
+		done, err = w.host.Heal(context.Background(), hub)
 		return err
 	})
-	return healed
+	return done
 }
 
 // check is what Check says of the first container on vcan0.

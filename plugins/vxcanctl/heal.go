@@ -17,13 +17,16 @@ import (
 // healer is what heal needs of bus.Host.
 type healer interface {
 	looker
-	Heal(ctx context.Context, hub string) (bus.Healed, error)
+	Heal(ctx context.Context, hub string) (done []string, err error)
 }
 
 // healed is how it went with a bus.
 type healed struct {
-	bus.Healed
-	Error string `json:"error,omitempty"`
+	Hub  string   `json:"hub"`
+	Done []string `json:"done"`
+	// Left is what heal cannot repair.
+	Left  []bus.Difference `json:"left"`
+	Error string           `json:"error,omitempty"`
 }
 
 func newHeal(host healer) *cobra.Command {
@@ -95,13 +98,23 @@ func heal(ctx context.Context, host healer, hubs []string, udev bool) (all []hea
 	all = []healed{}
 	for _, hub := range hubs {
 		done, err := host.Heal(ctx, hub)
-		one := healed{Healed: done}
+		one := healed{Hub: hub, Done: append([]string{}, done...), Left: []bus.Difference{}}
 		if err != nil && !named && errors.Is(err, bus.ErrNoBus) {
 			continue
 		} else if err != nil {
 			one.Error = config.OneLine(err)
 		}
 		all = append(all, one)
+	}
+	for i, one := range all { // when all are healed: a bus can be in the way of another one
+		looks, _ := host.Status(ctx, one.Hub) // a device without a bus has none
+		for _, s := range looks {
+			for _, d := range s.Differences {
+				if !d.ByHeal && one.Error == "" {
+					all[i].Left = append(all[i].Left, d)
+				}
+			}
+		}
 	}
 	return all, nil
 }

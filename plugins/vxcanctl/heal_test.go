@@ -13,7 +13,6 @@ import (
 
 // fakeHost records the buses that it is to heal.
 type fakeHost struct {
-	looker
 	recorded []string
 	err      error // of Buses
 	healed   []string
@@ -21,19 +20,25 @@ type fakeHost struct {
 
 func (f *fakeHost) Buses() ([]string, error) { return f.recorded, f.err }
 
-func (f *fakeHost) Heal(_ context.Context, hub string) (bus.Healed, error) {
+func (f *fakeHost) Heal(_ context.Context, hub string) (done []string, err error) {
 	f.healed = append(f.healed, hub)
 	switch hub {
 	case "down":
-		return bus.Healed{Hub: hub}, errors.Join(errors.New("down"), errors.New("and out"))
+		return nil, errors.Join(errors.New("down"), errors.New("and out"))
 	case "none":
-		return bus.Healed{Hub: hub}, fmt.Errorf("look: %w", bus.ErrNoBus)
+		return nil, fmt.Errorf("look: %w", bus.ErrNoBus)
 	case "broken":
-		return bus.Healed{Hub: hub, Done: []string{"made the hub again", "added 4 rules"}}, nil
-	case "can0":
-		return bus.Healed{Hub: hub, Left: []bus.Difference{{What: "there is no\x1b such device", Cure: "connect the controller"}}}, nil
+		return []string{"made the hub again", "added 4 rules"}, nil
 	}
-	return bus.Healed{Hub: hub}, nil
+	return nil, nil
+}
+
+func (f *fakeHost) Status(_ context.Context, hubs ...string) (all []bus.BusStatus, err error) {
+	var left []bus.Difference
+	if hubs[0] == "can0" {
+		left = []bus.Difference{{What: "there is no\x1b such device", Cure: "connect the controller"}, {What: "just ending", ByHeal: true}}
+	}
+	return []bus.BusStatus{{Hub: hubs[0], Differences: left}}, nil
 }
 
 // TestHeal: named buses or all, each one tried, what was done to each in a line, and each error. udev names devices that have
