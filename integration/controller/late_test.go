@@ -2,7 +2,6 @@ package controller
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,25 +17,6 @@ import (
 
 // patience is how long a container that nobody starts stays away.
 const patience = 3 * time.Second
-
-// install puts files where systemd or a runtime looks for them, as long as the test runs.
-func install(t *testing.T, dir string, files ...string) {
-	t.Helper()
-	for _, file := range files {
-		harness.Command(t, "install", "-D", "-t", dir, file)
-		t.Cleanup(func() { os.Remove(filepath.Join(dir, filepath.Base(file))) })
-	}
-}
-
-// installText is install for a file that only the test has.
-func installText(t *testing.T, path, content string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	harness.Write(t, path, content)
-	t.Cleanup(func() { os.Remove(path) })
-}
 
 // lateContainer is a container that a runtime under systemd has on the controller.
 type lateContainer struct {
@@ -100,11 +80,11 @@ func TestLateDocker(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	install(t, "/usr/local/libexec", harness.BinDir(t)+"/vxcan-docker")
-	install(t, "/usr/local/lib/systemd/system", harness.Repo("plugins/docker/vxcan-docker.socket"), harness.Repo("plugins/docker/vxcan-docker.service"))
-	install(t, "/etc/systemd/system", harness.Repo("conflist/controller/engine-start.service"))
+	harness.Install(t, "/usr/local/libexec", harness.BinDir(t)+"/vxcan-docker")
+	harness.Install(t, "/usr/local/lib/systemd/system", harness.Repo("plugins/docker/vxcan-docker.socket"), harness.Repo("plugins/docker/vxcan-docker.service"))
+	harness.Install(t, "/etc/systemd/system", harness.Repo("conflist/controller/engine-start.service"))
 	// As harness.StartDocker has it; without dbus, systemd makes no cgroups for others.
-	installText(t, "/etc/default/docker", "DOCKER_OPTS='--bridge=none --iptables=false --exec-opt native.cgroupdriver=cgroupfs'\nDOCKER_RAMDISK=1\n")
+	harness.InstallText(t, "/etc/default/docker", "DOCKER_OPTS='--bridge=none --iptables=false --exec-opt native.cgroupdriver=cgroupfs'\nDOCKER_RAMDISK=1\n")
 	s := harness.StartSystemd(t)
 	d := harness.NewDocker(t)
 	c := lateContainer{s, func(format string) string { return d.Docker("inspect", "-f", format, "engine") }}
@@ -147,10 +127,10 @@ func TestLateDocker(t *testing.T) {
 // latePodman is Podman as systemd's units and users run it, with that image.
 func latePodman(t *testing.T, s *harness.Systemd) {
 	t.Helper()
-	installText(t, "/etc/containers/containers.conf.d/zz-test.conf", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n"+
+	harness.InstallText(t, "/etc/containers/containers.conf.d/zz-test.conf", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n"+
 		"[containers]\nlog_driver=\"k8s-file\"\n")
-	install(t, "/usr/local/libexec/netavark", harness.BinDir(t)+"/netavark/vxcan")
-	install(t, "/opt/cni/bin", harness.BinDir(t)+"/vxcan")
+	harness.Install(t, "/usr/local/libexec/netavark", harness.BinDir(t)+"/netavark/vxcan")
+	harness.Install(t, "/opt/cni/bin", harness.BinDir(t)+"/vxcan")
 	s.Run("podman", "load", "--quiet", "-i", harness.ImageArchive(t, harness.LateImage, "candump"))
 	t.Cleanup(func() {
 		s.Run("podman", "rm", "--all", "--force", "--time", "0")
@@ -174,13 +154,13 @@ func TestLatePodmanRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.NewReplacer("/usr/bin/docker", "/usr/bin/podman", "After=docker.service ", "After=", "Requires=docker.service\n", "").Replace(string(unit))
-	installText(t, "/etc/systemd/system/engine-start.service", text)
+	harness.InstallText(t, "/etc/systemd/system/engine-start.service", text)
 	s := harness.StartSystemd(t)
 	latePodman(t, s)
 	if harness.HasNetavark() {
 		s.Run("podman", "network", "create", "-d", "vxcan", "-o", "hub="+harness.LateController, "-o", "physical=true", "-o", "bitrate=500000", harness.LateController)
 	} else {
-		installText(t, "/etc/cni/net.d/can-engine.conflist", `{"cniVersion":"1.0.0","name":"can-engine","plugins":[{"type":"vxcan","interface":"can0",`+
+		harness.InstallText(t, "/etc/cni/net.d/can-engine.conflist", `{"cniVersion":"1.0.0","name":"can-engine","plugins":[{"type":"vxcan","interface":"can0",`+
 			`"hub":"can-engine","physical":true,"bitrate":500000}]}`)
 	}
 	controller := cantest.NewController(t, harness.LateController)
@@ -216,7 +196,7 @@ func TestLateQuadlet(t *testing.T) {
 	}
 	s := harness.StartSystemd(t)
 	latePodman(t, s)
-	install(t, "/etc/containers/systemd", harness.Repo("conflist/controller/engine.container"), harness.Repo("conflist/controller/can-engine.network"))
+	harness.Install(t, "/etc/containers/systemd", harness.Repo("conflist/controller/engine.container"), harness.Repo("conflist/controller/can-engine.network"))
 	s.Run("systemctl", "daemon-reload")
 	c := podmanContainer(s, "systemd-engine")
 	c.expectStopped("without the controller")

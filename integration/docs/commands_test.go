@@ -55,15 +55,16 @@ func lines(t testing.TB) (all []line) {
 }
 
 var (
-	comment   = regexp.MustCompile(`\s# .*$`)
-	separator = regexp.MustCompile(`\s*(?:&&|\|\||[|;])\s*`)
-	variable  = regexp.MustCompile(`^\w+=`)
-	quoted    = regexp.MustCompile(`"[^"]*"|'[^']*'`)
+	comment      = regexp.MustCompile(`\s# .*$`)
+	substitution = regexp.MustCompile(`"?\$\([^)]*\)"?`) // a number, where we have one
+	separator    = regexp.MustCompile(`\s*(?:&&|\|\||[|;])\s*`)
+	variable     = regexp.MustCompile(`^\w+=`)
+	quoted       = regexp.MustCompile(`"[^"]*"|'[^']*'`)
 )
 
 // split returns the commands of a line of shell, without sudo and variables. What is in quotes is one word.
 func split(page, text string) (all []line) {
-	text = comment.ReplaceAllString(text, "")
+	text = substitution.ReplaceAllString(comment.ReplaceAllString(text, ""), "1")
 	var texts []string
 	bare := quoted.ReplaceAllStringFunc(text, func(s string) string {
 		texts = append(texts, strings.Trim(s, `"'`))

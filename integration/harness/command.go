@@ -154,3 +154,17 @@ func FirstLine(text string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	return line
 }
+
+// WaitGone waits until nothing is left, and fails the test if that takes far longer than it ever does.
+func WaitGone(t *testing.T, what string, left func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		switch still := left(); {
+		case still == "":
+			return
+		case time.Now().After(deadline):
+			t.Errorf("waited for %s: left are %s", what, still)
+			return
+		}
+	}
+}

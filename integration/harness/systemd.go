@@ -140,3 +140,22 @@ func (s *Systemd) Netns(pid string) ns.NetNS {
 	s.T.Cleanup(func() { netns.Close() })
 	return netns
 }
+
+// Install puts files where systemd or a runtime looks for them, as long as the test runs.
+func Install(t *testing.T, dir string, files ...string) {
+	t.Helper()
+	for _, file := range files {
+		Command(t, "install", "-D", "-t", dir, file)
+		t.Cleanup(func() { os.Remove(filepath.Join(dir, filepath.Base(file))) })
+	}
+}
+
+// InstallText is Install for a file that only the test has.
+func InstallText(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	Write(t, path, content)
+	t.Cleanup(func() { os.Remove(path) })
+}

@@ -15,6 +15,9 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
+// NoBus is what heal says on a host without a bus.
+const NoBus = "no bus on this host\n"
+
 // Vxcanctl runs vxcanctl and returns what it says.
 func Vxcanctl(t testing.TB, args ...string) string {
 	t.Helper()

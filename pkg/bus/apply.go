@@ -18,8 +18,8 @@ import (
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
 // moment and take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
-// a refusal, see plan.Refusal. It returns the words for what it has repaired.
-func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
+// a refusal, see plan.Refusal. It returns what it has repaired.
+func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []plan.Difference, err error) {
 	const rounds = 5
 	for range rounds {
 		if err := plan.Refusal(all, lenient); err != nil {
@@ -40,9 +40,9 @@ func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (
 	return repaired, fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
 }
 
-// apply carries out changes and returns the words for what they repaired. changed reports whether devices were made or
+// apply carries out changes and returns what they repaired. changed reports whether devices were made or
 // removed: then it has left filters and rules for later, when their devices are known.
-func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err error) {
+func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed bool, err error) {
 	var wiring plan.Wiring
 	for _, d := range all {
 		restarted, err := b.applyDevices(d.Change)
@@ -52,7 +52,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err
 		changed = changed || d.Change.TouchesDevices()
 		wiring.Add(d.Change.Wiring)
 		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() {
-			repaired = append(repaired, d.What)
+			repaired = append(repaired, d)
 		}
 	}
 	if changed {
@@ -63,7 +63,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err
 	}
 	for _, d := range all {
 		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" {
-			repaired = append(repaired, d.What)
+			repaired = append(repaired, d)
 		}
 	}
 	return repaired, false, nil
@@ -243,8 +243,8 @@ func (b *bus) drawIndex(noted *[]int) int {
 }
 
 // noticeRepairs reports what a call has repaired, once it has succeeded.
-func (b *bus) noticeRepairs(repaired []string) {
-	for _, what := range repaired {
-		b.notice("found and repaired: %s", what)
+func (b *bus) noticeRepairs(repaired []plan.Difference) {
+	for _, d := range repaired {
+		b.notice("found and repaired: %s", d.What)
 	}
 }

@@ -456,7 +456,7 @@ func TestPolicyLost(t *testing.T) {
 					}
 				}
 				w.attach("vcan0", "late", w.crowd)
-				w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
+				w.heal("vcan0")
 				close(stop)
 				<-stopped
 				w.expectPolicy("none", contIf, hub)

@@ -118,7 +118,7 @@ func (p Policy) IDs() (send, receive canid.IDs, err error) {
 
 // Attachment is what a runtime names when it puts a container on a network.
 type Attachment struct {
-	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker"
+	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker", "host"
 	Network     string `json:"network"`
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME

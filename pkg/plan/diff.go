@@ -165,7 +165,7 @@ func (w Want) diffBackplane(v View, all *differences) {
 		all.add(BackplaneMissing, Change{AddPair: &pair}, "%s is missing", name)
 	case !IsPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
-			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != backplaneAlias) {
+			if end.Index != 0 && !IsOurBackplane(end) {
 				all.refuse(BackplaneForeign, config.ErrInvalid, "rename or delete it", "%s is another program's device, and the backplane needs this name", end.Name)
 				return
 			}

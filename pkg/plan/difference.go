@@ -159,6 +159,46 @@ func Refusal(all []Difference, lenient bool) error {
 	return nil
 }
 
+// Summary says in a few words what the changes of some differences have done.
+func Summary(done []Difference) (words []string) {
+	var hostEnds int
+	var wiring Wiring
+	add := func(did bool, what string) {
+		if did {
+			words = append(words, what)
+		}
+	}
+	for _, d := range done {
+		c := d.Change
+		add(c.AddHub != "", "made the hub again")
+		add(c.HubMTU != 0, "set the MTU of the hub")
+		add(c.AddPair != nil, "made the backplane again")
+		add(c.Controller.SetUp != nil, "set the controller up")
+		add(c.Controller.SetUp == nil && c.Controller.Queue != 0, "made the transmit queue of the controller longer")
+		add(c.Controller.Restart, "restarted the controller")
+		add(d.Kind == HubDown, "set the hub up")
+		add(d.Kind == BackplaneDown, "set the backplane up")
+		if d.Kind == HostEndDown {
+			hostEnds++
+		}
+		wiring.Add(c.Wiring)
+	}
+	count := func(format string, n int, what string) {
+		if n > 1 {
+			what += "s"
+		}
+		add(n > 0, fmt.Sprintf(format, n, what))
+	}
+	count("set %d %s up", hostEnds, "host end")
+	count("added %d transmit %s", len(wiring.AddClasses), "queue")
+	count("set %d %s", len(wiring.SetFilters), "filter")
+	count("deleted %d %s", len(wiring.DeleteJobs), "rule")
+	count("added %d %s", len(wiring.AddRules), "rule")
+	count("deleted %d %s", len(wiring.DeleteFilters), "filter")
+	count("deleted %d transmit %s", len(wiring.DeleteClasses), "queue")
+	return words
+}
+
 // differences is a list in the making.
 type differences []Difference
 

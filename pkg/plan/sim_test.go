@@ -22,6 +22,23 @@ type host struct {
 	records []Record
 	next    int // ifindex
 	mtu     int // that an ADD asks for
+	first   int // of attachments, the front end of the first endpoint
+}
+
+// attachments are what front ends name a container, in its own form each.
+var attachments = []func(id string) config.Attachment{
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "cni", Network: "net", ContainerID: id, IfName: "eth0", Entry: "can%d"}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "netavark", Network: "net", ContainerID: id}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "docker", Network: "0123456789abcdef", ContainerID: id}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "host", Network: "vcan0", ContainerID: id, IfName: "can0"}
+	},
 }
 
 func newHost(hub config.Hub) *host {
@@ -87,7 +104,7 @@ func (h *host) endpoints() []Endpoint { return h.v.Endpoints(h.hub.Name, h.recor
 
 // attach is what ADD does for an attachment that is not there.
 func (h *host) attach(id string, e config.Endpoint) error {
-	r := Record{config.Attachment{Runtime: "test", Network: "net", ContainerID: id}, h.hub, e}
+	r := Record{attachments[(h.first+len(h.records))%len(attachments)](id), h.hub, e}
 	if err := h.mend(); err != nil {
 		return err
 	}

@@ -117,3 +117,32 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 	}
 	return wiring
 }
+
+// Removal is what takes a bus away that has no endpoints: the backplane, and the hub if we made it. Of a hub that is not
+// ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
+func Removal(hubName string, v View) (c Change) {
+	w := NewWant(config.Hub{Name: hubName}, nil, "")
+	for _, end := range []canlink.Link{v.Link(w.TX), v.Link(w.RX)} {
+		switch index := uint32(end.Index); {
+		case IsOurBackplane(end):
+			c.Remove = append(c.Remove, end.Index)
+		case end.Kind == canlink.Vxcan:
+			for _, j := range v.Jobs {
+				if j.Src == index || j.Dst == index {
+					c.Wiring.DeleteJobs = append(c.Wiring.DeleteJobs, j)
+				}
+			}
+		}
+	}
+	hub := v.Link(hubName)
+	if IsOurHub(hub) {
+		c.Remove = append(c.Remove, hub.Index)
+	} else if hub.Index != 0 {
+		for _, f := range filters(backplane{}, member{dev: uint32(hub.Index), hub: true}) {
+			if f.Equal(v.Filters[f.Hook].Filter) {
+				c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, f.Hook)
+			}
+		}
+	}
+	return c
+}

@@ -120,7 +120,7 @@ func TestOtherNetns(t *testing.T) {
 		t.Fatal(err)
 	}
 	there := []string{"ip", "netns", "exec", other.ID}
-	if out, log, status := harness.Control(t, there, "heal"); status != 0 || out+log != "" {
+	if out, log, status := harness.Control(t, there, "heal"); status != 0 || out+log != harness.NoBus {
 		t.Errorf("heal: exit status %d, %s%s", status, out, log)
 	}
 	for _, verb := range []string{"ADD", "GC", "DEL"} {
@@ -159,7 +159,7 @@ func TestLikeReboot(t *testing.T) {
 		if err := os.Rename(harness.RecordDir(t), earlier); err != nil {
 			t.Fatal(err)
 		}
-		if said := harness.Vxcanctl(t, "heal"); said != "" {
+		if said := harness.Vxcanctl(t, "heal"); said != harness.NoBus {
 			t.Errorf("heal after a reboot: %s", said)
 		}
 		harness.ExpectNothing(t)

@@ -52,7 +52,7 @@ func TestTeardown(t *testing.T) {
 	t.Logf("%d buses and %d network namespaces in %v, %d frames sent, %d heard", buses, buses*containersPerBus,
 		time.Since(start).Round(time.Second), sent, heard)
 
-	waitFor(t, "network namespaces to go", func() string { return strings.Join(netnsIDs(t), ", ") })
+	harness.WaitGone(t, "network namespaces to go", func() string { return strings.Join(netnsIDs(t), ", ") })
 	expectUnloadable(t, modules)
 	lines = append(lines, log.lines(t)...)
 	for _, line := range troubleIn(lines) {
@@ -175,7 +175,7 @@ func floodAndEnd(t *testing.T, buses []*floodedBus) {
 		}()
 	}
 	ending.Wait()
-	waitFor(t, "devices to go", func() string { return strings.Join(harness.CANLinks(t), " ") })
+	harness.WaitGone(t, "devices to go", func() string { return strings.Join(harness.CANLinks(t), " ") })
 	for _, b := range buses {
 		b.quiet()
 	}
@@ -302,20 +302,6 @@ func expectUnloadable(t *testing.T, modules []string) {
 	for _, module := range modules {
 		if _, err := os.Stat("/sys/module/" + strings.ReplaceAll(module, "-", "_")); err == nil {
 			t.Errorf("module %s is still loaded", module)
-		}
-	}
-}
-
-// waitFor waits until nothing is left, and fails the test if that takes far longer than it ever does.
-func waitFor(t *testing.T, what string, left func() string) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		switch still := left(); {
-		case still == "":
-			return
-		case time.Now().After(deadline):
-			t.Errorf("waited for %s: left are %s", what, still)
-			return
 		}
 	}
 }

@@ -293,6 +293,6 @@ func TestUSBAdapterSetUp(t *testing.T) {
 	}
 	inB.Close()
 	harness.Exchange(t, parties(), 50, true)
-	harness.Vxcanctl(t, "heal", "nosuchbus")
+	harness.Vxcanctl(t, "heal", "--udev", "nosuchbus")
 	harness.Vxcanctl(t, "heal")
 }
