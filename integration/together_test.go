@@ -26,9 +26,10 @@ func TestAllRuntimes(t *testing.T) {
 	d.docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "wire")
 	d.run("logger", "--network", "wire")
 	busOff(t, controller)
-	expectShown(t, "", `slot0: can, .*bus-off`, `  logger +docker +can0 `, `  FAIL controller slot0 is bus-off`,
-		`  docker +docker +can0 +- +300 `, `  podman +\w+ +can0 +- +300 `, `  default/pod +cni +can0 +- +300 .*\n  ok   whole\n`)
-	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker ", `- docker  can0 \(docker [0-9a-f]{12}\)`, `- podman  can0`, `- default/pod  can0`)
+	expectShown(t, "", `slot0  can  .*bus-off  1 problem\n  FAIL controller slot0 is bus-off`, `  logger +docker +wire +can0 `,
+		`vcan0  vcan  CAN FD  healthy\n`, `  docker +docker +canbus +can0 +300 `, `  podman +podman +canbus0 +can0 +300 `, `  default/pod +kubernetes +pods +can0 +300 `)
+	expectShown(t, "metrics", `vxcan_endpoint_sent_frames_total\{hub="vcan0",runtime="docker",network="[0-9a-f]{64}",container="[0-9a-f]{64}",name="docker",`)
+	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker wire\\)", `- docker  can0 \(docker canbus\)`, `- podman  can0`, `- default/pod  can0`)
 	d.docker("rm", "-f", "logger")
 	d.docker("network", "rm", "wire")
 

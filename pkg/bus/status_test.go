@@ -13,6 +13,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
@@ -72,6 +73,7 @@ func TestStatus(t *testing.T) {
 	}
 	want := BusStatus{
 		Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Sent: 7, Heard: 5 + 4 + passed, Differences: []Difference{},
+		Traffic: controller.Traffic{RxFrames: 16 + passed, TxFrames: 16 + passed, RxBytes: 16 + passed, TxBytes: 16 + passed},
 		Endpoints: []EndpointStatus{
 			endpoint(a, "a", EndpointStatus{Sent: 5, Heard: 4 + passed + 7}),
 			endpoint(b, "b", EndpointStatus{Policy: limited, Sent: 4, DeniedSend: 6, Heard: 2 + 7, DeniedReceive: 3 + passed}),
@@ -91,7 +93,7 @@ func TestStatus(t *testing.T) {
 	if err != nil || all[0].Endpoints[0].Lost != 3 || all[0].Endpoints[0].Up {
 		t.Errorf("%+v, %v; want three frames lost for a", all, err)
 	}
-	want.Differences = []Difference{{What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
+	want.Differences = []Difference{{Kind: plan.HostEndDown, HostIf: a.HostIf, What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
 	if diff := cmp.Diff(want.Differences, all[0].Differences); diff != "" {
 		t.Errorf("(- want, + got)\n%s", diff)
 	}

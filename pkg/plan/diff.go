@@ -20,6 +20,7 @@ func Diff(w Want, v View) []Difference {
 	for i := range w.Endpoints {
 		if e := &w.Endpoints[i]; !e.Host.Up {
 			all.add(HostEndDown, Change{Up: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
+			all.of(e.Host.Name)
 		}
 	}
 	w.diffWiring(v, &all)
@@ -185,7 +186,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		return
 	}
 	common := backplane{uint32(tx.Index), uint32(rx.Index)}
-	members, cutOff := w.members(hub)
+	members := w.members(hub)
 	var attaching uint32 // the device that is being attached
 	for i := range w.Endpoints {
 		if w.Attaching != "" && w.Endpoints[i].Host.Name == w.Attaching {
@@ -199,6 +200,9 @@ func (w Want) diffWiring(v View, all *differences) {
 			own.Change.Wiring = wrong
 		} else if !wrong.Empty() {
 			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
+			if !m.hub {
+				all.of(v.nameOf(m.dev))
+			}
 		}
 	}
 	w.diffForeign(hub, v, all)
@@ -238,8 +242,11 @@ func (w Want) diffWiring(v View, all *differences) {
 	if !own.Change.Wiring.Empty() {
 		*all = append(*all, own)
 	}
-	for _, a := range cutOff {
-		all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", a)
+	for i := range w.Endpoints {
+		if e := &w.Endpoints[i]; e.CutOff {
+			all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
+			all.of(e.Host.Name)
+		}
 	}
 }
 
@@ -268,6 +275,9 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 			} else {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
+		}
+		if f.Dev != hub.Index {
+			all.of(v.At(f.Dev).Name)
 		}
 	}
 }
@@ -374,6 +384,7 @@ func DiffEnd(e Endpoint, end canlink.Link) []Difference {
 	var all differences
 	if e.Host.Up && IsPair(e.Host, end) && !end.Up && e.Host.Used {
 		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
+		all.of(e.Host.Name)
 	}
 	return all
 }

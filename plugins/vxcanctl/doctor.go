@@ -126,7 +126,7 @@ func examine(ctx context.Context, m *machine) (all []finding) {
 	all = append(all, m.kernel()...)
 	buses, findings := m.buses(ctx)
 	all = append(all, m.backlog(buses)...)
-	all = append(all, m.runtimes()...)
+	all = append(all, m.runtimes(buses)...)
 	return append(all, findings...)
 }
 
