@@ -33,6 +33,23 @@ func TestAllRuntimes(t *testing.T) {
 	d.docker("rm", "-f", "logger")
 	d.docker("network", "rm", "wire")
 
+	// What containers break, the commands that status prints repair.
+	down := func(pid string) { command(t, "nsenter", "--net", "--target", pid, "ip", "link", "set", "can0", "down") }
+	down(d.docker("inspect", "-f", "{{.State.Pid}}", "docker"))
+	down(p.do("inspect", "-f", "{{.State.Pid}}", "podman"))
+	command(t, "cangw", "-F")
+	out, _, _ := control(t, nil, "status", "vcan0")
+	t.Logf("%s", out)
+	cures := regexp.MustCompile(`(?m)^ {7}sudo (.*)$`).FindAllStringSubmatch(out, -1)
+	for _, cure := range cures {
+		command(t, "sh", "-c", strings.ReplaceAll(cure[1], "sudo ", ""))
+	}
+	expectShown(t, "status vcan0", `^vcan0  vcan  CAN FD  healthy\n`)
+	if len(cures) != 3 || !strings.Contains(out, "FAIL container end can0 of docker is down\n") || !strings.Contains(out, "FAIL container end can0 of podman is down\n") {
+		t.Errorf("%d commands: %s", len(cures), out)
+	}
+	expectExactlyOnce(t, stations, 20, true)
+
 	// What is stale for a CNI network that knows nobody is nobody else's.
 	for _, network := range []string{"canbus0", "pods"} {
 		collect := call{}.with(`"name":"` + network + `","cni.dev/valid-attachments":[]`)

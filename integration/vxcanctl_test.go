@@ -96,7 +96,7 @@ func TestStatusAndGraph(t *testing.T) {
 		words []string
 	}{
 		{"", []string{
-			`slot0  can  classic CAN  (down  )?500 kbit/s  bus-off  1 problem\n  FAIL controller slot0 is bus-off\n       look for the fault on the wire`,
+			`slot0  can  classic CAN  (down  )?500 kbit/s  bus-off  1 problem\n  FAIL controller slot0 is bus-off\n       look for the fault on the wire, then\n       sudo ip link set slot0 down; sudo ip link set slot0 up\n`,
 			`  lab/engine-0 +kubernetes +canbus0 +can0 +0 `,
 			`vcan0  vcan  CAN FD  healthy\n  CONTAINER +RUNTIME +NETWORK +INTERFACE +SENT +SEND DENIED +HEARD\n`,
 			`  a +cni +canbus0 +can0 +2 +1 +0\n    policy: send 100-1FF\n`, `  name +podman +canbus0 +can0 +0 +0 +2\n`,

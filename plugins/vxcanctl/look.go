@@ -166,9 +166,15 @@ func wrongLines(s style, b bus.BusStatus) (lines []string) {
 		words := append([]string{indent + mark}, strings.Fields(wrongWords(b, d))...)
 		deeper := indent + strings.Repeat(" ", 1+len([]rune(withoutColour(mark))))
 		lines = append(lines, s.flow(deeper, " ", words...)...)
-		if cure := cureOf(b, d); cure != "" && (i+1 == len(b.Differences) || cureOf(b, b.Differences[i+1]) != cure) {
-			lines = append(lines, deeper+cure)
+		cure := cureOf(b, d)
+		if cure == "" || i+1 < len(b.Differences) && cureOf(b, b.Differences[i+1]) == cure {
+			continue
 		}
+		if words, command, both := strings.Cut(cure, ", then "); both { // a line of its own for what is pasted
+			lines = append(lines, deeper+words+", then")
+			cure = command
+		}
+		lines = append(lines, deeper+cure)
 	}
 	return lines
 }

@@ -156,49 +156,70 @@ func wrongWords(s bus.BusStatus, d bus.Difference) string {
 	return plain(what)
 }
 
-// cureOf is the command that repairs a difference, to be pasted; or words, where there is none.
-func cureOf(s bus.BusStatus, d bus.Difference) string {
+// cureOf is the command that repairs a difference, to be pasted; or words, where there is none, or both: "words, then command".
+func cureOf(s bus.BusStatus, d bus.Difference) string { return plain(cure(s, d)) }
+
+func cure(s bus.BusStatus, d bus.Difference) string {
 	if d.ByHeal {
 		return "sudo vxcanctl heal " + plan.Quote(s.Hub)
 	}
 	i := slices.IndexFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return e.HostIf == d.HostIf })
-	if i >= 0 && d.HostIf != "" {
-		switch e := s.Endpoints[i]; d.Kind {
-		case plan.ContEndDown:
-			// Privileged: a container's own capabilities are none for its network, unless it was given them.
-			if command := runtimeCommand(e, "exec --privileged", "exec"); command != "" {
-				if runtimeOf(e) == "kubernetes" {
-					command += " --"
-				}
-				return command + " ip link set " + plan.Quote(e.Interface) + " up"
-			}
-		case plan.PolicyLost:
-			if command := runtimeCommand(e, "restart", "delete pod"); command != "" {
-				return command
-			}
+	if i >= 0 && d.Kind == plan.ContEndDown {
+		return upCommand(s.Endpoints[i], d)
+	}
+	if i >= 0 && d.Kind == plan.PolicyLost {
+		if command := restartCommand(s.Endpoints[i]); command != "" {
+			return command
 		}
 	}
-	return plain(d.Cure)
+	return needsSudo.ReplaceAllString(d.Cure, "${1}sudo $2 ")
 }
 
-// runtimeCommand is a command of the runtime of an endpoint for its container, or of kubectl; "" where the container's name
-// is not known.
-func runtimeCommand(e bus.EndpointStatus, verb, kubectl string) string {
-	if e.Name == "" || plan.Quote(e.Name) != e.Name && !strings.Contains(e.Name, "/") {
+// needsSudo finds the commands in a cure, between words or alone.
+var needsSudo = regexp.MustCompile(`(^|; |, |\(|then )(ip|tc|cangw|vxcanctl) `)
+
+// upCommand sets up the interface of a container that is down, by the host's ip and capabilities: images often have no ip,
+// and containers no CAP_NET_ADMIN.
+func upCommand(e bus.EndpointStatus, d bus.Difference) string {
+	inspect := runtimeCommand(e)
+	switch {
+	case runtimeOf(e) == "kubernetes":
+		inspect = "sudo crictl inspectp -o go-template --template '{{.info.pid}}' " + plan.Quote(e.ContainerID)
+	case inspect == "":
+		return d.Cure
+	default:
+		inspect += " inspect -f '{{.State.Pid}}' " + e.Name
+	}
+	return "sudo nsenter -n -t $(" + inspect + ") ip link set " + plan.Quote(e.Interface) + " up"
+}
+
+// restartCommand attaches a container again; "" where its name is not known. Of a pod it is the Deployment or the like that
+// starts another one.
+func restartCommand(e bus.EndpointStatus) string {
+	if runtimeOf(e) == "kubernetes" {
+		namespace, pod, _ := strings.Cut(e.Name, "/")
+		return "kubectl delete pod -n " + plan.Quote(namespace) + " " + plan.Quote(pod)
+	}
+	if command := runtimeCommand(e); command != "" {
+		return command + " restart " + e.Name
+	}
+	return ""
+}
+
+// runtimeCommand is the beginning of a command of Docker, Podman or nerdctl for the container of an endpoint; "" where its
+// name is not known, or no name for a shell.
+func runtimeCommand(e bus.EndpointStatus) string {
+	if e.Name == "" || plan.Quote(e.Name) != e.Name {
 		return ""
 	}
 	switch runtime := runtimeOf(e); runtime {
 	case "docker", "podman":
-		return fmt.Sprintf("sudo %s %s %s", runtime, verb, e.Name)
+		return "sudo " + runtime
 	case "nerdctl":
-		namespace := ""
-		if parts := nerdctlID.FindStringSubmatch(e.ContainerID); parts[1] != "default" {
-			namespace = "-n " + plan.Quote(parts[1]) + " "
+		if namespace := nerdctlID.FindStringSubmatch(e.ContainerID)[1]; namespace != "default" {
+			return "sudo nerdctl -n " + plan.Quote(namespace)
 		}
-		return fmt.Sprintf("sudo nerdctl %s%s %s", namespace, verb, e.Name)
-	case "kubernetes":
-		namespace, pod, _ := strings.Cut(e.Name, "/")
-		return fmt.Sprintf("kubectl %s -n %s %s", kubectl, plan.Quote(namespace), plan.Quote(pod))
+		return "sudo nerdctl"
 	}
 	return ""
 }

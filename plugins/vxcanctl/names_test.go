@@ -44,7 +44,7 @@ func TestNames(t *testing.T) {
 		{"host", "host", "rig", "rig", "host", "rig", "host", "", []string{"rig"}},
 	} {
 		e := bus.EndpointStatus{Attachment: config.Attachment{Runtime: test.runtime, Network: test.network, ContainerID: test.id}, Name: test.name}
-		if got := [...]string{runtimeOf(e), containerOf(e), networkOf(e), runtimeCommand(e, "restart", "delete pod")}; got != [...]string{test.people, test.container, test.network2, test.command} {
+		if got := [...]string{runtimeOf(e), containerOf(e), networkOf(e), restartCommand(e)}; got != [...]string{test.people, test.container, test.network2, test.command} {
 			t.Errorf("%+v: %q", e, got)
 		}
 		for _, word := range append(test.words, "", "0", "other", "fedc") {
@@ -58,20 +58,24 @@ func TestNames(t *testing.T) {
 // TestCure: words and command for a container on which something is wrong.
 func TestCure(t *testing.T) {
 	s := onFiveRuntimes()
-	s.Endpoints[4].Interface = "can 5"
+	s.Endpoints[4].Interface, s.Endpoints[1].Interface = "can 5", "\x1b[2J"
 	s.Endpoints[0].HostIf = "vx10"
 	for _, test := range []struct {
 		d           bus.Difference
 		words, cure string
 	}{
 		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx3", What: "container end can0 of " + s.Endpoints[2].Attachment.String() + " is down"},
-			"container end can0 of default/dashboard-7d4b9c6f5d-x2k4j is down", "kubectl exec -n default dashboard-7d4b9c6f5d-x2k4j -- ip link set can0 up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx4", What: "x"}, "gateway: x", "sudo nerdctl -n test exec --privileged gateway ip link set can0 up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx5", What: "x"}, "logger: x", "sudo podman exec --privileged logger ip link set 'can 5' up"},
+			"container end can0 of default/dashboard-7d4b9c6f5d-x2k4j is down", "sudo nsenter -n -t $(sudo crictl inspectp -o go-template --template '{{.info.pid}}' " + s.Endpoints[2].ContainerID + ") ip link set can0 up"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx4", What: "x"}, "gateway: x", "sudo nsenter -n -t $(sudo nerdctl -n test inspect -f '{{.State.Pid}}' gateway) ip link set can0 up"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx5", What: "x"}, "logger: x", "sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' logger) ip link set 'can 5' up"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx2", What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set '\x1b[2J' up`},
 		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx7", Cure: "ip link set can0 up in the container"}, containerOf(s.Endpoints[6]) + ": ", "ip link set can0 up in the container"},
 		{bus.Difference{Kind: plan.RuleMissing, What: "rules (-d vx1, -d vx2, -d vx3, -d vx4, -d vx5, -d vx10)"},
 			"engine, brake, default/dashboard-7d4b9c6f5d-x2k4j, and 2 more: rules (-d vx1, -d vx2, -d vx3, -d vx4, -d vx5, -d vx10)", ""},
-		{bus.Difference{Kind: plan.HubDown, What: "hub can0 is down", Cure: "ip link set can0 up"}, "hub can0 is down", "ip link set can0 up"},
+		{bus.Difference{Kind: plan.HubDown, What: "hub can0 is down", Cure: "ip link set can0 up"}, "hub can0 is down", "sudo ip link set can0 up"},
+		{bus.Difference{What: "filter of eth0", Cure: "tc filter del dev eth0 ingress pref 8; then vxcanctl heal"}, "filter of eth0", "sudo tc filter del dev eth0 ingress pref 8; then sudo vxcanctl heal"},
+		{bus.Difference{What: "hub", Cure: "end the containers on it, ip link delete can0, and plug the adapter in again"}, "hub", "end the containers on it, sudo ip link delete can0, and plug the adapter in again"},
+		{bus.Difference{What: "bus-off", Cure: "look for the fault on the wire, then ip link set can0 down; ip link set can0 up"}, "bus-off", "look for the fault on the wire, then sudo ip link set can0 down; sudo ip link set can0 up"},
 	} {
 		if words, cure := wrongWords(s, test.d), cureOf(s, test.d); words != test.words || cure != test.cure {
 			t.Errorf("%+v:\n%q\n%q", test.d, words, cure)
