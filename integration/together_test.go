@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -42,10 +43,12 @@ func TestAllRuntimes(t *testing.T) {
 	t.Logf("%s", out)
 	cures := regexp.MustCompile(`(?m)^ {7}sudo (.*)$`).FindAllStringSubmatch(out, -1)
 	for _, cure := range cures {
-		command(t, "sh", "-c", strings.ReplaceAll(cure[1], "sudo ", ""))
+		line := strings.ReplaceAll(cure[1], "sudo ", "")
+		command(t, "sh", "-c", strings.Replace(line, "vxcanctl", filepath.Join(binDir(t), "vxcanctl"), 1))
 	}
 	expectShown(t, "status vcan0", `^vcan0  vcan  CAN FD  healthy\n`)
-	if len(cures) != 3 || !strings.Contains(out, "FAIL container end can0 of docker is down\n") || !strings.Contains(out, "FAIL container end can0 of podman is down\n") {
+	if len(cures) != 3 || !strings.Contains(out, "FAIL container end can0 of docker is down\n") || !strings.Contains(out, "FAIL container end can0 of podman is down\n") ||
+		!strings.Contains(out, "FAIL docker, podman, default/pod: 10 gateway rules are missing\n") {
 		t.Errorf("%d commands: %s", len(cures), out)
 	}
 	expectExactlyOnce(t, stations, 20, true)

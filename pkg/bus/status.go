@@ -78,10 +78,10 @@ type EndpointStatus struct {
 // Difference is one way in which a bus is not as it must be, and how that can be repaired.
 type Difference struct {
 	Kind plan.Kind `json:"kind"`
-	// HostIf is the host end of the endpoint that it is about; "" if it is about the bus or several endpoints.
-	HostIf string `json:"hostIf,omitempty"`
-	What   string `json:"what"`
-	Cure   string `json:"cure"`
+	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
+	HostIfs []string `json:"hostIfs,omitempty"`
+	What    string   `json:"what"`
+	Cure    string   `json:"cure"`
 	// ByHeal reports that vxcanctl heal repairs it.
 	ByHeal bool `json:"byHeal"`
 }
@@ -202,7 +202,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	for _, d := range all {
 		if d.What != "" {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
-			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIf, d.What, d.Cure, byHeal})
+			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}
 	}
 	return s, nil

@@ -93,7 +93,7 @@ func TestStatus(t *testing.T) {
 	if err != nil || all[0].Endpoints[0].Lost != 3 || all[0].Endpoints[0].Up {
 		t.Errorf("%+v, %v; want three frames lost for a", all, err)
 	}
-	want.Differences = []Difference{{Kind: plan.HostEndDown, HostIf: a.HostIf, What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
+	want.Differences = []Difference{{Kind: plan.HostEndDown, HostIfs: []string{a.HostIf}, What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
 	if diff := cmp.Diff(want.Differences, all[0].Differences); diff != "" {
 		t.Errorf("(- want, + got)\n%s", diff)
 	}

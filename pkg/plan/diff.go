@@ -221,18 +221,22 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	if len(others) > 0 {
 		all.add(RuleMissing, Change{Wiring: Wiring{AddRules: others}}, "%s", describe("missing", others, v))
+		all.of(hostIfs(members, others, v)...)
 	}
 	if len(doubled) > 0 {
 		all.add(RuleDoubled, Change{Wiring: Wiring{DeleteJobs: doubled}}, "%s", describe("there more than once, so that frames arrive more than once", doubled, v))
+		all.of(hostIfs(members, rulesOf(doubled), v)...)
 	}
 	if len(unwanted) > 0 {
 		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on its backplane", unwanted, v))
+		all.of(hostIfs(members, rulesOf(unwanted), v)...)
 	}
 	for _, j := range foreign {
 		index := j.Src + j.Dst - uint32(hub.Index)
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
 				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
+			all.of(hostIfs(members, []cangw.Rule{j.Rule}, v)...)
 			continue
 		}
 		other := v.nameOf(index)
@@ -248,6 +252,24 @@ func (w Want) diffWiring(v View, all *differences) {
 			all.of(e.Host.Name)
 		}
 	}
+}
+
+// hostIfs are the host ends that rules go from or to.
+func hostIfs(members []member, rules []cangw.Rule, v View) (names []string) {
+	for _, m := range members {
+		if !m.hub && slices.ContainsFunc(rules, func(r cangw.Rule) bool { return r.Src == m.dev || r.Dst == m.dev }) {
+			names = append(names, v.nameOf(m.dev))
+		}
+	}
+	return names
+}
+
+func rulesOf(jobs []cangw.Job) []cangw.Rule {
+	all := make([]cangw.Rule, len(jobs))
+	for i, j := range jobs {
+		all[i] = j.Rule
+	}
+	return all
 }
 
 // diffForeign names filters of other programs that run before ours, or in their place. On a hub no bus can work beside one

@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -158,23 +157,15 @@ func (l look) verdict(s style, b bus.BusStatus, r *rateSince) (items []string) {
 	}
 }
 
-// wrongLines are what is wrong with a bus, each with the command that repairs it, which is broken nowhere. Differences that
-// one command repairs are together.
+// wrongLines are what is wrong with a bus, each with the command that repairs it. Differences that one command repairs are
+// together.
 func wrongLines(s style, b bus.BusStatus) (lines []string) {
 	for i, d := range b.Differences {
-		mark := s.mark(failure)
-		words := append([]string{indent + mark}, strings.Fields(wrongWords(b, d))...)
-		deeper := indent + strings.Repeat(" ", 1+len([]rune(withoutColour(mark))))
-		lines = append(lines, s.flow(deeper, " ", words...)...)
 		cure := cureOf(b, d)
-		if cure == "" || i+1 < len(b.Differences) && cureOf(b, b.Differences[i+1]) == cure {
-			continue
+		if i+1 < len(b.Differences) && cureOf(b, b.Differences[i+1]) == cure {
+			cure = ""
 		}
-		if words, command, both := strings.Cut(cure, ", then "); both { // a line of its own for what is pasted
-			lines = append(lines, deeper+words+", then")
-			cure = command
-		}
-		lines = append(lines, deeper+cure)
+		lines = append(lines, s.item(failure, wrongWords(b, d), cure)...)
 	}
 	return lines
 }

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/plan"
@@ -132,18 +131,22 @@ func isNamed(e bus.EndpointStatus, word string) bool {
 	return word != "" && (word == e.Name || word == pod || len(word) >= shortest && strings.HasPrefix(id, word))
 }
 
-// wrongWords is what is wrong, with the names of the containers that it is about.
+// wrongWords is what is wrong, with the names of the containers that it is about. Rules are counted, not listed: the
+// command of the cure makes them all, and JSON has the list.
 func wrongWords(s bus.BusStatus, d bus.Difference) string {
 	const most = 3
 	what := d.What
-	devices := strings.FieldsFunc(what, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	if d.ByHeal {
+		what, _, _ = strings.Cut(what, " (cangw ")
+	}
 	var names []string
 	for _, e := range s.Endpoints {
 		name := containerOf(e)
 		switch {
-		case e.HostIf == d.HostIf && strings.Contains(what, e.Attachment.String()):
+		case !slices.Contains(d.HostIfs, e.HostIf):
+		case strings.Contains(what, e.Attachment.String()):
 			what = strings.ReplaceAll(what, e.Attachment.String(), name)
-		case (e.HostIf == d.HostIf || slices.Contains(devices, e.HostIf)) && !slices.Contains(names, name):
+		case !slices.Contains(names, name):
 			names = append(names, name)
 		}
 	}
@@ -163,7 +166,7 @@ func cure(s bus.BusStatus, d bus.Difference) string {
 	if d.ByHeal {
 		return "sudo vxcanctl heal " + plan.Quote(s.Hub)
 	}
-	i := slices.IndexFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return e.HostIf == d.HostIf })
+	i := slices.IndexFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return slices.Contains(d.HostIfs, e.HostIf) })
 	if i >= 0 && d.Kind == plan.ContEndDown {
 		return upCommand(s.Endpoints[i], d)
 	}

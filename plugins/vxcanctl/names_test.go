@@ -64,14 +64,14 @@ func TestCure(t *testing.T) {
 		d           bus.Difference
 		words, cure string
 	}{
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx3", What: "container end can0 of " + s.Endpoints[2].Attachment.String() + " is down"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx3"}, What: "container end can0 of " + s.Endpoints[2].Attachment.String() + " is down"},
 			"container end can0 of default/dashboard-7d4b9c6f5d-x2k4j is down", "sudo nsenter -n -t $(sudo crictl inspectp -o go-template --template '{{.info.pid}}' " + s.Endpoints[2].ContainerID + ") ip link set can0 up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx4", What: "x"}, "gateway: x", "sudo nsenter -n -t $(sudo nerdctl -n test inspect -f '{{.State.Pid}}' gateway) ip link set can0 up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx5", What: "x"}, "logger: x", "sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' logger) ip link set 'can 5' up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx2", What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set '\x1b[2J' up`},
-		{bus.Difference{Kind: plan.ContEndDown, HostIf: "vx7", Cure: "ip link set can0 up in the container"}, containerOf(s.Endpoints[6]) + ": ", "ip link set can0 up in the container"},
-		{bus.Difference{Kind: plan.RuleMissing, What: "rules (-d vx1, -d vx2, -d vx3, -d vx4, -d vx5, -d vx10)"},
-			"engine, brake, default/dashboard-7d4b9c6f5d-x2k4j, and 2 more: rules (-d vx1, -d vx2, -d vx3, -d vx4, -d vx5, -d vx10)", ""},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx4"}, What: "x"}, "gateway: x", "sudo nsenter -n -t $(sudo nerdctl -n test inspect -f '{{.State.Pid}}' gateway) ip link set can0 up"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx5"}, What: "x"}, "logger: x", "sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' logger) ip link set 'can 5' up"},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx2"}, What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set '\x1b[2J' up`},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx7"}, Cure: "ip link set can0 up in the container"}, containerOf(s.Endpoints[6]) + ": ", "ip link set can0 up in the container"},
+		{bus.Difference{Kind: plan.RuleMissing, HostIfs: []string{"vx10", "vx2", "vx3", "vx4", "vx5"}, ByHeal: true, What: "9 rules are missing (cangw -A -s hub -d tx, and 8 more)"},
+			"engine, brake, default/dashboard-7d4b9c6f5d-x2k4j, and 2 more: 9 rules are missing", "sudo vxcanctl heal vcan0"},
 		{bus.Difference{Kind: plan.HubDown, What: "hub can0 is down", Cure: "ip link set can0 up"}, "hub can0 is down", "sudo ip link set can0 up"},
 		{bus.Difference{What: "filter of eth0", Cure: "tc filter del dev eth0 ingress pref 8; then vxcanctl heal"}, "filter of eth0", "sudo tc filter del dev eth0 ingress pref 8; then sudo vxcanctl heal"},
 		{bus.Difference{What: "hub", Cure: "end the containers on it, ip link delete can0, and plug the adapter in again"}, "hub", "end the containers on it, sudo ip link delete can0, and plug the adapter in again"},

@@ -39,7 +39,7 @@ and --dbitrate, buses that have no bit rate are loaded as if they had these.
 JSON: {"version": 1, "buses": [...]}, each bus with hub, kind (vcan, can, hardware, or "" if the hub is not there), up,
 mtu, controller (device, state, bitrate, dbitrate, txqueuelen, restartMS, errors, traffic, events), traffic (of a hub that
 is no controller), sent, heard, lost, endpoints (runtime, network, networkName, containerID, ifName, entry, name, hostIf,
-interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost) and differences (kind, hostIf, what, cure,
+interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost) and differences (kind, hostIfs, what, cure,
 byHeal), which is empty if the bus is healthy. There, runtime is the front end that was called: cni, netavark or docker.
 With --watch it is one document a line, with totals.
 

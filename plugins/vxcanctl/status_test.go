@@ -70,12 +70,12 @@ func onFiveRuntimes() bus.BusStatus {
 			endpoint("docker", id("a1b2c3d4"), id("ccddeeff"), "配電", "vx8", 0, 1300),
 		},
 		Differences: []bus.Difference{
-			{Kind: plan.ContEndDown, HostIf: "vx2", What: "container end can0 of netavark canbus0/" + id("89abcdef") + "/eth0 is down", Cure: "ip link set can0 up in the container"},
-			{Kind: plan.HostEndDown, HostIf: "vx1", What: "host end vx1 of docker " + id("a1b2c3d4") + "/" + id("01234567") + "/eth0 is down", ByHeal: true},
-			{Kind: plan.RuleMissing, What: "2 gateway rules are missing (cangw -A -s vcan0-rx -d vx3 -e, cangw -A -s vcan0-rx -d vx3 -X -e)", ByHeal: true},
-			{Kind: plan.PolicyLost, HostIf: "vx4", What: "the record of the policy of cni canbus0/test-" + id("fedcba98") + "/eth0 is lost: without it an ADD lets it neither send nor receive", Cure: "remove the container and start it again"},
-			{Kind: plan.PolicyLost, HostIf: "vx3", What: "the record of the policy of cni k8s-pod-network/" + id("76543210") + "/eth0 is lost: without it an ADD lets it neither send nor receive", Cure: "remove the container and start it again"},
-			{Kind: plan.ContEndDown, HostIf: "vx6", What: "container end can0 of cni canbus0/" + id("44556677") + "/eth0 is down", Cure: "ip link set can0 up in the container"},
+			{Kind: plan.ContEndDown, HostIfs: []string{"vx2"}, What: "container end can0 of netavark canbus0/" + id("89abcdef") + "/eth0 is down", Cure: "ip link set can0 up in the container"},
+			{Kind: plan.HostEndDown, HostIfs: []string{"vx1"}, What: "host end vx1 of docker " + id("a1b2c3d4") + "/" + id("01234567") + "/eth0 is down", ByHeal: true},
+			{Kind: plan.RuleMissing, HostIfs: []string{"vx3"}, What: "2 gateway rules are missing (cangw -A -s vcan0-rx -d vx3 -e, cangw -A -s vcan0-rx -d vx3 -X -e)", ByHeal: true},
+			{Kind: plan.PolicyLost, HostIfs: []string{"vx4"}, What: "the record of the policy of cni canbus0/test-" + id("fedcba98") + "/eth0 is lost: without it an ADD lets it neither send nor receive", Cure: "remove the container and start it again"},
+			{Kind: plan.PolicyLost, HostIfs: []string{"vx3"}, What: "the record of the policy of cni k8s-pod-network/" + id("76543210") + "/eth0 is lost: without it an ADD lets it neither send nor receive", Cure: "remove the container and start it again"},
+			{Kind: plan.ContEndDown, HostIfs: []string{"vx6"}, What: "container end can0 of cni canbus0/" + id("44556677") + "/eth0 is down", Cure: "ip link set can0 up in the container"},
 		},
 	}
 	for _, i := range []int{0, 7} {

@@ -215,6 +215,20 @@ func (s style) flow(indent, separator string, items ...string) (lines []string) 
 	return append(lines, line)
 }
 
+// item writes what was found behind the mark of its level, and below it what repairs it, if there is something to do. A
+// command is broken nowhere, because it is to be pasted; one behind "words, then" has a line of its own.
+func (s style) item(l level, what, cure string) []string {
+	mark := s.mark(l)
+	deeper := indent + strings.Repeat(" ", runewidth.StringWidth(withoutColour(mark))+1)
+	lines := s.flow(deeper, " ", append([]string{indent + mark}, strings.Fields(what)...)...)
+	if words, command, both := strings.Cut(cure, ", then "); both {
+		return append(lines, deeper+words+", then", deeper+command)
+	} else if cure != "" {
+		lines = append(lines, deeper+cure)
+	}
+	return lines
+}
+
 // withoutColour is a text without what paint adds.
 func withoutColour(text string) string {
 	for {

@@ -49,7 +49,7 @@ func crowd(count int) bus.BusStatus {
 			Name:       fmt.Sprintf("member-%02d", count-1-i), HostIf: fmt.Sprintf("vx%d", i), Interface: "can0", Up: true, Heard: uint64(i),
 		})
 	}
-	s.Differences = []bus.Difference{{What: "host end vx30 is down", HostIf: "vx30", ByHeal: true}}
+	s.Differences = []bus.Difference{{What: "host end vx30 is down", HostIfs: []string{"vx30"}, ByHeal: true}}
 	return s
 }
 
