@@ -140,6 +140,34 @@ func TestStatusOf(t *testing.T) {
 	expect("without a container end", "vcan0 1", "vcan1 1", "hub vcan1 is missing")
 }
 
+// TestDifferencesOf: each difference names the host ends of the endpoints that it is about.
+func TestDifferencesOf(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.attachWith("a", config.Policy{Send: "123"}), w.attachWith("b", config.Policy{})
+	for _, damage := range []struct {
+		command string
+		kind    plan.Kind
+		hostIfs []string
+	}{
+		{"ip link set " + b.HostIf + " down", plan.HostEndDown, []string{b.HostIf}},
+		{"tc filter del dev " + a.HostIf + " ingress pref 1", plan.FilterWrong, []string{a.HostIf}},
+		{"tc filter del dev vcan0 ingress pref 1", plan.FilterWrong, nil},
+		{"cangw -F", plan.RuleMissing, []string{a.HostIf, b.HostIf}},
+		{"cangw -A -s vcan0-rx -d " + b.HostIf + " -e -i -l 1", plan.RuleUnwanted, []string{b.HostIf}},
+		{"cangw -A -s vcan0-rx -d " + b.HostIf + " -i -l 1", plan.RuleDoubled, []string{b.HostIf}},
+		{"rm -r " + w.host.StateDir, plan.PolicyLost, []string{a.HostIf}},
+	} {
+		w.run(damage.command)
+		all, err := w.status()
+		if err != nil || len(all) != 1 || !slices.ContainsFunc(all[0].Differences, func(d Difference) bool {
+			return d.Kind == damage.kind && slices.Equal(d.HostIfs, damage.hostIfs)
+		}) {
+			t.Errorf("%s: %+v, %v", damage.command, all, err)
+		}
+		w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
+	}
+}
+
 // TestModules: this kernel has them all, and trying them leaves nothing.
 func TestModules(t *testing.T) {
 	w := newWorld(t)

@@ -25,7 +25,7 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	root.SetErrPrefix("vxcanctl:")
 	look := named{host}
 	addStatus(root, look)
-	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(host)), newMetrics(look), newHeal(host, log), newGenerate())
+	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(look)), newMetrics(look), newHeal(host, log), newGenerate())
 	return root
 }
 
