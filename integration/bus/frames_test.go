@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-
 	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
@@ -27,8 +25,8 @@ func TestFrames(t *testing.T) {
 }
 
 // TestBurst: a burst of frames in one go, as a controller's driver or a sender that outruns ksoftirqd has it. With the
-// kernel's own backlog 30 containers lose some of it. ADD and CHECK say so and change nothing; with the value that make
-// install ships nothing is lost and nothing said.
+// kernel's own backlog 30 containers lose some of it. ADD says so once and changes nothing; with the value that make install
+// ships nothing is lost and nothing said.
 func TestBurst(t *testing.T) {
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Skip("changes a setting of the whole machine")
@@ -44,18 +42,12 @@ func TestBurst(t *testing.T) {
 	set("1000") // the kernel's default
 	const containers = 30
 	var all []*harness.Container
-	var result *types100.Result
 	for i := range containers {
 		all = append(all, harness.NewContainer(t, fmt.Sprintf("c%d", i)))
-		var log string
-		result, log = harness.On(all[i]).Add(t)
-		if said := strings.Contains(log, "netdev_max_backlog is 1000"); said != (i > 0) {
+		_, log := harness.On(all[i]).Add(t)
+		if said := strings.Contains(log, "netdev_max_backlog is 1000"); said != (i == 1) || said && !strings.Contains(log, "sudo sysctl -w net.core.netdev_max_backlog=65536") {
 			t.Errorf("log with %d endpoints: %s", i+1, log)
 		}
-	}
-	_, log, err := harness.On(all[containers-1]).With(`"prevResult":`+string(harness.Marshal(t, result))).Exec(t, "CHECK")
-	if err != nil || !strings.Contains(log, "netdev_max_backlog is 1000") || !strings.Contains(log, "30 endpoints: set it to 30000 or more") {
-		t.Errorf("CHECK: %v, %s", err, log)
 	}
 	if now, err := os.ReadFile(backlog); err != nil || string(now) != "1000\n" {
 		t.Errorf("a backlog of 1000 has become %s (%v)", now, err)

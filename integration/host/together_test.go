@@ -1,6 +1,7 @@
 package host
 
 import (
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,11 +28,33 @@ func TestAllRuntimes(t *testing.T) {
 	d.Docker("network", "create", "-d", "vxcan", "--ipam-driver", "null", "-o", "hub=slot0", "-o", "physical=true", "wire")
 	d.Run("logger", "--network", "wire")
 	harness.BusOff(t, controller)
-	expectShown(t, "", `slot0: can, .*bus-off`, `  logger +docker +can0 `, `  FAIL controller slot0 is bus-off`,
-		`  docker +docker +can0 +- +300 `, `  podman +\w+ +can0 +- +300 `, `  default/pod +cni +can0 +- +300 .*\n  ok   whole\n`)
-	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker ", `- docker  can0 \(docker [0-9a-f]{12}\)`, `- podman  can0`, `- default/pod  can0`)
+	expectShown(t, "", `slot0  can  .*bus-off  1 problem\n  FAIL controller slot0 is bus-off`, `  logger +docker +wire +can0 `,
+		`vcan0  vcan  CAN FD  healthy\n`, `  docker +docker +canbus +can0 +300 `, `  podman +podman +canbus0 +can0 +300 `, `  default/pod +kubernetes +pods +can0 +300 `)
+	expectShown(t, "metrics", `vxcan_endpoint_sent_frames_total\{hub="vcan0",runtime="docker",network="[0-9a-f]{64}",container="[0-9a-f]{64}",name="docker",`)
+	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker wire\\)", `- docker  can0 \(docker canbus\)`, `- podman  can0`, `- default/pod  can0`)
 	d.Docker("rm", "-f", "logger")
 	d.Docker("network", "rm", "wire")
+
+	// What containers break, the commands that status prints repair.
+	down := func(pid string) {
+		harness.Command(t, "nsenter", "--net", "--target", pid, "ip", "link", "set", "can0", "down")
+	}
+	down(d.Docker("inspect", "-f", "{{.State.Pid}}", "docker"))
+	down(p.Do("inspect", "-f", "{{.State.Pid}}", "podman"))
+	harness.Command(t, "cangw", "-F")
+	out, _, _ := harness.Control(t, nil, "status", "vcan0")
+	t.Logf("%s", out)
+	cures := regexp.MustCompile(`(?m)^ {7}sudo (.*)$`).FindAllStringSubmatch(out, -1)
+	for _, cure := range cures {
+		line := strings.ReplaceAll(cure[1], "sudo ", "")
+		harness.Command(t, "sh", "-c", strings.Replace(line, "vxcanctl", filepath.Join(harness.BinDir(t), "vxcanctl"), 1))
+	}
+	expectShown(t, "status vcan0", `^vcan0  vcan  CAN FD  healthy\n`)
+	if len(cures) != 3 || !strings.Contains(out, "FAIL container end can0 of docker is down\n") || !strings.Contains(out, "FAIL container end can0 of podman is down\n") ||
+		!strings.Contains(out, "FAIL docker, podman, default/pod: 10 gateway rules are missing\n") {
+		t.Errorf("%d commands: %s", len(cures), out)
+	}
+	harness.ExpectExactlyOnce(t, stations, 20, true)
 
 	// What is stale for a CNI network that knows nobody is nobody else's.
 	for _, network := range []string{"canbus0", "pods"} {

@@ -21,18 +21,20 @@ func TestStatusAndGraph(t *testing.T) {
 		words []string
 	}{
 		{"", []string{
-			`slot0: can, (down, )?bus-off, 500 kbit/s, errors -, queue 1000\n`, `  lab/engine-0 +cni +can0 +- +0 `,
-			`  FAIL controller slot0 is bus-off\n       look for the fault on the wire`,
-			`vcan0: vcan, MTU 72\n`, `  a +cni +can0 +send 100-1FF +2 +1 +0 +0 +0 +0\n`, `  name +netavark +can0 +- +0 +0 +0 +2 +0 +0\n  ok   whole\n`,
+			`slot0  can  classic CAN  (down  )?500 kbit/s  bus-off  1 problem\n  FAIL controller slot0 is bus-off\n       look for the fault on the wire, then\n       sudo ip link set slot0 down; sudo ip link set slot0 up\n`,
+			`  lab/engine-0 +kubernetes +canbus0 +can0 +0 `,
+			`vcan0  vcan  CAN FD  healthy\n  CONTAINER +RUNTIME +NETWORK +INTERFACE +SENT +SEND DENIED +HEARD\n`,
+			`  a +cni +canbus0 +can0 +2 +1 +0\n    policy: send 100-1FF\n`, `  name +podman +canbus0 +can0 +0 +0 +2\n`,
 		}},
-		{"status vcan0", []string{`^vcan0: vcan`}},
-		{"graph", []string{`(?m)^slot0  can, .*\(controller slot0 is bus-off\)$`, "\\|- the wire\n`- lab/engine-0  can0 \\(cni canbus0\\)\n", "`- name  can0 \\(netavark canbus0\\)\n$"}},
-		{"graph -o dot", []string{`"bus vcan0" -- "netavark b" \[label="can0"\];`, `(?s)^graph vxcan \{.*\}\n$`}},
+		{"status vcan0", []string{`^vcan0  vcan`}},
+		{"ls name", []string{`^vcan0  vcan .*\n.*\n  \(host\) .*\n  name +podman .*\n$`}},
+		{"graph", []string{`(?m)^slot0  can, .*\(controller slot0 is bus-off\)$`, "\\|- the wire\n`- lab/engine-0  can0 \\(kubernetes canbus0\\)\n", "`- name  can0 \\(podman canbus0\\)\n$"}},
+		{"graph -o dot", []string{`"bus vcan0" -- "netavark b" \[label="can0\\ncanbus0"\];`, `(?s)^graph vxcan \{.*\}\n$`}},
 		{"graph -o json", []string{`(?s)^\{\n  "version": 1,\n  "buses": \[`}},
 	} {
 		expectShown(t, c.args, c.words...)
 	}
-	for args, want := range map[string]string{"status can9": "vxcanctl: bus can9: there is no such bus\n", "status -o xml": "vxcanctl: invalid output \"xml\": want text or json\n"} {
+	for args, want := range map[string]string{"status can9": "vxcanctl: can9: there is no such bus, and no container of this name on a bus\n", "status -o xml": "vxcanctl: invalid output \"xml\": want text or json\n"} {
 		if out, words, status := harness.Control(t, nil, strings.Fields(args)...); status != 1 || out != "" || words != want {
 			t.Errorf("vxcanctl %s: exit status %d, %s%s", args, status, out, words)
 		}

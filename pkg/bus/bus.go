@@ -94,6 +94,7 @@ func lockTimeoutFromEnv() (time.Duration, error) {
 type bus struct {
 	host *Host
 	name string // of the hub
+	dir  string // of the records of this netns
 	k    *kernel
 
 	file   *store.File // nil where the lock cannot be had, on a read-only disk
@@ -127,7 +128,7 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	if timeout == 0 {
 		timeout = DefaultLockTimeout
 	}
-	b := &bus{host: h, name: hub, k: k}
+	b := &bus{host: h, name: hub, dir: dir, k: k}
 	b.file, err = store.Open(ctx, dir, hub, timeout)
 	var locked *store.LockedError
 	switch {

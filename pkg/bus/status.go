@@ -29,9 +29,11 @@ type BusStatus struct {
 	Heard uint64 `json:"heard"`
 	Lost  uint64 `json:"lost"` // for the hub: its queue was full, or it was down
 	// Waiting and WireLost are those of programs on the hub, see EndpointStatus.
-	Waiting   uint64           `json:"waiting"`
-	WireLost  uint64           `json:"wireLost"`
-	Endpoints []EndpointStatus `json:"endpoints"`
+	Waiting  uint64 `json:"waiting"`
+	WireLost uint64 `json:"wireLost"`
+	// Traffic is that of a hub that is there and no controller. A vcan sends every frame of the bus.
+	Traffic   controller.Traffic `json:"traffic,omitzero"`
+	Endpoints []EndpointStatus   `json:"endpoints"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
 	Differences []Difference `json:"differences"`
 }
@@ -60,11 +62,12 @@ type ErrorCounters struct {
 // EndpointStatus is an endpoint.
 type EndpointStatus struct {
 	config.Attachment
-	Name      string        `json:"name,omitempty"`      // of the container, where its runtime has told it
-	HostIf    string        `json:"hostIf"`              // host end
-	Interface string        `json:"interface,omitempty"` // container end; "" if it cannot be seen
-	Up        bool          `json:"up"`                  // both ends
-	Policy    config.Policy `json:"policy,omitzero"`
+	NetworkName string        `json:"networkName,omitempty"` // where Network is an ID and the runtime tells the name
+	Name        string        `json:"name,omitempty"`        // of the container, where its runtime has told it
+	HostIf      string        `json:"hostIf"`                // host end
+	Interface   string        `json:"interface,omitempty"`   // container end; "" if it cannot be seen
+	Up          bool          `json:"up"`                    // both ends
+	Policy      config.Policy `json:"policy,omitzero"`
 	// Sent are frames that got to the bus. DeniedSend and DeniedReceive are frames that its policy kept back, and OverRate
 	// those that were sent faster than it allows. Heard are frames handed to the container, Lost those that its interface
 	// did not take.
@@ -81,8 +84,11 @@ type EndpointStatus struct {
 
 // Difference is one way in which a bus is not as it must be, and how that can be repaired.
 type Difference struct {
-	What string `json:"what"`
-	Cure string `json:"cure"`
+	Kind plan.Kind `json:"kind"`
+	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
+	HostIfs []string `json:"hostIfs,omitempty"`
+	What    string   `json:"what"`
+	Cure    string   `json:"cure"`
 	// ByHeal reports that vxcanctl heal repairs it.
 	ByHeal bool `json:"byHeal"`
 }
@@ -170,6 +176,11 @@ func (b *bus) status() (s BusStatus, err error) {
 	if hub.Index != 0 {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
+	if hub.Index != 0 && s.Controller == nil {
+		if s.Traffic, err = b.k.controllers.Traffic(hub.Index); err != nil && !errors.Is(err, canlink.ErrNotFound) {
+			return s, err
+		}
+	}
 	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
 	all := plan.Diff(w, b.view)
 	count := b.counters()
@@ -199,7 +210,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	for _, d := range all {
 		if d.What != "" {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
-			s.Differences = append(s.Differences, Difference{d.What, d.Cure, byHeal})
+			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}
 	}
 	return s, nil

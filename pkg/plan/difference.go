@@ -74,6 +74,8 @@ type Difference struct {
 	Kind Kind
 	What string // "hub vcan0 is missing"
 	Cure string // how it can be repaired
+	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
+	HostIfs []string
 	// Refusal is set where no ADD can repair it, only the administrator. It wraps ErrNotReady or ErrInvalid.
 	Refusal error
 	// Rebuild reports that the endpoint it belongs to must be made anew, by its own ADD.
@@ -206,6 +208,9 @@ type differences []Difference
 func (all *differences) add(kind Kind, change Change, format string, args ...any) {
 	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: ByAnyAdd, Change: change})
 }
+
+// of says which endpoints the last difference is about, by their host ends.
+func (all differences) of(hostIfs ...string) { all[len(all)-1].HostIfs = hostIfs }
 
 // name adds one that the administrator repairs, by a command or in words. Containers can be attached all the same.
 func (all *differences) name(kind Kind, cure, format string, args ...any) {

@@ -77,9 +77,8 @@ func MTUOf(hub config.Hub, now canlink.Link) int {
 // SetsUp reports whether the hub is a controller that somebody on the bus has set up.
 func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 
-// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names the endpoints
-// with an unknown policy.
-func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attachment) {
+// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints.
+func (w Want) members(hub canlink.Link) (members []member) {
 	if hub.CAN {
 		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
 	}
@@ -89,7 +88,6 @@ func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attac
 		policy := e.Endpoint.Policy
 		if e.CutOff {
 			policy = nothing
-			cutOff = append(cutOff, e.Attachment)
 		}
 		a, ok := compiled[policy]
 		if !ok {
@@ -98,13 +96,13 @@ func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attac
 		}
 		members = append(members, member{dev: uint32(e.Host.Index), fd: e.Host.FD(), access: a})
 	}
-	return members, cutOff
+	return members
 }
 
 // Wire is the filters and rules of an endpoint whose pair has just been made.
 func (w Want) Wire(v View, e Endpoint) Wiring {
 	common := backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index)}
-	members, _ := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
+	members := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
 	own := members[len(members)-1]
 	wiring := Wiring{SetFilters: filters(common, own)}
 	if w.queues(v) {

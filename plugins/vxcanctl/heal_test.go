@@ -56,7 +56,7 @@ func TestHeal(t *testing.T) {
 	}{
 		"all":               {host: fakeHost{recorded: []string{"vcan0", "broken"}}, healed: "vcan0 broken", out: "vcan0: nothing to repair\nbroken: made the hub again, added 4 rules\n"},
 		"none":              {out: "no bus on this host\n"},
-		"one":               {host: fakeHost{recorded: []string{"vcan0", "can0"}}, hubs: []string{"can0"}, healed: "can0", out: "can0: left: there is no? such device: connect the controller\n"},
+		"one":               {host: fakeHost{recorded: []string{"vcan0", "can0"}}, hubs: []string{"can0"}, healed: "can0", out: "can0: left: there is no\\x1b such device: connect the controller\n"},
 		"unknown":           {hubs: []string{"none"}, healed: "none", failed: "none"},
 		"unknown, by udev":  {hubs: []string{"none"}, udev: true, healed: "none"},
 		"one goes":          {host: fakeHost{recorded: []string{"none", "vcan0"}}, healed: "none vcan0", out: "vcan0: nothing to repair\n"},

@@ -24,7 +24,7 @@ func newCommand(host *bus.Host) *cobra.Command {
 	root.SetErrPrefix("vxcanctl:")
 	look := named{host}
 	addStatus(root, look)
-	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(host)), newMetrics(host), newHeal(host),
+	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(look)), newMetrics(look), newHeal(host),
 		newAttach(host), newDetach(host), newRemove(host), newGenerate())
 	return root
 }

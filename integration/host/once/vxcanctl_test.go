@@ -44,7 +44,7 @@ func TestStatusWatch(t *testing.T) {
 	out, words, status := harness.Control(t, []string{"timeout", "--preserve-status", "--signal=INT", "4"}, "status", "--watch")
 	<-done
 	t.Logf("exit status %d\n%s%s", status, out, words)
-	found := regexp.MustCompile(`(\d+) frames/s, load about (\d+) %`).FindAllStringSubmatch(out, -1)
+	found := regexp.MustCompile(`(\d+) frames/s  load about (\d+) %`).FindAllStringSubmatch(out, -1)
 	if status != 0 || len(found) < 2 {
 		t.Fatalf("exit status %d, %q", status, found)
 	}
