@@ -25,7 +25,7 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	root.SetErrPrefix("vxcanctl:")
 	look := named{host}
 	addStatus(root, look)
-	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
+	root.AddCommand(newStatus(look), newGraph(look), newDump(look), newLearn(look), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
 	return root
 }
 
