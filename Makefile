@@ -89,7 +89,7 @@ setup-%:
 # The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
 # kept. On another release, what depends on its kernel and its runtimes.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|ForeignFilters|Compose|^TestLate|StatusAndGraph|DoctorHosts
+BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|ForeignFilters|Compose|^TestLate|StatusAndGraph|DoctorHosts|DumpSenders|^TestLearn
 # Many failures of our own, one after the other, which take minutes and depend on no kernel.
 ANY_KERNEL = ^Test(HubChanges|AttachFails|PolicyEditFails|Product)$$
 GO_TEST = test -count=1 -timeout 60m

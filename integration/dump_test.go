@@ -305,6 +305,24 @@ func dissected(t *testing.T, file string) map[string]int {
 	return got
 }
 
+// TestDumpForms: a frame of each form is written as candump writes it.
+func TestDumpForms(t *testing.T) {
+	freshHost(t)
+	on(newContainer(t, "a")).add(t)
+	forms := []string{
+		"123#", "123#11", "123#1122334455667788", "123#1122334455667788_E", "7FF#R", "123#R8", "123#R8_9", "00000123#R3", "1FFFFFFF#0102",
+		"123##0", "123##311", "1FFFFFFF##1" + strings.Repeat("A5", 64), "123##2" + strings.Repeat("01", 12),
+	}
+	dump, oracle := startControl(t, "dump", "-L", "vcan0"), start(t, "vcan0-rx", "candump", "-L", "vcan0-rx")
+	for _, form := range forms {
+		command(t, "ip", "netns", "exec", "a", "cansend", "can0", form)
+	}
+	want := strings.ReplaceAll(oracle.end(t), " vcan0-rx ", " a ")
+	if got := dump.end(t); got != want || strings.Count(got, "\n") != len(forms) {
+		t.Errorf("%s\ncandump:\n%s", got, want)
+	}
+}
+
 // TestDumpOptions: filters are candump's, --from takes names and IDs, -n ends, and long names are cut where canplayer needs
 // that.
 func TestDumpOptions(t *testing.T) {
@@ -381,7 +399,12 @@ func TestDumpOptions(t *testing.T) {
 		}
 	}
 	noRoot := []string{"setpriv", "--reuid=65534", "--clear-groups"}
+	old := []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setsockopt", "-e", "inject=setsockopt:error=ENOPROTOOPT:when=1"}
 	for _, verb := range []string{"dump", "learn"} {
+		want := "vxcanctl: ask a CAN socket for marks: protocol not available: this kernel does not tell the sender of a frame; Linux 6.0 and newer do"
+		if out, words, status := control(t, old, verb, "vcan0"); status != 1 || out != "" || !strings.HasPrefix(words, want) {
+			t.Errorf("%s on an old kernel: exit status %d, %s%s", verb, status, out, words)
+		}
 		if out, words, status := control(t, noRoot, verb, "vcan0"); status != 1 || out != "" || words != "vxcanctl: "+verb+" needs root: run it with sudo\n" {
 			t.Errorf("%s without root: exit status %d, %s%s", verb, status, out, words)
 		}
@@ -406,7 +429,9 @@ func TestDumpComeAndGo(t *testing.T) {
 	}
 	expect := func(words string) {
 		t.Helper()
-		dump.expectSaid(t, "vxcanctl: bus vcan0: "+words+"\n")
+		for _, d := range []*background{dump, all} {
+			d.expectSaid(t, "vxcanctl: bus vcan0: "+words+"\n")
+		}
 	}
 	send(0x100)
 	late := newContainer(t, "late")
@@ -587,5 +612,28 @@ func TestLearn(t *testing.T) {
 	}
 	if heard := run(others); len(heard) != 0 {
 		t.Errorf("other frames pass: %v", heard)
+	}
+}
+
+// TestControllerDump: error frames of a controller are shown, from the hub.
+func TestControllerDump(t *testing.T) {
+	freshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	on(newContainer(t, "a")).with(setUpByUs).add(t)
+	dump := start(t, "slot0-rx", filepath.Join(binDir(t), "vxcanctl"), "dump", "slot0")
+	for _, line := range append([]string{"t12321122\r"}, errorLines...) {
+		if err := controller.WriteRaw(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := dump.end(t)
+	t.Logf("%s", out)
+	for _, words := range []string{
+		"  slot0       123   [2]  11 22\n", "  slot0  200000A8   [8]  00 00 00 19 00 00 00 00  ERRORFRAME protocol-violation,no-acknowledgement-on-tx,bus-error\n",
+		"  slot0  20000204   [8]  00 10 00 00 00 00 00 80  ERRORFRAME controller-problem,error-counter-tx-rx\n", "ERRORFRAME bus-off\n",
+	} {
+		if !strings.Contains(out, words) {
+			t.Errorf("no %q", words)
+		}
 	}
 }

@@ -113,9 +113,6 @@ type Capture struct {
 // Open starts the capture of buses of this host. With rest it captures all others, too, and those that come later. A bus
 // that is missing is no error. Frames are kept in the kernel until Run reads them.
 func Open(buses []Bus, rest *Filter) (_ *Capture, retErr error) {
-	if err := probe(); err != nil {
-		return nil, err
-	}
 	w, err := newWatch()
 	if err != nil {
 		return nil, err

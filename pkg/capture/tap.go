@@ -15,7 +15,7 @@ import (
 )
 
 // ErrNoSenders is a kernel that does not tell a reader the mark of a frame.
-var ErrNoSenders = errors.New("this kernel does not tell which member sent a frame: Linux 6.0 or newer does")
+var ErrNoSenders = errors.New("this kernel does not tell the sender of a frame; Linux 6.0 and newer do (candump shows frames without it)")
 
 // buffer is how many bytes of frames the kernel keeps for a slow reader; it doubles that, and counts about 1 KiB a frame.
 // It uses no memory before it is needed.
@@ -43,8 +43,8 @@ func newTap(b Bus) *tap {
 	return &tap{Bus: b, rx: rx, fd: -1, state: Missing}
 }
 
-// probe reports why this kernel or this user cannot capture.
-func probe() error {
+// Probe returns why this kernel or this user cannot capture frames, or nil.
+func Probe() error {
 	fd, err := socket()
 	if err != nil {
 		return err
@@ -56,10 +56,10 @@ func probe() error {
 func socket() (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.CAN_RAW)
 	if err != nil {
-		return -1, explain("open", err)
+		return -1, explain("open a CAN socket", err)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVMARK, 1); err != nil {
-		return -1, errors.Join(explain("SO_RCVMARK of", err), unix.Close(fd))
+		return -1, errors.Join(explain("ask a CAN socket for marks", err), unix.Close(fd))
 	}
 	return fd, nil
 }
@@ -68,13 +68,13 @@ func socket() (fd int, err error) {
 func explain(step string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOPROTOOPT):
-		return fmt.Errorf("%w (%s a CAN socket: %w)", ErrNoSenders, step, err)
+		return fmt.Errorf("%s: %w: %w", step, err, ErrNoSenders)
 	case errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EPROTONOSUPPORT):
-		return fmt.Errorf("%s a CAN socket: %w: the kernel lacks CAN (CONFIG_CAN, CONFIG_CAN_RAW)", step, err)
+		return fmt.Errorf("%s: %w: this kernel lacks CAN (CONFIG_CAN, CONFIG_CAN_RAW)", step, err)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s a CAN socket: %w: CAP_NET_RAW or CAP_NET_ADMIN is needed; run it as root", step, err)
+		return fmt.Errorf("%s: %w: CAP_NET_RAW or CAP_NET_ADMIN is needed; run it as root", step, err)
 	}
-	return fmt.Errorf("%s a CAN socket: %w", step, err)
+	return fmt.Errorf("%s: %w", step, err)
 }
 
 // open opens the socket on a device, the rx end of the backplane.

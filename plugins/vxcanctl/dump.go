@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -49,12 +50,13 @@ It needs Linux 6.0.
 
 Exit status: 0; 1 if a bus cannot be read.`
 
-// dumpOptions are the flags of dump.
+// dumpOptions are the flags of dump, and where it writes.
 type dumpOptions struct {
 	format, file, stamp string
 	log                 bool
 	count               uint64
 	from                []string
+	stdout, stderr      io.Writer
 }
 
 func newDump(host looker) *cobra.Command {
@@ -69,8 +71,8 @@ func newDump(host looker) *cobra.Command {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {
 				return err
 			}
-			options.format = *format
-			return runDump(cmd.Context(), host, args, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			options.format, options.stdout, options.stderr = *format, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return runDump(cmd.Context(), host, args, options)
 		},
 	}
 	format = addFormat(cmd, textFormat, jsonFormat)
@@ -85,13 +87,16 @@ func newDump(host looker) *cobra.Command {
 }
 
 // runDump shows frames until ctx ends or there are enough.
-func runDump(ctx context.Context, host looker, args []string, options dumpOptions, stdout, stderr io.Writer) (retErr error) {
+func runDump(ctx context.Context, host looker, args []string, options dumpOptions) (retErr error) {
 	buses, rest, err := parseBuses(args)
 	if err != nil {
 		return err
 	}
 	if !strings.Contains("aAdz", options.stamp) || len(options.stamp) != 1 {
 		return fmt.Errorf("invalid timestamp %q: want a, A, d or z", options.stamp)
+	}
+	if err := capture.Probe(); err != nil {
+		return err
 	}
 	before, err := statusOf(ctx, host, buses, rest)
 	if err != nil {
@@ -103,11 +108,14 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 	}
 	defer func() { retErr = errors.Join(retErr, c.Close()) }()
 	several := len(c.Hubs()) > 1 || rest != nil
-	out, most, err := newFrameWriter(options, before[0].Hub, several, stdout)
+	out, most, err := newFrameWriter(options, before[0].Hub, several)
 	if err != nil {
 		return err
 	}
-	d := &dumper{ctx: ctx, options: options, senders: newSenders(host, most, several && (options.log || options.file != "")), out: out, stderr: stderr}
+	d := &dumper{
+		ctx: ctx, options: options, out: out, wanted: make(map[capture.Member]bool),
+		senders: newSenders(host, most, several && (options.log || options.file != "")),
+	}
 	d.senders.learn(before)
 	d.warnOfNames(c)
 	err = errors.Join(c.Run(ctx, d), out.Close())
@@ -142,9 +150,12 @@ func parseBuses(args []string) (buses []capture.Bus, rest *capture.Filter, err e
 				return nil, nil, err
 			}
 		}
-		if hub == "any" { // as candump calls it
+		switch {
+		case hub == "any": // as candump calls it
 			rest = &filter
-		} else {
+		case slices.ContainsFunc(buses, func(b capture.Bus) bool { return b.Hub == hub }):
+			return nil, nil, fmt.Errorf("bus %s is named twice: put all its filters behind one name", hub)
+		default:
 			buses = append(buses, capture.Bus{Hub: hub, Filter: filter})
 		}
 	}
@@ -206,7 +217,6 @@ type dumper struct {
 	options dumpOptions
 	senders *senders
 	out     frameWriter
-	stderr  io.Writer
 	shown   uint64
 	wanted  map[capture.Member]bool // by --from
 }
@@ -232,11 +242,10 @@ func (d *dumper) wants(m capture.Member) bool {
 	}
 	wanted, known := d.wanted[m]
 	if !known {
-		if d.wanted == nil {
-			d.wanted = make(map[capture.Member]bool)
-		}
 		wanted = d.senders.is(d.ctx, m, d.options.from)
-		d.wanted[m] = wanted
+		if d.senders.settled(m) {
+			d.wanted[m] = wanted
+		}
 	}
 	return wanted
 }
@@ -259,7 +268,7 @@ func (d *dumper) warnOfNames(c *capture.Capture) {
 // say tells something that is no frame.
 func (d *dumper) say(format string, args ...any) {
 	_ = d.out.flush() // in order, on a terminal; the next frame meets the error again
-	fmt.Fprintf(d.stderr, "vxcanctl: "+format+"\n", args...)
+	fmt.Fprintf(d.options.stderr, "vxcanctl: "+format+"\n", args...)
 }
 
 // Change tells of a member that has come or gone, or of the state of the bus.
@@ -362,12 +371,12 @@ type frameWriter interface {
 }
 
 // newFrameWriter returns the writer that the flags ask for, and how long a sender's name may be.
-func newFrameWriter(options dumpOptions, hub string, several bool, stdout io.Writer) (w frameWriter, most int, err error) {
+func newFrameWriter(options dumpOptions, hub string, several bool) (w frameWriter, most int, err error) {
 	const unlimited = 1 << 10
-	buffered := buffer{bufio.NewWriterSize(stdout, 64<<10)}
+	buffered := buffer{bufio.NewWriterSize(options.stdout, 64<<10)}
 	switch {
 	case options.file != "":
-		w, err := newPcapng(options.file, hub, stdout)
+		w, err := newPcapng(options.file, hub, options.stdout)
 		return w, unlimited, err
 	case options.log:
 		return logWriter{buffered}, 15, nil // IFNAMSIZ, the buffer of canplayer

@@ -95,6 +95,9 @@ type learnedLists struct {
 
 // learn listens to a bus for some time, or until ctx ends.
 func learn(ctx context.Context, host looker, hub string, duration time.Duration, stderr io.Writer) (_ *lesson, retErr error) {
+	if err := capture.Probe(); err != nil {
+		return nil, err
+	}
 	buses := []capture.Bus{{Hub: hub}} // without error frames, which have no ID
 	before, err := statusOf(ctx, host, buses, nil)
 	if err != nil {
@@ -268,7 +271,7 @@ func (r *lesson) write(w io.Writer) (err error) {
 	}
 	print("%s: %s in %v", r.Hub, plural(r.Frames, "frame"), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second))
 	if r.Lost > 0 {
-		print("  warning: %s more were lost, because vxcanctl did not read in time: IDs may be missing", plural(r.Lost, "frame"))
+		print("  warning: vxcanctl did not read in time and lost %s: IDs may be missing", plural(r.Lost, "frame"))
 	}
 	if len(r.Endpoints) == 0 {
 		print("  no container is on this bus: there is nobody to allow anything")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -18,12 +19,13 @@ type senders struct {
 	withAt bool // a label says of which bus, as in engine@vcan0
 
 	known  map[string]bus.EndpointStatus // by host end
+	asked  map[string]time.Time          // when status was last asked for one
 	labels map[capture.Member]string
 	taken  map[string]string // label to device
 }
 
 func newSenders(host looker, most int, withAt bool) *senders {
-	return &senders{host: host, most: most, withAt: withAt, known: make(map[string]bus.EndpointStatus),
+	return &senders{host: host, most: most, withAt: withAt, known: make(map[string]bus.EndpointStatus), asked: make(map[string]time.Time),
 		labels: make(map[capture.Member]string), taken: make(map[string]string)}
 }
 
@@ -38,16 +40,23 @@ func (s *senders) learn(all []bus.BusStatus) {
 
 // endpoint is what status tells of a member. It looks for one that has come since.
 func (s *senders) endpoint(ctx context.Context, m capture.Member) bus.EndpointStatus {
-	if e, ok := s.known[m.Device]; ok && e.Name != "" {
-		return e
-	}
-	if all, err := s.host.Status(ctx, m.Hub); err == nil { // a name is no reason to end
-		s.learn(all)
+	if !s.settled(m) && time.Since(s.asked[m.Device]) > time.Second {
+		s.asked[m.Device] = time.Now()
+		if all, err := s.host.Status(ctx, m.Hub); err == nil { // a name is no reason to end
+			s.learn(all)
+		}
 	}
 	if e, ok := s.known[m.Device]; ok {
 		return e
 	}
 	return bus.EndpointStatus{Attachment: m.Attachment, HostIf: m.Device} // it is gone again
+}
+
+// settled reports whether a member's name does not change any more. Docker tells it only when the container runs, which is
+// after it has joined.
+func (s *senders) settled(m capture.Member) bool {
+	e, ok := s.known[m.Device]
+	return m.IsHub() || ok && (e.Name != "" || e.Runtime != "docker")
 }
 
 // name is the whole name of a member.
@@ -64,7 +73,8 @@ func (s *senders) name(ctx context.Context, m capture.Member) string {
 	return m.Device
 }
 
-// label is a name of a member without blanks, not longer than most, that no other member has. It stays the same.
+// label is a name of a member without blanks, not longer than most, that no other member has. It stays the same once the
+// name does.
 func (s *senders) label(ctx context.Context, m capture.Member) string {
 	if label, ok := s.labels[m]; ok {
 		return label
@@ -82,7 +92,10 @@ func (s *senders) label(ctx context.Context, m capture.Member) string {
 		const end = 4 // of the host end's name, which is a hash
 		label = strings.ToValidUTF8(label[:min(len(label), s.most-end-1)], "") + "~" + m.Device[max(0, len(m.Device)-end):]
 	}
-	s.labels[m], s.taken[m.Hub+" "+label] = label, m.Device
+	s.taken[m.Hub+" "+label] = m.Device
+	if s.settled(m) {
+		s.labels[m] = label
+	}
 	return label
 }
 
