@@ -24,8 +24,8 @@ func newCommand(host *bus.Host) *cobra.Command {
 	root.SetErrPrefix("vxcanctl:")
 	look := named{host}
 	addStatus(root, look)
-	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(look)), newMetrics(look), newHeal(host),
-		newAttach(host), newDetach(host), newRemove(host), newGenerate())
+	root.AddCommand(newStatus(look), newGraph(look), newDump(look), newLearn(look), newDoctor(newMachine(look)), newMetrics(look),
+		newHeal(host), newAttach(host), newDetach(host), newRemove(host), newGenerate())
 	return root
 }
 
