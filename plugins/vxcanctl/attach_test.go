@@ -117,6 +117,9 @@ func TestNamespace(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", test.n, err, test.want)
 		}
 	}
+	if err := (&namespace{pid: ended.Process.Pid, id: "4026532000"}).isSame(nil); !errors.Is(err, errGone) {
+		t.Errorf("a process that ended while it was attached: %v", err)
+	}
 }
 
 // TestRequest: a namespace is the same however it is named, and each interface is an attachment of its own.
