@@ -35,14 +35,14 @@ SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_TEST_RESTARTS,VXCAN_VM_SUITE,VXCAN_BOOT)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_TEST_RESTARTS,VXCAN_TEST_THOROUGH,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image check test test-on-own test-on-own-wire test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image check test job test-pkg-own test-sja1000 test-vm test-matrix test-unit test-install test-packages test-kube test-kube-only test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -86,60 +86,60 @@ image: setup-build ## make the container image of vxcan-install, for Kubernetes:
 setup-%:
 	@$(SETUP) $*
 
-# The folders with tests in integration/, as the table in its README has them. Their kernel and their runtimes are those of
-# the Debian release that this machine is, and of others, whose roots are made once and kept.
+# What CI runs is jobs: a target, or SUITE:MACHINE:FOLDER, a folder of integration/ on a machine. Suite own is the Debian
+# release that this machine is. The others, whose roots are made once and kept, run what depends on their kernel and their
+# runtimes. Machine uml is User Mode Linux, qemu an emulated PC, and here none, for tests that boot machines themselves. What
+# takes long comes first.
 OTHER_SUITES = trixie
-EACH      = ./bus ./docker ./podman ./kubernetes ./host
-ONCE      = ./bus/check ./bus/once ./docker/once ./kubernetes/once ./host/once
-WIRE      = ./controller
-QEMU      = ./bus/qemu ./controller/qemu
-QEMU_ONCE = ./controller/qemu/once ./host/qemu/once
-REBOOT    = ./docker/reboot ./podman/reboot ./kubernetes/reboot
-GO_TEST   = test -count=1 -timeout 60m
+EMULATED = $(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own) $(firstword $(OTHER_SUITES))
+JOBS = test-packages test-pkg-own $(OTHER_SUITES:%=test-pkg-%) \
+	$(EMULATED:%=%:qemu:controller/qemu) $(firstword $(OTHER_SUITES)):qemu:controller/qemu/once own:uml:controller/once own:uml:bus/once \
+	$(foreach folder,docker controller bus podman kubernetes host,$(patsubst %,%:uml:$(folder),own $(OTHER_SUITES))) \
+	$(EMULATED:%=%:qemu:bus/qemu) $(firstword $(OTHER_SUITES)):qemu:host/qemu/once \
+	$(foreach folder,docker/reboot podman/reboot kubernetes/reboot,$(patsubst %,%:here:$(folder),own $(OTHER_SUITES))) \
+	$(patsubst %,own:uml:%,docker/once host/once kubernetes/once bus/check) $(OTHER_SUITES:%=%:here:ci) test-kube-only test-vm demo lint test-unit
+GO_TEST = test -count=1 -timeout 60m
 
 check: setup-demo lint test-unit build bin/vm ## check format and code, what needs no kernel, and one bus on a kernel, in three minutes
 	VXCAN_TEST_CAN=1 go -C integration $(GO_TEST) -exec '$(VM)' ./bus/check
 
-# Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. The tests with a serial adapter take
-# as long as all the others together. Where vm boots none, two tests at once would be in each other's way.
-test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
-	@tests= failed=; beside=own-wire; $(VM) sh -c 'test $$VXCAN_VM = booted' || beside=; \
-	for machine in $$beside own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$machine & tests="$$tests $$!"; done; \
-	for test in $$tests; do wait $$test || failed=1; done; \
-	test "$$beside" || $(MAKE) --no-print-directory test-on-own-wire || failed=1; test ! "$$failed"
+# Jobs go side by side, because a test often waits for a runtime or for the kernel. Where vm boots no kernel, two tests at once
+# would be in each other's way.
+test: setup-test setup-packages build image bin/vm bin/cnitool test-install ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+	@at_once=3; $(VM) sh -c 'test $$VXCAN_VM = booted' || at_once=1; \
+	printf '%s\n' $(JOBS) | xargs -P $$at_once -I {} $(MAKE) --no-print-directory SETUP=: job JOB={}
 
-test-on-%: export VXCAN_TEST_CAN = 1
-test-on-%: export VXCAN_VM_COMMAND = $(VM)
-test-on-own:
+job_word = $(word $(1),$(subst :, ,$(JOB)))
+suite    = $(filter-out own,$(call job_word,1))
+machine  = $(call job_word,2)
+exec     = $(if $(filter uml,$(machine)),-exec '$(VM)',$(if $(filter qemu,$(machine)),-exec '$(VM) -qemu'))
+job test-pkg-%: export VXCAN_TEST_CAN = 1
+job: export VXCAN_VM_COMMAND = $(VM)
+job: ## run one of them, such as JOB=own:uml:podman
+	@echo "$(JOB) begins"
+	@begin=$$(date +%s); $(if $(findstring :,$(JOB)),VXCAN_VM_SUITE=$(suite) VXCAN_TEST_USB=$(if $(filter qemu,$(machine)),1) \
+		go -C integration $(GO_TEST) $(exec) ./$(call job_word,3),$(MAKE) --no-print-directory $(JOB)) \
+		&& result=passed || result=FAILED; echo "$(JOB) $$result after $$(($$(date +%s) - begin)) s"; test $$result = passed
+
+# -short is without the many failures of our own, one after the other, which depend on no kernel.
+test-pkg-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(EACH) $(ONCE)
-	go -C integration $(GO_TEST) -p 2 $(REBOOT)
-	go -C integration/vm $(GO_TEST) -parallel 2 .
-	$(VM) integration/demo/demo.sh
-
-test-on-own-wire:
-	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(WIRE) $(WIRE:%=%/once)
-	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers QEMU_ONCE=
-
-# On another release, what depends on its kernel and its runtimes: -short is without the many failures of our own, one after
-# the other.
-test-on-%: export VXCAN_VM_SUITE = $*
-test-on-%:
+	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-sja1000
+test-pkg-%: export VXCAN_VM_SUITE = $*
+test-pkg-%:
 	go $(GO_TEST) -short -exec '$(VM)' ./pkg/...
-	go -C integration $(GO_TEST) -p 1 -exec '$(VM)' $(WIRE) $(EACH)
-	go -C integration $(GO_TEST) -p 2 $(REBOOT)
-	go -C integration $(GO_TEST) ./ci
-	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
+	$(MAKE) --no-print-directory test-sja1000
 
-# What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs.
-test-controllers: export VXCAN_TEST_CAN = 1
-test-controllers: export VXCAN_TEST_USB = 1
-test-controllers:
+test-sja1000: export VXCAN_TEST_USB = 1
+test-sja1000:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/controller
-	go -C integration $(GO_TEST) -p 1 -exec '$(VM) -qemu' $(QEMU) $(QEMU_ONCE)
+
+test-vm:
+	go -C integration/vm $(GO_TEST) -parallel 2 .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
+test-matrix: export VXCAN_TEST_THOROUGH = 1
 test-matrix: export VXCAN_TEST_TEARDOWN = 20
 test-matrix: export VXCAN_TEST_RESTARTS = 10
 test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
@@ -212,7 +212,8 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
 # The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
-test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
+test-kube: build image test-kube-only ## test the installer for Kubernetes, its image and its manifests, in two minutes
+test-kube-only:
 	$(KUBERNETES) $(GO_TEST) .
 
 # Its version is in its go.mod, which may ask for a newer Go than ours do.

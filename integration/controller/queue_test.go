@@ -169,7 +169,7 @@ func TestControllerFairDamage(t *testing.T) {
 	expect("the command that it says", 3)
 
 	controller.Unplug()
-	controller = cantest.NewController(t, "slot0")
+	cantest.NewController(t, "slot0")
 	harness.Vxcanctl(t, "heal", "slot0")
 	expect("plugged in again", 3)
 	aCall.OK(t, "DEL")

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // mostCalls is many times the number of system calls of one name that a verb makes.
@@ -17,10 +19,12 @@ func Injecting(what string, n int) []string {
 	return []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", fmt.Sprintf("inject=sendto:%s:when=%d", what, n)}
 }
 
-// AtEach runs a test for n = 1, 2, … as long as it tells that the program has made n calls.
+// AtEach runs a test for n = 1, 2, …, or some of these (see cantest.Steps), as long as it tells that the program has made n
+// calls.
 func AtEach(t *testing.T, name string, test func(t *testing.T, n int) (reached bool)) {
 	t.Helper()
-	for n := 1; n <= mostCalls; n++ {
+	first, step := cantest.Steps(name)
+	for n := first; n <= mostCalls; n += step {
 		var reached, skipped bool
 		if !t.Run(fmt.Sprintf("%s %d", name, n), func(t *testing.T) {
 			defer func() { skipped = t.Skipped() }()
@@ -34,8 +38,8 @@ func AtEach(t *testing.T, name string, test func(t *testing.T, n int) (reached b
 		if reached {
 			continue
 		}
-		t.Logf("%s: at %d calls", name, n-1)
-		if n == 1 {
+		t.Logf("%s: at calls up to %d, in steps of %d", name, n-step, step)
+		if n == first {
 			t.Errorf("%s: at no call: does strace still inject?", name)
 		}
 		return

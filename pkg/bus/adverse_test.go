@@ -84,7 +84,8 @@ func TestHubChanges(t *testing.T) {
 		"flushed":           {"cangw -F"},
 	} {
 		for _, others := range []int{0, 1} {
-			for n, more := 1+others, true; more && n < 60; n += 3 { // some of the messages, with another container others
+			first, step := cantest.Steps(name)
+			for n, more := first+others, true; more && n < 60; n += 3 * step { // some of the messages, with another container others
 				ok := t.Run(fmt.Sprintf("%s, %d others, call %d", name, others, n), func(t *testing.T) {
 					w := newWorld(t)
 					box := cantest.NewNetns(t)

@@ -195,7 +195,7 @@ func TestControllerUnplugged(t *testing.T) {
 			if got := harness.Rules(t); slices.ContainsFunc(got, func(r string) bool { return strings.Contains(r, "slot0 ") }) {
 				t.Errorf("rules of a controller that is gone: %q", got)
 			}
-			harness.Vxcanctl(t, "heal", "slot0")
+			harness.Vxcanctl(t, "heal", "--udev", "slot0")
 			this.OK(t, "DEL")
 			if got := harness.HostEnds(t); len(got) > 0 {
 				t.Errorf("left: %v", got)
