@@ -26,6 +26,7 @@ A hub can have filters of candump behind it, separated by commas; "any" is all b
   ID~MASK   all other frames
   #MASK     error frames of these classes
   j         a frame must match all filters, not one of them
+
 Without filters all frames are shown, error frames included; with filters, error frames only by #MASK.
 
 --from shows the frames of some senders alone: the name of a container, the beginning of its ID, its device on the host, or
@@ -33,6 +34,7 @@ the hub.
 
 -L writes candump's log format with the sender in the place of the device. canplayer replays it, all or one sender's frames:
   vxcanctl dump -L vcan0 >log; canplayer -I log vcan1=engine
+
 There a name is at most 15 bytes long, the most that canplayer takes; a longer one is cut, and ends in ~ and the last four
 digits of the device on the host. On several buses, a name is CONTAINER@HUB.
 
