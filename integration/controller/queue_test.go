@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -29,56 +27,14 @@ func TestControllerFair(t *testing.T) {
 				harness.On(box).With(conf).Add(t)
 				boxes = append(boxes, box)
 			}
-			fair(t, controller, boxes, conf != harness.OnController)
-		})
-	}
-}
-
-// fair floods a wire of 180 frames a second from all boxes but the last, which sends ten frames a second.
-func fair(t *testing.T, controller *cantest.Controller, boxes []*harness.Container, want bool) {
-	const wireRate, few, flood = 180, 60, 8 * time.Second
-	controller.Pace(wireRate)
-	wire := controller.Listen()
-	var group sync.WaitGroup
-	stop := make(chan bool)
-	flooders := boxes[:len(boxes)-1]
-	for i, box := range flooders {
-		sender := cantest.NewSender(t, box.Netns, "can0")
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				case <-time.After(2 * time.Millisecond):
-					if err := sender.Send(cantest.Frame{ID: uint32(0x200 + i), Data: fmt.Sprintf("%08d", n)}); err != nil {
-						t.Errorf("flooder: %v", err)
-						return
-					}
-				}
+			sent := harness.FloodAndSend(t, controller, boxes)
+			if got := sent[0x100]; (got == harness.Few) != (conf != harness.OnController) {
+				t.Errorf("%d of the %d frames of the quiet container are on the wire", got, harness.Few)
 			}
-		}()
-	}
-	time.Sleep(flood / 4) // the queues are full
-	quiet := cantest.NewSender(t, boxes[len(boxes)-1].Netns, "can0")
-	for n := range few {
-		if err := quiet.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprintf("%08d", n)}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	close(stop)
-	group.Wait()
-	controller.Pace(cantest.Unlimited)
-	cantest.WaitQuiet(1, wire)
-	count := make(map[uint32]int)
-	for _, f := range wire.InOrder() {
-		count[f.ID]++
-	}
-	t.Logf("on the wire, by ID: %x", count)
-	if got := count[0x100]; (got == few) != want {
-		t.Errorf("%d of the %d frames of the quiet container are on the wire", got, few)
+			if conf != harness.OnController {
+				harness.ExpectEqualShares(t, sent)
+			}
+		})
 	}
 }
 
