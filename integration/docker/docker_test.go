@@ -160,7 +160,7 @@ func TestDocker(t *testing.T) {
 	d.RemoveAll("canbus", "vcan0", "c1", "c2")
 }
 
-// harness.ExpectNamesStay: a container on two buses keeps its names, whether it was connected before or while it ran. A second network
+// testNames: a container on two buses keeps its names, whether it was connected before or while it ran. A second network
 // with a name that the container has is refused, and the container starts again without it.
 func testNames(d *harness.DockerHost) {
 	d.Network("same", "1")

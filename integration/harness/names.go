@@ -11,7 +11,8 @@ import (
 )
 
 // ExpectNamesStay restarts a container three times, or as often as VXCAN_TEST_RESTARTS says, and fails the test unless its
-// interfaces are on the same buses each time, which frames show. Names that depend on the order of a runtime's calls change places in half of all restarts.
+// interfaces are on the same buses each time, which frames show. Names that depend on the order of a runtime's calls change
+// places in half of all restarts.
 func ExpectNamesStay(t *testing.T, hubs map[string]string, restart func(), station func(ifName string) Station) {
 	t.Helper()
 	restarts := 3
