@@ -33,20 +33,20 @@ bin/vm:             package = .
 bin/bench:          package = ./bench
 bin/cnitool:        package = github.com/containernetworking/cni/cnitool
 
-# What builds from the clone around it is of no use elsewhere.
-DOCS    = README.md LICENSE CHANGELOG.md $(shell find conflist -name yocto -prune -o -name buildroot -prune -o -type f -print)
-SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/package/*/p*)
+# Pages for users, and what they can copy. What builds from the clone around it is of no use elsewhere.
+DOCS    = README.md LICENSE CHANGELOG.md $(wildcard plugins/*/README.md) integration/packages/README.md $(shell find conflist -name yocto -prune -o -name buildroot -prune -o -type f -print)
+SCRIPTS = .ci/run integration/setup $(wildcard integration/*/*.sh integration/vm/example/*.sh integration/packages/*/p*)
 
 # Installs what a target needs and this machine lacks. SETUP=: leaves that to you.
 SETUP ?= integration/setup
-SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_TEST_RESTARTS,VXCAN_VM_SUITE,VXCAN_BOOT)
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=VXCAN_TEST_CAN,VXCAN_TEST_USB,VXCAN_TEST_TEARDOWN,VXCAN_TEST_RESTARTS,VXCAN_TEST_THOROUGH,VXCAN_VM_SUITE,VXCAN_BOOT)
 VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 
 # Where this machine's Go is too old, setup puts a newer one in bin/go.
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image test test-on-own test-on-own-wire test-matrix test-controllers test-unit test-install test-packages test-kube test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image check test job test-pkg-own test-sja1000 test-vm test-matrix test-unit test-install test-packages test-kube test-kube-only test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -81,7 +81,7 @@ GO_BUILD = -trimpath -buildvcs=false
 
 # Kubernetes pulls for each node what fits it. GOARM is for arm alone. The module of the tool asks for a newer Go.
 PLATFORMS = amd64 arm64 arm/v7 riscv64
-KUBERNETES = go -C integration/kubernetes
+KUBERNETES = go -C integration/kubernetes/installer
 
 image: setup-build ## make the container image of vxcan-install, for Kubernetes: an OCI layout in bin/image, and bin/image.tar
 	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install; do \
@@ -92,56 +92,60 @@ image: setup-build ## make the container image of vxcan-install, for Kubernetes:
 setup-%:
 	@$(SETUP) $*
 
-# The kernel and the runtimes of the Debian release that this machine is, and of others, whose roots are made once and
-# kept. On another release, what depends on its kernel and its runtimes.
+# What CI runs is jobs: a target, or SUITE:MACHINE:FOLDER, a folder of integration/ on a machine. Suite own is the Debian
+# release that this machine is. The others, whose roots are made once and kept, run what depends on their kernel and their
+# runtimes. Machine uml is User Mode Linux, qemu an emulated PC, and here none, for tests that boot machines themselves. What
+# takes long comes first.
 OTHER_SUITES = trixie
-BY_RELEASE = Frames|Burst$$|Controller$$|ControllerQueue|ControllerErrors|ControllerCandump|ControllerSetUp|ControllerEmptyQueue|Rules|TwoBuses|Heal$$|Podman|Netavark|Docker$$|DockerDaemon|Containerd|AllRuntimes|ForeignFilters|Compose|^TestLate|StatusAndGraph|DoctorHosts
-# Many failures of our own, one after the other, which take minutes and depend on no kernel.
-ANY_KERNEL = ^Test(HubChanges|AttachFails|PolicyEditFails|Product)$$
+EMULATED = $(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own) $(firstword $(OTHER_SUITES))
+JOBS = test-packages test-pkg-own $(OTHER_SUITES:%=test-pkg-%) \
+	$(EMULATED:%=%:qemu:controller/qemu) $(firstword $(OTHER_SUITES)):qemu:controller/qemu/once own:uml:controller/once own:uml:bus/once \
+	$(foreach folder,docker controller bus podman kubernetes host,$(patsubst %,%:uml:$(folder),own $(OTHER_SUITES))) \
+	$(EMULATED:%=%:qemu:bus/qemu) $(firstword $(OTHER_SUITES)):qemu:host/qemu/once \
+	$(foreach folder,docker/reboot podman/reboot kubernetes/reboot,$(patsubst %,%:here:$(folder),own $(OTHER_SUITES))) \
+	$(patsubst %,own:uml:%,docker/once host/once kubernetes/once bus/check) $(OTHER_SUITES:%=%:here:ci) test-kube-only test-vm demo lint test-unit
 GO_TEST = test -count=1 -timeout 60m
 
-# Machines go side by side: a test is mostly waiting, for a runtime or for the kernel. Where vm boots none, two tests at
-# once would be in each other's way.
-test: setup-test lint test-unit test-install test-packages test-kube bin/vm bin/cnitool ## test everything, as CI does: on a kernel with CAN, booted where this one has none
-	@tests= failed=; beside=own-wire; $(VM) sh -c 'test $$VXCAN_VM = booted' || beside=; \
-	for machine in $$beside own $(OTHER_SUITES); do $(MAKE) --no-print-directory test-on-$$machine & tests="$$tests $$!"; done; \
-	for test in $$tests; do wait $$test || failed=1; done; \
-	test "$$beside" || $(MAKE) --no-print-directory test-on-own-wire || failed=1; test ! "$$failed"
+check: setup-demo lint test-unit build bin/vm ## check format and code, what needs no kernel, and one bus on a kernel, in three minutes
+	VXCAN_TEST_CAN=1 go -C integration $(GO_TEST) -exec '$(VM)' ./bus/check
 
-test-on-%: export VXCAN_TEST_CAN = 1
-test-on-%: export VXCAN_VM_COMMAND = $(VM)
-test-on-own:
+# Jobs go side by side, because a test often waits for a runtime or for the kernel. Where vm boots no kernel, two tests at once
+# would be in each other's way.
+test: setup-test setup-packages build image bin/vm bin/cnitool test-install ## test everything, as CI does: on a kernel with CAN, booted where this one has none
+	@at_once=3; $(VM) sh -c 'test $$VXCAN_VM = booted' || at_once=1; \
+	printf '%s\n' $(JOBS) | xargs -P $$at_once -I {} $(MAKE) --no-print-directory SETUP=: job JOB={}
+
+job_word = $(word $(1),$(subst :, ,$(JOB)))
+suite    = $(filter-out own,$(call job_word,1))
+machine  = $(call job_word,2)
+exec     = $(if $(filter uml,$(machine)),-exec '$(VM)',$(if $(filter qemu,$(machine)),-exec '$(VM) -qemu'))
+job test-pkg-%: export VXCAN_TEST_CAN = 1
+job: export VXCAN_VM_COMMAND = $(VM)
+job: ## run one of them, such as JOB=own:uml:podman
+	@echo "$(JOB) begins"
+	@begin=$$(date +%s); $(if $(findstring :,$(JOB)),VXCAN_VM_SUITE=$(suite) VXCAN_TEST_USB=$(if $(filter qemu,$(machine)),1) \
+		go -C integration $(GO_TEST) $(exec) ./$(call job_word,3),$(MAKE) --no-print-directory $(JOB)) \
+		&& result=passed || result=FAILED; echo "$(JOB) $$result after $$(($$(date +%s) - begin)) s"; test $$result = passed
+
+# -short is without the many failures of our own, one after the other, which depend on no kernel.
+test-pkg-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
-	go -C integration $(GO_TEST) -exec '$(VM)' -skip '$(WIRE)|^Test(Reboot|Package|Nerdctl|Kubelet)' .
-	go -C integration $(GO_TEST) -parallel 2 -skip $(KUBELET_REBOOT) ./reboot
-	go -C integration/vm $(GO_TEST) -parallel 2 .
-	$(VM) integration/demo/demo.sh
+	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-sja1000
+test-pkg-%: export VXCAN_VM_SUITE = $*
+test-pkg-%:
+	go $(GO_TEST) -short -exec '$(VM)' ./pkg/...
+	$(MAKE) --no-print-directory test-sja1000
 
-# Tests with controllers, which take as long as all the others together.
-WIRE = ^Test(Controller|Compose|Late|Replug)
-test-on-own-wire:
-	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(WIRE)' .
-	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-controllers CONTROLLERS='$(ROWS)'
-
-test-on-%: export VXCAN_VM_SUITE = $*
-test-on-%:
-	go $(GO_TEST) -exec '$(VM)' -skip '$(ANY_KERNEL)' ./pkg/...
-	go -C integration $(GO_TEST) -exec '$(VM)' -run '$(BY_RELEASE)' -skip '^TestReboot' .
-	go -C integration $(GO_TEST) -p 1 -parallel 2 -skip $(KUBELET_REBOOT) ./reboot ./ci
-	test $* != $(firstword $(OTHER_SUITES)) || $(MAKE) --no-print-directory test-controllers
-
-# What User Mode Linux has not: two SJA1000 on PCI, a CAN FD adapter on USB, and two CPUs, for which teardown under traffic
-# is in the same machines. On Debian's older kernel, what depends on it.
-CONTROLLERS = ^Test(USBAdapter|SJA1000|Replug|Teardown|DoctorSteering)
-ROWS        = ^Test(USBAdapter(|Frames|Trouble|SetUp|Candump|Burst|Conflist)|SJA1000Bus|Teardown)$$
-test-controllers: export VXCAN_TEST_CAN = 1
-test-controllers: export VXCAN_TEST_USB = 1
-test-controllers:
+test-sja1000: export VXCAN_TEST_USB = 1
+test-sja1000:
 	go $(GO_TEST) -exec '$(VM) -qemu' -run SJA1000 ./pkg/controller
-	go -C integration $(GO_TEST) -exec '$(VM) -qemu' -run '$(CONTROLLERS)' -skip 'TestReplug/slcan' .
+
+test-vm:
+	go -C integration/vm $(GO_TEST) -parallel 2 .
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: export VXCAN_TEST_CLEAN = 1
+test-matrix: export VXCAN_TEST_THOROUGH = 1
 test-matrix: export VXCAN_TEST_TEARDOWN = 20
 test-matrix: export VXCAN_TEST_RESTARTS = 10
 test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
@@ -149,8 +153,8 @@ test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian rel
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.
 test-nerdctl: export VXCAN_TEST_CAN = 1
 test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
-	go -C integration/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
-	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' -run ^TestNerdctl . || exit; done
+	go -C integration/tools/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
+	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' ./nerdctl || exit; done
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
@@ -193,7 +197,7 @@ SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || $(GIT) log -1 --format=%ct 2
 
 packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages, their SBOMs and SHA256SUMS into bin/packages
 	VERSION='$(VERSION)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' \
-		NFPM='$(NFPM)' CYCLONEDX='$(CYCLONEDX)' integration/package/build.sh $(PACKAGES)
+		NFPM='$(NFPM)' CYCLONEDX='$(CYCLONEDX)' integration/packages/build.sh $(PACKAGES)
 
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
@@ -201,29 +205,29 @@ test-packages: setup-packages build packages bin/vm ## test the packages: what i
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
 	diff -r $(PACKAGES) $(PACKAGES)-again
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
-	go -C integration $(GO_TEST) -run '^TestPackage(Files|Sums)' .
+	go -C integration $(GO_TEST) ./packages
 	@tests= failed=; \
-	for suite_test in :Deb :Bus ':(RPM|Service)' $(OTHER_SUITES:%=%:Deb) $(OTHER_SUITES:%=%:Bus); do \
-		VXCAN_VM_SUITE=$${suite_test%:*} go -C integration $(GO_TEST) -exec '$(VM)' -run "^TestPackage$${suite_test#*:}" . & \
+	for suite_folder in :deb :bus :once $(OTHER_SUITES:%=%:deb) $(OTHER_SUITES:%=%:bus); do \
+		VXCAN_VM_SUITE=$${suite_folder%:*} go -C integration $(GO_TEST) -exec '$(VM)' ./packages/$${suite_folder#*:} & \
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
 
 # The installer needs no kernel with CAN: not in a virtual machine, where strace takes its time.
-test-kube: build image ## test the installer for Kubernetes, its image and its manifests, in two minutes
+test-kube: build image test-kube-only ## test the installer for Kubernetes, its image and its manifests, in two minutes
+test-kube-only:
 	$(KUBERNETES) $(GO_TEST) .
 
 # Its version is in its go.mod, which may ask for a newer Go than ours do.
-bin/kubelet: integration/kubelet/go.mod | setup-build
+bin/kubelet: integration/tools/kubelet/go.mod | setup-build
 	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubelet
 
 # Always on a kernel of its own, whose settings a kubelet changes.
-KUBELET_REBOOT = TestReboot/TestRebootKubelet
 test-kubelet: export VXCAN_TEST_CAN = 1
 test-kubelet: export VXCAN_VM_COMMAND = $(VM)
 test-kubelet: export VXCAN_VM_SUITE = trixie
 test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
-	go -C integration $(GO_TEST) -exec '$(VM) -boot' -run '^TestKubelet' .
-	go -C integration $(GO_TEST) -parallel 1 -run $(KUBELET_REBOOT) ./reboot
+	go -C integration $(GO_TEST) -exec '$(VM) -boot' ./kubernetes/kubelet
+	go -C integration $(GO_TEST) -parallel 1 ./kubernetes/kubelet/reboot
 
 # integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
 demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
@@ -243,7 +247,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 lint: setup-lint ## check format and code
 	! $$(go env GOROOT)/bin/gofmt -d . | grep .
-	for module in . integration integration/vm integration/kubernetes; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
+	for module in . integration integration/vm integration/kubernetes/installer; do go -C $$module vet ./... && go -C $$module run $(STATICCHECK) ./... || exit; done
 	shellcheck $(SCRIPTS)
 
 # Tells this machine's systemd and udev, where it has them and we install for it.

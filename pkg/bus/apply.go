@@ -13,12 +13,13 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
 // moment and take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
-// a refusal, see plan.Refusal. It returns the words for what it has repaired.
-func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []string, err error) {
+// a refusal, see plan.Refusal. It returns what it has repaired.
+func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []plan.Difference, err error) {
 	const rounds = 5
 	for range rounds {
 		if err := plan.Refusal(all, lenient); err != nil {
@@ -39,9 +40,9 @@ func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (
 	return repaired, fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
 }
 
-// apply carries out changes and returns the words for what they repaired. changed reports whether devices were made or
+// apply carries out changes and returns what they repaired. changed reports whether devices were made or
 // removed: then it has left filters and rules for later, when their devices are known.
-func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err error) {
+func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed bool, err error) {
 	var wiring plan.Wiring
 	for _, d := range all {
 		restarted, err := b.applyDevices(d.Change)
@@ -51,7 +52,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err
 		changed = changed || d.Change.TouchesDevices()
 		wiring.Add(d.Change.Wiring)
 		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() {
-			repaired = append(repaired, d.What)
+			repaired = append(repaired, d)
 		}
 	}
 	if changed {
@@ -61,8 +62,8 @@ func (b *bus) apply(all []plan.Difference) (repaired []string, changed bool, err
 		return repaired, false, err
 	}
 	for _, d := range all {
-		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring {
-			repaired = append(repaired, d.What)
+		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" {
+			repaired = append(repaired, d)
 		}
 	}
 	return repaired, false, nil
@@ -73,6 +74,9 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	unfiltered := !slices.ContainsFunc(plan.Hooks(hub, false), func(h cantc.Hook) bool { _, there := b.view.Filters[h]; return there })
 	if unfiltered && slices.ContainsFunc(w.SetFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
 		b.trail.filtered = hub
+	}
+	if err := b.addClasses(hub, w.AddClasses); err != nil {
+		return err
 	}
 	if err := b.k.tc.Set(w.SetFilters...); err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, b.explainTC(err))
@@ -86,7 +90,37 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	if err := b.k.tc.Delete(w.DeleteFilters...); err != nil {
 		return fmt.Errorf("filters of bus %s: %w", b.name, err)
 	}
+	if err := b.deleteClasses(hub, w.DeleteClasses...); err != nil {
+		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
+	}
 	return nil
+}
+
+// addClasses gives endpoints, by their marks, a place of their own in the hub's transmit queue. A kernel that lacks a part
+// leaves them one queue for all, as for everybody else.
+func (b *bus) addClasses(hub int, marks []uint32) error {
+	if len(marks) == 0 {
+		return nil
+	}
+	if !b.view.Queue.Ours {
+		b.trail.queued = hub
+	}
+	err := b.k.tc.SetClasses(hub, marks...)
+	var missing *rtnl.NoModuleError
+	switch {
+	case errors.As(err, &missing):
+		b.notice("all containers share the transmit queue of controller %s: %v", b.name, missing)
+	case err != nil:
+		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
+	}
+	return nil
+}
+
+func (b *bus) deleteClasses(hub int, classes ...cantc.Class) error {
+	if len(classes) == 0 || hub == 0 {
+		return nil
+	}
+	return b.k.tc.DeleteClasses(hub, classes...)
 }
 
 // explainTC adds the name of the device, and what to do, to what another program has in the way of our filters.
@@ -209,8 +243,8 @@ func (b *bus) drawIndex(noted *[]int) int {
 }
 
 // noticeRepairs reports what a call has repaired, once it has succeeded.
-func (b *bus) noticeRepairs(repaired []string) {
-	for _, what := range repaired {
-		b.notice("found and repaired: %s", what)
+func (b *bus) noticeRepairs(repaired []plan.Difference) {
+	for _, d := range repaired {
+		b.notice("found and repaired: %s", d.What)
 	}
 }

@@ -200,7 +200,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		}
 	}
 	if host.Index == 0 && b.view.Link(hostIf).Index != 0 {
-		if err := b.deleteEndpoint(hostIf); err != nil {
+		if _, err := b.deleteEndpoint(hostIf); err != nil {
 			return Result{}, err
 		}
 		b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
@@ -322,13 +322,14 @@ func (b *bus) addPair(r Request, mtu int, at place) (host canlink.Link, err erro
 	return host, err
 }
 
-// deleteEndpoint deletes an endpoint's pair by the name of its host end. What is not there is no error.
-func (b *bus) deleteEndpoint(hostIf string) error {
+// deleteEndpoint deletes an endpoint's pair by the name of its host end, and returns that one's ifindex. What is not there is
+// no error, and has index 0.
+func (b *bus) deleteEndpoint(hostIf string) (index int, err error) {
 	link, err := b.k.link(hostIf)
 	if err != nil || link.Kind != canlink.Vxcan {
-		return err
+		return 0, err
 	}
-	return b.k.links.Delete(link.Index)
+	return link.Index, b.k.links.Delete(link.Index)
 }
 
 // checkNameFree reports whether a device has the name that a container end is to get.

@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -13,8 +15,21 @@ import (
 // on top (netdev_max_backlog, Documentation/admin-guide/sysctl/net.rst).
 const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
 
-// BacklogPerEndpoint is room for a burst of that many frames: each waits once for every endpoint.
-const BacklogPerEndpoint = 1000
+const (
+	backlogPerEndpoint = 1000  // room for a burst of that many frames: each waits once for every endpoint
+	backlog            = 65536 // what 40-vxcan.conf sets, enough for 65 endpoints
+)
+
+// ShortBacklog returns what is wrong with net.core.netdev_max_backlog on a bus with a number of containers, and the command
+// that sets a value that is enough; "" if it is. The value is now.
+func ShortBacklog(now, containers int) (what, command string) {
+	need := backlogPerEndpoint * containers
+	if now >= need {
+		return "", ""
+	}
+	return fmt.Sprintf("net.core.netdev_max_backlog is %d: a burst may lose frames on a bus with %d containers", now, containers),
+		fmt.Sprintf("sudo sysctl -w net.core.netdev_max_backlog=%d", max(need, backlog))
+}
 
 // warn reports queues that are too short for a burst and not ours to change.
 func (b *bus) warn(w plan.Want) {
@@ -22,17 +37,34 @@ func (b *bus) warn(w plan.Want) {
 		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
 			c, c.Queue, plan.Quote(b.name), config.DefaultTxQueue)
 	}
+	if w.SharesQueue(b.view) {
+		b.notice("all containers share the transmit queue of controller %s, which another program has set (%s); to give each its own: tc qdisc del dev %[1]s root; vxcanctl heal %[1]s",
+			b.name, b.view.Queue.Kind)
+	}
 	b.warnOfBacklog()
 }
 
+// warnOfBacklog says once a boot that the backlog is too short, and again when the command that it said is not enough.
 func (b *bus) warnOfBacklog() {
 	content, err := os.ReadFile(backlogFile)
 	if err != nil { // the host is itself a network namespace, where it cannot be seen
 		return
 	}
 	now, err := strconv.Atoi(strings.TrimSpace(string(content)))
-	if need := BacklogPerEndpoint * len(b.record.endpoints); err == nil && now < need {
-		b.notice("net.core.netdev_max_backlog is %d, so that bursts may lose frames on a bus with %d endpoints: set it to %d or more (sysctl)",
-			now, len(b.record.endpoints), need)
+	if err != nil {
+		return
 	}
+	what, command := ShortBacklog(now, len(b.record.endpoints))
+	if said, _ := os.ReadFile(b.saidFile()); what == "" || string(said) == command {
+		return
+	}
+	b.notice("%s: %s", what, command)
+	_ = os.WriteFile(b.saidFile(), []byte(command), 0o600) // a disk that cannot be written hears it again
+}
+
+// saidFile holds the command that warnOfBacklog said. It lies beside the records of each netns, and goes with them at the
+// next boot.
+func (b *bus) saidFile() string {
+	boot, _, _ := strings.Cut(filepath.Base(b.dir), "-")
+	return filepath.Join(filepath.Dir(b.dir), boot+"-backlog")
 }

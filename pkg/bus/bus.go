@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -47,8 +48,10 @@ var (
 	ErrPermission = errors.New("not permitted")
 	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
 	ErrNameTaken = fmt.Errorf("%w interface", config.ErrInvalid)
-	// ErrNoBus is a hub that no container was ever put on.
+	// ErrNoBus is a hub without anything of a bus.
 	ErrNoBus = errors.New("there is no such bus")
+	// ErrInUse is a bus with endpoints, where there may be none.
+	ErrInUse = errors.New("it is in use")
 )
 
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
@@ -91,6 +94,7 @@ func lockTimeoutFromEnv() (time.Duration, error) {
 type bus struct {
 	host *Host
 	name string // of the hub
+	dir  string // of the records of this netns
 	k    *kernel
 
 	file   *store.File // nil where the lock cannot be had, on a read-only disk
@@ -124,7 +128,7 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	if timeout == 0 {
 		timeout = DefaultLockTimeout
 	}
-	b := &bus{host: h, name: hub, k: k}
+	b := &bus{host: h, name: hub, dir: dir, k: k}
 	b.file, err = store.Open(ctx, dir, hub, timeout)
 	var locked *store.LockedError
 	switch {
@@ -175,6 +179,11 @@ func (b *bus) observe() (corrections []string, err error) {
 			v.Links = slices.DeleteFunc(v.Links, func(other canlink.Link) bool { return other.Index == hub.Index })
 			hub = canlink.Link{}
 		} else if err != nil {
+			return nil, err
+		}
+	}
+	if hub.CAN && hub.Kind != canlink.Vcan {
+		if v.Queue, err = b.k.tc.Queue(hub.Index); err != nil && !errors.Is(err, unix.ENODEV) {
 			return nil, err
 		}
 	}
@@ -232,16 +241,40 @@ func without(all, others []plan.Record) (rest []plan.Record) {
 // openNetns opens a network namespace by its path and makes sure that it is one, and not the host's.
 func openNetns(path string) (ns.NetNS, error) {
 	netns, err := ns.GetNS(path)
-	if err != nil {
+	var absent ns.NSPathNotExistErr
+	switch {
+	case errors.As(err, &absent):
 		return nil, fmt.Errorf("%w: %w", ErrInvalidNetns, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w %s: it is none (%w)", ErrInvalidNetns, path, err)
 	}
 	var host, container unix.Stat_t
-	err = errors.Join(unix.Stat(hostNetns, &host), unix.Fstat(int(netns.Fd()), &container))
-	if err == nil && host.Dev == container.Dev && host.Ino == container.Ino {
+	kind, err := unix.IoctlRetInt(int(netns.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		err = fmt.Errorf("%w %s: it is none", ErrInvalidNetns, path)
+	} else if err = errors.Join(unix.Stat(hostNetns, &host), unix.Fstat(int(netns.Fd()), &container)); err == nil && sameFile(host, container) {
 		err = fmt.Errorf("%w %s: it is the host's; the container needs one of its own", ErrInvalidNetns, path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, netns.Close())
 	}
 	return netns, nil
+}
+
+func sameFile(a, b unix.Stat_t) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
+
+// NetnsID returns the number that the kernel gives to a network namespace, as lsns and /proc/PID/ns/net show it. No other one
+// has it while the namespace is there; after that a new one may get it. It fails with ErrInvalidNetns for the host's, and for
+// what is no network namespace.
+func NetnsID(path string) (string, error) {
+	netns, err := openNetns(path)
+	if err != nil {
+		return "", err
+	}
+	defer netns.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(netns.Fd()), &stat); err != nil {
+		return "", fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	return strconv.FormatUint(stat.Ino, 10), nil
 }

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -52,13 +53,15 @@ func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr e
 
 // lasting is what two looks at the kernel have in common: a container that dies between the lists of devices and of rules
 // looks like damage once.
-func lasting[T comparable](look func() ([]T, error)) ([]T, error) {
+func lasting[T any](look func() ([]T, error)) ([]T, error) {
 	all, err := look()
 	if err != nil || len(all) == 0 {
 		return all, err
 	}
 	again, err := look()
-	return slices.DeleteFunc(all, func(d T) bool { return !slices.Contains(again, d) }), err
+	return slices.DeleteFunc(all, func(d T) bool {
+		return !slices.ContainsFunc(again, func(other T) bool { return reflect.DeepEqual(d, other) })
+	}), err
 }
 
 // damage is what one look at the kernel shows.

@@ -3,7 +3,9 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
@@ -34,8 +36,17 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 // detach deletes endpoints by the names of their host ends.
 func (b *bus) detach(hostIfs []string) error {
 	var errs []error
+	var deleted []int
 	for _, name := range hostIfs {
-		errs = append(errs, b.deleteEndpoint(name))
+		index, err := b.deleteEndpoint(name)
+		errs = append(errs, err)
+		if index != 0 {
+			deleted = append(deleted, index)
+		}
+	}
+	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() }) && len(deleted) > 0 {
+		hub, err := b.k.link(b.name)
+		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
 	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return slices.Contains(hostIfs, r.HostIf()) })
@@ -62,25 +73,18 @@ func (b *bus) removeTransient() error {
 	if _, err := b.observe(); err != nil || len(b.endpoints) > 0 {
 		return err
 	}
-	return b.removeDevices()
+	_, err = b.removeDevices()
+	return err
 }
 
-// removeDevices deletes the backplane, and the hub if we made it, else its filters.
-func (b *bus) removeDevices() error {
-	w := plan.NewWant(config.Hub{Name: b.name}, nil, "")
-	var indexes []int
-	if tx := b.view.Link(w.TX); plan.IsPair(tx, b.view.Link(w.RX)) {
-		indexes = append(indexes, tx.Index)
+// removeDevices takes away what plan.Removal says. removed reports whether there was anything.
+func (b *bus) removeDevices() (removed bool, err error) {
+	c := plan.Removal(b.name, b.view)
+	err = errors.Join(b.k.links.Delete(c.Remove...), b.k.gw.DeleteJobs(c.Wiring.DeleteJobs...), b.k.tc.Delete(c.Wiring.DeleteFilters...))
+	if hub := b.view.Link(b.name); b.view.Queue.Ours && hub.Index != 0 {
+		return true, errors.Join(err, b.k.tc.DeleteQueue(hub.Index))
 	}
-	hub := b.view.Link(b.name)
-	if plan.IsOurHub(hub) {
-		indexes = append(indexes, hub.Index)
-	}
-	err := b.k.links.Delete(indexes...)
-	if hub.Index != 0 && !plan.IsOurHub(hub) {
-		err = errors.Join(err, b.k.tc.Delete(plan.Hooks(hub.Index, false)...))
-	}
-	return err
+	return len(c.Remove) > 0 || !c.Wiring.Empty(), err
 }
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left reports that the devices of an attachment
@@ -128,18 +132,39 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	return b.detach(hostIfs)
 }
 
-// Remove takes away a bus without endpoints: its backplane, and its hub if we made it. While an endpoint of any network
-// is left it does nothing. It blocks for the bus's lock.
+// Remove takes away a bus that no endpoint uses: its backplane, its hub if we made it, else our filters on it, and its
+// record. It never takes away the device of another program. It fails with ErrInUse while there is an endpoint of any network,
+// and with ErrNoBus where nothing of a bus is there. It blocks for the bus's lock.
 func (h *Host) Remove(ctx context.Context, hub string) error {
 	if err := config.CheckName(hub); err != nil {
 		return err
 	}
-	return h.repair(ctx, hub, func(b *bus) error {
+	return h.repair(ctx, hub, func(b *bus, corrections []string) error {
 		if len(b.endpoints) > 0 {
-			return nil
+			return fmt.Errorf("%w by %s", ErrInUse, b.users())
 		}
-		err := b.removeDevices()
+		removed, err := b.removeDevices()
 		b.saveOrGoOn()
+		if err == nil && !removed && len(corrections) == 0 {
+			return ErrNoBus
+		}
 		return err
 	})
+}
+
+// users names some of the endpoints.
+func (b *bus) users() string {
+	const shown = 4
+	var words []string
+	for _, e := range b.endpoints[:min(len(b.endpoints), shown)] {
+		user := e.Attachment.String()
+		if e.Endpoint.Name != "" {
+			user = fmt.Sprintf("%s (%s)", plan.Quote(e.Endpoint.Name), user)
+		}
+		words = append(words, user)
+	}
+	if more := len(b.endpoints) - shown; more > 0 {
+		words = append(words, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(words, ", ")
 }

@@ -338,7 +338,10 @@ func TestEvasion(t *testing.T) {
 	others := []port{{w.netns, "vcan0"}, {a, endA.ContIf}, {b, endB.ContIf}}
 	index := w.indexes("vcan0", "vcan0-tx", "vcan0-rx", endA.HostIf)
 	for _, mapped := range []bool{false, true} {
-		for _, v := range evasions {
+		for i, v := range evasions {
+			if !cantest.IsThorough() && mapped == (i%2 == 0) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s, user namespace %v", v.name, mapped), func(t *testing.T) {
 				w.t = t
 				e := newEvader(w, mapped)

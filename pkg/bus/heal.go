@@ -9,25 +9,37 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Heal puts right whatever is missing of a bus, for the endpoints that are there and for nobody else. A controller that is
-// absent, or down and not ours to set up, is left to its owner. A hub that was made for pods is removed when they are gone. A hub without a bus is no error: udev asks for any device. It blocks for the bus's lock.
-func (h *Host) Heal(ctx context.Context, hub string) (retErr error) {
-	if config.CheckHub(hub) != nil {
-		return nil
+// Heal repairs all that is wrong with a bus, for the endpoints that are there. Without any it sets up no controller. One that
+// is absent, or down and not ours to set up, is left to its owner. A hub that was made for pods is removed when they are gone.
+// Heal returns what it has done, in a few words each, such as "made the hub again". It fails with ErrNoBus where there is
+// neither the device nor an endpoint. It blocks for the bus's lock.
+func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
+	if err := config.CheckHub(hub); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
 	}
-	return h.repair(ctx, hub, func(b *bus) error {
+	err = h.repair(ctx, hub, func(b *bus, corrections []string) error {
+		if len(corrections) > 0 {
+			done = append(done, "corrected the record")
+		}
 		now := b.view.Link(hub)
 		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
+			if !now.CAN && len(corrections) == 0 {
+				return ErrNoBus
+			}
 			if err := b.detach(nil); err != nil {
 				return err
 			}
 			if plan.IsTransient(now) {
 				b.notice("removed the hub, which was made for pods that are gone")
+				done = append(done, "removed the hub")
 			}
 			return nil
 		}
-		return b.mendFor(true, b.agreedHub)
+		repaired, err := b.mendFor(true, b.agreedHub)
+		done = append(done, plan.Summary(repaired)...)
+		return err
 	})
+	return done, err
 }
 
 // agreedHub is the hub that the endpoints ask for.
@@ -40,9 +52,10 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 	if err := config.CheckHub(hub.Name); err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
-	return h.repair(ctx, hub.Name, func(b *bus) error {
+	return h.repair(ctx, hub.Name, func(b *bus, _ []string) error {
 		if !hub.Physical {
-			return b.mendFor(false, func() config.Hub { return hub })
+			_, err := b.mendFor(false, func() config.Hub { return hub })
+			return err
 		}
 		err := plan.Refusal(plan.Diff(plan.NewWant(hub, b.endpoints, ""), b.view), false)
 		if errors.Is(err, plan.ErrNotReady) {
@@ -53,8 +66,8 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 	})
 }
 
-// repair opens and observes a bus, and undoes what do has changed when that fails.
-func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (retErr error) {
+// repair opens and observes a bus, and undoes what do has changed when that fails. corrections are those of the record.
+func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, corrections []string) error) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	b, err := h.open(ctx, hub)
 	if err != nil {
@@ -75,7 +88,7 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 	if len(corrections) > 0 {
 		b.saveOrGoOn()
 	}
-	if err := do(b); err != nil {
+	if err := do(b, corrections); err != nil {
 		return errors.Join(err, b.undo()) // which leaves what was repaired for endpoints
 	}
 	return nil
@@ -83,18 +96,18 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus) error) (r
 
 // mendFor is mend for a hub, with notices. What a lenient one leaves to the administrator it returns in the end, unless that
 // is only not ready.
-func (b *bus) mendFor(lenient bool, hub func() config.Hub) error {
+func (b *bus) mendFor(lenient bool, hub func() config.Hub) (repaired []plan.Difference, err error) {
 	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
-	repaired, err := b.mend(lenient, plan.Diff(want(), b.view), want)
+	repaired, err = b.mend(lenient, plan.Diff(want(), b.view), want)
 	if err != nil {
-		return err
+		return repaired, err
 	}
 	b.warn(want())
 	if lenient || len(b.endpoints) > 0 { // else this call starts the bus: what it lacks is no damage
 		b.noticeRepairs(repaired)
 	}
 	if err := plan.Refusal(plan.Diff(want(), b.view), false); !errors.Is(err, plan.ErrNotReady) {
-		return err
+		return repaired, err
 	}
-	return nil
+	return repaired, nil
 }

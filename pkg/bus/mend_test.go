@@ -136,6 +136,16 @@ func (w *world) up(netns ns.NetNS, name string) {
 	}
 }
 
+// heal heals a bus and returns what it has done.
+func (w *world) heal(hub string) (done []string) {
+	w.t.Helper()
+	w.do(func() (err error) {
+		done, err = w.host.Heal(context.Background(), hub)
+		return err
+	})
+	return done
+}
+
 // check is what Check says of the first container on vcan0.
 func (w *world) check() (err error) {
 	w.t.Helper()
@@ -344,7 +354,7 @@ func TestMend(t *testing.T) {
 					return w.host.Detach(context.Background(), "vcan0", request("vcan0", "late", late).Attachment)
 				})
 				if d.name == "all rules flushed" { // those of the other bus too
-					w.do(func() error { return w.host.Heal(context.Background(), "vcan1") })
+					w.heal("vcan1")
 				}
 				after := w.inventory()
 				if !slices.Equal(before.links, after.links) || len(before.rules) != len(after.rules) {
@@ -352,7 +362,7 @@ func TestMend(t *testing.T) {
 				}
 				if d.name == "hub made again by hand" { // give it back
 					w.run("ip link del vcan0")
-					w.do(func() error { return w.host.Heal(context.Background(), "vcan0") })
+					w.heal("vcan0")
 				}
 			})
 			w.t = t

@@ -25,10 +25,15 @@ type BusStatus struct {
 	MTU        int               `json:"mtu,omitempty"`
 	Controller *ControllerStatus `json:"controller,omitempty"` // of one that netlink can set up
 	// Sent are frames of programs on the hub, and of the wire. Heard are those that it took from containers.
-	Sent      uint64           `json:"sent"`
-	Heard     uint64           `json:"heard"`
-	Lost      uint64           `json:"lost"` // for the hub: its queue was full, or it was down
-	Endpoints []EndpointStatus `json:"endpoints"`
+	Sent  uint64 `json:"sent"`
+	Heard uint64 `json:"heard"`
+	Lost  uint64 `json:"lost"` // for the hub: its queue was full, or it was down
+	// Waiting and WireLost are those of programs on the hub, see EndpointStatus.
+	Waiting  uint64 `json:"waiting"`
+	WireLost uint64 `json:"wireLost"`
+	// Traffic is that of a hub that is there and no controller. A vcan sends every frame of the bus.
+	Traffic   controller.Traffic `json:"traffic,omitzero"`
+	Endpoints []EndpointStatus   `json:"endpoints"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
 	Differences []Difference `json:"differences"`
 }
@@ -40,6 +45,7 @@ type ControllerStatus struct {
 	Bitrate     uint32 `json:"bitrate,omitempty"` // bits per second
 	DataBitrate uint32 `json:"dbitrate,omitempty"`
 	Queue       int    `json:"txqueuelen"` // frames
+	Qdisc       string `json:"qdisc"`      // drr where each endpoint has a queue of its own
 	RestartMS   uint32 `json:"restartMS,omitempty"`
 	// Errors are the error counters, nil where the driver does not tell them.
 	Errors  *ErrorCounters     `json:"errors,omitempty"`
@@ -56,11 +62,12 @@ type ErrorCounters struct {
 // EndpointStatus is an endpoint.
 type EndpointStatus struct {
 	config.Attachment
-	Name      string        `json:"name,omitempty"`      // of the container, where its runtime has told it
-	HostIf    string        `json:"hostIf"`              // host end
-	Interface string        `json:"interface,omitempty"` // container end; "" if it cannot be seen
-	Up        bool          `json:"up"`                  // both ends
-	Policy    config.Policy `json:"policy,omitzero"`
+	NetworkName string        `json:"networkName,omitempty"` // where Network is an ID and the runtime tells the name
+	Name        string        `json:"name,omitempty"`        // of the container, where its runtime has told it
+	HostIf      string        `json:"hostIf"`                // host end
+	Interface   string        `json:"interface,omitempty"`   // container end; "" if it cannot be seen
+	Up          bool          `json:"up"`                    // both ends
+	Policy      config.Policy `json:"policy,omitzero"`
 	// Sent are frames that got to the bus. DeniedSend and DeniedReceive are frames that its policy kept back, and OverRate
 	// those that were sent faster than it allows. Heard are frames handed to the container, Lost those that its interface
 	// did not take.
@@ -70,12 +77,18 @@ type EndpointStatus struct {
 	DeniedReceive uint64 `json:"deniedReceive"`
 	OverRate      uint64 `json:"overRate"`
 	Lost          uint64 `json:"lost"`
+	// Waiting are frames in its own queue to the wire, and WireLost those that found it full.
+	Waiting  uint64 `json:"waiting"`
+	WireLost uint64 `json:"wireLost"`
 }
 
 // Difference is one way in which a bus is not as it must be, and how that can be repaired.
 type Difference struct {
-	What string `json:"what"`
-	Cure string `json:"cure"`
+	Kind plan.Kind `json:"kind"`
+	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
+	HostIfs []string `json:"hostIfs,omitempty"`
+	What    string   `json:"what"`
+	Cure    string   `json:"cure"`
 	// ByHeal reports that vxcanctl heal repairs it.
 	ByHeal bool `json:"byHeal"`
 }
@@ -157,11 +170,16 @@ func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool,
 func (b *bus) status() (s BusStatus, err error) {
 	hub := b.view.Link(b.name)
 	s = BusStatus{
-		Hub: b.name, Up: hub.Up, MTU: hub.MTU, Controller: controllerStatus(b.view.Controller),
+		Hub: b.name, Up: hub.Up, MTU: hub.MTU, Controller: controllerStatus(b.view.Controller, b.view.Queue.Kind),
 		Endpoints: []EndpointStatus{}, Differences: []Difference{},
 	}
 	if hub.Index != 0 {
 		s.Kind = plan.KindWord(hub.Kind)
+	}
+	if hub.Index != 0 && s.Controller == nil {
+		if s.Traffic, err = b.k.controllers.Traffic(hub.Index); err != nil && !errors.Is(err, canlink.ErrNotFound) {
+			return s, err
+		}
 	}
 	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
 	all := plan.Diff(w, b.view)
@@ -171,6 +189,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	var dropped uint64
 	s.Heard, dropped = count.rules(rx, uint32(hub.Index))
 	s.Lost = less(dropped, count.last(hub.Index, cantc.Egress, plan.FirstPrio))
+	s.Waiting, s.WireLost = count.wire(0)
 
 	hosts := make([]canlink.Link, len(b.endpoints))
 	for i, e := range b.endpoints {
@@ -191,19 +210,19 @@ func (b *bus) status() (s BusStatus, err error) {
 	for _, d := range all {
 		if d.What != "" {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
-			s.Differences = append(s.Differences, Difference{d.What, d.Cure, byHeal})
+			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}
 	}
 	return s, nil
 }
 
-func controllerStatus(c controller.Device) *ControllerStatus {
+func controllerStatus(c controller.Device, qdisc string) *ControllerStatus {
 	if c.Index == 0 {
 		return nil
 	}
 	s := &ControllerStatus{
 		State: c.State.String(), Bitrate: c.Timing.Bitrate, DataBitrate: c.DataTiming.Bitrate,
-		Queue: c.Queue, RestartMS: c.RestartMS, Traffic: c.Traffic, Events: c.Events,
+		Queue: c.Queue, Qdisc: qdisc, RestartMS: c.RestartMS, Traffic: c.Traffic, Events: c.Events,
 	}
 	_, device, _ := strings.Cut(c.String(), " ")
 	s.Device = strings.Trim(device, "()")
@@ -217,10 +236,11 @@ func controllerStatus(c controller.Device) *ControllerStatus {
 type counters struct {
 	handled, dropped map[[2]uint32]uint64
 	filters          map[cantc.Hook][]uint64
+	queue            cantc.Queue
 }
 
 func (b *bus) counters() counters {
-	c := counters{map[[2]uint32]uint64{}, map[[2]uint32]uint64{}, map[cantc.Hook][]uint64{}}
+	c := counters{map[[2]uint32]uint64{}, map[[2]uint32]uint64{}, map[cantc.Hook][]uint64{}, b.view.Queue}
 	for _, j := range b.view.Jobs {
 		if j.Plain && (j.Filter == cangw.Filter{} || j.Filter == plan.ErrorFrames) {
 			at := [2]uint32{j.Src, j.Dst}
@@ -238,6 +258,14 @@ func (b *bus) counters() counters {
 func (c counters) rules(src, dst uint32) (handled, dropped uint64) {
 	at := [2]uint32{src, dst}
 	return c.handled[at], c.dropped[at]
+}
+
+// wire counts the frames of a mark that wait for the wire, and those that its queue had no place for.
+func (c counters) wire(mark uint32) (waiting, lost uint64) {
+	if class := c.queue.Class(mark); class != nil {
+		return uint64(class.Waiting), uint64(class.Dropped)
+	}
+	return 0, 0
 }
 
 // last counts frames that came as far as the last action of a filter.
@@ -263,6 +291,7 @@ func (c counters) endpoint(e plan.Endpoint, end canlink.Link, rx uint32) Endpoin
 	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: plan.FirstPrio}]; len(all) > 0 && e.Endpoint.Policy.Rate != 0 {
 		s.OverRate = less(all[0], s.Sent) // the first action is police
 	}
+	s.Waiting, s.WireLost = c.wire(uint32(dev))
 	var dropped uint64
 	s.Heard, dropped = c.rules(rx, uint32(dev))
 	s.Lost = less(dropped, c.last(dev, cantc.Egress, plan.FirstPrio)+s.DeniedReceive)

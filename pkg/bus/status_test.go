@@ -13,6 +13,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
@@ -72,6 +73,7 @@ func TestStatus(t *testing.T) {
 	}
 	want := BusStatus{
 		Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Sent: 7, Heard: 5 + 4 + passed, Differences: []Difference{},
+		Traffic: controller.Traffic{RxFrames: 16 + passed, TxFrames: 16 + passed, RxBytes: 16 + passed, TxBytes: 16 + passed},
 		Endpoints: []EndpointStatus{
 			endpoint(a, "a", EndpointStatus{Sent: 5, Heard: 4 + passed + 7}),
 			endpoint(b, "b", EndpointStatus{Policy: limited, Sent: 4, DeniedSend: 6, Heard: 2 + 7, DeniedReceive: 3 + passed}),
@@ -91,7 +93,7 @@ func TestStatus(t *testing.T) {
 	if err != nil || all[0].Endpoints[0].Lost != 3 || all[0].Endpoints[0].Up {
 		t.Errorf("%+v, %v; want three frames lost for a", all, err)
 	}
-	want.Differences = []Difference{{What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
+	want.Differences = []Difference{{Kind: plan.HostEndDown, HostIfs: []string{a.HostIf}, What: "host end " + a.HostIf + " of test net/a is down", Cure: plan.ByAnyAdd, ByHeal: true}}
 	if diff := cmp.Diff(want.Differences, all[0].Differences); diff != "" {
 		t.Errorf("(- want, + got)\n%s", diff)
 	}
@@ -136,6 +138,34 @@ func TestStatusOf(t *testing.T) {
 	expect("with a container end down", "vcan0 2", "container end "+end.ContIf+" of test net/a is down", "vcan1 1", "hub vcan1 is missing")
 	inside("ip link del", end.ContIf)
 	expect("without a container end", "vcan0 1", "vcan1 1", "hub vcan1 is missing")
+}
+
+// TestDifferencesOf: each difference names the host ends of the endpoints that it is about.
+func TestDifferencesOf(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.attachWith("a", config.Policy{Send: "123"}), w.attachWith("b", config.Policy{})
+	for _, damage := range []struct {
+		command string
+		kind    plan.Kind
+		hostIfs []string
+	}{
+		{"ip link set " + b.HostIf + " down", plan.HostEndDown, []string{b.HostIf}},
+		{"tc filter del dev " + a.HostIf + " ingress pref 1", plan.FilterWrong, []string{a.HostIf}},
+		{"tc filter del dev vcan0 ingress pref 1", plan.FilterWrong, nil},
+		{"cangw -F", plan.RuleMissing, []string{a.HostIf, b.HostIf}},
+		{"cangw -A -s vcan0-rx -d " + b.HostIf + " -e -i -l 1", plan.RuleUnwanted, []string{b.HostIf}},
+		{"cangw -A -s vcan0-rx -d " + b.HostIf + " -i -l 1", plan.RuleDoubled, []string{b.HostIf}},
+		{"rm -r " + w.host.StateDir, plan.PolicyLost, []string{a.HostIf}},
+	} {
+		w.run(damage.command)
+		all, err := w.status()
+		if err != nil || len(all) != 1 || !slices.ContainsFunc(all[0].Differences, func(d Difference) bool {
+			return d.Kind == damage.kind && slices.Equal(d.HostIfs, damage.hostIfs)
+		}) {
+			t.Errorf("%s: %+v, %v", damage.command, all, err)
+		}
+		w.do(func() error { _, err := w.host.Heal(context.Background(), "vcan0"); return err })
+	}
 }
 
 // TestModules: this kernel has them all, and trying them leaves nothing.

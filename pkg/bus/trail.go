@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
@@ -17,6 +18,7 @@ type trail struct {
 	pairs      []int              // ifindexes of endpoints
 	made       []int              // ifindexes of the hub and the backplane
 	filtered   int                // ifindex of a hub that was there and had no filters of ours
+	queued     int                // ifindex of a hub whose transmit queue was not ours
 	controller *controller.Device // the hub before it was set up
 	promoted   int                // ifindex of a hub that was made for a pod, and is to stay now
 	edited     bool               // an endpoint that was there has another policy now
@@ -53,6 +55,12 @@ func (b *bus) undo() (retErr error) {
 	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
 	b.k, b.trail = k, trail{}
 	errs := []error{retErr, k.links.Delete(t.pairs...)}
+	switch {
+	case t.queued != 0 && (t.alone || t.controller != nil):
+		errs = append(errs, k.tc.DeleteQueue(t.queued))
+	case b.view.Queue.Ours || t.queued != 0:
+		errs = append(errs, b.deleteClasses(b.view.Link(b.name).Index, classesOf(t.pairs)...))
+	}
 	if t.alone {
 		errs = append(errs, k.links.Delete(t.made...))
 		if t.filtered != 0 {
@@ -74,4 +82,12 @@ func (b *bus) undo() (retErr error) {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// classesOf are the classes of endpoints, by the ifindexes of their host ends.
+func classesOf(indexes []int) (classes []cantc.Class) {
+	for _, index := range indexes {
+		classes = append(classes, cantc.ClassOf(uint32(index)))
+	}
+	return classes
 }

@@ -67,6 +67,41 @@ func ParseIDs(text string) (IDs, error) {
 	return ids, nil
 }
 
+// Of returns the set of these IDs and of no others. An ID is the can_id of struct can_frame, with its flags; see Contains
+// for those that count.
+func Of(ids ...uint32) IDs {
+	standard, extended := make(map[idMask]bool), make(map[idMask]bool)
+	for _, id := range ids {
+		switch {
+		case id&unix.CAN_ERR_FLAG != 0:
+		case id&unix.CAN_EFF_FLAG != 0:
+			extended[idMask{unix.CAN_EFF_MASK, id & unix.CAN_EFF_MASK}] = true
+		default:
+			standard[idMask{unix.CAN_SFF_MASK, id & unix.CAN_SFF_MASK}] = true
+		}
+	}
+	return IDs{fold(standard, unix.CAN_SFF_MASK), fold(extended, unix.CAN_EFF_MASK)}
+}
+
+// fold joins, bit by bit, each two masks that differ in that bit of the ID alone.
+func fold(masks map[idMask]bool, limit uint32) (s idSet) {
+	for bit := uint32(1); bit <= limit; bit <<= 1 {
+		joined := make(map[idMask]bool, len(masks))
+		for m := range masks {
+			if m.mask&bit != 0 && masks[idMask{m.mask, m.id ^ bit}] {
+				m.mask, m.id = m.mask&^bit, m.id&^bit
+			}
+			joined[m] = true
+		}
+		masks = joined
+	}
+	for m := range masks {
+		s.addMasked(m.id, m.mask, limit)
+	}
+	s.normalize(limit)
+	return s
+}
+
 func (s *IDs) parseEntry(entry string) error {
 	switch entry {
 	case "":

@@ -2,6 +2,9 @@ package canid
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,6 +119,51 @@ func TestParseIDsRefuses(t *testing.T) {
 		}
 		if !ids.None() {
 			t.Errorf("%q: %s, want none with the error", text, ids)
+		}
+	}
+}
+
+// TestOf: the set has the IDs that it is made of and no others, and is read back as it is written.
+func TestOf(t *testing.T) {
+	const eff, rtr, errFrame = unix.CAN_EFF_FLAG, unix.CAN_RTR_FLAG, unix.CAN_ERR_FLAG
+	var all, addressed []uint32
+	for id := range uint32(0x800) {
+		all = append(all, id)
+	}
+	for source := range uint32(8) { // three messages of J1939 from eight addresses, at eight priorities
+		for priority := range uint32(8) {
+			addressed = append(addressed, priority<<26|0xF00400|source<<3|eff)
+		}
+	}
+	for want, ids := range map[string][]uint32{
+		"none":                       {errFrame | 4},
+		"100":                        {0x100, 0x100 | rtr, 0x100},
+		"100-103,105":                {0x105, 0x103, 0x100, 0x102, 0x101},
+		"101-102,7FF":                {0x102, 0x101, 0x7ff},
+		"000-7FF":                    all,
+		"123,00000123":               {0x123, 0x123 | eff},
+		"00F00400:03FFFFC7":          addressed,
+		"100,110,120,130":            {0x100, 0x110, 0x120, 0x130},
+		"00000000-00000001,1FFFFFFF": {eff, 1 | eff, 0x1fffffff | eff},
+	} {
+		set := Of(ids...)
+		if got := set.String(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		ids := make(map[uint32]bool)
+		bits := random.Uint32() & unix.CAN_SFF_MASK // few bits make IDs that fold
+		for range random.IntN(300) {
+			ids[random.Uint32()&bits] = true
+		}
+		set := Of(slices.Collect(maps.Keys(ids))...)
+		again := mustParse(t, set.String())
+		for id := range uint32(0x800) {
+			if set.Contains(id) != ids[id] || again.Contains(id) != ids[id] || set.Contains(id|eff) {
+				t.Fatalf("%s: %03X: %t, want %t", set, id, set.Contains(id), ids[id])
+			}
 		}
 	}
 }

@@ -149,9 +149,11 @@ const (
 
 // request is a message about a hook (struct tcmsg and TCA_KIND).
 func (h Hook) request(kind, flags int) *nl.NetlinkRequest {
-	protocol := uint32(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})) // in network byte order
-	return tcRequest(kind, flags, h.Dev, handle, hookParent+uint32(h.Dir), uint32(h.Prio)<<16|protocol)
+	return tcRequest(kind, flags, h.Dev, handle, hookParent+uint32(h.Dir), uint32(h.Prio)<<16|protocolAll())
 }
+
+// protocolAll is ETH_P_ALL in network byte order, as tcm_info has it.
+func protocolAll() uint32 { return uint32(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})) }
 
 func tcRequest(kind, flags, dev int, handle, parent, info uint32) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(kind, flags)
@@ -166,6 +168,7 @@ func qdiscRequest(kind, flags, dev int) *nl.NetlinkRequest {
 // qdisc is what is read of a qdisc.
 type qdisc struct {
 	kind   string
+	handle uint32
 	blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
 }
 
@@ -173,6 +176,7 @@ func unmarshalQdisc(b []byte) (q qdisc, err error) {
 	if len(b) < tcmsgSize {
 		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
 	}
+	q.handle = binary.NativeEndian.Uint32(b[8:12])
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
 		switch attr {
 		case tcaKind:
@@ -199,16 +203,20 @@ func (f Filter) setRequest() *nl.NetlinkRequest {
 		action.AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
 		a.addOptions(action.AddRtAttr(tcaActOptions|unix.NLA_F_NESTED, nil))
 	}
-	options.AddRtAttr(tcaBPFOpsLen, nl.Uint16Attr(uint16(len(f.Program))))
-	ops := make([]byte, 0, sockFilterSize*len(f.Program))
-	for _, op := range f.Program {
+	addProgram(options, f.Program)
+	r.AddData(options)
+	return r
+}
+
+func addProgram(options *nl.RtAttr, program []unix.SockFilter) {
+	options.AddRtAttr(tcaBPFOpsLen, nl.Uint16Attr(uint16(len(program))))
+	ops := make([]byte, 0, sockFilterSize*len(program))
+	for _, op := range program {
 		ops = binary.NativeEndian.AppendUint16(ops, op.Code)
 		ops = append(ops, op.Jt, op.Jf)
 		ops = binary.NativeEndian.AppendUint32(ops, op.K)
 	}
 	options.AddRtAttr(tcaBPFOps, ops)
-	r.AddData(options)
-	return r
 }
 
 func (a Action) addOptions(options *nl.RtAttr) {

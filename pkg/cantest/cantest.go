@@ -1,4 +1,4 @@
-// Package cantest is for tests that need a kernel with CAN. Only _test.go files import it.
+// Package cantest is for tests that need a kernel with CAN. Only _test.go files and integration/harness import it.
 //
 // It is in pkg/ because two Go modules use it: the product's, in the tests of pkg/, and integration/. A package of
 // integration/ would make the product's module depend on that one. cantest uses nothing else of pkg/, so that the tests
@@ -25,6 +25,26 @@ import (
 // Promised is the environment variable that, when it is 1, says that this kernel has CAN: tests that need it then fail
 // where they would be skipped.
 const Promised = "VXCAN_TEST_CAN"
+
+// Thorough is the environment variable that, when it is 1, has tests with very many cases go through all of them.
+const Thorough = "VXCAN_TEST_THOROUGH"
+
+// IsThorough reports whether tests are to go through all of their cases.
+func IsThorough() bool { return os.Getenv(Thorough) == "1" }
+
+// Steps tells how a test goes through the calls of a program that can fail: one by one where all are asked for, see Thorough,
+// and else in larger steps. Tests of different names begin at different calls. Calls count from 1.
+func Steps(name string) (first, step int) {
+	const fewer = 4
+	if IsThorough() {
+		return 1, 1
+	}
+	sum := 0
+	for _, c := range name {
+		sum += int(c)
+	}
+	return 1 + sum%fewer, fewer
+}
 
 // Require skips the test, or fails it where CAN was promised, unless we are root on a kernel that makes vxcan pairs and
 // gateway rules. It finds out by making one of each in a network namespace of its own.

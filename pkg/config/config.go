@@ -37,12 +37,17 @@ type Hub struct {
 	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
 	Controller controller.Settings `json:"controller,omitzero"`
 	TxQueue    int                 `json:"txQueue,omitempty"` // frames; 0 is DefaultTxQueue
+	// FairQueue gives each endpoint a place of its own in the transmit queue also where the owner sets the controller up.
+	FairQueue bool `json:"fairQueue,omitempty"`
 	// Transient reports that a pod named the hub, not the administrator: if it has to be made, it goes with its last endpoint.
 	Transient bool `json:"transient,omitempty"`
 }
 
 // SetsUp reports whether the hub is a controller that is ours to set up.
 func (h Hub) SetsUp() bool { return h.Physical && h.Controller.Bitrate != 0 }
+
+// IsFair reports whether each endpoint has a place of its own in the transmit queue.
+func (h Hub) IsFair() bool { return h.SetsUp() || h.Physical && h.FairQueue }
 
 // Queue is how many frames the transmit queue must hold.
 func (h Hub) Queue() int {
@@ -113,7 +118,7 @@ func (p Policy) IDs() (send, receive canid.IDs, err error) {
 
 // Attachment is what a runtime names when it puts a container on a network.
 type Attachment struct {
-	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker"
+	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker", "host"
 	Network     string `json:"network"`
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifName"` // the runtime's name for it, CNI_IFNAME
@@ -159,6 +164,9 @@ func NewNetwork() Network { return Network{Hub: Hub{Name: DefaultHub}} }
 func (n *Network) Check() error {
 	if err := n.checkController(); err != nil {
 		return err
+	}
+	if n.Hub.FairQueue && !n.Hub.Physical {
+		return fmt.Errorf("%w: fair-queue is for a controller: set physical to true", ErrInvalid)
 	}
 	if n.Endpoint.Policy.Burst != 0 && n.Endpoint.Policy.Rate == 0 {
 		return fmt.Errorf("%w: burst needs rate", ErrInvalid)

@@ -13,7 +13,7 @@ import (
 )
 
 // Key is a key of a network's configuration. It has the same name and the same values in every front end: as JSON in
-// CNI, and as text in the options of Podman and Docker.
+// CNI, and as text in the options of Podman, Docker and vxcanctl attach.
 type Key struct {
 	Name    string
 	Default string
@@ -43,7 +43,8 @@ const (
 	CNI FrontEnd = 1 << iota
 	Netavark
 	Docker
-	everywhere = CNI | Netavark | Docker
+	Host       // vxcanctl attach, for what has no runtime
+	everywhere = CNI | Netavark | Docker | Host
 )
 
 // jsonKind is what JSON calls the values of a key.
@@ -72,7 +73,7 @@ var Keys = [...]Key{
 		set:     func(n *Network, value string) error { return setBool(&n.Hub.Physical, value) },
 	},
 	{
-		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark, Of: OfEndpoint,
+		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark | Host, Of: OfEndpoint,
 		Meaning: "name in the container; in `can%d`, `%d` is the number of the hub: `can1` on `vcan1`",
 		set:     func(n *Network, value string) error { n.Interface = value; return CheckInterface(value) },
 	},
@@ -153,13 +154,18 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "frames in the transmit queue; a longer one is left",
+		Meaning: "frames in the transmit queue of each container; a longer one is left",
 		set: func(n *Network, value string) error {
 			var frames uint32
 			err := setNumberUpTo(&frames, value, 1_000_000)
 			n.Hub.TxQueue = int(frames)
 			return err
 		},
+	},
+	{
+		Name: "fair-queue", Default: "false, and true with `bitrate`", json: jsonBool, In: everywhere, Of: OfHub,
+		Meaning: "a transmit queue of its own for each container, also on a controller that its owner sets up",
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.FairQueue, value) },
 	},
 	{
 		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,
@@ -262,6 +268,9 @@ func checkPodHubs(patterns []string) error {
 	}
 	return nil
 }
+
+// IsSwitch reports whether the values of the key are true and false, so that an option may leave out true.
+func (k Key) IsSwitch() bool { return k.json == jsonBool }
 
 // KeyNames names the keys of a front end, and others that only it has.
 func KeyNames(in FrontEnd, others ...string) (names []string) {

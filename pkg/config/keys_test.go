@@ -8,19 +8,23 @@ import (
 	"testing"
 )
 
-// TestReadmeKeys: the table of keys in README.md is the one that the front ends parse by.
+// TestReadmeKeys: the tables of keys, of controllers and of all else, are those that the front ends parse by.
 func TestReadmeKeys(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	where := map[FrontEnd]string{everywhere: "everywhere", CNI | Netavark: "CNI, Podman 5", CNI: "CNI"}
-	var rows []string
-	for _, k := range Keys {
-		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s |\n", k.Name, k.Default, where[k.In], k.Meaning))
-	}
-	if table := strings.Join(rows, ""); !strings.Contains(string(readme), table) {
-		t.Errorf("README.md lacks this table:\n%s", table)
+	where := map[FrontEnd]string{everywhere: "everywhere", everywhere &^ Docker: "all but Docker", CNI: "CNI"}
+	for file, controllers := range map[string]bool{"../../README.md": false, "../../conflist/controller/README.md": true} {
+		page, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := "| --- | --- | --- | --- |\n"
+		for _, k := range Keys {
+			if (k.Of == OfController) == controllers {
+				table += fmt.Sprintf("| `%s` | %s | %s | %s |\n", k.Name, k.Default, where[k.In], k.Meaning)
+			}
+		}
+		if !strings.Contains(string(page), table+"\n") {
+			t.Errorf("%s lacks this table:\n%s", file, table)
+		}
 	}
 }
 

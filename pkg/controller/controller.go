@@ -209,6 +209,22 @@ func (c *Conn) Get(index int) (Device, error) {
 	return c.parseReply(index, replies[0])
 }
 
+// Traffic counts what any CAN device has sent and received. It fails with canlink.ErrNotFound if there is no device with this
+// ifindex.
+func (c *Conn) Traffic(index int) (Traffic, error) {
+	replies, err := c.conn.Batch(canlink.GetRequest(index))
+	if err != nil {
+		return Traffic{}, err
+	}
+	if errors.Is(replies[0].Err, unix.ENODEV) {
+		return Traffic{}, fmt.Errorf("device with index %d: %w", index, canlink.ErrNotFound)
+	} else if replies[0].Err != nil {
+		return Traffic{}, replies[0].Err
+	}
+	device, err := unmarshalDevice(replies[0].Data)
+	return device.Traffic, err
+}
+
 // parseReply reads the answer to canlink.GetRequest(index), and adds what only ethtool knows.
 func (c *Conn) parseReply(index int, r rtnl.Reply) (Device, error) {
 	if errors.Is(r.Err, unix.ENODEV) {

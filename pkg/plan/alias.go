@@ -30,6 +30,11 @@ func IsTransient(hub canlink.Link) bool {
 	return hub.Kind == canlink.Vcan && hub.Alias == TransientAlias
 }
 
+// IsOurBackplane reports whether a device is an end of a backplane that was made by us.
+func IsOurBackplane(end canlink.Link) bool {
+	return end.Kind == canlink.Vxcan && end.Alias == backplaneAlias
+}
+
 // Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that
 // there is one: the text may be long.
 func Alias(hub config.Hub, a config.Attachment, p config.Policy) string {

@@ -20,6 +20,7 @@ func Diff(w Want, v View) []Difference {
 	for i := range w.Endpoints {
 		if e := &w.Endpoints[i]; !e.Host.Up {
 			all.add(HostEndDown, Change{Up: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
+			all.of(e.Host.Name)
 		}
 	}
 	w.diffWiring(v, &all)
@@ -165,7 +166,7 @@ func (w Want) diffBackplane(v View, all *differences) {
 		all.add(BackplaneMissing, Change{AddPair: &pair}, "%s is missing", name)
 	case !IsPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
-			if end.Index != 0 && (end.Kind != canlink.Vxcan || end.Alias != backplaneAlias) {
+			if end.Index != 0 && !IsOurBackplane(end) {
 				all.refuse(BackplaneForeign, config.ErrInvalid, "rename or delete it", "%s is another program's device, and the backplane needs this name", end.Name)
 				return
 			}
@@ -185,7 +186,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		return
 	}
 	common := backplane{uint32(tx.Index), uint32(rx.Index)}
-	members, cutOff := w.members(hub)
+	members := w.members(hub)
 	var attaching uint32 // the device that is being attached
 	for i := range w.Endpoints {
 		if w.Attaching != "" && w.Endpoints[i].Host.Name == w.Attaching {
@@ -196,12 +197,16 @@ func (w Want) diffWiring(v View, all *differences) {
 	for _, m := range members {
 		wrong := diffFilters(common, m, v)
 		if m.dev == attaching {
-			own.Change.Wiring = wrong
+			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
 			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
+			if !m.hub {
+				all.of(v.nameOf(m.dev))
+			}
 		}
 	}
 	w.diffForeign(hub, v, all)
+	w.diffQueue(v, attaching, &own.Change.Wiring, all)
 	jobs := v.Jobs
 	if hub.Index == 0 { // rules for error frames of a controller wait for it
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })
@@ -217,18 +222,22 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	if len(others) > 0 {
 		all.add(RuleMissing, Change{Wiring: Wiring{AddRules: others}}, "%s", describe("missing", others, v))
+		all.of(hostIfs(members, others, v)...)
 	}
 	if len(doubled) > 0 {
 		all.add(RuleDoubled, Change{Wiring: Wiring{DeleteJobs: doubled}}, "%s", describe("there more than once, so that frames arrive more than once", doubled, v))
+		all.of(hostIfs(members, rulesOf(doubled), v)...)
 	}
 	if len(unwanted) > 0 {
 		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on its backplane", unwanted, v))
+		all.of(hostIfs(members, rulesOf(unwanted), v)...)
 	}
 	for _, j := range foreign {
 		index := j.Src + j.Dst - uint32(hub.Index)
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
 				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
+			all.of(hostIfs(members, []cangw.Rule{j.Rule}, v)...)
 			continue
 		}
 		other := v.nameOf(index)
@@ -238,9 +247,30 @@ func (w Want) diffWiring(v View, all *differences) {
 	if !own.Change.Wiring.Empty() {
 		*all = append(*all, own)
 	}
-	for _, a := range cutOff {
-		all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", a)
+	for i := range w.Endpoints {
+		if e := &w.Endpoints[i]; e.CutOff {
+			all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
+			all.of(e.Host.Name)
+		}
 	}
+}
+
+// hostIfs are the host ends that rules go from or to.
+func hostIfs(members []member, rules []cangw.Rule, v View) (names []string) {
+	for _, m := range members {
+		if !m.hub && slices.ContainsFunc(rules, func(r cangw.Rule) bool { return r.Src == m.dev || r.Dst == m.dev }) {
+			names = append(names, v.nameOf(m.dev))
+		}
+	}
+	return names
+}
+
+func rulesOf(jobs []cangw.Job) []cangw.Rule {
+	all := make([]cangw.Rule, len(jobs))
+	for i, j := range jobs {
+		all[i] = j.Rule
+	}
+	return all
 }
 
 // diffForeign names filters of other programs that run before ours, or in their place. On a hub no bus can work beside one
@@ -268,6 +298,9 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 			} else {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
+		}
+		if f.Dev != hub.Index {
+			all.of(v.At(f.Dev).Name)
 		}
 	}
 }
@@ -374,6 +407,7 @@ func DiffEnd(e Endpoint, end canlink.Link) []Difference {
 	var all differences
 	if e.Host.Up && IsPair(e.Host, end) && !end.Up && e.Host.Used {
 		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
+		all.of(e.Host.Name)
 	}
 	return all
 }

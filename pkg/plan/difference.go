@@ -50,6 +50,8 @@ const (
 	BackplaneDown    Kind = "backplane down"
 
 	HostEndDown   Kind = "host end down"
+	ClassMissing  Kind = "class of the transmit queue missing"
+	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"
 	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
@@ -72,6 +74,8 @@ type Difference struct {
 	Kind Kind
 	What string // "hub vcan0 is missing"
 	Cure string // how it can be repaired
+	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
+	HostIfs []string
 	// Refusal is set where no ADD can repair it, only the administrator. It wraps ErrNotReady or ErrInvalid.
 	Refusal error
 	// Rebuild reports that the endpoint it belongs to must be made anew, by its own ADD.
@@ -94,23 +98,27 @@ type Change struct {
 // Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
 // frames.
 type Wiring struct {
+	AddClasses    []uint32 // marks, of the hub's transmit queue
 	SetFilters    []cantc.Filter
 	DeleteJobs    []cangw.Job
 	AddRules      []cangw.Rule
 	DeleteFilters []cantc.Hook
+	DeleteClasses []cantc.Class
 }
 
 // Empty reports whether there is nothing to do.
 func (w Wiring) Empty() bool {
-	return len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters) == 0
+	return len(w.AddClasses)+len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters)+len(w.DeleteClasses) == 0
 }
 
 // Add adds another Wiring.
 func (w *Wiring) Add(other Wiring) {
+	w.AddClasses = append(w.AddClasses, other.AddClasses...)
 	w.SetFilters = append(w.SetFilters, other.SetFilters...)
 	w.DeleteJobs = append(w.DeleteJobs, other.DeleteJobs...)
 	w.AddRules = append(w.AddRules, other.AddRules...)
 	w.DeleteFilters = append(w.DeleteFilters, other.DeleteFilters...)
+	w.DeleteClasses = append(w.DeleteClasses, other.DeleteClasses...)
 }
 
 // ControllerChange is what to do about a controller.
@@ -153,6 +161,46 @@ func Refusal(all []Difference, lenient bool) error {
 	return nil
 }
 
+// Summary says in a few words what the changes of some differences have done.
+func Summary(done []Difference) (words []string) {
+	var hostEnds int
+	var wiring Wiring
+	add := func(did bool, what string) {
+		if did {
+			words = append(words, what)
+		}
+	}
+	for _, d := range done {
+		c := d.Change
+		add(c.AddHub != "", "made the hub again")
+		add(c.HubMTU != 0, "set the MTU of the hub")
+		add(c.AddPair != nil, "made the backplane again")
+		add(c.Controller.SetUp != nil, "set the controller up")
+		add(c.Controller.SetUp == nil && c.Controller.Queue != 0, "made the transmit queue of the controller longer")
+		add(c.Controller.Restart, "restarted the controller")
+		add(d.Kind == HubDown, "set the hub up")
+		add(d.Kind == BackplaneDown, "set the backplane up")
+		if d.Kind == HostEndDown {
+			hostEnds++
+		}
+		wiring.Add(c.Wiring)
+	}
+	count := func(format string, n int, what string) {
+		if n > 1 {
+			what += "s"
+		}
+		add(n > 0, fmt.Sprintf(format, n, what))
+	}
+	count("set %d %s up", hostEnds, "host end")
+	count("added %d transmit %s", len(wiring.AddClasses), "queue")
+	count("set %d %s", len(wiring.SetFilters), "filter")
+	count("deleted %d %s", len(wiring.DeleteJobs), "rule")
+	count("added %d %s", len(wiring.AddRules), "rule")
+	count("deleted %d %s", len(wiring.DeleteFilters), "filter")
+	count("deleted %d transmit %s", len(wiring.DeleteClasses), "queue")
+	return words
+}
+
 // differences is a list in the making.
 type differences []Difference
 
@@ -160,6 +208,9 @@ type differences []Difference
 func (all *differences) add(kind Kind, change Change, format string, args ...any) {
 	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: ByAnyAdd, Change: change})
 }
+
+// of says which endpoints the last difference is about, by their host ends.
+func (all differences) of(hostIfs ...string) { all[len(all)-1].HostIfs = hostIfs }
 
 // name adds one that the administrator repairs, by a command or in words. Containers can be attached all the same.
 func (all *differences) name(kind Kind, cure, format string, args ...any) {

@@ -20,7 +20,7 @@ import (
 )
 
 // What is right for each feature alone can be wrong where two meet. So these tests go through products: every kind of hub ×
-// policy and list × number of endpoints × damage. The verbs' products, with requests that fail, are in pkg/bus.
+// policy and list × number of endpoints × front end of the first endpoint × damage. The verbs' products, with requests that fail, are in pkg/bus.
 
 // hubs are the kinds of hubs that there are.
 var hubs = map[string]func() *host{
@@ -40,6 +40,11 @@ var hubs = map[string]func() *host{
 	},
 	"controller of its owner": func() *host {
 		h := newHost(config.Hub{Name: "can0", Physical: true})
+		h.addController("can0", controller.Settings{Bitrate: 250_000})
+		return h
+	},
+	"controller of its owner, fair": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true, FairQueue: true})
 		h.addController("can0", controller.Settings{Bitrate: 250_000})
 		return h
 	},
@@ -77,7 +82,7 @@ var asks = map[string]config.Endpoint{
 
 // damage is one thing that happens to a bus.
 type damage struct {
-	kind Kind
+	kind Kind // "" is damage of which nothing is left that could be wrong
 	// do does it, and reports whether it can happen to this bus.
 	do func(h *host) bool
 	// after is what the next ADD makes of it: repaired, named (it goes on beside it), or refused.
@@ -203,6 +208,26 @@ var damages = []damage{
 	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
 	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
 
+	{ClassMissing, func(h *host) bool { h.v.Queue = cantc.Queue{}; return h.hub.IsFair() }, repaired, false},
+	{ClassMissing, onHost(func(h *host, end *canlink.Link) bool {
+		if class := h.v.Queue.Class(uint32(end.Index)); class != nil {
+			class.Filter, class.Mark = false, 0
+		}
+		return h.hub.IsFair()
+	}), repaired, false},
+	{ClassUnwanted, func(h *host) bool {
+		gone := cantc.ClassOf(99)
+		gone.Filter, gone.Waiting = true, 5
+		h.v.Queue.Classes = append(h.v.Queue.Classes, gone)
+		return h.hub.IsFair()
+	}, repaired, false},
+
+	{"", onHost(func(h *host, end *canlink.Link) bool { h.remove(end.Index); return true }), repaired, false}, // its netns is gone
+	{"", onHost(func(h *host, end *canlink.Link) bool { // and the record, too, as that of an earlier boot is
+		h.remove(end.Index)
+		h.records = h.records[1:]
+		return true
+	}), repaired, false},
 	{FilterWrong, onHost(func(h *host, end *canlink.Link) bool {
 		for _, hook := range Hooks(end.Index, true) {
 			delete(h.v.Filters, hook)
@@ -246,6 +271,9 @@ var damages = []damage{
 // TestProduct damages every kind of bus in every way. What is wrong is named, the next ADD does what the damage says, no
 // policy is opened by it, and afterwards each frame arrives where it should, once.
 func TestProduct(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many combinations, which depend on no kernel")
+	}
 	n := 0
 	for hubName, newHost := range hubs {
 		for askName, ask := range asks {
@@ -258,6 +286,7 @@ func TestProduct(t *testing.T) {
 				}
 				for i, d := range damages {
 					h := newHost()
+					h.first = n
 					if !populate(t, h, ask, endpoints) || !d.do(h) {
 						continue
 					}
@@ -298,16 +327,18 @@ func populate(t *testing.T, h *host, first config.Endpoint, count int) bool {
 func (h *host) damaged(d damage) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	kinds := func() (kinds []Kind) {
-		for _, d := range h.differences() {
-			kinds = append(kinds, d.Kind)
+		for _, there := range h.differences() {
+			if there.Kind != ClassUnwanted || d.kind == ClassUnwanted { // what leaves, leaves its class
+				kinds = append(kinds, there.Kind)
+			}
 		}
 		return kinds
 	}
-	if found := kinds(); !slices.Contains(found, d.kind) || d.kind == HubAbsent && len(found) > 1 {
+	if found := kinds(); d.kind == "" && len(found) > 0 || d.kind != "" && !slices.Contains(found, d.kind) || d.kind == HubAbsent && len(found) > 1 {
 		problem("not found, or more: %v", h.differences())
 	}
 	for _, d := range h.differences() {
-		if d.Kind != HubTransient && (d.What == "" || d.Cure == "") {
+		if d.Kind != HubTransient && d.Kind != ClassUnwanted && (d.What == "" || d.Cure == "") {
 			problem("without words: %+v", d)
 		}
 	}
@@ -394,6 +425,53 @@ func TestOwnWiring(t *testing.T) {
 	}
 }
 
+// TestRemoval: what takes a bus away leaves nothing of it, and no device of another program is touched, nor its rules and
+// filters, however the bus was damaged before.
+func TestRemoval(t *testing.T) {
+	n := 0
+	for hubName, newHost := range hubs {
+		for i, d := range damages {
+			h := newHost()
+			foreign := h.addLink(canlink.Link{Name: "vcan90", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true}).Index
+			rule := plain(cangw.Rule{Src: uint32(foreign), Dst: uint32(h.addLink(canlink.Link{Name: "vcan91", Kind: canlink.Vcan}).Index)})
+			if !populate(t, h, asks["small lists"], 2) {
+				continue
+			}
+			hub := h.v.Link(h.hub.Name)
+			if d.kind == HubName || !d.do(h) { // which is of another hub
+				continue
+			}
+			n++
+			h.v.Jobs = append(h.v.Jobs, rule...)
+			for _, e := range h.endpoints() {
+				h.remove(e.Host.Index)
+			}
+			there := h.v.At(hub.Index)
+			c := Removal(hub.Name, h.v)
+			h.apply([]Difference{{Change: Change{Remove: c.Remove}}})
+			h.wire(c.Wiring)
+			var left []string
+			for _, l := range h.v.Links {
+				if l.Index != hub.Index && l.Alias != "" {
+					left = append(left, l.Name)
+				}
+			}
+			if now := h.v.At(hub.Index); (now.Index == 0) != (there.Index == 0 || there.Name == hub.Name && IsOurHub(there)) {
+				t.Errorf("hub %s, damage %d (%s): the hub was %+v, is %+v", hubName, i, d.kind, there, now)
+			}
+			if len(left) > 0 || !slices.ContainsFunc(h.v.Jobs, func(j cangw.Job) bool { return j == rule[0] }) || h.v.At(foreign).Index == 0 {
+				t.Errorf("hub %s, damage %d (%s): left %q, rules %v", hubName, i, d.kind, left, h.v.Jobs)
+			}
+			for hook, f := range h.v.Filters {
+				if there.Name == hub.Name && f.Kind == cantc.Kind && f.Equal(filters(backplane{}, member{dev: uint32(hub.Index), hub: true})[hook.Dir]) {
+					t.Errorf("hub %s, damage %d (%s): left %+v", hubName, i, d.kind, f)
+				}
+			}
+		}
+	}
+	t.Logf("%d combinations", n)
+}
+
 // TestEveryKind: a kind of difference that is in no table above would be one that nobody tried with all the others.
 func TestEveryKind(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "difference.go", nil, 0)
@@ -431,13 +509,20 @@ func TestEveryKey(t *testing.T) {
 		"hub": "vcan7", "physical": "true", "interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5",
 		"pod-hubs": "bench*", "bitrate": "500000", "sample-point": "0.875", "fd": "true", "dbitrate": "2000000", "dsample-point": "0.8",
 		"restart-ms": "100", "txqueuelen": "50", "termination": "120", "listen-only": "true", "one-shot": "true", "triple-sampling": "true",
-		"berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
+		"fair-queue": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
 	}
 	for _, k := range config.Keys {
 		n, fresh := config.NewNetwork(), config.NewNetwork()
 		if known, err := n.Set(config.CNI, k.Name, values[k.Name]); !known || err != nil {
 			t.Errorf("key %s is in no table of products: %v, %v", k.Name, known, err)
 			continue
+		}
+		for _, in := range []config.FrontEnd{config.Netavark, config.Docker, config.Host} {
+			other := config.NewNetwork()
+			known, err := other.Set(in, k.Name, values[k.Name])
+			if same := other.Hub == n.Hub && other.Endpoint == n.Endpoint && other.Interface == n.Interface; known != (k.In&in != 0) || known && (err != nil || !same) {
+				t.Errorf("key %s in front end %d: %v, %v, %+v", k.Name, in, known, err, other)
+			}
 		}
 		var changed []config.Noun
 		if n.Hub != fresh.Hub {

@@ -22,6 +22,23 @@ type host struct {
 	records []Record
 	next    int // ifindex
 	mtu     int // that an ADD asks for
+	first   int // of attachments, the front end of the first endpoint
+}
+
+// attachments are what front ends name a container, in its own form each.
+var attachments = []func(id string) config.Attachment{
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "cni", Network: "net", ContainerID: id, IfName: "eth0", Entry: "can%d"}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "netavark", Network: "net", ContainerID: id}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "docker", Network: "0123456789abcdef", ContainerID: id}
+	},
+	func(id string) config.Attachment {
+		return config.Attachment{Runtime: "host", Network: "vcan0", ContainerID: id, IfName: "can0"}
+	},
 }
 
 func newHost(hub config.Hub) *host {
@@ -60,7 +77,7 @@ func (h *host) remove(index int) {
 		}
 	}
 	if gone(h.v.Controller.Index) {
-		h.v.Controller = controller.Device{}
+		h.v.Controller, h.v.Queue = controller.Device{}, cantc.Queue{}
 	}
 }
 
@@ -87,7 +104,7 @@ func (h *host) endpoints() []Endpoint { return h.v.Endpoints(h.hub.Name, h.recor
 
 // attach is what ADD does for an attachment that is not there.
 func (h *host) attach(id string, e config.Endpoint) error {
-	r := Record{config.Attachment{Runtime: "test", Network: "net", ContainerID: id}, h.hub, e}
+	r := Record{attachments[(h.first+len(h.records))%len(attachments)](id), h.hub, e}
 	if err := h.mend(); err != nil {
 		return err
 	}
@@ -161,6 +178,19 @@ func (h *host) apply(all []Difference) (changed bool) {
 }
 
 func (h *host) wire(w Wiring) {
+	if len(w.AddClasses) > 0 {
+		h.v.Queue.Kind, h.v.Queue.Ours = "drr", true
+		for _, mark := range append(w.AddClasses, 0) {
+			if h.v.Queue.Class(mark) == nil {
+				class := cantc.ClassOf(mark)
+				class.Filter = true
+				h.v.Queue.Classes = append(h.v.Queue.Classes, class)
+			}
+		}
+	}
+	for _, c := range w.DeleteClasses {
+		h.v.Queue.Classes = slices.DeleteFunc(h.v.Queue.Classes, func(there cantc.Class) bool { return there == c })
+	}
 	for _, f := range w.SetFilters {
 		h.v.Filters[f.Hook] = cantc.Installed{Filter: f, Kind: cantc.Kind}
 		if f.Dev == h.v.Link(h.hub.Name).Index {

@@ -24,6 +24,7 @@ type View struct {
 	Jobs       []cangw.Job
 	Filters    map[cantc.Hook]cantc.Installed
 	Controller controller.Device // the hub, if it is one that netlink can set up
+	Queue      cantc.Queue       // the transmit queue of a hub that is hardware
 	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours.
 	Entries []cantc.Entry
 }

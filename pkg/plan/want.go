@@ -18,14 +18,21 @@ type Want struct {
 	MTU int
 	// others is the hub that the other endpoints ask for, if they want a controller set up; else the zero Hub.
 	others config.Hub
+	// fair reports that somebody on the bus wants a transmit queue of its own for each endpoint.
+	fair bool
 }
 
 // NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there.
 func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
-	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching}
+	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching, fair: hub.IsFair()}
 	w.TX, w.RX = config.BackplaneNames(hub.Name)
 	for i := range endpoints {
-		if e := &endpoints[i]; e.Hub.SetsUp() && e.Host.Name != attaching {
+		e := &endpoints[i]
+		if e.Host.Name == attaching {
+			continue
+		}
+		w.fair = w.fair || e.Hub.IsFair()
+		if e.Hub.SetsUp() {
 			w.others = e.Hub
 			break
 		}
@@ -43,6 +50,7 @@ func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	for i := range endpoints {
 		e := &endpoints[i]
 		hub.Transient = hub.Transient && e.Hub.Transient
+		hub.FairQueue = hub.FairQueue || e.Hub.FairQueue
 		if e.Hub.SetsUp() && !hub.SetsUp() {
 			hub.Controller, hub.TxQueue = e.Hub.Controller, e.Hub.TxQueue
 		}
@@ -69,9 +77,8 @@ func MTUOf(hub config.Hub, now canlink.Link) int {
 // SetsUp reports whether the hub is a controller that somebody on the bus has set up.
 func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 
-// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints. cutOff names the endpoints
-// with an unknown policy.
-func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attachment) {
+// members is all that sends and receives on the bus: the hub, if it is there, and the endpoints.
+func (w Want) members(hub canlink.Link) (members []member) {
 	if hub.CAN {
 		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
 	}
@@ -81,7 +88,6 @@ func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attac
 		policy := e.Endpoint.Policy
 		if e.CutOff {
 			policy = nothing
-			cutOff = append(cutOff, e.Attachment)
 		}
 		a, ok := compiled[policy]
 		if !ok {
@@ -90,19 +96,51 @@ func (w Want) members(hub canlink.Link) (members []member, cutOff []config.Attac
 		}
 		members = append(members, member{dev: uint32(e.Host.Index), fd: e.Host.FD(), access: a})
 	}
-	return members, cutOff
+	return members
 }
 
 // Wire is the filters and rules of an endpoint whose pair has just been made.
 func (w Want) Wire(v View, e Endpoint) Wiring {
 	common := backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index)}
-	members, _ := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
+	members := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
 	own := members[len(members)-1]
 	wiring := Wiring{SetFilters: filters(common, own)}
+	if w.queues(v) {
+		wiring.AddClasses = []uint32{own.dev}
+	}
 	for _, r := range rules(common, members) {
 		if r.Dst == own.dev {
 			wiring.AddRules = append(wiring.AddRules, r)
 		}
 	}
 	return wiring
+}
+
+// Removal is what takes a bus away that has no endpoints: the backplane, and the hub if we made it. Of a hub that is not
+// ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
+func Removal(hubName string, v View) (c Change) {
+	w := NewWant(config.Hub{Name: hubName}, nil, "")
+	for _, end := range []canlink.Link{v.Link(w.TX), v.Link(w.RX)} {
+		switch index := uint32(end.Index); {
+		case IsOurBackplane(end):
+			c.Remove = append(c.Remove, end.Index)
+		case end.Kind == canlink.Vxcan:
+			for _, j := range v.Jobs {
+				if j.Src == index || j.Dst == index {
+					c.Wiring.DeleteJobs = append(c.Wiring.DeleteJobs, j)
+				}
+			}
+		}
+	}
+	hub := v.Link(hubName)
+	if IsOurHub(hub) {
+		c.Remove = append(c.Remove, hub.Index)
+	} else if hub.Index != 0 {
+		for _, f := range filters(backplane{}, member{dev: uint32(hub.Index), hub: true}) {
+			if f.Equal(v.Filters[f.Hook].Filter) {
+				c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, f.Hook)
+			}
+		}
+	}
+	return c
 }

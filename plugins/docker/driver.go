@@ -70,7 +70,7 @@ func (d *driver) removeHub(ctx context.Context, h *bus.Host, hub string) error {
 	if err != nil || all.onHub(hub) != nil {
 		return err
 	}
-	if err := h.Remove(ctx, hub); err != nil {
+	if err := h.Remove(ctx, hub); err != nil && !errors.Is(err, bus.ErrInUse) && !errors.Is(err, bus.ErrNoBus) {
 		return err
 	}
 	if all, err = d.disk.read(ctx); err != nil {

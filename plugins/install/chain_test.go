@@ -12,7 +12,7 @@ import (
 
 const testEntry = `{"type":"vxcan","hub":"vcan0","pod-hubs":["bench*"],"capabilities":{"io.kubernetes.cri.pod-annotations":true}}`
 
-// spoken are the versions of CNI that the plugin answers; TestInstallerVersions of integration asks it.
+// spoken are the versions of CNI that the plugin answers; TestInstallerVersions of integration/kubernetes/installer asks it.
 var spoken = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
 func newInstaller() *installer {

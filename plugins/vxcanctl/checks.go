@@ -177,9 +177,8 @@ func (m *machine) backlog(buses []bus.BusStatus) []finding {
 		largest = max(largest, len(s.Endpoints))
 	}
 	f := finding{"VX112", "kernel", fine, fmt.Sprintf("net.core.netdev_max_backlog is %d", now), ""}
-	if need := bus.BacklogPerEndpoint * largest; now < need {
-		f.Level, f.Remedy = warning, fmt.Sprintf("sudo sysctl -w net.core.netdev_max_backlog=%d", max(need, 65536))
-		f.What += fmt.Sprintf(", so that bursts may lose frames on a bus with %d containers", largest)
+	if what, command := bus.ShortBacklog(now, largest); what != "" {
+		f.Level, f.What, f.Remedy = warning, what, command
 	}
 	return []finding{f}
 }
@@ -199,11 +198,11 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 	for _, s := range all {
 		what := fmt.Sprintf("bus %s with %d container%s", s.Hub, len(s.Endpoints), map[bool]string{false: "s"}[len(s.Endpoints) == 1])
 		if n := len(s.Differences); n > 0 {
-			what += ": " + s.Differences[0].What
+			what += ": " + wrongWords(s, s.Differences[0])
 			if n > 1 {
 				what += fmt.Sprintf(", and %d more (vxcanctl status %s)", n-1, s.Hub)
 			}
-			add("VX301", failure, what, cureOf(s.Hub, s.Differences[0]))
+			add("VX301", failure, what, cureOf(s, s.Differences[0]))
 		} else {
 			add("VX301", fine, what, "")
 		}
@@ -261,9 +260,9 @@ func (m *machine) backplane(hub string) (ends []string) {
 }
 
 // runtimes looks at each runtime that is installed.
-func (m *machine) runtimes() (all []finding) {
+func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if m.installed("podman") {
-		all = append(all, m.podman()...)
+		all = append(all, m.podman(buses)...)
 	}
 	if m.installed("dockerd") {
 		all = append(all, m.docker())
@@ -312,7 +311,7 @@ var (
 	cniDirs      = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/libexec/cni", "/usr/local/lib/cni", "/usr/lib/cni"}
 )
 
-func (m *machine) podman() (all []finding) {
+func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	conf := m.containersConf()
 	or := func(key string, dirs []string) []string {
 		if set := stringsOf(conf, key); len(set) > 0 {
@@ -320,17 +319,45 @@ func (m *machine) podman() (all []finding) {
 		}
 		return dirs
 	}
-	if m.podmanBackend(conf) == "cni" {
+	backend := m.podmanBackend(conf)
+	if backend == "cni" {
 		all = append(all, m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN"))
 	} else {
 		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
 	}
-	if state, ok := m.unit("podman-restart.service"); ok && state != "enabled" {
-		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that no container starts after a reboot",
+	if state, ok := m.unit("podman-restart.service"); ok && state != "enabled" && m.usesPodman(buses, conf, backend) {
+		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
 			"sudo systemctl enable podman-restart.service"})
 	}
 	return all
 }
+
+// usesPodman reports whether Podman has a container on a bus, or a network of vxcan. A network of CNI is that of any runtime:
+// it counts where there is no other one.
+func (m *machine) usesPodman(buses []bus.BusStatus, conf, backend string) bool {
+	for _, s := range buses {
+		if slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return runtimeOf(e) == "podman" }) {
+			return true
+		}
+	}
+	dir := "/etc/containers/networks"
+	if backend == "cni" {
+		if dir = "/etc/cni/net.d"; m.installed("nerdctl") || m.installed("kubelet") || m.installed("k3s") {
+			return false
+		}
+	}
+	if set := stringsOf(conf, "network_config_dir"); len(set) > 0 && set[0] != "" {
+		dir = set[0]
+	}
+	files, _ := filepath.Glob(filepath.Join(m.root, dir, "*"))
+	return slices.ContainsFunc(files, func(path string) bool {
+		content, _ := os.ReadFile(path)
+		return ourNetwork.Match(content)
+	})
+}
+
+// ourNetwork is in the file of a network of vxcan, of netavark or CNI.
+var ourNetwork = regexp.MustCompile(`"(driver|type)":\s*"vxcan"`)
 
 // containersConf is containers.conf and what is in its directories, in the order in which Podman reads them.
 func (m *machine) containersConf() (text string) {
@@ -401,19 +428,20 @@ func (m *machine) containerdDirs() []string {
 	return []string{"/opt/cni/bin"}
 }
 
+const nerdctlConf = "/etc/nerdctl/nerdctl.toml"
+
 // nerdctl looks where nerdctl does: it takes all plugins from one directory, and if none is configured, from the first
 // that there is. It makes its own network of bridge before it starts any container.
 func (m *machine) nerdctl() finding {
-	const conf = "/etc/nerdctl/nerdctl.toml"
-	dirs := stringsOf(m.read(conf), "cni_path")
+	dirs := stringsOf(m.read(nerdctlConf), "cni_path")
 	configured := len(dirs) > 0
 	if !configured {
 		dirs = nerdctlDirs[max(slices.IndexFunc(nerdctlDirs, m.has), 0):][:1]
 	}
 	if i := slices.IndexFunc(nerdctlDirs, func(dir string) bool { return m.has(dir + "/bridge") }); i >= 0 && !m.has(dirs[0]+"/bridge") {
-		remedy := fmt.Sprintf(`sudo mkdir -p /etc/nerdctl && echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], conf)
+		remedy := fmt.Sprintf(`sudo mkdir -p /etc/nerdctl && echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], nerdctlConf)
 		if configured { // a second line of this key, and nerdctl would not start
-			remedy = fmt.Sprintf(`sudo sed -i 's|^ *cni_path *=.*|cni_path = "%s"|' %s`, nerdctlDirs[i], conf)
+			remedy = fmt.Sprintf(`sudo sed -i 's|^ *cni_path *=.*|cni_path = "%s"|' %s`, nerdctlDirs[i], nerdctlConf)
 		}
 		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i], remedy}
 	}

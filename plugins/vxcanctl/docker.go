@@ -10,34 +10,13 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // dockerSocket is where dockerd listens.
 const dockerSocket = "/run/docker.sock"
 
-// named is a looker that asks Docker for the names of its containers: a network driver is told none.
-type named struct{ looker }
-
-func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, error) {
-	all, err := n.looker.Status(ctx, hubs...)
-	var names map[string]string
-	for _, s := range all {
-		for i, e := range s.Endpoints {
-			if e.Runtime != "docker" || e.Name != "" {
-				continue
-			}
-			if names == nil {
-				if names = map[string]string{}; dockerRuns() { // else systemd would start it for the question
-					names = dockerNames(ctx, dockerSocket)
-				}
-			}
-			s.Endpoints[i].Name = names[e.ContainerID]
-		}
-	}
-	return all, err
-}
+// dockerEndpoint is what Docker calls the container and the network of an endpoint.
+type dockerEndpoint struct{ container, network string }
 
 // dockerRuns reports whether there is a process of the number that dockerd has noted.
 func dockerRuns() bool {
@@ -49,10 +28,10 @@ func dockerRuns() bool {
 	return err == nil
 }
 
-// dockerNames are the names of Docker's containers that run, by the IDs of their endpoints. They are a help to people: if
-// Docker does not answer at once, there are none.
-func dockerNames(ctx context.Context, socket string) map[string]string {
-	names := make(map[string]string)
+// askDocker returns the names of containers that run and their networks, by the IDs of their endpoints. They are a help to
+// people: if Docker does not answer at once, there are none.
+func askDocker(ctx context.Context, socket string) map[string]dockerEndpoint {
+	names := make(map[string]dockerEndpoint)
 	deadline := time.Now().Add(time.Second)
 	dialer := net.Dialer{Deadline: deadline}
 	conn, err := dialer.DialContext(ctx, "unix", socket)
@@ -74,9 +53,9 @@ func dockerNames(ctx context.Context, socket string) map[string]string {
 	}
 	_ = json.NewDecoder(answer.R).Decode(&containers)
 	for _, c := range containers {
-		for _, endpoint := range c.NetworkSettings.Networks {
+		for network, endpoint := range c.NetworkSettings.Networks {
 			if len(c.Names) > 0 {
-				names[endpoint.EndpointID] = strings.TrimPrefix(c.Names[0], "/")
+				names[endpoint.EndpointID] = dockerEndpoint{strings.TrimPrefix(c.Names[0], "/"), network}
 			}
 		}
 	}

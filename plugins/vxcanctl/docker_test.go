@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestDockerNames: the names in an answer, and none, in time, when there is no answer or no Docker.
-func TestDockerNames(t *testing.T) {
+// TestAskDocker: the names in an answer, and none, in time, when there is no answer or no Docker.
+func TestAskDocker(t *testing.T) {
 	const list = `[{"Names":["/engine"],"NetworkSettings":{"Networks":{"canbus0":{"EndpointID":"e1"},"wire":{"EndpointID":"e2"}}}},{"Names":[]}]`
 	for name, test := range map[string]struct {
 		answer string
@@ -37,16 +37,16 @@ func TestDockerNames(t *testing.T) {
 				}
 			}()
 			start := time.Now()
-			names := dockerNames(t.Context(), socket)
+			names := askDocker(t.Context(), socket)
 			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			if len(names) != test.want || test.want > 0 && (names["e1"] != "engine" || names["e2"] != "engine") {
-				t.Errorf("%q", names)
+			if len(names) != test.want || test.want > 0 && (names["e1"] != dockerEndpoint{"engine", "canbus0"} || names["e2"] != dockerEndpoint{"engine", "wire"}) {
+				t.Errorf("%v", names)
 			}
 		})
 	}
-	if names := dockerNames(t.Context(), filepath.Join(t.TempDir(), "none")); len(names) > 0 {
-		t.Errorf("without Docker: %q", names)
+	if names := askDocker(t.Context(), filepath.Join(t.TempDir(), "none")); len(names) > 0 {
+		t.Errorf("without Docker: %v", names)
 	}
 }

@@ -128,7 +128,7 @@ func examine(ctx context.Context, m *machine) (all []finding) {
 	all = append(all, m.kernel()...)
 	buses, findings := m.buses(ctx)
 	all = append(all, m.backlog(buses)...)
-	all = append(all, m.runtimes()...)
+	all = append(all, m.runtimes(buses)...)
 	return append(all, findings...)
 }
 
@@ -154,13 +154,12 @@ func writeFindings(w io.Writer, style style, all []finding, short bool) (err err
 			category = f.Category
 			print("%s", category)
 		}
-		if f.Level == fine {
-			print("  %s %s", style.mark(f.Level), plain(f.What))
-			continue
+		what, remedy := plain(f.What), ""
+		if f.Level != fine {
+			what, remedy = what+" ["+f.Code+"]", plain(f.Remedy)
 		}
-		print("  %s %s [%s]", style.mark(f.Level), plain(f.What), f.Code)
-		if f.Remedy != "" {
-			print("       %s", plain(f.Remedy))
+		for _, line := range style.item(f.Level, what, remedy) {
+			print("%s", line)
 		}
 	}
 	return err

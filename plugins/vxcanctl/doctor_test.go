@@ -95,7 +95,7 @@ func TestDoctor(t *testing.T) {
 			m.write(t, "proc/modules", "ext4 1 0")
 		}, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: reboot"}},
 		"foreign kernel":  {func(m *machine) { m.release, m.try = "6.18.0-fc", lacking("vxcan") }, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: use a kernel with CONFIG_CAN_VXCAN"}},
-		"short backlog":   {func(m *machine) { m.write(t, "proc/sys/net/core/netdev_max_backlog", "1000") }, []string{"warning VX112 net.core.netdev_max_backlog is 1000, so that bursts may lose frames on a bus with 2 containers: sudo sysctl -w net.core.netdev_max_backlog=65536"}},
+		"short backlog":   {func(m *machine) { m.write(t, "proc/sys/net/core/netdev_max_backlog", "1000") }, []string{"warning VX112 net.core.netdev_max_backlog is 1000: a burst may lose frames on a bus with 2 containers: sudo sysctl -w net.core.netdev_max_backlog=65536"}},
 		"no runtime":      {func(m *machine) { m.remove(t, "usr/bin", "usr/sbin", "usr/local/bin") }, []string{"warning VX200 no container runtime"}},
 		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
 		"other directory": {func(m *machine) {
@@ -113,6 +113,29 @@ func TestDoctor(t *testing.T) {
 		}, nil},
 		"no netavark":     {func(m *machine) { m.remove(t, "usr/lib/podman/netavark", "usr/local/libexec/netavark/vxcan") }, nil},
 		"nothing enabled": {func(m *machine) { m.enabled = func(string) (string, bool) { return "disabled", true } }, []string{"warning VX203 podman: podman-restart.service is disabled", "warning VX204 docker: vxcan-docker.socket is disabled, so that Docker has no driver vxcan: sudo systemctl enable --now vxcan-docker.socket"}},
+		"Podman not used": {func(m *machine) {
+			m.enabled = func(unit string) (string, bool) {
+				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
+			}
+			m.host = fakeLooker{}
+			m.write(t, "etc/containers/networks/lan.json", `{"name":"lan","driver":"bridge"}`)
+			m.write(t, "etc/cni/net.d/canbus0.conflist", `{"plugins":[{"type":"vxcan"}]}`) // of nerdctl
+		}, nil},
+		"network of Podman": {func(m *machine) {
+			m.enabled = func(unit string) (string, bool) {
+				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
+			}
+			m.host = fakeLooker{}
+			m.write(t, "etc/containers/networks/canbus0.json", "{\n     \"driver\": \"vxcan\"}")
+		}, []string{"warning VX203 podman: podman-restart.service is "}},
+		"network of Podman 4": {func(m *machine) {
+			m.enabled = func(unit string) (string, bool) {
+				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
+			}
+			m.host = fakeLooker{}
+			m.remove(t, "usr/lib/podman/netavark", "usr/local/bin/nerdctl", "usr/local/bin/k3s")
+			m.write(t, "etc/cni/net.d/canbus0.conflist", `{"plugins":[{"type":"vxcan"}]}`)
+		}, []string{"warning VX203 podman: podman-restart.service is "}},
 		"no driver": {func(m *machine) {
 			m.enabled = func(unit string) (string, bool) { return "enabled", unit != "vxcan-docker.socket" }
 		}, []string{"failure VX204 docker: the driver vxcan-docker is not installed"}},

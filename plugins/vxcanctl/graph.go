@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -52,13 +54,13 @@ func writeTree(w io.Writer, style style, all []bus.BusStatus) (err error) {
 	}
 	for _, s := range all {
 		branch, last := branches(style)
-		print("%s  %s%s", s.Hub, hubWords(s), wholeWords(s))
+		print("%s  %s%s", plain(s.Hub), hubWords(s), wholeWords(s))
 		leaves := []string{"programs on the host"}
 		if s.Kind != "" && s.Kind != "vcan" {
 			leaves = append(leaves, "the wire")
 		}
 		for _, e := range s.Endpoints {
-			leaves = append(leaves, fmt.Sprintf("%s  %s %s", containerWords(e), interfaceWords(e), edgeWords(e)))
+			leaves = append(leaves, fmt.Sprintf("%s  %s %s", containerOf(e), interfaceOf(e), edgeWords(e)))
 		}
 		for i, leaf := range leaves {
 			if i == len(leaves)-1 {
@@ -77,28 +79,32 @@ func branches(style style) (branch, last string) {
 	return "|- ", "`- "
 }
 
+// hubWords say what a hub is.
+func hubWords(s bus.BusStatus) string { return strings.Join(hubItems(style{}, s), ", ") }
+
 func wholeWords(s bus.BusStatus) string {
 	switch n := len(s.Differences); n {
 	case 0:
 		return ""
 	case 1:
-		return "  (" + plain(s.Differences[0].What) + ")"
+		return "  (" + wrongWords(s, s.Differences[0]) + ")"
 	default:
-		return fmt.Sprintf("  (%s, and %d more)", plain(s.Differences[0].What), n-1)
+		return fmt.Sprintf("  (%s, and %d more)", wrongWords(s, s.Differences[0]), n-1)
 	}
 }
 
 // edgeWords tell what is special about an endpoint.
 func edgeWords(e bus.EndpointStatus) string {
-	network := e.Network
-	if e.Runtime == "docker" {
-		network = shortID(network)
-	}
-	words := "(" + plain(e.Runtime) + " " + plain(network) + ")"
+	words := "(" + plain(runtimeOf(e)) + " " + networkOf(e) + ")"
 	if e.Policy != (config.Policy{}) {
 		words += "  " + policyWords(e.Policy)
 	}
 	return words
+}
+
+// policyWords is the beginning of a policy.
+func policyWords(p config.Policy) string {
+	return runewidth.Truncate(plain(p.String()), 43, "...")
 }
 
 // writeDot writes all buses as one graph for Graphviz. A container on several buses is one node.
@@ -117,9 +123,13 @@ func writeDot(w io.Writer, all []bus.BusStatus) (err error) {
 		}
 		print("  %s [shape=ellipse, label=%s%s];", quote("bus "+s.Hub), quote(s.Hub+"\n"+hubWords(s)), colour)
 		for _, e := range s.Endpoints {
-			node := quote(plain(e.Runtime + " " + e.ContainerID))
-			print("  %s [label=%s];", node, quote(containerWords(e)+"\n"+plain(e.Runtime)))
-			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceWords(e)))
+			id := e.ContainerID
+			if e.Runtime == "docker" && e.Name != "" { // its ID is that of one endpoint
+				id = e.Name
+			}
+			node := quote(plain(e.Runtime + " " + id))
+			print("  %s [label=%s];", node, quote(containerOf(e)+"\n"+plain(runtimeOf(e))))
+			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceOf(e)+"\n"+networkOf(e)))
 		}
 	}
 	print("}")

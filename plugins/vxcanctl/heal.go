@@ -3,61 +3,81 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // healer is what heal needs of bus.Host.
 type healer interface {
-	Buses() ([]string, error)
-	Heal(ctx context.Context, hub string) error
+	looker
+	Heal(ctx context.Context, hub string) (done []string, err error)
 }
 
 // healed is how it went with a bus.
 type healed struct {
-	Hub   string `json:"hub"`
-	Error string `json:"error,omitempty"`
+	Hub  string   `json:"hub"`
+	Done []string `json:"done"`
+	// Left is what heal cannot repair.
+	Left  []bus.Difference `json:"left"`
+	Error string           `json:"error,omitempty"`
 }
 
-func newHeal(host healer, log *slog.Logger) *cobra.Command {
+func newHeal(host healer) *cobra.Command {
 	var format *string
+	var udev bool
 	cmd := &cobra.Command{
 		Use:   "heal [HUB ...]",
 		Short: "Repair buses: hub, backplane, host ends and gateway rules",
 		Long: `Repair some buses, or all of them, as the start of a container on the bus would: hub, backplane, host ends and gateway
-rules. A controller is set up first if a container that is there asks for that. Each repair is a line on stderr. A hub that
-is unknown, and a controller that is not there, are no error.
+rules. A controller is set up first if a container that is there asks for that. What is gone with its network namespace is
+removed from the record, and a hub that was made for pods goes with the last of them.
+
+For each bus a line on stdout says what was done, and one for each thing that only its owner can repair says how. What was
+found is on stderr, a line each.
 
 When a controller is plugged in, udev has systemd run this as vxcan-heal@HUB.service.
 
-JSON: {"version": 1, "buses": [...]}, each bus with hub, and with error if it could not be repaired.
+JSON: {"version": 1, "buses": [...]}, each bus with hub, done and left, and with error if it could not be repaired.
 
-Exit status: 0, also if there was nothing to repair; 1 if a bus could not be repaired.`,
+Exit status: 0, also if there was nothing to repair, or something is left; 1 if a bus could not be repaired, or there is no
+such bus.`,
 		Example: `  vxcanctl heal
   vxcanctl heal vcan0`,
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			hubs, _ := host.Buses()
-			return hubs, cobra.ShellCompDirectiveNoFileComp
-		},
+		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {
 				return err
 			}
-			all, err := heal(cmd.Context(), host, log.With("cmd", cmd.Name()), hubs)
-			if *format == jsonFormat && all != nil {
-				if e := writeJSON(cmd.OutOrStdout(), healDocument{documentVersion, all}); e != nil {
-					err = errors.Join(err, e)
+			all, err := heal(cmd.Context(), host, hubs, udev)
+			if err != nil {
+				return err
+			}
+			if *format == jsonFormat {
+				err = writeJSON(cmd.OutOrStdout(), healDocument{documentVersion, all})
+			} else {
+				err = writeHealed(cmd.OutOrStdout(), all, udev)
+			}
+			for _, one := range all {
+				if one.Error != "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: bus %s: %s\n", one.Hub, one.Error)
+					cmd.SilenceErrors = true
+					err = errors.Join(err, errSaid)
 				}
 			}
-			cmd.SilenceErrors = err == errLogged
 			return err
 		},
 	}
 	format = addFormat(cmd, textFormat, jsonFormat)
+	const udevFlag = "udev"
+	cmd.Flags().BoolVar(&udev, udevFlag, false, "a device of that name has appeared, which may have no bus")
+	_ = cmd.Flags().MarkHidden(udevFlag)
 	return cmd
 }
 
@@ -66,8 +86,10 @@ type healDocument struct {
 	Buses   []healed `json:"buses"`
 }
 
-// heal repairs these buses, or if there are none, all that there are. It tries each one and logs its error.
-func heal(ctx context.Context, host healer, log *slog.Logger, hubs []string) (all []healed, err error) {
+// heal repairs these buses, or if there are none, all that there are. It tries each one. A hub without a bus is an error only
+// if a person has named it: udev names each CAN device that appears, and a bus may go while all are healed.
+func heal(ctx context.Context, host healer, hubs []string, udev bool) (all []healed, err error) {
+	named := len(hubs) > 0 && !udev
 	if len(hubs) == 0 {
 		if hubs, err = host.Buses(); err != nil {
 			return nil, err
@@ -75,13 +97,49 @@ func heal(ctx context.Context, host healer, log *slog.Logger, hubs []string) (al
 	}
 	all = []healed{}
 	for _, hub := range hubs {
-		one := healed{Hub: hub}
-		if e := host.Heal(ctx, hub); e != nil {
-			one.Error = config.OneLine(e)
-			log.Error("not repaired", "hub", hub, "err", one.Error)
-			err = errLogged
+		done, err := host.Heal(ctx, hub)
+		one := healed{Hub: hub, Done: append([]string{}, done...), Left: []bus.Difference{}}
+		if err != nil && !named && errors.Is(err, bus.ErrNoBus) {
+			continue
+		} else if err != nil {
+			one.Error = config.OneLine(err)
 		}
 		all = append(all, one)
 	}
-	return all, err
+	for i, one := range all { // when all are healed: a bus can be in the way of another one
+		looks, _ := host.Status(ctx, one.Hub) // a device without a bus has none
+		for _, s := range looks {
+			for _, d := range s.Differences {
+				if !d.ByHeal && one.Error == "" {
+					all[i].Left = append(all[i].Left, d)
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// writeHealed says what was done to each bus, and what is left to do. udev is told nothing of a hub without a bus.
+func writeHealed(w io.Writer, all []healed, udev bool) error {
+	var err error
+	say := func(format string, args ...any) {
+		_, e := fmt.Fprintf(w, format+"\n", args...)
+		err = errors.Join(err, e)
+	}
+	if len(all) == 0 && !udev {
+		say("no bus on this host")
+	}
+	for _, one := range all {
+		switch {
+		case one.Error != "":
+		case len(one.Done) > 0:
+			say("%s: %s", one.Hub, strings.Join(one.Done, ", "))
+		case len(one.Left) == 0:
+			say("%s: nothing to repair", one.Hub)
+		}
+		for _, d := range one.Left {
+			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(d.Cure))
+		}
+	}
+	return err
 }

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
-	"log/slog"
-	"slices"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -16,64 +14,83 @@ import (
 // fakeHost records the buses that it is to heal.
 type fakeHost struct {
 	recorded []string
-	err      error            // of Buses
-	failing  map[string]error // by hub
+	err      error // of Buses
 	healed   []string
 }
 
 func (f *fakeHost) Buses() ([]string, error) { return f.recorded, f.err }
 
-func (f *fakeHost) Heal(_ context.Context, hub string) error {
+func (f *fakeHost) Heal(_ context.Context, hub string) (done []string, err error) {
 	f.healed = append(f.healed, hub)
-	return f.failing[hub]
+	switch hub {
+	case "down":
+		return nil, errors.Join(errors.New("down"), errors.New("and out"))
+	case "none":
+		return nil, fmt.Errorf("look: %w", bus.ErrNoBus)
+	case "broken":
+		return []string{"made the hub again", "added 4 rules"}, nil
+	}
+	return nil, nil
 }
 
-// TestHeal: named buses or all, each one tried, each error one line.
+func (f *fakeHost) Status(_ context.Context, hubs ...string) (all []bus.BusStatus, err error) {
+	var left []bus.Difference
+	if hubs[0] == "can0" {
+		left = []bus.Difference{{What: "there is no\x1b such device", Cure: "connect the controller"}, {What: "just ending", ByHeal: true}}
+	}
+	return []bus.BusStatus{{Hub: hubs[0], Differences: left}}, nil
+}
+
+// TestHeal: named buses or all, each one tried, what was done to each in a line, and each error. udev names devices that have
+// no bus.
 func TestHeal(t *testing.T) {
-	failing := map[string]error{"can1": errors.Join(errors.New("down"), errors.New("and out"))}
 	unreadable := errors.New("no such disk")
-	tests := map[string]struct {
+	for name, test := range map[string]struct {
 		host   fakeHost
 		hubs   []string
-		healed []string
-		logged []string // words of each line
+		udev   bool
+		healed string
+		out    string
+		failed string // the buses that could not be repaired
 		err    error
 	}{
-		"all":             {host: fakeHost{recorded: []string{"can0", "vcan0"}}, healed: []string{"can0", "vcan0"}},
-		"none":            {},
-		"one":             {host: fakeHost{recorded: []string{"can0", "can1"}}, hubs: []string{"can1"}, healed: []string{"can1"}},
-		"unknown":         {hubs: []string{"can7"}, healed: []string{"can7"}},
-		"one fails":       {host: fakeHost{failing: failing}, hubs: []string{"can0", "can1", "can2"}, healed: []string{"can0", "can1", "can2"}, logged: []string{`hub=can1 err="down; and out"`}, err: errLogged},
-		"two fail":        {host: fakeHost{failing: failing}, hubs: []string{"can1", "can1"}, healed: []string{"can1", "can1"}, logged: []string{"hub=can1", "hub=can1"}, err: errLogged},
-		"unreadable":      {host: fakeHost{err: unreadable}, err: unreadable},
-		"one, unreadable": {host: fakeHost{err: unreadable}, hubs: []string{"can0"}, healed: []string{"can0"}},
-	}
-	for name, test := range tests {
+		"all":               {host: fakeHost{recorded: []string{"vcan0", "broken"}}, healed: "vcan0 broken", out: "vcan0: nothing to repair\nbroken: made the hub again, added 4 rules\n"},
+		"none":              {out: "no bus on this host\n"},
+		"one":               {host: fakeHost{recorded: []string{"vcan0", "can0"}}, hubs: []string{"can0"}, healed: "can0", out: "can0: left: there is no\\x1b such device: connect the controller\n"},
+		"unknown":           {hubs: []string{"none"}, healed: "none", failed: "none"},
+		"unknown, by udev":  {hubs: []string{"none"}, udev: true, healed: "none"},
+		"one goes":          {host: fakeHost{recorded: []string{"none", "vcan0"}}, healed: "none vcan0", out: "vcan0: nothing to repair\n"},
+		"one fails":         {hubs: []string{"down", "vcan0"}, healed: "down vcan0", out: "vcan0: nothing to repair\n", failed: "down"},
+		"one fails by udev": {hubs: []string{"down"}, udev: true, healed: "down", failed: "down"},
+		"unreadable":        {host: fakeHost{err: unreadable}, err: unreadable},
+		"one, unreadable":   {host: fakeHost{err: unreadable}, hubs: []string{"vcan0"}, healed: "vcan0", out: "vcan0: nothing to repair\n"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			all, err := heal(t.Context(), &test.host, slog.New(slog.NewTextHandler(&out, nil)), test.hubs)
+			all, err := heal(t.Context(), &test.host, test.hubs, test.udev)
 			if !errors.Is(err, test.err) {
 				t.Errorf("%v, want %v", err, test.err)
 			}
-			if !slices.Equal(test.host.healed, test.healed) {
-				t.Errorf("healed %q, want %q", test.host.healed, test.healed)
+			if got := strings.Join(test.host.healed, " "); got != test.healed {
+				t.Errorf("healed %s, want %s", got, test.healed)
 			}
-			for i, one := range all {
-				if failed := test.host.failing[one.Hub] != nil; one.Hub != test.healed[i] || (one.Error != "") != failed {
-					t.Errorf("document: %+v, want %s, failed: %v", one, test.healed[i], failed)
+			var failed []string
+			for _, one := range all {
+				if one.Error != "" {
+					failed = append(failed, one.Hub)
+				}
+				if strings.Contains(one.Error, "\n") {
+					t.Errorf("several lines: %s", one.Error)
 				}
 			}
-			if len(all) != len(test.healed) {
-				t.Errorf("document of %d buses, want %d", len(all), len(test.healed))
+			if got := strings.Join(failed, " "); got != test.failed {
+				t.Errorf("failed: %s, want %s", got, test.failed)
 			}
-			lines := slices.Collect(strings.Lines(out.String()))
-			if len(lines) != len(test.logged) {
-				t.Fatalf("logged %q, want %d lines", lines, len(test.logged))
+			var out bytes.Buffer
+			if err := writeHealed(&out, all, test.udev); err != nil {
+				t.Error(err)
 			}
-			for i, words := range test.logged {
-				if !strings.Contains(lines[i], words) {
-					t.Errorf("line %q lacks %s", lines[i], words)
-				}
+			if test.err == nil && test.failed != "none" && out.String() != test.out {
+				t.Errorf("%s\nwant\n%s", &out, test.out)
 			}
 		})
 	}
@@ -89,11 +106,14 @@ func TestCommandLine(t *testing.T) {
 		"version":       {args: []string{"--version"}, out: "vxcanctl unknown\n"},
 		"wrong command": {args: []string{"cure"}, err: `vxcanctl: unknown command "cure" for "vxcanctl"`},
 		"wrong flag":    {args: []string{"heal", "--all"}, err: "vxcanctl: unknown flag: --all"},
+		"no namespace":  {args: []string{"attach", "vcan0"}, err: "vxcanctl: at least one of the flags in the group [netns pid] is required"},
+		"two":           {args: []string{"attach", "vcan0", "--netns", "a", "--pid", "1"}, err: "vxcanctl: if any flags in the group [netns pid] are set none of the others can be; [netns pid] were all set"},
+		"no hub":        {args: []string{"remove"}, err: "vxcanctl: accepts 1 arg(s), received 0"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			var out, words bytes.Buffer
-			cmd := newCommand(&bus.Host{}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			cmd := newCommand(&bus.Host{})
 			cmd.SetOut(&out)
 			cmd.SetErr(&words)
 			cmd.SetArgs(test.args)
@@ -110,7 +130,7 @@ func TestCommandLine(t *testing.T) {
 
 // TestNeedsRoot: the error names the command.
 func TestNeedsRoot(t *testing.T) {
-	cmd, _, err := newCommand(&bus.Host{}, slog.Default()).Find([]string{"heal"})
+	cmd, _, err := newCommand(&bus.Host{}).Find([]string{"heal"})
 	if err != nil {
 		t.Fatal(err)
 	}

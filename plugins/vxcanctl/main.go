@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -16,10 +17,12 @@ import (
 var buildVersion = "unknown"
 
 func main() {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	host := bus.NewHost(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	// For people, in the words of the rest of what vxcanctl says.
+	host.Notice = func(hub, what string) { fmt.Fprintf(os.Stderr, "%s: %s\n", hub, what) }
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if newCommand(bus.NewHost(log), log).ExecuteContext(ctx) != nil {
+	if newCommand(host).ExecuteContext(ctx) != nil {
 		os.Exit(1)
 	}
 }

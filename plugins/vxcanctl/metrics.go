@@ -106,6 +106,8 @@ var metrics = [...]metric{
 	{"vxcan_endpoint_send_denied_frames_total", "counter", "Frames of the container that its policy kept back.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.DeniedSend })},
 	{"vxcan_endpoint_receive_denied_frames_total", "counter", "Frames that the container's policy kept from it.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.DeniedReceive })},
 	{"vxcan_endpoint_over_rate_frames_total", "counter", "Frames of the container beyond its rate.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.OverRate })},
+	{"vxcan_endpoint_waiting_frames", "gauge", "Frames of the container in its own queue to the wire.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Waiting })},
+	{"vxcan_endpoint_wire_lost_frames_total", "counter", "Frames of the container that found its own queue to the wire full.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.WireLost })},
 	{"vxcan_controller_state", "gauge", "1 for the state that the controller is in, 0 for the others.", func(s bus.BusStatus, sample func(uint64, ...string)) {
 		for _, state := range controllerStates {
 			if s.Controller != nil {

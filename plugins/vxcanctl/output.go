@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // Formats of the flag -o.
@@ -46,15 +47,15 @@ func writeJSON(w io.Writer, document any) error {
 	return e.Encode(document)
 }
 
-// style is what a terminal can show.
-type style struct{ colour, unicode bool }
+// style is what the place that a command writes to can show. The zero style is that of a pipe or a file.
+type style struct {
+	colour, unicode bool
+	width, height   int // columns and lines of the terminal; 0 is no limit
+}
 
 func styleOf(w io.Writer) style {
 	file, ok := w.(*os.File)
-	if !ok {
-		return style{}
-	}
-	if _, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS); err != nil {
+	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return style{}
 	}
 	locale := ""
@@ -63,10 +64,12 @@ func styleOf(w io.Writer) style {
 			locale = strings.ToUpper(os.Getenv(name))
 		}
 	}
-	return style{
+	s := style{
 		colour:  os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 		unicode: strings.Contains(locale, "UTF-8") || strings.Contains(locale, "UTF8"),
 	}
+	s.width, s.height, _ = term.GetSize(int(file.Fd())) // a serial console does not know its size: 0
+	return s
 }
 
 // mark is the sign of a level.
@@ -75,10 +78,15 @@ func (s style) mark(l level) string {
 	if s.unicode {
 		sign = [...]string{"√", "‼", "×"}[l]
 	}
-	if s.colour {
-		return fmt.Sprintf("\x1b[%dm%s\x1b[0m", [...]int{32, 33, 31}[l], sign)
+	return s.paint(l, sign)
+}
+
+// paint gives a text the colour of a level.
+func (s style) paint(l level, text string) string {
+	if !s.colour {
+		return text
 	}
-	return sign
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", [...]int{32, 33, 31}[l], text)
 }
 
 // level is how bad something is.
@@ -95,12 +103,15 @@ func (l level) String() string { return [...]string{"ok", "warning", "failure"}[
 // MarshalText is the level in JSON.
 func (l level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
-// plain is a name from elsewhere, without what a terminal would carry out.
+// plain is a name from elsewhere on one line, with what a terminal would carry out written as Go does: \x1b.
 func plain(name string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
+	var b strings.Builder
+	for _, r := range name {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
 		}
-		return r
-	}, name)
+	}
+	return b.String()
 }

@@ -2,18 +2,17 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// errLogged is the error of a command that has logged its errors. It is not printed.
-var errLogged = errors.New("logged")
+// errSaid is the error of a command that has printed its errors. It is not printed.
+var errSaid = errors.New("said")
 
 // newCommand is vxcanctl with all its commands.
-func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
+func newCommand(host *bus.Host) *cobra.Command {
 	root := &cobra.Command{
 		Use:          "vxcanctl",
 		Short:        "Administer the CAN buses of containers",
@@ -26,7 +25,8 @@ func newCommand(host *bus.Host, log *slog.Logger) *cobra.Command {
 	root.SetErrPrefix("vxcanctl:")
 	look := named{host}
 	addStatus(root, look)
-	root.AddCommand(newStatus(look), newGraph(look), newDoctor(newMachine(host)), newMetrics(host), newHeal(host, log), newGenerate())
+	root.AddCommand(newStatus(look), newGraph(look), newDump(look), newLearn(look), newDoctor(newMachine(look)), newMetrics(look),
+		newHeal(host), newAttach(host), newDetach(host), newRemove(host), newGenerate())
 	return root
 }
 

@@ -1,22 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
-	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // looker is what commands that change nothing need of bus.Host.
@@ -25,64 +19,158 @@ type looker interface {
 	Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, error)
 }
 
-const statusHelp = `Show the buses of this host, or those of some hubs: the hub, of a controller its state, bit rates and error counters
-("-" where the driver tells none), each container with its policy and its counters, and what is not as it must be.
+const statusHelp = `Show the buses of this host, or some of them: by hub, or by the name or ID of a container. Each bus is one line: the hub,
+what it is, of a controller its bit rates, state and error counters, and whether all is healthy. What is wrong is below it,
+with the command that repairs it. A line for each container follows, and its policy below that.
 
 Counters are frames since the container was attached or its bus repaired. SENT got to the bus. SEND DENIED and RECEIVE
 DENIED were kept back by the policy, OVER RATE by its rate. HEARD was handed to the container. LOST was not taken by an
-interface: a controller's queue was full, or it was down. The line (host) is for programs on the host and the wire, error
-frames of the controller included.
+interface: a controller's queue was full, or it was down. A column with nothing in it is left out. The line (host) is for
+programs on the host, and for the wire, error frames of the controller included. RUNTIME is cni where it is not known which
+runtime called.
 
-With --watch, SENT and HEARD are frames per second. The load of a controller is estimated as canbusload does it for the
-worst case: 55 bits a frame and 10 a byte, those of CAN FD at the bit rate of the data. Extended IDs take 25 bits more.
+A terminal that is too narrow for all columns has some of them in a line below each container. In a pipe nothing is cut.
+
+With --watch, SENT and HEARD are frames per second. The keys are q to quit; n, s, h, d and l to sort by name, frames sent,
+heard, denied and lost; and the arrows to scroll. The load of a wire is estimated as canbusload does it for the worst case:
+55 bits a frame and 10 a byte, those of CAN FD at the bit rate of the data. Extended IDs take 25 bits more. With --bitrate
+and --dbitrate, buses that have no bit rate are loaded as if they had these.
 
 JSON: {"version": 1, "buses": [...]}, each bus with hub, kind (vcan, can, hardware, or "" if the hub is not there), up,
-mtu, controller (device, state, bitrate, dbitrate, txqueuelen, restartMS, errors, traffic, events), sent, heard, lost,
-endpoints (runtime, network, containerID, ifName, entry, name, hostIf, interface, up, policy, sent, heard, deniedSend,
-deniedReceive, overRate, lost) and differences (what, cure, byHeal), which is empty if the bus is whole. With --watch it
-is one document a line, with totals.
+mtu, controller (device, state, bitrate, dbitrate, txqueuelen, restartMS, errors, traffic, events), traffic (of a hub that
+is no controller), sent, heard, lost, endpoints (runtime, network, networkName, containerID, ifName, entry, name, hostIf,
+interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost) and differences (kind, hostIfs, what, cure,
+byHeal), which is empty if the bus is healthy. There, runtime is the front end that was called: cni, netavark or docker.
+With --watch it is one document a line, with totals.
 
-Exit status: 0, also if a bus is not whole (see doctor); 1 if one cannot be looked at.`
+Exit status: 0, also if a bus is not healthy (see doctor); 1 if one cannot be looked at.`
 
 const statusExample = `  vxcanctl status
-  vxcanctl status vcan0
+  vxcanctl status vcan0 engine
   vxcanctl status --watch
   vxcanctl status -o json`
 
 func newStatus(host looker) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "status [HUB ...]",
+		Use:               "status [HUB|CONTAINER ...]",
+		Aliases:           []string{"list", "ls", "ps", "show"},
 		Short:             "Show buses, containers on them and their frames",
 		Long:              statusHelp,
 		Example:           statusExample,
-		ValidArgsFunction: completeHubs(host),
+		ValidArgsFunction: completeMembers(host),
 	}
 	addStatus(cmd, host)
 	return cmd
 }
 
+// noBus is what a look says where there is none.
+const noBus = "no bus on this host"
+
 // addStatus makes a command show the status, as vxcanctl without a command does, too.
 func addStatus(cmd *cobra.Command, host looker) {
 	var watch bool
+	var rates bitRates
 	var format *string
-	cmd.RunE = func(cmd *cobra.Command, hubs []string) error {
+	cmd.RunE = func(cmd *cobra.Command, words []string) error {
 		if err := needsRoot(cmd, os.Geteuid()); err != nil {
 			return err
 		}
+		w := cmd.OutOrStdout()
+		find := func(ctx context.Context) ([]bus.BusStatus, error) { return find(ctx, host, words) }
 		if watch {
-			return watchStatus(cmd.Context(), host, hubs, cmd.OutOrStdout(), *format)
+			v := watcher{look: find, format: *format, now: look{assumed: rates}}
+			return v.run(cmd.Context(), os.Stdin, w)
 		}
-		all, err := host.Status(cmd.Context(), hubs...)
-		if *format == jsonFormat {
-			return errors.Join(err, writeJSON(cmd.OutOrStdout(), newStatusDocument(all)))
-		}
-		if len(all) == 0 && err != nil {
+		all, err := find(cmd.Context())
+		switch {
+		case *format == jsonFormat:
+			return errors.Join(err, writeJSON(w, newStatusDocument(all)))
+		case err != nil && len(all) == 0:
+			return err
+		case len(all) == 0:
+			_, err := fmt.Fprint(w, noBus+howToMake(newMachine(host)))
 			return err
 		}
-		return errors.Join(err, writeStatus(cmd.OutOrStdout(), styleOf(cmd.OutOrStdout()), all, nil, 0))
+		return errors.Join(err, look{all: all}.write(w, styleOf(w)))
 	}
 	format = addFormat(cmd, textFormat, jsonFormat)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second, with frames per second")
+	cmd.Flags().Uint32Var(&rates.nominal, "bitrate", 0, "with --watch: bits per second of a bus that has no bit rate, for its load")
+	cmd.Flags().Uint32Var(&rates.data, "dbitrate", 0, "the same for the data of CAN FD frames")
+}
+
+// find looks at the buses that words name: each is a hub, or a container on a bus, of which nothing else is shown then.
+// Without words it looks at all buses. It returns what could be seen also with an error.
+func find(ctx context.Context, host looker, words []string) ([]bus.BusStatus, error) {
+	hubs, err := host.Buses()
+	if err != nil {
+		return nil, err
+	}
+	isHub := func(word string) bool { return slices.Contains(hubs, word) }
+	if len(words) == 0 || !slices.ContainsFunc(words, func(word string) bool { return !isHub(word) }) {
+		return host.Status(ctx, words...)
+	}
+	all, err := host.Status(ctx)
+	known := make(map[string]bool)
+	all = slices.DeleteFunc(all, func(s bus.BusStatus) bool { return !matches(s, words) })
+	for i := range all {
+		if s := &all[i]; !slices.Contains(words, s.Hub) {
+			s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e bus.EndpointStatus) bool {
+				return !slices.ContainsFunc(words, func(word string) bool { return isNamed(e, word) })
+			})
+		}
+		for _, word := range words {
+			known[word] = known[word] || word == all[i].Hub || slices.ContainsFunc(all[i].Endpoints, func(e bus.EndpointStatus) bool { return isNamed(e, word) })
+		}
+	}
+	errs := []error{err}
+	for _, word := range words {
+		if !known[word] {
+			errs = append(errs, fmt.Errorf("%s: %w, and no container of this name on a bus", plain(word), bus.ErrNoBus))
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// matches reports whether words name a bus, or a container on it.
+func matches(s bus.BusStatus, words []string) bool {
+	return slices.ContainsFunc(words, func(word string) bool {
+		return word == s.Hub || slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return isNamed(e, word) })
+	})
+}
+
+// howToMake says how the first bus comes to be, with the runtimes that are installed.
+func howToMake(m *machine) string {
+	var lines []string
+	file := func(name string) {
+		if packaged := "/usr/share/doc/vxcan/conflist/"; m.has(packaged + name) {
+			name = packaged + name
+		} else {
+			name = "conflist/" + name
+		}
+		lines = append(lines, "sudo install -D -m 644 "+name+" /etc/cni/net.d/canbus0.conflist")
+	}
+	if m.installed("docker") {
+		lines = append(lines, "sudo docker network create -d vxcan --ipam-driver null -o hub=vcan0 canbus0",
+			"sudo docker run --network canbus0 IMAGE")
+	}
+	if m.installed("podman") {
+		if m.podmanBackend(m.containersConf()) == "cni" {
+			file("podman4.conflist")
+		} else {
+			lines = append(lines, "sudo podman network create -d vxcan -o hub=vcan0 canbus0")
+		}
+		lines = append(lines, "sudo podman run --network canbus0 IMAGE")
+	}
+	if m.installed("nerdctl") {
+		file("canbus0.conflist")
+		lines = append(lines, "sudo nerdctl run --network canbus0 IMAGE")
+	}
+	text := ": the first container on a network of vxcan makes it.\n"
+	if lines != nil {
+		text += "For example:\n  " + strings.Join(lines, "\n  ") + "\n"
+	}
+	return text + "What this host lacks for that: sudo vxcanctl doctor\n"
 }
 
 // completeHubs offers the hubs of buses to the shell, without root those that can be seen.
@@ -93,6 +181,24 @@ func completeHubs(host looker) cobra.CompletionFunc {
 	}
 }
 
+// completeMembers offers hubs and the names of containers.
+func completeMembers(host looker) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		words, _ := host.Buses()
+		if os.Geteuid() == 0 {
+			all, _ := host.Status(cmd.Context())
+			for _, s := range all {
+				for _, e := range s.Endpoints {
+					if e.Name != "" {
+						words = append(words, plain(e.Name))
+					}
+				}
+			}
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 type statusDocument struct {
 	Version int             `json:"version"`
 	Buses   []bus.BusStatus `json:"buses"`
@@ -100,245 +206,4 @@ type statusDocument struct {
 
 func newStatusDocument(all []bus.BusStatus) statusDocument {
 	return statusDocument{documentVersion, append([]bus.BusStatus{}, all...)}
-}
-
-// watchStatus shows the status each second, until ctx ends.
-func watchStatus(ctx context.Context, host looker, hubs []string, w io.Writer, format string) error {
-	style, home := styleOf(w), ""
-	if style.colour || style.unicode {
-		home = "\x1b[H\x1b[J"
-	}
-	var before []bus.BusStatus
-	var then time.Time
-	for {
-		all, err := host.Status(ctx, hubs...)
-		now := time.Now()
-		if ctx.Err() != nil {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if format == jsonFormat {
-			err = json.NewEncoder(w).Encode(newStatusDocument(all))
-		} else {
-			var screen bytes.Buffer // written at once, so that it does not flicker
-			screen.WriteString(home)
-			err = errors.Join(writeStatus(&screen, style, all, before, now.Sub(then)), err)
-			_, e := w.Write(screen.Bytes())
-			err = errors.Join(err, e)
-		}
-		if err != nil {
-			return err
-		}
-		before, then = all, now
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-// writeStatus writes a block for each bus. With the status of a while ago, counters are per second.
-func writeStatus(w io.Writer, style style, all, before []bus.BusStatus, while time.Duration) error {
-	if len(all) == 0 {
-		_, err := fmt.Fprintln(w, "no bus on this host")
-		return err
-	}
-	for i, s := range all {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		var rates *rateSince
-		for _, old := range before {
-			if old.Hub == s.Hub {
-				rates = &rateSince{while.Seconds(), old}
-			}
-		}
-		fmt.Fprintln(w, strings.Join(append([]string{s.Hub + ": " + hubWords(s)}, rates.words(s)...), ", "))
-		if err := writeMembers(w, s, rates); err != nil {
-			return err
-		}
-		if err := writeDifferences(w, style, s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// hubWords tells what a hub is.
-func hubWords(s bus.BusStatus) string {
-	if s.Kind == "" {
-		return "missing"
-	}
-	words := []string{s.Kind}
-	c := s.Controller
-	if c != nil && c.Device != "" {
-		words[0] = c.Device
-	}
-	if !s.Up {
-		words = append(words, "down")
-	}
-	if c == nil {
-		return strings.Join(append(words, fmt.Sprint("MTU ", s.MTU)), ", ")
-	}
-	words = append(words, c.State)
-	if c.Bitrate != 0 {
-		words = append(words, bitrate(c.Bitrate))
-	}
-	if c.DataBitrate != 0 {
-		words = append(words, "data "+bitrate(c.DataBitrate))
-	}
-	errorWords := "-"
-	if c.Errors != nil {
-		errorWords = fmt.Sprintf("tx %d, rx %d", c.Errors.Tx, c.Errors.Rx)
-	}
-	return strings.Join(append(words, "errors "+errorWords, fmt.Sprint("queue ", c.Queue)), ", ")
-}
-
-func bitrate(bits uint32) string {
-	switch {
-	case bits%1_000_000 == 0:
-		return fmt.Sprintf("%d Mbit/s", bits/1_000_000)
-	case bits%1000 == 0:
-		return fmt.Sprintf("%d kbit/s", bits/1000)
-	}
-	return fmt.Sprintf("%d bit/s", bits)
-}
-
-func writeMembers(w io.Writer, s bus.BusStatus, rates *rateSince) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	head := "  CONTAINER\tRUNTIME\tINTERFACE\tPOLICY\tSENT\tSEND DENIED\tOVER RATE\tHEARD\tRECEIVE DENIED\tLOST"
-	if rates != nil {
-		head = strings.NewReplacer("SENT\t", "SENT/s\t", "HEARD\t", "HEARD/s\t").Replace(head)
-	}
-	fmt.Fprintln(table, head)
-	sent, heard := rates.hub(s)
-	fmt.Fprintf(table, "  (host)\t-\t%s\t-\t%d\t-\t-\t%d\t-\t%d\n", s.Hub, sent, heard, s.Lost)
-	for _, e := range s.Endpoints {
-		sent, heard := rates.endpoint(e)
-		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\n", containerWords(e), plain(e.Runtime), interfaceWords(e), policyWords(e.Policy),
-			sent, e.DeniedSend, e.OverRate, heard, e.DeniedReceive, e.Lost)
-	}
-	return table.Flush()
-}
-
-// containerWords is the name of a container, or the beginning of its ID.
-func containerWords(e bus.EndpointStatus) string {
-	if e.Name != "" {
-		return plain(e.Name)
-	}
-	return plain(shortID(e.ContainerID))
-}
-
-// shortID is the beginning of an ID, as runtimes show it.
-func shortID(id string) string { return id[:min(len(id), 12)] }
-
-func interfaceWords(e bus.EndpointStatus) string {
-	switch {
-	case e.Interface == "":
-		return "?"
-	case !e.Up:
-		return plain(e.Interface) + " down"
-	}
-	return plain(e.Interface)
-}
-
-func policyWords(p config.Policy) string {
-	const most = 40
-	switch words := p.String(); {
-	case p == config.Policy{}:
-		return "-"
-	case len(words) > most:
-		return words[:most] + "..."
-	default:
-		return words
-	}
-}
-
-func writeDifferences(w io.Writer, style style, s bus.BusStatus) error {
-	if len(s.Differences) == 0 {
-		_, err := fmt.Fprintln(w, " ", style.mark(fine), "whole")
-		return err
-	}
-	for _, d := range s.Differences {
-		if _, err := fmt.Fprintf(w, "  %s %s\n       %s\n", style.mark(failure), plain(d.What), plain(cureOf(s.Hub, d))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// cureOf is the command that repairs a difference, or words.
-func cureOf(hub string, d bus.Difference) string {
-	if d.ByHeal {
-		return "sudo vxcanctl heal " + hub
-	}
-	return d.Cure
-}
-
-// rateSince tells counters per second since an earlier look. nil tells counters as they are.
-type rateSince struct {
-	seconds float64
-	before  bus.BusStatus
-}
-
-// per is how much a counter has grown in a second. One that is smaller than before was made anew.
-func (r *rateSince) per(before, now uint64) float64 {
-	if now < before {
-		before = 0
-	}
-	return float64(now-before) / r.seconds
-}
-
-func (r *rateSince) hub(s bus.BusStatus) (sent, heard uint64) {
-	if r == nil {
-		return s.Sent, s.Heard
-	}
-	return uint64(r.per(r.before.Sent, s.Sent) + 0.5), uint64(r.per(r.before.Heard, s.Heard) + 0.5)
-}
-
-func (r *rateSince) endpoint(e bus.EndpointStatus) (sent, heard uint64) {
-	if r == nil {
-		return e.Sent, e.Heard
-	}
-	old := e // one that has just come
-	for _, b := range r.before.Endpoints {
-		if b.HostIf == e.HostIf {
-			old = b
-		}
-	}
-	return uint64(r.per(old.Sent, e.Sent) + 0.5), uint64(r.per(old.Heard, e.Heard) + 0.5)
-}
-
-// words tell the frames per second of a bus, and of a controller with a bit rate, the load of the wire.
-func (r *rateSince) words(s bus.BusStatus) []string {
-	if r == nil {
-		return nil
-	}
-	frames, _ := r.hub(s)
-	for _, e := range s.Endpoints {
-		sent, _ := r.endpoint(e)
-		frames += sent
-	}
-	words := []string{fmt.Sprintf("%d frames/s", frames)}
-	if load, ok := r.load(s.Controller); ok {
-		words = append(words, "load about "+strconv.Itoa(int(100*load+0.5))+" %")
-	}
-	return words
-}
-
-// load estimates which part of the time the wire is in use, see statusHelp.
-func (r *rateSince) load(c *bus.ControllerStatus) (load float64, ok bool) {
-	old := r.before.Controller
-	if c == nil || old == nil || c.Bitrate == 0 {
-		return 0, false
-	}
-	dataBitrate := c.DataBitrate
-	if dataBitrate == 0 {
-		dataBitrate = c.Bitrate
-	}
-	frames := r.per(old.Traffic.RxFrames+old.Traffic.TxFrames, c.Traffic.RxFrames+c.Traffic.TxFrames)
-	size := r.per(old.Traffic.RxBytes+old.Traffic.TxBytes, c.Traffic.RxBytes+c.Traffic.TxBytes)
-	return 55*frames/float64(c.Bitrate) + 10*size/float64(dataBitrate), true
 }

@@ -1,0 +1,134 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// TestControllerFair: containers that send more than the wire takes leave a neighbour its place: every frame of one that
+// sends little is on the wire, and the others share the rest equally.
+func TestControllerFair(t *testing.T) {
+	for name, conf := range map[string]string{"one queue for all": harness.OnController, "fair-queue": harness.OnController + `,"fair-queue":true`, "set up by us": harness.SetUpByUs} {
+		t.Run(name, func(t *testing.T) {
+			harness.FreshHost(t)
+			controller := cantest.NewController(t, "slot0")
+			if conf != harness.SetUpByUs {
+				harness.SetUpController(t, controller, 1000)
+			}
+			const flooders = 3
+			var boxes []*harness.Container
+			for i := range flooders + 1 {
+				box := harness.NewContainer(t, fmt.Sprint("c", i))
+				harness.On(box).With(conf).Add(t)
+				boxes = append(boxes, box)
+			}
+			sent := harness.FloodAndSend(t, controller, boxes)
+			if got := sent[0x100]; (got == harness.Few) != (conf != harness.OnController) {
+				t.Errorf("%d of the %d frames of the quiet container are on the wire", got, harness.Few)
+			}
+			if conf != harness.OnController {
+				harness.ExpectEqualShares(t, sent)
+			}
+		})
+	}
+}
+
+// TestControllerFairDamage: what is in a container's own queue goes out, also when it leaves; what is deleted by hand loses
+// nobody's frames but those that wait in it, is named by CHECK and made again by the next ADD; a queue that the administrator
+// has chosen is left alone and named; a call that fails leaves nothing.
+func TestControllerFairDamage(t *testing.T) {
+	harness.FreshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	queue := func() string { return harness.Command(t, "tc", "qdisc", "show", "dev", "slot0", "root") }
+	classes := func() []string {
+		var all []string
+		for _, line := range strings.Split(harness.Command(t, "tc", "class", "show", "dev", "slot0"), "\n") {
+			if fields := strings.Fields(line); len(fields) > 2 {
+				all = append(all, fields[2])
+			}
+		}
+		return all
+	}
+	expect := func(when string, want int) {
+		t.Helper()
+		if got := classes(); len(got) != want || !slices.Contains(got, "7663:ffff") {
+			t.Errorf("%s: classes %q, want %d: %s", when, got, want, queue())
+		}
+	}
+	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
+	aCall, bCall := harness.On(a).With(harness.SetUpByUs), harness.On(b).With(harness.SetUpByUs)
+
+	aCall.With(`"interface":"lo"`).Fails(t, "ADD", 7)
+	if strings.Contains(queue(), "drr") {
+		t.Errorf("left by an ADD that failed: %s", queue())
+	}
+	result, _ := aCall.Add(t)
+	bCall.Add(t)
+	expect("two containers", 3)
+	wire := controller.Listen()
+
+	controller.Pace(cantest.Stopped)
+	sent := harness.Numbered(500)
+	harness.SendAll(t, b, sent)
+	bCall.OK(t, "DEL")
+	expect("one has left while its frames wait", 3)
+	controller.Pace(cantest.Unlimited)
+	cantest.WaitQuiet(len(sent), wire)
+	if got := wire.InOrder(); !slices.Equal(got, sent) {
+		t.Errorf("%d of the %d frames are on the wire of a container that has left, or in another order", len(got), len(sent))
+	}
+	bCall.Add(t)
+	expect("it is back", 3)
+
+	for what, args := range map[string][]string{
+		"filters of marks":  {"filter", "del", "dev", "slot0", "parent", "7663:", "pref", "1"},
+		"filter of others":  {"filter", "del", "dev", "slot0", "parent", "7663:", "pref", "2"},
+		"the whole queue":   {"qdisc", "del", "dev", "slot0", "root"},
+		"a class of nobody": {"class", "add", "dev", "slot0", "parent", "7663:", "classid", "7663:7", "drr"},
+	} {
+		harness.Command(t, "tc", args...)
+		wire := controller.Listen()
+		sent := harness.Numbered(100)
+		harness.SendAll(t, b, sent)
+		cantest.WaitQuiet(len(sent), wire)
+		if got := wire.InOrder(); !slices.Equal(got, sent) {
+			t.Errorf("%s: %d of the %d frames are on the wire, or in another order", what, len(got), len(sent))
+		}
+		err := aCall.Check(t, result)
+		if named := err != nil && strings.Contains(err.Error(), "transmit queue of controller slot0 lacks"); named != (what != "a class of nobody") {
+			t.Errorf("%s: CHECK says %v", what, err)
+		}
+		if said := harness.Vxcanctl(t, "heal", "slot0"); what != "a class of nobody" && !strings.Contains(said, "transmit queue") {
+			t.Errorf("%s: heal says %q", what, said)
+		}
+		if err := aCall.Check(t, result); err != nil {
+			t.Errorf("%s: after heal: %v", what, err)
+		}
+		expect(what, 3)
+	}
+
+	harness.Command(t, "tc", "qdisc", "replace", "dev", "slot0", "root", "pfifo", "limit", "2000")
+	chosen := queue()
+	if _, log := bCall.Add(t); !strings.Contains(log, "another program has set (pfifo)") || !strings.Contains(log, "tc qdisc del dev slot0 root") {
+		t.Errorf("log of ADD beside a queue of another program: %s", log)
+	}
+	if err := aCall.Check(t, result); err != nil || queue() != chosen {
+		t.Errorf("a queue of another program: %v; %s, want %s", err, queue(), chosen)
+	}
+	harness.Command(t, "tc", "qdisc", "del", "dev", "slot0", "root")
+	harness.Vxcanctl(t, "heal", "slot0")
+	expect("the command that it says", 3)
+
+	controller.Unplug()
+	cantest.NewController(t, "slot0")
+	harness.Vxcanctl(t, "heal", "slot0")
+	expect("plugged in again", 3)
+	aCall.OK(t, "DEL")
+	bCall.OK(t, "DEL")
+	expect("all have left", 1)
+}

@@ -1,0 +1,136 @@
+package harness
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// OnController is the plain network with a controller as hub.
+const OnController = `"hub":"slot0","physical":true`
+
+// SetUpByUs is a network that has its controller set up.
+const SetUpByUs = OnController + `,"bitrate":500000`
+
+// LateController is the name in the files of conflist/controller.
+const LateController = "can-engine"
+
+// LateImage is the image in those files. It sleeps unless it is told to run candump.
+const LateImage = "localhost/can-utils:latest"
+
+// UpCommands are what the driver tells the adapter when its owner sets it up (SetUpController), once.
+var UpCommands = []string{"C", "S6", "O"}
+
+// SetUpController does what the README tells the owner of a controller to do, and makes its queue longer unless
+// queue is 0.
+func SetUpController(t testing.TB, c *cantest.Controller, queue int) {
+	t.Helper()
+	args := []string{"link", "set", c.Name, "up"}
+	if queue != 0 {
+		args = append(args, "txqueuelen", strconv.Itoa(queue))
+	}
+	Command(t, "ip", append(args, "type", "can", "bitrate", "500000")...)
+	WaitForState(t, c.Name, `"operstate":"UP"`) // which the kernel sets up to a second later, though frames pass at once
+}
+
+// ControllerState is all that `ip` shows of a device, without counters.
+func ControllerState(t testing.TB, name string) string {
+	t.Helper()
+	return Command(t, "ip", "-details", "-json", "link", "show", "dev", name)
+}
+
+// onWire is the controller's other side as a party.
+func onWire(c *cantest.Controller) Party { return Party{"wire", c.Listen(), c.Send, false} }
+
+// ExpectOnWire is ExpectExactlyOnce for these stations and the wire of a controller, and fails the test also unless the
+// frames of each reach the wire in order. Its queue must have room for all of them.
+func ExpectOnWire(t *testing.T, c *cantest.Controller, stations []Station, count int) {
+	t.Helper()
+	wire := onWire(c)
+	parties := []Party{wire}
+	for _, s := range stations {
+		parties = append(parties, s.Party(t))
+	}
+	Exchange(t, parties, count, false)
+	sent := wire.Listener.InOrder()
+	for i, p := range parties[1:] {
+		want := Frames(i+1, count, false)
+		got := slices.DeleteFunc(slices.Clone(sent), func(f cantest.Frame) bool { return !slices.Contains(want, f) })
+		if !slices.Equal(got, want) {
+			t.Errorf("the frames of %s are on the wire in another order", p.Name)
+		}
+	}
+}
+
+// BusOff makes the controller bus-off and waits until the kernel sends it no more frames, which takes up to a second.
+func BusOff(t *testing.T, c *cantest.Controller) {
+	t.Helper()
+	if err := c.WriteRaw("sb256000\r"); err != nil {
+		t.Fatal(err)
+	}
+	WaitForState(t, c.Name, `"state":"BUS-OFF"`, `"operstate":"DOWN"`)
+}
+
+// WaitForState waits until `ip` shows all of these words of a device.
+func WaitForState(t testing.TB, name string, words ...string) {
+	t.Helper()
+	var state string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		state = ControllerState(t, name)
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(state, w) }) {
+			return
+		}
+	}
+	t.Fatalf("no %v after a minute: %s", words, state)
+}
+
+// Numbered are count different frames.
+func Numbered(count int) []cantest.Frame {
+	var all []cantest.Frame
+	for i := range count {
+		all = append(all, cantest.Frame{ID: 0x123, Data: fmt.Sprintf("%08d", i)})
+	}
+	return all
+}
+
+// SendAll sends frames from a container as fast as it can. Every write must succeed.
+func SendAll(t testing.TB, c *Container, all []cantest.Frame) {
+	t.Helper()
+	sender := cantest.NewSender(t, c.Netns, "can0")
+	for _, f := range all {
+		if err := sender.Send(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ToHub are the counters of the rule for classic frames from the backplane to the hub, by `cangw -L`.
+func ToHub(t testing.TB, hub string) (handled, dropped int) {
+	t.Helper()
+	out, _ := Try("cangw", "-L") // its exit status means nothing
+	rule := regexp.MustCompile(fmt.Sprintf(`(?m)^cangw -A -s %s-rx -d %s .*# (\d+) handled (\d+) dropped`, hub, hub))
+	for _, found := range rule.FindAllStringSubmatch(out, -1) {
+		if !strings.Contains(found[0], " -X ") {
+			handled, _ = strconv.Atoi(found[1])
+			dropped, _ = strconv.Atoi(found[2])
+			return handled, dropped
+		}
+	}
+	t.Fatalf("no rule to %s:\n%s", hub, out)
+	return 0, 0
+}
+
+// wireRate is how many classic frames of 8 bytes a wire takes in a second at 500 kbit/s.
+const wireRate = 4000
+
+// Bursts are how many frames a container sends in one go, by the rate of the wire. When the wire takes none of them, as that
+// of a machine that is slow at the moment, there is room for a few frames less than the queue's length: of 1000, 2 to 4 were
+// dropped by pfifo_fast. The likely cause, not proven, is that it frees the places of frames that went out in batches
+// (linux/ptr_ring.h, __ptr_ring_consume).
+var Bursts = map[int]int{wireRate: 984, cantest.Stopped: 984}

@@ -1,0 +1,86 @@
+package harness
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// Few is how many frames the quiet container of FloodAndSend sends.
+const Few = 60
+
+// Wire is the other side of a controller.
+type Wire interface {
+	Pace(framesPerSecond int)
+	Listen() *cantest.Listener
+}
+
+// FloodAndSend has all containers but the last send far more than the wire takes, and the last one, meanwhile, ten frames a
+// second. It returns how many frames of each container are on the wire, by their CAN IDs: 0x200 and up, and 0x100 for the
+// last one.
+func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
+	t.Helper()
+	const wireRate, full = 180, 2 * time.Second
+	wire.Pace(wireRate)
+	listener := wire.Listen()
+	var group sync.WaitGroup
+	stop := make(chan bool)
+	for i, box := range boxes[:len(boxes)-1] {
+		sender := cantest.NewSender(t, box.Netns, "can0")
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+					if err := sender.Send(cantest.Frame{ID: uint32(0x200 + i), Data: fmt.Sprintf("%08d", n)}); err != nil {
+						t.Errorf("flooder: %v", err)
+						return
+					}
+				}
+			}
+		}()
+	}
+	time.Sleep(full) // the queues are
+	quiet := cantest.NewSender(t, boxes[len(boxes)-1].Netns, "can0")
+	for n := range Few {
+		if err := quiet.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprintf("%08d", n)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	close(stop)
+	group.Wait()
+	wire.Pace(cantest.Unlimited)
+	cantest.WaitQuiet(1, listener)
+	sent := make(map[uint32]int)
+	for _, f := range listener.InOrder() {
+		sent[f.ID]++
+	}
+	t.Logf("on the wire, by ID: %x", sent)
+	return sent
+}
+
+// ExpectEqualShares fails the test unless the containers that flood have within a tenth the same number of frames on the
+// wire.
+func ExpectEqualShares(t *testing.T, sent map[uint32]int) {
+	t.Helper()
+	least, most := 0, 0
+	for id, n := range sent {
+		if id == 0x100 {
+			continue
+		}
+		if least == 0 || n < least {
+			least = n
+		}
+		most = max(most, n)
+	}
+	if (most-least)*10 > most {
+		t.Errorf("the shares are %v", sent)
+	}
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"debug/elf"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+)
+
+const binaries = "../../../bin/platforms"
+
+var platforms = []string{"amd64", "arm64", "arm/v7", "riscv64"}
+
+// TestImage: what make image made is valid, is for each platform what was built for it, and nothing else; and it is the
+// same when it is made again.
+func TestImage(t *testing.T) {
+	path, err := layout.FromPath("../../../bin/image")
+	if err != nil {
+		t.Fatalf("%v; run make image first", err)
+	}
+	outer, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(outer); err != nil {
+		t.Error(err)
+	}
+	names, err := outer.IndexManifest()
+	if err != nil || len(names.Manifests) != 2 || names.Manifests[0].Digest != names.Manifests[1].Digest {
+		t.Fatalf("%+v, %v", names, err)
+	}
+	for _, m := range names.Manifests {
+		t.Log(m.Annotations["io.containerd.image.name"], m.Digest)
+	}
+	if name := names.Manifests[1].Annotations["io.containerd.image.name"]; name != "localhost/vxcan-install:latest" {
+		t.Errorf("name %q", name)
+	}
+	index, err := outer.ImageIndex(names.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil || manifest.MediaType != types.OCIImageIndex || len(manifest.Manifests) != len(platforms) {
+		t.Fatalf("%+v, %v", manifest, err)
+	}
+	version := names.Manifests[0].Annotations["org.opencontainers.image.ref.name"]
+	for i, m := range manifest.Manifests {
+		image, err := index.Image(m.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimPrefix(m.Platform.String(), "linux/"); got != platforms[i] {
+			t.Errorf("platform %s, want %s", got, platforms[i])
+		}
+		expectImage(t, image, platforms[i], version)
+	}
+
+	again := filepath.Join(t.TempDir(), "image")
+	digest, err := write(again, binaries, version, platforms)
+	if err != nil || digest != names.Manifests[0].Digest {
+		t.Errorf("made again: %s, %v; want %s", digest, err, names.Manifests[0].Digest)
+	}
+	if !bytes.Equal(readFile(t, again+".tar"), readFile(t, "../../../bin/image.tar")) {
+		t.Error("made again, the archive is another")
+	}
+}
+
+func expectImage(t *testing.T, image v1.Image, platform, version string) {
+	t.Helper()
+	if err := validate.Image(image); err != nil {
+		t.Error(err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config.Config
+	if !slices.Equal(c.Entrypoint, []string{"/vxcan-install"}) || c.User != "0:0" || len(c.Env) > 0 || len(c.Cmd) > 0 ||
+		len(c.Volumes) > 0 || len(c.ExposedPorts) > 0 {
+		t.Errorf("%s: config %+v", platform, c)
+	}
+	for _, label := range []string{"title", "description", "source", "licenses"} {
+		if c.Labels["org.opencontainers.image."+label] == "" {
+			t.Errorf("%s: no label %s", platform, label)
+		}
+	}
+	if got := c.Labels["org.opencontainers.image.version"]; got != version {
+		t.Errorf("%s: version %q, want %q", platform, got, version)
+	}
+	layers, err := image.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("%s: %d layers, %v", platform, len(layers), err)
+	}
+	size, err := layers[0].Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	var got []string
+	for r := tar.NewReader(content); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, header.Name)
+		binary, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if header.Mode != 0o755 || header.Uid != 0 || header.Gid != 0 || header.Typeflag != tar.TypeReg {
+			t.Errorf("%s: %+v", platform, header)
+		}
+		if !bytes.Equal(binary, readFile(t, filepath.Join(binaries, platform, header.Name))) {
+			t.Errorf("%s: %s is not what was built", platform, header.Name)
+		}
+		expectStatic(t, platform, binary)
+	}
+	if !slices.Equal(got, files) {
+		t.Errorf("%s: files %v, want %v", platform, got, files)
+	}
+	digest, err := image.Digest()
+	t.Logf("%-8s %s, layer of %d bytes, %v", platform, digest, size, err)
+}
+
+// expectStatic: an image FROM scratch has no loader and no libraries.
+func expectStatic(t *testing.T, platform string, binary []byte) {
+	t.Helper()
+	f, err := elf.NewFile(bytes.NewReader(binary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "arm/v7": elf.EM_ARM, "riscv64": elf.EM_RISCV}[platform]
+	if f.Machine != machine || slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Errorf("%s: a binary for %v, perhaps dynamic", platform, f.Machine)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}

@@ -1,0 +1,62 @@
+package plan
+
+import (
+	"slices"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+)
+
+// On a controller, the frames of all members wait for the wire. In one queue, a member that sends more than the wire takes
+// leaves the others no place. So each endpoint has a class of its own there, which gets its frames by the mark that its
+// filter sets (see filters); programs of the host share one more. See cantc.Queue.
+
+// queues reports whether each endpoint must have a class. A qdisc that somebody has chosen is left alone.
+func (w Want) queues(v View) bool {
+	hub := v.Link(w.Hub.Name)
+	return w.fair && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen
+}
+
+// compareClasses reports for which marks the hub's queue lacks a class, and which classes are no member's. Those are not
+// damage: their frames go out yet, and then they go.
+func (w Want) compareClasses(v View) (missing []uint32, unwanted []cantc.Class) {
+	wanted := []uint32{0}
+	if w.queues(v) {
+		for i := range w.Endpoints {
+			wanted = append(wanted, uint32(w.Endpoints[i].Host.Index))
+		}
+		for _, mark := range wanted {
+			if v.Queue.Class(mark) == nil {
+				missing = append(missing, mark)
+			}
+		}
+	}
+	for _, c := range v.Queue.Classes {
+		is := func(mark uint32) bool { return cantc.ClassOf(mark).ID == c.ID }
+		if !slices.ContainsFunc(wanted, is) && (c.Filter || c.Waiting == 0) {
+			unwanted = append(unwanted, c)
+		}
+	}
+	return missing, unwanted
+}
+
+// SharesQueue reports that each endpoint should have a transmit queue of its own, and the administrator has chosen another one
+// for all.
+func (w Want) SharesQueue(v View) bool { return w.fair && v.Queue.Chosen }
+
+// diffQueue compares the classes of the hub's transmit queue. That of the endpoint that is being attached goes to own.
+func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences) {
+	missing, unwanted := w.compareClasses(v)
+	if i := slices.Index(missing, attaching); i >= 0 && attaching != 0 {
+		missing = slices.Delete(missing, i, i+1)
+		own.AddClasses = []uint32{attaching}
+	}
+	if len(missing) > 0 {
+		all.add(ClassMissing, Change{Wiring: Wiring{AddClasses: missing}},
+			"the transmit queue of controller %s lacks %d of its %d classes (tc class show dev %[1]s): containers share one queue",
+			w.Hub.Name, len(missing), len(w.Endpoints)+1)
+	}
+	if len(unwanted) > 0 {
+		*all = append(*all, Difference{Kind: ClassUnwanted, Change: Change{Wiring: Wiring{DeleteClasses: unwanted}}})
+	}
+}

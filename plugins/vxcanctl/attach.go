@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// runtimeName is the front end of what is attached without a runtime.
+const runtimeName = "host"
+
+const netnsHelp = `The network namespace is named by its file, or by a name as ip netns has it, or it is that of a process. That of the host is
+refused.`
+
+func newAttach(host *bus.Host) *cobra.Command {
+	var where namespace
+	var options []string
+	cmd := &cobra.Command{
+		Use:   "attach HUB (--netns PATH | --pid PID)",
+		Short: "Put a network namespace on a bus, for services, machines and test rigs without a container runtime",
+		Long: `Put a network namespace on a bus, as a container runtime does with a container: the namespace gets an interface of its own,
+and a hub that is missing is made. ` + netnsHelp + `
+
+The same call again changes nothing, or repairs what is missing of the bus. One with another policy replaces the policy. The
+interface goes with the namespace, when nobody is in it and no file names it any more; then the next start of a container on the
+bus, or vxcanctl heal, removes it from the record.
+
+The keys of a network can be given as flags, or as -o KEY=VALUE as for Docker and Podman.
+
+Exit status: 0 if the interface is there; 1 if it is not, and then nothing of the call stays.`,
+		Example: `  # a namespace of ip netns gets can0 on vcan0
+  ip netns add rig
+  vxcanctl attach vcan0 --netns rig
+
+  # a process that runs in a namespace of its own may send two IDs, up to 100 frames a second
+  vxcanctl attach vcan0 --pid 4711 --send 123,18FEF100 --rate 100
+
+  # the same for a container of LXC, whose interface is to be can1
+  vxcanctl attach vcan1 --pid "$(lxc-info -n engine -pH)" --interface can1
+
+  # on a controller, which is set up if it is down
+  vxcanctl attach can0 --netns rig --physical --bitrate 500000`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeHub(host),
+	}
+	where.addFlags(cmd)
+	cmd.Flags().StringVar(&where.name, "name", "", "what status calls it (default the name of the namespace, or of the process)")
+	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "a key and its `value`, such as rate=100; may be repeated")
+	addKeys(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			return err
+		}
+		c, err := parseKeys(args[0], cmd.Flags(), options)
+		if err != nil {
+			return err
+		}
+		if err := where.open(); err != nil {
+			return err
+		}
+		r, err := where.request(c)
+		if err != nil {
+			return err
+		}
+		if _, err := host.Attach(cmd.Context(), where.isSame, r); err != nil {
+			if errors.Is(err, bus.ErrNameTaken) {
+				err = fmt.Errorf("%w (--interface NAME)", err)
+			}
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s has %s\n", r.Hub.Name, plain(where.name), r.Place.Interface)
+		return err
+	}
+	return cmd
+}
+
+func newDetach(host *bus.Host) *cobra.Command {
+	var where namespace
+	cmd := &cobra.Command{
+		Use:   "detach HUB (--netns PATH | --pid PID)",
+		Short: "Take a network namespace off a bus",
+		Long: `Take a network namespace off a bus that vxcanctl attach has put on it. The bus stays. ` + netnsHelp + `
+
+A namespace that is gone has taken its interface along: then there is nothing to detach, which is no error.
+
+Exit status: 0, also if there was nothing to detach; 1 if the interface could not be taken away.`,
+		Example: `  vxcanctl detach vcan0 --netns rig
+  vxcanctl detach vcan1 --pid "$(lxc-info -n engine -pH)" --interface can1`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeHub(host),
+	}
+	where.addFlags(cmd)
+	ifName := cmd.Flags().String("interface", config.DefaultInterface, "the interface, as attach was told")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			return err
+		}
+		c := config.NewNetwork()
+		for key, value := range map[string]string{"hub": args[0], "interface": *ifName} {
+			if _, err := c.Set(config.Host, key, value); err != nil {
+				return err
+			}
+		}
+		err := where.open()
+		if errors.Is(err, errGone) {
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: nothing to detach: %s\n", c.Hub.Name, config.OneLine(err))
+			return err
+		} else if err != nil {
+			return err
+		}
+		r, err := where.request(c)
+		if err != nil {
+			return err
+		}
+		there := attached(cmd.Context(), host, r)
+		if err := host.Detach(cmd.Context(), r.Hub.Name, r.Attachment); err != nil {
+			return err
+		}
+		words := "%s: detached %s of %s\n"
+		if !there {
+			words = "%s: nothing to detach: there is no %s of %s on it\n"
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), words, r.Hub.Name, r.Place.Interface, plain(where.name))
+		return err
+	}
+	return cmd
+}
+
+// attached reports whether an attachment is on its bus, or that cannot be seen.
+func attached(ctx context.Context, host looker, r bus.Request) bool {
+	all, err := host.Status(ctx, r.Hub.Name)
+	for _, s := range all {
+		if slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return e.Attachment == r.Attachment }) {
+			return true
+		}
+	}
+	return err != nil && !errors.Is(err, bus.ErrNoBus)
+}
+
+func completeHub(host looker) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return completeHubs(host)(cmd, args, word)
+	}
+}
+
+// hubKey is the key that the command's argument is.
+const hubKey = "hub"
+
+// addKeys adds a flag for each key of a network.
+func addKeys(flags *pflag.FlagSet) {
+	for _, k := range config.Keys {
+		usage := fmt.Sprintf("%s (default %s)", strings.ReplaceAll(k.Meaning, "`", ""), k.Default)
+		switch {
+		case k.In&config.Host == 0 || k.Name == hubKey:
+		case k.IsSwitch():
+			flags.Bool(k.Name, false, usage)
+		default:
+			flags.String(k.Name, "", usage)
+		}
+	}
+}
+
+// parseKeys reads and validates what the command line says of the network: the hub, the flags of addKeys, and options. Its
+// errors name the key and what is allowed.
+func parseKeys(hub string, flags *pflag.FlagSet, options []string) (config.Network, error) {
+	c := config.NewNetwork()
+	given := make(map[string]bool)
+	var errs []error
+	set := func(name, value string) {
+		known, err := c.Set(config.Host, name, value)
+		switch {
+		case !known:
+			err = fmt.Errorf("%w option %q: the options are %s", config.ErrInvalid, name, strings.Join(config.KeyNames(config.Host), ", "))
+		case given[name]:
+			err = fmt.Errorf("%w option %q: it is given twice", config.ErrInvalid, name)
+		case err != nil:
+			err = fmt.Errorf("option %q: %w", name, err)
+		}
+		given[name] = true
+		errs = append(errs, err)
+	}
+	set(hubKey, hub)
+	for _, option := range options {
+		name, value, ok := strings.Cut(option, "=")
+		if !ok {
+			return c, fmt.Errorf("%w option %q: want KEY=VALUE", config.ErrInvalid, option)
+		}
+		set(name, value)
+	}
+	flags.Visit(func(f *pflag.Flag) {
+		if slices.Contains(config.KeyNames(config.Host), f.Name) {
+			set(f.Name, f.Value.String())
+		}
+	})
+	if c.Interface == "" {
+		c.Interface = config.DefaultInterface
+	}
+	for _, err := range errs {
+		if err != nil {
+			return c, err
+		}
+	}
+	return c, c.Check()
+}
+
+// namespace is the network namespace that a command names.
+type namespace struct {
+	netns string // a path, or a name in /run/netns
+	pid   int
+	name  string // for people
+
+	path string
+	id   string // see bus.NetnsID
+}
+
+// errGone is a namespace that is not there, or not any more.
+var errGone = errors.New("there is no such network namespace")
+
+func (n *namespace) addFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&n.netns, "netns", "", "`path` of the network namespace, or its name in /run/netns")
+	cmd.Flags().IntVar(&n.pid, "pid", 0, "`number` of a process in the network namespace")
+	cmd.MarkFlagsOneRequired("netns", "pid")
+	cmd.MarkFlagsMutuallyExclusive("netns", "pid")
+}
+
+// open finds the namespace.
+func (n *namespace) open() error {
+	process := n.pid
+	switch {
+	case n.netns == "" && n.pid <= 0:
+		return fmt.Errorf("%w --pid %d: want the number of a process", config.ErrInvalid, n.pid)
+	case n.netns == "":
+		n.path = fmt.Sprintf("/proc/%d/ns/net", n.pid)
+	case strings.Contains(n.netns, "/"):
+		n.path = n.netns
+		_, _ = fmt.Sscanf(n.path, "/proc/%d/ns/net", &process)
+	default:
+		n.path = filepath.Join("/run/netns", n.netns)
+	}
+	id, err := bus.NetnsID(n.path)
+	if _, gone := os.Stat(n.path); err != nil && gone != nil {
+		err = fmt.Errorf("%w: %s", errGone, n.path)
+		if n.netns == "" {
+			err = fmt.Errorf("%w: process %d has ended", errGone, n.pid)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	n.id = id
+	if n.name == "" {
+		n.name = filepath.Base(n.path)
+		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", process)); process != 0 && err == nil {
+			n.name = strings.TrimSpace(string(comm))
+		}
+	}
+	return nil
+}
+
+// isSame fails if the namespace is gone, or its path names another one: a process has ended, and another one has its number.
+func (n *namespace) isSame([]bus.Result) error {
+	now := *n
+	err := now.open()
+	if err == nil && now.id != n.id {
+		err = fmt.Errorf("%w: %s is another one now; try again", errGone, n.path)
+	}
+	return err
+}
+
+// request is what a network asks for in the namespace. The namespace's number identifies it, however it is named.
+func (n *namespace) request(c config.Network) (bus.Request, error) {
+	ifName, err := config.InterfaceOn(c.Hub.Name, c.Interface)
+	c.Endpoint.Name = n.name
+	return bus.Request{
+		Attachment: config.Attachment{Runtime: runtimeName, Network: c.Hub.Name, ContainerID: n.id, IfName: ifName},
+		Hub:        c.Hub, Endpoint: c.Endpoint, Place: bus.Place{NetnsPath: n.path, Interface: ifName},
+	}, err
+}
