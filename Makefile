@@ -229,8 +229,8 @@ test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, whi
 	go -C integration $(GO_TEST) -exec '$(VM) -boot' ./kubernetes/kubelet
 	go -C integration $(GO_TEST) -parallel 1 ./kubernetes/kubelet/reboot
 
-# integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 118x36 -t gjm8 -M 1500 -D 4000
-demo: setup-demo bin/vxcan bin/vm bin/cnitool ## show containers talking on a bus
+# integration/demo/demo.svg is made by: termtosvg demo.svg -c 'make -s demo' -g 100x22 -t gjm8 -M 1500 -D 4000
+demo: setup-demo bin/vxcan bin/vxcanctl bin/netavark/vxcan bin/vm bin/cnitool ## show containers talking on a bus
 	$(VM) integration/demo/demo.sh
 
 # What a machine counts that counts instructions does not depend on this one, nor on what else it does.
