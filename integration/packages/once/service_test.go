@@ -165,6 +165,6 @@ func testConfined(t *testing.T, s *harness.Systemd, deb string) {
 	call("DeleteEndpoint", ids)
 	call("DeleteNetwork", `{"NetworkID":"n1"}`)
 	s.Run("ip", "netns", "del", "confined")
-	s.Run("dpkg", "--purge", "vxcan")
+	s.Run("dpkg", "--remove", "vxcan") // purge cannot delete what bin/vm has mounted
 	harness.ExpectNothing(t)
 }
