@@ -1,5 +1,9 @@
 PREFIX  ?= /usr/local
-CNI_BIN ?= /opt/cni/bin
+# Where the runtimes of this machine find the CNI plugins that it has, or else where most look.
+CNI_BIN ?= $(or $(if $(DESTDIR),,$(firstword $(CNI_HERE))),/opt/cni/bin)
+CNI_HERE = $(patsubst %/loopback,%,$(wildcard $(CNI_DIRS:%=%/loopback)))
+CNI_ELSE = $(filter-out $(CNI_BIN),$(CNI_HERE))
+CNI_DIRS = /opt/cni/bin /usr/local/libexec/cni /usr/local/lib/cni /usr/libexec/cni /usr/lib/cni
 BIN      = $(PREFIX)/bin
 LIBEXEC  = $(PREFIX)/libexec
 SYSTEMD  = $(PREFIX)/lib/systemd/system
@@ -52,10 +56,12 @@ help: ## list the targets
 build: $(PRODUCT) $(INSTALLER) $(OUT)/share ## build what is installed into bin/
 
 # The version is that of the git tag, or without one, of the newest entry in CHANGELOG.md: the same for a clone and an
-# archive of it. Only our own .git counts, not one around an archive.
+# archive of it. Only our own .git counts, not one around an archive, and also where another user than root made the clone.
 VERSION = $(patsubst v%,%,$(or $(TAG),$(NEWEST)))
-TAG     = $(shell test ! -e .git || git describe --tags --match 'v[0-9]*' --abbrev=12 --dirty 2>/dev/null)
+TAG     = $(shell test ! -e .git || $(GIT) describe --tags --match 'v[0-9]*' --abbrev=12 --dirty 2>/dev/null)
 NEWEST  = $(shell awk -F '[][]' '/^.. \[/ { print $$2 ($$3 ~ /unreleased/ ? "-unreleased" : ""); exit }' CHANGELOG.md)
+
+GIT     = git -c safe.directory='$(CURDIR)'
 
 # Always asks Go, which knows best what is up to date. The bytes are the same in every directory, clone or not.
 $(PRODUCT) $(INSTALLER): setup-build
@@ -187,16 +193,11 @@ $(NFPM) $(CYCLONEDX): | setup-build
 	mv bin/go-tools/$(notdir $(module)) $@
 
 # A package says that everything in it is as old as the commit, or in an archive of one, as this file.
-SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || git log -1 --format=%ct),$(shell stat -c %Y Makefile))
+SOURCE_DATE_EPOCH ?= $(or $(shell test ! -e .git || $(GIT) log -1 --format=%ct 2>/dev/null),$(shell stat -c %Y Makefile))
 
-packages: export VERSION := $(VERSION)
-packages: export SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
-packages: export ARCHS := $(ARCHS)
-packages: export FORMATS := $(FORMATS)
-packages: export NFPM := $(NFPM)
-packages: export CYCLONEDX := $(CYCLONEDX)
-packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages and their SBOMs into bin/packages
-	integration/packages/build.sh $(PACKAGES)
+packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packages, their SBOMs and SHA256SUMS into bin/packages
+	VERSION='$(VERSION)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' ARCHS='$(ARCHS)' FORMATS='$(FORMATS)' \
+		NFPM='$(NFPM)' CYCLONEDX='$(CYCLONEDX)' integration/packages/build.sh $(PACKAGES)
 
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
@@ -272,7 +273,9 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	for file in $(DOCS); do install -D -m 644 $$file $(DESTDIR)$(DOC)/$$file || exit; done
 	$(call tell,systemctl daemon-reload)
 	$(call tell,udevadm control --reload)
-	@echo 'The larger queue for bursts of frames is set at the next boot, or now by: sysctl -p $(SYSCTL)'
+	@test '$(DESTDIR)' || echo 'The CNI plugin is $(CNI_BIN)/vxcan.$(if $(CNI_ELSE), For a runtime that looks in $(CNI_ELSE): make install CNI_BIN=DIR.)'
+	@echo 'At each boot the kernel modules are loaded, and the queue for bursts of frames is set. To do so now:'
+	@echo '  sudo modprobe -a vcan vxcan can-gw && sudo sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
 	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer)

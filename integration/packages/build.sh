@@ -14,12 +14,23 @@ main() {
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
 	trap 'exit 1' HUP INT TERM
+	write_scripts
 	jobs=
 	for arch in $ARCHS; do
 		build_all &
 		jobs="$jobs $!"
 	done
 	for job in $jobs; do wait "$job"; done
+	(cd "$out" && sha256sum -- * >"$work/SHA256SUMS" && mv "$work/SHA256SUMS" .)
+}
+
+# write_scripts writes the scripts of the packages.
+write_scripts() {
+	sed 1d integration/packages/now.sh >"$work/now"
+	for script in integration/packages/*/p*; do
+		mkdir -p "$work/$(dirname "$script")"
+		sed -e "/# @NOW@$/ { r $work/now" -e 'd; }' "$script" >"$work/$script"
+	done
 }
 
 # build_all builds what there is for one architecture.
@@ -46,6 +57,7 @@ install_root() {
 	esac
 	make -s --no-print-directory install OUT="$bin" PREFIX=/usr DESTDIR="$root" CNI_BIN=$cni ZSHDIR=/usr/share/zsh/$zsh >/dev/null
 	[ "$format" != apk ] || rm -r "$root/usr/lib/systemd" "$root/usr/lib/udev" # no systemd, which the udev rule calls
+	gzip -9n "$root"/usr/share/man/man8/*
 	licenses >"$root/usr/share/doc/vxcan/copyright"
 	find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
@@ -63,7 +75,7 @@ licenses() {
 }
 
 pack() {
-	sed -e "s|@ARCH@|$(package_arch)|; s|@VERSION@|$(package_version)|; s|@ROOT@|$root|" \
+	sed -e "s|@ARCH@|$(package_arch)|; s|@VERSION@|$(package_version)|; s|@ROOT@|$root|; s|@SCRIPTS@|$work/integration/packages|" \
 		-e "s|@MTIME@|$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)|" integration/packages/nfpm.yaml |
 		"$NFPM" package --config - --packager "$format" --target "$out" >/dev/null
 }

@@ -2,6 +2,9 @@
 package packages
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -73,14 +76,32 @@ func TestPackageFiles(t *testing.T) {
 	}
 }
 
-// listed makes "mode path" or "mode path -> target" of each line but those of directories and of apk's own entry.
+// TestPackageSums: what a user downloads is compared with one command.
+func TestPackageSums(t *testing.T) {
+	sums := harness.Package(t, harness.PackagesDir+"/SHA256SUMS")
+	cmd := exec.Command("sha256sum", "--check", "--strict", sums)
+	cmd.Dir = filepath.Dir(sums)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	content, err := os.ReadFile(sums)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadDir(cmd.Dir)
+	if err != nil || strings.Count(string(content), "\n") != len(all)-1 {
+		t.Errorf("%d files and %d sums (%v)", len(all)-1, strings.Count(string(content), "\n"), err)
+	}
+}
+
+// listed makes "mode path" or "mode path -> target" of each line but those of directories and of apk's own entries.
 func listed(long string) []string {
 	var files []string
 	for line := range strings.Lines(long) {
 		mode, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		// Behind the time, which is the last that has a colon.
 		path := rest[strings.LastIndex(rest, ":")+len(":00 "):]
-		if mode[0] == 'd' || path == ".PKGINFO" {
+		if mode[0] == 'd' || path == ".PKGINFO" || path == ".post-install" {
 			continue
 		}
 		if mode[0] == 'l' {
@@ -110,8 +131,12 @@ func (f format) files(t testing.TB) []string {
 		zsh = "vendor-completions"
 	}
 	files = append(files, plain+"/usr/share/zsh/"+zsh+"/_vxcanctl")
-	for _, command := range []string{"", "-doctor", "-graph", "-heal", "-metrics", "-status"} {
-		files = append(files, plain+"/usr/share/man/man8/vxcanctl"+command+".8")
+	pages, err := filepath.Glob(filepath.Join(harness.BinDir(t), "share/*.8"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("man pages: %q, %v", pages, err)
+	}
+	for _, page := range pages {
+		files = append(files, plain+"/usr/share/man/man8/"+filepath.Base(page)+".gz")
 	}
 	if f.systemd {
 		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service", "vxcan-metrics.service", "vxcan-metrics.timer"} {

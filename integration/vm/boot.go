@@ -43,10 +43,11 @@ type machine struct {
 type job struct {
 	Args, Env []string
 	Dir       string
-	Shared    []string // directories of this machine's that the root lacks
-	Kept      string   // a directory that is this machine's own, not a copy
-	KeptPath  string   // where the root shows it
-	InMemory  bool     // the scratch disk
+	Shared    []string  // directories of this machine's that the root lacks
+	Kept      string    // a directory that is this machine's own, not a copy
+	KeptPath  string    // where the root shows it
+	InMemory  bool      // the scratch disk
+	Terminal  *terminal // that the command gets; nil is none
 }
 
 // Names in the scratch directory, which both sides see.
@@ -119,7 +120,11 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	if err := makeDisk(disk); err != nil {
 		return 0, err
 	}
-	if err := m.writeJob(scratch, root, args); err != nil {
+	var t *terminal
+	if !m.qemu { // which has no stdin
+		t = callersTerminal()
+	}
+	if err := m.writeJob(scratch, root, args, t); err != nil {
 		return 0, err
 	}
 	command := m.umlCommand(root, scratch, disk)
@@ -128,18 +133,18 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 			return 0, err
 		}
 	}
-	if status, err = boot(root, command, scratch); err != nil {
+	if status, err = boot(root, command, scratch, t); err != nil {
 		return 0, err
 	}
 	return status, nil
 }
 
-func (m *machine) writeJob(scratch string, root *rootFS, args []string) error {
+func (m *machine) writeJob(scratch string, root *rootFS, args []string, t *terminal) error {
 	dir, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	j := job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount}
+	j := job{Args: args, Env: os.Environ(), Dir: dir, Shared: root.sharedDirs(dir, args[0]), InMemory: m.icount, Terminal: t}
 	if m.keep != "" {
 		j.Kept, j.KeptPath = m.keep, root.hostPath(m.keep)
 	}
@@ -188,7 +193,7 @@ func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 }
 
 // boot runs a machine to its end and returns the exit status its command left in scratch.
-func boot(root *rootFS, command []string, scratch string) (int, error) {
+func boot(root *rootFS, command []string, scratch string, t *terminal) (int, error) {
 	log, err := os.OpenFile(filepath.Join(scratch, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
@@ -202,10 +207,12 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 		return 0, err
 	}
 	defer copied()
-	stdin, err := input()
+	interrupted := make(chan os.Signal, 1)
+	stdin, restore, err := input(t, func() { interrupted <- syscall.SIGINT })
 	if err != nil {
 		return 0, err
 	}
+	defer restore()
 	defer stdin.Close()
 	cmd.ExtraFiles = append(cmd.ExtraFiles, stdin) // fd 5
 	cmd.Env = append(os.Environ(), "TMPDIR="+root.hostPath(memoryDir(scratch)))
@@ -220,7 +227,6 @@ func boot(root *rootFS, command []string, scratch string) (int, error) {
 		cmd.SysProcAttr.Chroot = root.dir // the kernel is linked with the libraries of its release
 	}
 
-	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
 	if err := cmd.Start(); err != nil {
@@ -270,32 +276,6 @@ func pipeOutput(cmd *exec.Cmd) (copied func(), err error) {
 		}
 		wg.Wait()
 	}, nil
-}
-
-// input is our stdin, or where that is a terminal, a pipe that its lines come through: the terminal's ^C stays ours,
-// and a ^D becomes the machine's. Who is in the background gets none: to read would stop it.
-func input() (*os.File, error) {
-	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err != nil {
-		return os.Stdin, nil
-	}
-	if group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
-		return os.Open(os.DevNull)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	go func() { // until this process ends
-		for {
-			if _, err := io.Copy(w, os.Stdin); err != nil {
-				return
-			}
-			if _, err := w.Write([]byte{4}); err != nil {
-				return
-			}
-		}
-	}()
-	return r, nil
 }
 
 // memoryDir picks where the kernel keeps its memory file: its own choice (/dev/shm) when the memory fits there, which

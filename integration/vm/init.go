@@ -108,7 +108,7 @@ func setUp() (p platform, j job, err error) {
 	if err = makeLinks(devLinks); err == nil && p.uml {
 		err = errors.Join(makeLinks(umlLinks(release)), writeNoFirewall())
 	}
-	return p, j, errors.Join(err, ensureResolver(), loopbackUp(), unix.Sethostname([]byte("vm")))
+	return p, j, errors.Join(err, ensureResolver(), loopbackUp(), lengthenBacklog(), unix.Sethostname([]byte("vm")))
 }
 
 // mountAll puts the machine's root together: a read-only one under an overlay on the scratch disk. Container storage
@@ -239,13 +239,15 @@ func loopbackUp() error {
 	return os.NewSyscallError("set lo up", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
 }
 
+// lengthenBacklog gives a burst of frames to many containers enough places, as the sysctl file of vxcan does. The
+// kernel's default is 1000.
+func lengthenBacklog() error {
+	return os.WriteFile("/proc/sys/net/core/netdev_max_backlog", []byte("65536"), 0)
+}
+
 // runJob runs the job on the consoles.
 func runJob(p platform, j job) (int, error) {
-	out, err := openRaw(p.out)
-	if err != nil {
-		return 0, err
-	}
-	errOut, err := openRaw(p.errOut)
+	out, errOut, err := openConsoles(p, j.Terminal)
 	if err != nil {
 		return 0, err
 	}
@@ -293,6 +295,21 @@ func runAndReap(args []string, attr *os.ProcAttr) (int, error) {
 			return ws.ExitStatus(), nil
 		}
 	}
+}
+
+// openConsoles opens what the command has as its stdin and stdout, and as its stderr: with a terminal the same one, as
+// a shell needs it for job control.
+func openConsoles(p platform, t *terminal) (out, errOut *os.File, err error) {
+	if t == nil {
+		out, err = openRaw(p.out)
+	} else if out, err = os.OpenFile(p.out, os.O_RDWR|unix.O_NOCTTY, 0); err == nil {
+		err = t.set(out)
+	}
+	if err != nil || t != nil && t.Stderr {
+		return out, out, err
+	}
+	errOut, err = openRaw(p.errOut)
+	return out, errOut, err
 }
 
 // openRaw opens a console that passes bytes through as they are.

@@ -21,6 +21,9 @@
 //
 // The command finds VXCAN_VM in its environment: "booted" on a kernel of its own, else "here".
 //
+// On a terminal the command has one of its own, with job control, and ^C reaches it. ^] three times within a second ends
+// the machine.
+//
 // It fits `go test -exec`: the working directory, the environment and every path mean the same inside.
 package main
 
@@ -44,7 +47,7 @@ const usage = `usage: vm [-suite name] [-boot] [-qemu [-cpus n | -icount]] [-dis
 
 Runs a command as root on a kernel that has CAN: on this one, if you are root and it has, and else on one that is booted
 for it, in a second or two, on the files of this machine. What it writes there is not kept. The exit status is the
-command's, or 125 if vm fails.
+command's, or 125 if vm fails. On a terminal, ^C reaches the command, and ^] three times within a second ends the machine.
 
 	vm sh -c 'ip link add dev vcan0 type vcan && ip link set vcan0 up && ./test.sh'
 	go test -exec vm ./...

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -170,20 +172,99 @@ func TestCommand(t *testing.T) {
 	expectEmpty(t, tmp)
 }
 
-// TestTerminal: on a terminal, whose kernel stops a background process that sets it up, the command reads and writes.
-func TestTerminal(t *testing.T) {
-	cmd, tmp := vm(t, `read -r line; echo "got $line"; exit 7`)
-	quoted := "'" + strings.Join(cmd.Args, "' '") + "'"
-	terminal := exec.Command("script", "-qec", quoted, "/dev/null")
+// onTerminal prepares a run of vm on a terminal, and returns its keyboard.
+func onTerminal(t *testing.T, cmd *exec.Cmd) (terminal *exec.Cmd, keyboard io.WriteCloser) {
+	t.Helper()
+	terminal = exec.Command("script", "-qec", "'"+strings.Join(cmd.Args, "' '")+"'", "/dev/null")
 	terminal.Env = cmd.Env
-	terminal.Stdin = strings.NewReader("words\n")
-	timeout := time.AfterFunc(2*time.Minute, func() { _ = terminal.Process.Kill() }) // its end is a hang-up for vm
-	defer timeout.Stop()
+	keyboard, err := terminal.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	timeout := time.AfterFunc(5*time.Minute, func() { _ = terminal.Process.Kill() }) // its end is a hang-up for vm
+	t.Cleanup(func() { timeout.Stop() })
+	return terminal, keyboard
+}
+
+// TestTerminal: on a terminal, whose kernel stops a background process that sets it up, the command reads and writes, has
+// job control, and gets ^C.
+func TestTerminal(t *testing.T) {
+	for name, test := range map[string]struct{ script, keys, want string }{
+		"lines":       {`echo ready; read -r line; echo "got $line"; exit 7`, "words\r", "got words\r\n"},
+		"^C":          {`trap "echo caught; exit 7" INT; echo ready; while :; do sleep 0.1; done`, "\x03", "caught\r\n"},
+		"job control": {`echo ready; exec bash --norc -i`, "set -o | grep monitor; exit 7\r", "monitor        \ton\r\n"},
+		"escape":      {`trap "" INT; echo ready; sleep 1000`, "\x1d\x1d\x1d", "vm: interrupted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd, tmp := vm(t, test.script)
+			terminal, keyboard := onTerminal(t, cmd)
+			screen, err := terminal.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := terminal.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(screen)
+			if line, err := lines.ReadString('\n'); line != "ready\r\n" {
+				t.Fatalf("got %q, %v", line, err)
+			}
+			if _, err := io.WriteString(keyboard, test.keys); err != nil {
+				t.Fatal(err)
+			}
+			out, err := io.ReadAll(lines)
+			if err != nil || !strings.Contains(string(out), test.want) {
+				t.Errorf("got %q (%v), want %q in it", out, err, test.want)
+			}
+			_ = terminal.Wait()
+			want := 7
+			if name == "escape" {
+				want = exitTrouble
+			}
+			if status := terminal.ProcessState.ExitCode(); status != want {
+				t.Errorf("exit status %d, want %d", status, want)
+			}
+			expectEmpty(t, tmp)
+		})
+	}
+}
+
+// TestTerminalInput: without a terminal as its stdout, vm passes on lines, and its output is what the command wrote.
+func TestTerminalInput(t *testing.T) {
+	cmd, tmp := vm(t, `read -r line; echo "got $line"; exit 7`)
+	file := filepath.Join(t.TempDir(), "out")
+	terminal, keyboard := onTerminal(t, cmd)
+	terminal.Args[2] += " >" + file
+	if _, err := io.WriteString(keyboard, "words\n"); err != nil {
+		t.Fatal(err)
+	}
 	out, err := terminal.CombinedOutput()
-	if terminal.ProcessState.ExitCode() != 7 || !strings.Contains(string(out), "got words\r\n") {
+	if terminal.ProcessState.ExitCode() != 7 {
 		t.Errorf("%v, want exit status 7: %q", err, out)
 	}
+	if got, err := os.ReadFile(file); string(got) != "got words\n" {
+		t.Errorf("got %q (%v)", got, err)
+	}
 	expectEmpty(t, tmp)
+}
+
+// TestCopyKeys: three escape keys in a row end the machine, and all else goes to the command.
+func TestCopyKeys(t *testing.T) {
+	for keys, want := range map[string]struct {
+		passed string
+		ended  bool
+	}{
+		"\x03a":              {"\x03a", false},
+		"a\x1d\x1db\x1d":     {"a\x1d\x1db\x1d", false},
+		"\x1d\x1d\x1d never": {"\x1d\x1d", true},
+	} {
+		var passed strings.Builder
+		ended := false
+		copyKeys(&passed, iotest.OneByteReader(strings.NewReader(keys)), func() { ended = true })
+		if passed.String() != want.passed || ended != want.ended {
+			t.Errorf("%q: passed %q, ended %t", keys, passed.String(), ended)
+		}
+	}
 }
 
 // TestKeep: what the command writes to a kept directory is there afterwards, and nothing that it writes beside it.

@@ -62,7 +62,9 @@ func newDoctor(m *machine) *cobra.Command {
 		Use:   "doctor",
 		Short: "Find out what this host lacks for CAN buses of containers",
 		Long:  doctorHelp(),
-		Args:  cobra.NoArgs,
+		Example: `  vxcanctl doctor
+  vxcanctl doctor --explain VX112`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			w := cmd.OutOrStdout()
 			if explain != "" {

@@ -65,9 +65,13 @@ func newDump(host looker) *cobra.Command {
 	var options dumpOptions
 	var format *string
 	cmd := &cobra.Command{
-		Use:               "dump [HUB[,FILTER ...] ...]",
-		Short:             "Show frames of buses with their senders",
-		Long:              dumpHelp,
+		Use:   "dump [HUB[,FILTER ...] ...]",
+		Short: "Show frames of buses with their senders",
+		Long:  dumpHelp,
+		Example: `  vxcanctl dump vcan0
+  vxcanctl dump vcan0,123:7FF --from engine -n 10
+  vxcanctl dump vcan0 -L >bus.log
+  vxcanctl dump vcan0 -w bus.pcapng`,
 		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {

@@ -24,7 +24,7 @@ func newGenerate() *cobra.Command {
 			root.InitDefaultCompletionCmd()
 			errs := []error{os.MkdirAll(dir, 0o755)}
 			for _, c := range append(root.Commands(), root) {
-				if c.IsAvailableCommand() && c.Name() != "help" && c.Name() != "completion" || c == root {
+				if hasPage(c) {
 					errs = append(errs, os.WriteFile(filepath.Join(dir, pageName(c)+".8"), []byte(manPage(c)), 0o644))
 				}
 			}
@@ -34,6 +34,11 @@ func newGenerate() *cobra.Command {
 				root.GenFishCompletionFile(filepath.Join(dir, "vxcanctl.fish"), true))...)
 		},
 	}
+}
+
+// hasPage reports whether a command has a man page.
+func hasPage(c *cobra.Command) bool {
+	return !c.HasParent() || c.IsAvailableCommand() && c.Name() != "help" && c.Name() != "completion"
 }
 
 func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
@@ -55,10 +60,35 @@ func manPage(c *cobra.Command) string {
 	}
 	c.InitDefaultHelpFlag()
 	fmt.Fprintf(&b, ".SH OPTIONS\n.nf\n%s.fi\n", roff(c.Flags().FlagUsages()))
-	if c.HasParent() {
-		fmt.Fprintf(&b, ".SH SEE ALSO\n.BR %s (8)\n", roff(pageName(c.Parent())))
+	if c.Example != "" {
+		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roffLines(c.Example))
 	}
+	b.WriteString(".SH FILES\n")
+	for _, f := range files {
+		fmt.Fprintf(&b, ".TP\n.I %s\n%s\n", roff(f.path), roff(f.what))
+	}
+	fmt.Fprintf(&b, ".SH SEE ALSO\n%s\n", strings.Join(append(pagesBeside(c), ".BR ip\\-link (8),", ".BR tc (8)"), "\n"))
 	return b.String()
+}
+
+// pagesBeside are the man pages of the other commands, as requests of man(7).
+func pagesBeside(c *cobra.Command) (requests []string) {
+	for _, other := range append([]*cobra.Command{c.Root()}, c.Root().Commands()...) {
+		if other != c && hasPage(other) {
+			requests = append(requests, fmt.Sprintf(".BR %s (8),", roff(pageName(other))))
+		}
+	}
+	return requests
+}
+
+// files are those that vxcanctl reads and writes, and those of its units.
+var files = [...]struct{ path, what string }{
+	{"/var/lib/cni/vxcan", "what the containers on each bus asked for, by boot and network namespace, and the locks of the buses"},
+	{"/var/lib/prometheus/node-exporter/" + metricsFile, "metrics for node_exporter, by vxcan-metrics.timer"},
+	{"/run/docker.sock", "asked for the names of Docker's containers"},
+	{"/usr/lib/udev/rules.d/90-vxcan.rules", "starts vxcan-heal@.service when a controller is plugged in"},
+	{"/usr/lib/sysctl.d/40-vxcan.conf", "the queue for bursts of frames"},
+	{"/usr/lib/modules-load.d/vxcan.conf", "the kernel modules that a bus needs, loaded at boot"},
 }
 
 // roffText is text with paragraphs, of which lines with blanks in front stay as they are.
@@ -74,6 +104,15 @@ func roffText(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// roffLines is text of which each line stays as it is.
+func roffLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = roff(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // roff escapes what man would take for a request.

@@ -28,12 +28,22 @@ func TestGenerate(t *testing.T) {
 	if got := strings.Join(names, " "); err != nil || got != want {
 		t.Errorf("%v, %v; want %s", got, err, want)
 	}
-	for file, words := range map[string]string{
-		"vxcanctl-doctor.8": "\\-\\-explain CODE    tell what a CODE means\n", "vxcanctl.8": ".TP\n.B heal\nRepair buses", "vxcanctl-status.8": ".SH SEE ALSO\n.BR vxcanctl (8)\n",
-	} {
+	words := map[string]string{
+		"vxcanctl-doctor.8": "\\-\\-explain CODE    tell what a CODE means\n", "vxcanctl.8": ".TP\n.B heal\nRepair buses", "vxcanctl-status.8": ".SH SEE ALSO\n.BR vxcanctl (8),\n",
+		"vxcanctl-metrics.8": ".SH EXAMPLES\n.nf\n  vxcanctl metrics\n",
+	}
+	for _, file := range names {
+		if filepath.Ext(file) != ".8" {
+			continue
+		}
 		page, err := os.ReadFile(filepath.Join(dir, file))
-		if err != nil || !strings.Contains(string(page), words) {
-			t.Errorf("%s: %v: no %q in\n%s", file, err, words, page)
+		if err != nil || !strings.Contains(string(page), words[file]) {
+			t.Errorf("%s: %v: no %q in\n%s", file, err, words[file], page)
+		}
+		for _, section := range []string{"EXAMPLES", "FILES", "SEE ALSO"} {
+			if strings.Count(string(page), ".SH "+section+"\n") != 1 {
+				t.Errorf("%s: no section %s", file, section)
+			}
 		}
 		if groff, err := exec.LookPath("groff"); err == nil {
 			if out, err := exec.Command(groff, "-man", "-Tutf8", "-ww", "-z", filepath.Join(dir, file)).CombinedOutput(); err != nil || len(out) > 0 {

@@ -24,6 +24,8 @@ func newGraph(host looker) *cobra.Command {
 their policies. With -o dot it is a graph for Graphviz: vxcanctl graph -o dot | dot -Tsvg.
 
 JSON is that of status.`,
+		Example: `  vxcanctl graph
+  vxcanctl graph vcan0 -o dot >vcan0.dot`,
 		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {

@@ -42,9 +42,11 @@ func newLearn(host looker) *cobra.Command {
 	var duration time.Duration
 	var format *string
 	cmd := &cobra.Command{
-		Use:               "learn HUB",
-		Short:             "Listen to a bus, and print what its containers must be allowed",
-		Long:              learnHelp,
+		Use:   "learn HUB",
+		Short: "Listen to a bus, and print what its containers must be allowed",
+		Long:  learnHelp,
+		Example: `  vxcanctl learn vcan0
+  vxcanctl learn vcan0 --for 10m -o json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -29,6 +29,8 @@ collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does th
 JSON is that of status, which has the same numbers.
 
 ` + metricsTable(),
+		Example: `  vxcanctl metrics
+  vxcanctl metrics --textfile /var/lib/prometheus/node-exporter`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {

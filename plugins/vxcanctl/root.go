@@ -17,6 +17,7 @@ func newCommand(host *bus.Host) *cobra.Command {
 		Use:          "vxcanctl",
 		Short:        "Administer the CAN buses of containers",
 		Long:         "Administer the CAN buses of containers. Without a command: status.",
+		Example:      statusExample,
 		Version:      buildVersion,
 		SilenceUsage: true, // it would bury the error
 	}

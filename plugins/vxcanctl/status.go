@@ -45,12 +45,18 @@ With --watch it is one document a line, with totals.
 
 Exit status: 0, also if a bus is not healthy (see doctor); 1 if one cannot be looked at.`
 
+const statusExample = `  vxcanctl status
+  vxcanctl status vcan0 engine
+  vxcanctl status --watch
+  vxcanctl status -o json`
+
 func newStatus(host looker) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "status [HUB|CONTAINER ...]",
 		Aliases:           []string{"list", "ls", "ps", "show"},
 		Short:             "Show buses, containers on them and their frames",
 		Long:              statusHelp,
+		Example:           statusExample,
 		ValidArgsFunction: completeMembers(host),
 	}
 	addStatus(cmd, host)

@@ -9,8 +9,8 @@ import (
 	"github.com/vxcan/vxcan/integration/harness"
 )
 
-// TestPackageService: where systemd runs, the driver answers when its socket is enabled, an upgrade replaces one that
-// runs, and none runs after the removal.
+// TestPackageService: where systemd runs, a package does at once what the next boot would do, its services do their work in
+// their confinement, an upgrade replaces a driver that runs, and none runs after the removal.
 func TestPackageService(t *testing.T) {
 	s := harness.StartSystemd(t)
 	// Container images have one that lets no service start. This machine is a copy.
@@ -19,6 +19,7 @@ func TestPackageService(t *testing.T) {
 	}
 	t.Run("deb", func(t *testing.T) {
 		first, next := harness.Debs(t)
+		testConfined(t, s, first)
 		testService(t, s, []string{"dpkg", "-i", first}, []string{"dpkg", "-i", next}, []string{"dpkg", "--remove", "vxcan"})
 	})
 	t.Run("rpm", func(t *testing.T) {
@@ -27,6 +28,23 @@ func TestPackageService(t *testing.T) {
 		testService(t, s, append(install, rpmPackage(t, harness.PackagesDir)),
 			[]string{"rpm", "-U", "--nodeps", rpmPackage(t, harness.PackagesDir+"-next")}, []string{"rpm", "-e", "vxcan"})
 	})
+	t.Run("apk", func(t *testing.T) { testOpenRC(t, harness.Package(t, harness.PackagesDir+"/vxcan*_x86_64.apk")) })
+}
+
+// testOpenRC: the script of a package for Alpine does the same where OpenRC runs and there is only busybox.
+func testOpenRC(t *testing.T, apk string) {
+	const systemdSysctl = "/usr/lib/systemd/systemd-sysctl"
+	harness.Command(t, "mount", "--bind", "/dev/null", systemdSysctl)
+	defer harness.Command(t, "umount", systemdSysctl)
+	programs := t.TempDir()
+	harness.Command(t, "ln", "-s", "/bin/busybox", programs+"/sysctl")
+	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
+	harness.Command(t, "install", "-D", "/dev/null", "/run/openrc/softlevel")
+	defer harness.Remove(t, "/run/openrc/softlevel")
+	unloadCAN(t)
+	harness.Write(t, backlogFile, "1000")
+	t.Log(harness.Command(t, "sh", "-ec", `tar -xzf "$1" -C / usr/lib/sysctl.d/40-vxcan.conf .post-install 2>/dev/null && sh /.post-install`, "sh", apk))
+	expectLoaded(t)
 }
 
 func testService(t *testing.T, s *harness.Systemd, install, upgrade, remove []string) {
@@ -54,7 +72,15 @@ func testService(t *testing.T, s *harness.Systemd, install, upgrade, remove []st
 	}
 	const socket, service = "vxcan-docker.socket", "vxcan-docker.service"
 
-	run(install)
+	unloadCAN(t)
+	harness.Write(t, backlogFile, "1000")
+	out := run(install)
+	for _, words := range []string{"vcan, vxcan and can-gw are loaded", "net.core.netdev_max_backlog is 65536"} {
+		if !strings.Contains(out, words) {
+			t.Errorf("the installation does not say %q:\n%s", words, out)
+		}
+	}
+	expectLoaded(t)
 	want(socket, "active")
 	want(service, "inactive")
 	before := answered()
@@ -70,4 +96,75 @@ func testService(t *testing.T, s *harness.Systemd, install, upgrade, remove []st
 	if _, err := os.Lstat(harness.DriverSocket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after the removal: %s: %v", harness.DriverSocket, err)
 	}
+}
+
+const backlogFile = "/proc/sys/net/core/netdev_max_backlog"
+
+// unloadCAN takes the kernel modules away that a package loads.
+func unloadCAN(t *testing.T) {
+	t.Helper()
+	harness.FreshHost(t)
+	harness.Command(t, "modprobe", "-r", "can-gw", "vxcan", "vcan")
+}
+
+func expectLoaded(t *testing.T) {
+	t.Helper()
+	for _, module := range []string{"vcan", "vxcan", "can_gw"} {
+		if _, err := os.Stat("/sys/module/" + module); err != nil {
+			t.Error(err)
+		}
+	}
+	if backlog, err := os.ReadFile(backlogFile); string(backlog) != "65536\n" {
+		t.Errorf("backlog: %s (%v)", backlog, err)
+	}
+}
+
+// testConfined: systemd counts an exposure of 3.0 at most of each service, and each one does all that it is for. The driver
+// may load no module: systemd does it.
+func testConfined(t *testing.T, s *harness.Systemd, deb string) {
+	s.Run("dpkg", "-i", deb)
+	const metricsDir = "/var/lib/prometheus/node-exporter"
+	for _, unit := range []string{"vxcan-docker.service", "vxcan-heal@vcan0.service", "vxcan-metrics.service"} {
+		if out, err := s.Try("systemd-analyze", "security", "--no-pager", "--threshold=30", unit); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	harness.Command(t, "modprobe", "-r", "can-gw")
+	s.Run("ip", "netns", "add", "confined")
+	const ids = `{"NetworkID":"n1","EndpointID":"e1"}`
+	call := func(name, body string) {
+		t.Helper()
+		if status, answer, err := harness.CallDriver("NetworkDriver."+name, body); err != nil || status != 200 {
+			t.Fatalf("%s: %d, %v, %v", name, status, answer, err)
+		}
+	}
+	call("CreateNetwork", `{"NetworkID":"n1","Options":{"com.docker.network.generic":{"hub":"vcan0"}}}`)
+	call("CreateEndpoint", ids)
+	call("Join", `{"NetworkID":"n1","EndpointID":"e1","SandboxKey":"/run/netns/confined"}`)
+	s.Run("ip", "-netns", "confined", "link", "show", "can0")
+
+	// The directory is another user's.
+	s.Run("install", "-d", "-o", "nobody", metricsDir)
+	s.Run("systemctl", "start", "vxcan-metrics.service")
+	if text := s.Run("cat", metricsDir+"/vxcan.prom"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("metrics:\n%s", text)
+	}
+	if mode := s.Run("stat", "-c", "%a", metricsDir+"/vxcan.prom"); mode != "644\n" {
+		t.Errorf("mode of the metrics is %s", mode)
+	}
+
+	harness.Command(t, "ip", "link", "del", "vcan0-tx")
+	harness.Command(t, "modprobe", "-r", "can-gw")
+	s.Run("systemctl", "start", "vxcan-heal@vcan0.service")
+	s.Run("systemctl", "start", "vxcan-metrics.service")
+	if text := s.Run("cat", metricsDir+"/vxcan.prom"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("after the repair:\n%s", text)
+	}
+
+	call("Leave", ids)
+	call("DeleteEndpoint", ids)
+	call("DeleteNetwork", `{"NetworkID":"n1"}`)
+	s.Run("ip", "netns", "del", "confined")
+	s.Run("dpkg", "--purge", "vxcan")
+	harness.ExpectNothing(t)
 }
