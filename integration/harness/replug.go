@@ -41,9 +41,10 @@ func Replug(t *testing.T, newController func(*testing.T) *Replugged, byOwner boo
 	s := StartSystemd(t)
 	conf := fmt.Sprintf(`"hub":%q,"physical":true`, r.Name)
 	if byOwner {
+		// On a busy machine slcan does not open within the second that it allows itself.
 		Command(t, "mkdir", "-p", "/run/udev/rules.d")
 		Write(t, "/run/udev/rules.d/95-set-up.rules", `ACTION!="remove", SUBSYSTEM=="net", ATTR{type}=="280", `+
-			`ENV{ID_NET_DRIVER}!="vcan|vxcan", RUN+="/bin/sh -c 'sleep 0.5; ip link set $name up `+r.SetUp+`'"`+"\n")
+			`ENV{ID_NET_DRIVER}!="vcan|vxcan", RUN+="/bin/sh -c 'sleep 0.5; for try in 1 2 3; do ip link set $name up `+r.SetUp+` && break; done'"`+"\n")
 		s.Run("udevadm", "control", "--reload")
 	} else {
 		conf += "," + r.Keys
@@ -79,7 +80,7 @@ func Replug(t *testing.T, newController func(*testing.T) *Replugged, byOwner boo
 				t.Fatal(err)
 			}
 			heard, _ := inA.Heard()
-			return heard[frame(0x200, 9999)] > 0
+			return heard[frame(0x200, 9999)] > 0 && isUp(r.Name) // slcan receives while it is still being opened
 		})
 		took = append(took, time.Since(plugged).Round(time.Millisecond))
 		wire := r.Listen()
