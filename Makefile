@@ -158,6 +158,7 @@ test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.
 test-install: root = $(CURDIR)/bin/root
+test-install: export CNI_BIN = /opt/cni/bin
 test-install: build
 	rm -rf $(root)
 	$(MAKE) -s install DESTDIR=$(root)

@@ -30,6 +30,7 @@ write_scripts() {
 	for script in integration/packages/*/p*; do
 		mkdir -p "$work/$(dirname "$script")"
 		sed -e "/# @NOW@$/ { r $work/now" -e 'd; }' "$script" >"$work/$script"
+		touch -d "@$SOURCE_DATE_EPOCH" "$work/$script" # an apk has the time of its script
 	done
 }
 

@@ -67,17 +67,22 @@ func (c *Conn) change(kind int, verb string, jobs []Job) error {
 }
 
 // List returns every job of the netns, the youngest first. Where the answer takes more than one datagram, a job that is
-// added or deleted meanwhile shifts the rest; List asks again until two answers agree.
+// added or deleted meanwhile shifts the rest; List asks again until three answers in a row agree. (Two can be wrong in the
+// same way while another program makes and deletes a job without end.)
 func (c *Conn) List() ([]Job, error) {
-	const tries = 10
+	const tries, enough = 20, 3
 	var before []Job
+	agree := 1
 	for range tries {
 		var jobs []Job
 		datagrams, err := c.conn.Dump(listRequest(), collect(&jobs))
 		if err != nil {
 			return nil, fmt.Errorf("list gateway jobs: %w", err)
 		}
-		if datagrams <= 1 || sameRules(jobs, before) {
+		if agree++; !sameRules(jobs, before) {
+			agree = 1
+		}
+		if datagrams <= 1 || agree == enough {
 			return jobs, nil
 		}
 		before = jobs

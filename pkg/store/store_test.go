@@ -428,7 +428,7 @@ func TestLockOfRemovedFile(t *testing.T) {
 func TestLockGivenUp(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir, "vcan0")
-	if _, err := Open(context.Background(), dir, "vcan0", time.Millisecond); err == nil {
+	if _, err := Open(context.Background(), dir, "vcan0", 100*time.Millisecond); err == nil {
 		t.Fatal("opened twice")
 	}
 	if err := first.Close(); err != nil {
