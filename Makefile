@@ -119,11 +119,11 @@ job_word = $(word $(1),$(subst :, ,$(JOB)))
 suite    = $(filter-out own,$(call job_word,1))
 machine  = $(call job_word,2)
 exec     = $(if $(filter uml,$(machine)),-exec '$(VM)',$(if $(filter qemu,$(machine)),-exec '$(VM) -qemu'))
-job test-pkg-%: export VXCAN_TEST_CAN = 1
+test-pkg-% test-vm: export VXCAN_TEST_CAN = 1
 job: export VXCAN_VM_COMMAND = $(VM)
 job: ## run one of them, such as JOB=own:uml:podman
 	@echo "$(JOB) begins"
-	@begin=$$(date +%s); $(if $(findstring :,$(JOB)),VXCAN_VM_SUITE=$(suite) VXCAN_TEST_USB=$(if $(filter qemu,$(machine)),1) \
+	@begin=$$(date +%s); $(if $(findstring :,$(JOB)),VXCAN_TEST_CAN=1 VXCAN_VM_SUITE=$(suite) VXCAN_TEST_USB=$(if $(filter qemu,$(machine)),1) \
 		go -C integration $(GO_TEST) $(exec) ./$(call job_word,3),$(MAKE) --no-print-directory $(JOB)) \
 		&& result=passed || result=FAILED; echo "$(JOB) $$result after $$(($$(date +%s) - begin)) s"; test $$result = passed
 
