@@ -115,7 +115,7 @@ func delayed(t *testing.T, cmd *exec.Cmd, do func()) (reached bool, err error) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	var children []int  // looked for once: to go through /proc again and again takes longer than the delay on a busy machine
-	for stops := 0; ; { // in a row: strace itself stops a thread for moments
+	for since := (time.Time{}); ; { // held since then: strace itself stops a thread for moments
 		select {
 		case err := <-ended:
 			return reached, err
@@ -133,17 +133,20 @@ func delayed(t *testing.T, cmd *exec.Cmd, do func()) (reached bool, err error) {
 				held = held || strings.Contains(string(status), "State:\tt")
 			}
 		}
-		if stops++; !held {
-			stops = 0
+		switch {
+		case !held:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
 		}
-		if stops == 5 && !reached {
+		if held && !reached && time.Since(since) > 400*time.Millisecond {
 			reached = true
 			do()
 		}
 	}
 }
 
-const delay = "delay_exit=500000" // microseconds
+const delay = "delay_exit=1000000" // microseconds
 
 func childrenOf(parent int) (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/status")
