@@ -114,7 +114,7 @@ func delayed(t *testing.T, cmd *exec.Cmd, do func()) (reached bool, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	var children []int  // looked for once: to go through /proc again and again takes longer than the delay on a busy machine
+	var children []int              // looked for once: to go through /proc again and again takes longer than the delay on a busy machine
 	for since := (time.Time{}); ; { // held since then: strace itself stops a thread for moments
 		select {
 		case err := <-ended:
