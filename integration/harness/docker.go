@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 )
 
 // Where the driver and its state are, and the image that tests run.
@@ -39,6 +40,7 @@ type DockerHost struct {
 func StartDocker(t *testing.T, args ...string) *DockerHost {
 	t.Helper()
 	FreshHost(t)
+	_ = unix.Unmount("/run/docker/netns/default", unix.MNT_DETACH) // of a container with --network host
 	for _, dir := range []string{DriverStateDir, "/var/lib/docker", "/run/docker"} {
 		if err := errors.Join(RemoveContent(dir), os.MkdirAll(dir, 0o755)); err != nil {
 			t.Fatal(err)
