@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -35,7 +36,17 @@ func SetUpController(t testing.TB, c *cantest.Controller, queue int) {
 	if queue != 0 {
 		args = append(args, "txqueuelen", strconv.Itoa(queue))
 	}
-	Command(t, "ip", append(args, "type", "can", "bitrate", "500000")...)
+	args = append(args, "type", "can", "bitrate", "500000")
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		out, err := exec.Command("ip", args...).CombinedOutput()
+		if err == nil {
+			break
+		}
+		// slcan waits a second for the wire, which is a goroutine here, and may be late where other machines run beside this.
+		if !strings.Contains(string(out), "Connection timed out") || time.Now().After(deadline) {
+			t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
 	WaitForState(t, c.Name, `"operstate":"UP"`) // which the kernel sets up to a second later, though frames pass at once
 }
 

@@ -289,7 +289,8 @@ func writeFile(path string, content []byte, sync bool) (retErr error) {
 	return nil
 }
 
-// Names returns the names of all state files in dir. A directory that is not there has none.
+// Names returns the names of all state files in dir, also of those whose Remove was killed before the lock file went: who
+// opens one of these finds nothing. A directory that is not there has none.
 func Names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -297,9 +298,12 @@ func Names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), fileSuffix); ok {
-			names = append(names, name)
+		for _, suffix := range []string{fileSuffix, lockSuffix} {
+			if name, ok := strings.CutSuffix(e.Name(), suffix); ok {
+				names = append(names, name)
+			}
 		}
 	}
-	return names, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
