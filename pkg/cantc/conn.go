@@ -181,6 +181,9 @@ func (c *Conn) missing(f Filter) string {
 	return "cls_bpf"
 }
 
+// lo is the index of the device that each network namespace has.
+const lo = 1
+
 // Probe reports whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
 // returns. It fails with a rtnl.NoModuleError, or without CAP_SYS_ADMIN.
 func Probe(actions ...Action) error {
@@ -188,7 +191,6 @@ func Probe(actions ...Action) error {
 	if err != nil {
 		return err
 	}
-	const lo = 1
 	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}} // matches
 	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
 }

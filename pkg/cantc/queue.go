@@ -146,6 +146,15 @@ func (c *Conn) SetClasses(dev int, marks ...uint32) error {
 	})
 }
 
+// ProbeQueue reports whether the kernel has what SetClasses needs of it, as Probe does for filters.
+func ProbeQueue() error {
+	conn, err := rtnl.DialNew()
+	if err != nil {
+		return err
+	}
+	return errors.Join(On(conn).SetClasses(lo, 1), conn.Close())
+}
+
 // DeleteClasses deletes classes whose frames are all gone. The others get no more frames from then on, and can be deleted later.
 // What is not there is no error.
 func (c *Conn) DeleteClasses(dev int, classes ...Class) error {

@@ -92,9 +92,10 @@ func (m *machine) kernel() (all []finding) {
 	case m.uid != 0:
 		add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
 	}
-	for i, module := range bus.Modules {
+	for _, module := range bus.Modules {
 		f := m.module(system, module, err == nil && m.uid == 0)
-		f.Code = fmt.Sprint("VX", 101+i)
+		i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
+		f.Code = codes[i].code
 		all = append(all, f)
 	}
 	if major, minor := kernelVersion(system.release); major < 6 || major == 6 && minor < 1 {
@@ -126,8 +127,8 @@ func (m *machine) module(s system, module bus.Module, tried bool) finding {
 		if others, _ := filepath.Glob(filepath.Join(m.root, "lib/modules/*")); s.foreign && len(others) > 0 && m.read("/proc/modules") != "" {
 			f.Remedy = "reboot: the modules of the running kernel are not on the disk any more"
 		}
-		if module.Name == "act_police" { // only policies with a rate need it
-			f.Level, f.What = warning, f.What+", which the key rate needs"
+		if module.For != "" {
+			f.Level, f.What = warning, f.What+", which "+module.For+" needs"
 		}
 	}
 	if !tried {

@@ -30,6 +30,8 @@ var codes = [...]code{
 	{"VX110", "user namespace", "The kernel takes gateway rules only in the initial user namespace: a rootless runtime cannot attach containers."},
 	{"VX111", "version of the kernel", "Before Linux 6.1, programs inside one container do not hear each other."},
 	{"VX112", "queue for bursts", "A frame waits in the kernel's queue once for each receiver. Where net.core.netdev_max_backlog is below 1000 for each container on a bus, bursts lose frames."},
+	{"VX113", "kernel module sch_drr", "A controller that vxcan sets up has a queue of each container in it. Without it all share one, which one container can fill."},
+	{"VX114", "kernel module cls_fw", "It puts each frame into the queue of its container."},
 	{"VX200", "no runtime", "Neither Podman nor Docker, containerd, nerdctl or k3s was found."},
 	{"VX201", "netavark plugin of Podman", "Podman with netavark looks for vxcan in its plugin directories."},
 	{"VX202", "CNI plugin of Podman", "Podman with the CNI backend looks for vxcan in its plugin directories."},

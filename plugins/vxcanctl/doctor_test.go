@@ -27,7 +27,7 @@ func soundHost(t *testing.T) *machine {
 	m.write(t, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n")
 	m.write(t, "proc/sys/net/core/netdev_max_backlog", "65536\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.dep", "kernel/drivers/net/can/vcan.ko.xz:\nkernel/drivers/net/can/vxcan.ko.xz:\nkernel/net/can/can-gw.ko.xz: kernel/net/can/can.ko.xz\n"+
-		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\n")
+		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\nkernel/net/sched/sch_drr.ko.xz:\nkernel/net/sched/cls_fw.ko.xz:\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.builtin", "kernel/net/sched/act_police.ko\n")
 	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/bin/crictl", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
 		m.write(t, program, "")
@@ -84,8 +84,9 @@ func TestDoctor(t *testing.T) {
 	}{
 		"sound":              {func(m *machine) {}, nil},
 		"no vcan on Debian":  {func(m *machine) { m.try = lacking("vcan") }, []string{"failure VX101 module vcan (CONFIG_CAN_VCAN) cannot be used: sudo apt install --reinstall linux-image-$(uname -r)"}},
+		"no queues":          {func(m *machine) { m.try = lacking("sch_drr", "cls_fw") }, []string{"warning VX113 module sch_drr (CONFIG_NET_SCH_DRR) cannot be used, which a queue of each container on a controller needs", "warning VX114 module cls_fw"}},
 		"no rate":            {func(m *machine) { m.try = lacking("act_police") }, []string{"warning VX109 module act_police (CONFIG_NET_ACT_POLICE) cannot be used, which the key rate needs: sudo apt"}},
-		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX10"}, 9)},
+		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX1"}, 11)},
 		"no root":            {func(m *machine) { m.uid, m.try = 1000, nil }, []string{"warning VX100 not root"}},
 		"no root, no module": {func(m *machine) { m.uid, m.try = 1000, nil; m.remove(t, "lib/modules/6.12.0-1-amd64/modules.builtin") }, []string{"warning VX100", "warning VX109 module act_police (CONFIG_NET_ACT_POLICE) is not there"}},
 		"rootless":           {func(m *machine) { m.rootful = func() error { return bus.ErrPermission } }, []string{"failure VX110 this is a user namespace"}},
@@ -207,11 +208,16 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// TestModuleCodes: codes of modules are in the order of the modules.
-func TestModuleCodes(t *testing.T) {
-	for i, m := range bus.Modules {
-		if c := codes[1+i]; c.title != "kernel module "+m.Name || c.code != fmt.Sprint("VX", 101+i) {
-			t.Errorf("%s is %s, %s", m.Name, c.code, c.title)
+// TestCodes: numbers rise, and each module has one.
+func TestCodes(t *testing.T) {
+	for i, c := range codes[1:] {
+		if c.code <= codes[i].code {
+			t.Errorf("%s comes after %s", c.code, codes[i].code)
+		}
+	}
+	for _, m := range bus.Modules {
+		if !slices.ContainsFunc(codes[:], func(c code) bool { return c.title == "kernel module "+m.Name }) {
+			t.Errorf("%s has no code", m.Name)
 		}
 	}
 }

@@ -64,6 +64,7 @@ RDEPENDS:${PN}-docker = "${PN}"
 RDEPENDS:${PN}-ctl = "${PN}"
 RRECOMMENDS:${PN} = "kernel-module-can-raw kernel-module-can-gw kernel-module-vcan kernel-module-vxcan \
     kernel-module-sch-ingress kernel-module-cls-bpf kernel-module-act-gact kernel-module-act-skbedit \
-    kernel-module-act-mirred kernel-module-act-police"
+    kernel-module-act-mirred kernel-module-act-police \
+    kernel-module-sch-drr kernel-module-cls-fw"
 
 INSANE_SKIP:${PN} += "already-stripped"
