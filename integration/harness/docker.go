@@ -124,8 +124,26 @@ func (d *DockerHost) StopDriver(sig os.Signal) { stop(d.T, &d.driver, sig) }
 // StartDaemon starts dockerd, and waits until it answers.
 func (d *DockerHost) StartDaemon() {
 	d.T.Helper()
-	d.daemon = d.Start("dockerd", exec.Command("dockerd", append([]string{"--bridge=none", "--iptables=false"}, d.Args...)...))
-	d.WaitFor("dockerd", func() bool { _, err := d.Try("version"); return err == nil })
+	const tries = 5 // it ends itself where its containerd does not answer within 15 s, as on a busy machine
+	for range tries {
+		d.daemon = d.Start("dockerd", exec.Command("dockerd", append([]string{"--bridge=none", "--iptables=false"}, d.Args...)...))
+		ended := false
+		d.WaitFor("dockerd", func() bool {
+			var info unix.Siginfo
+			err := unix.Waitid(unix.P_PID, d.daemon.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+			if ended = err == nil && info.Signo != 0; ended {
+				return true
+			}
+			_, err = d.Try("version")
+			return err == nil
+		})
+		if !ended {
+			return
+		}
+		_ = d.daemon.Wait()
+		d.daemon = nil
+	}
+	d.T.Fatalf("dockerd ended %d times", tries)
 }
 
 // StopDaemon ends dockerd, if it runs.
