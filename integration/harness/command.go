@@ -1,11 +1,11 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Repo is a path in this repository, which is found from the directory of the test.
@@ -48,16 +50,34 @@ func Command(t testing.TB, name string, args ...string) string {
 	return out
 }
 
-// Try is Command for what may fail.
+// Try is Command for what may fail. What the program leaves running may keep its stdout.
 func Try(name string, args ...string) (string, error) {
-	var out, words bytes.Buffer
 	cmd, cancel := Limited(name, args...)
 	defer cancel()
-	cmd.Stdout, cmd.Stderr = &out, &words
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, out.String(), words.String())
+	out, errOut := memFile()
+	words, errWords := memFile()
+	if err := errors.Join(errOut, errWords); err != nil {
+		return "", err
 	}
-	return out.String(), nil
+	defer out.Close()
+	defer words.Close()
+	cmd.Stdout, cmd.Stderr = out, words // no pipes, whose end would be awaited
+	err := cmd.Run()
+	said := func(f *os.File) string {
+		text, errRead := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+		err = errors.Join(err, errRead)
+		return string(text)
+	}
+	all, complaint := said(out), said(words)
+	if err != nil {
+		return all, fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, all, complaint)
+	}
+	return all, nil
+}
+
+func memFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
+	return os.NewFile(uintptr(fd), "output"), err
 }
 
 // Limited is a command that is killed when it takes far longer than any does, for the tests behind it to have their turn.
