@@ -329,7 +329,20 @@ func (b *bus) deleteEndpoint(hostIf string) (index int, err error) {
 	if err != nil || link.Kind != canlink.Vxcan {
 		return 0, err
 	}
-	return link.Index, b.k.links.Delete(link.Index)
+	return link.Index, errors.Join(b.deleteCopies(link.Index), b.k.links.Delete(link.Index))
+}
+
+// deleteCopies deletes what does not go with host ends, by their ifindexes.
+func (b *bus) deleteCopies(members ...int) error {
+	if !b.k.rootless || len(members) == 0 {
+		return nil
+	}
+	_, name := config.BackplaneNames(b.name)
+	rx, err := b.k.link(name)
+	if err != nil || rx.Index == 0 {
+		return err
+	}
+	return b.k.tc.Delete(plan.CopyHooks(rx.Index, members...)...)
 }
 
 // checkNameFree reports whether a device has the name that a container end is to get.

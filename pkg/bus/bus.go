@@ -42,9 +42,9 @@ const LockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
 var (
 	// ErrInvalidNetns is a path that is not the network namespace of a container.
 	ErrInvalidNetns = errors.New("invalid network namespace")
-	// ErrNoKernelSupport is a kernel without vcan, vxcan or can-gw.
+	// ErrNoKernelSupport is a kernel without vcan, vxcan or another module that a bus needs.
 	ErrNoKernelSupport = errors.New("no kernel support")
-	// ErrPermission is the lack of CAP_NET_ADMIN in the initial user namespace.
+	// ErrPermission is the lack of CAP_NET_ADMIN in the user namespace that owns the network namespace.
 	ErrPermission = errors.New("not permitted")
 	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
 	ErrNameTaken = fmt.Errorf("%w interface", config.ErrInvalid)
@@ -168,7 +168,7 @@ func (b *bus) notice(format string, args ...any) {
 // adds unrecorded ones, which it knows by the aliases of their devices. It returns these corrections in words. It changes
 // nothing in the kernel or on disk.
 func (b *bus) observe() (corrections []string, err error) {
-	v := plan.View{}
+	v := plan.View{Rootless: b.k.rootless}
 	if v.Links, err = b.k.links.List(); err != nil {
 		return nil, err
 	}
@@ -187,8 +187,10 @@ func (b *bus) observe() (corrections []string, err error) {
 			return nil, err
 		}
 	}
-	if v.Jobs, err = b.k.gw.List(); err != nil {
-		return nil, err
+	if !v.Rootless {
+		if v.Jobs, err = b.k.gw.List(); err != nil {
+			return nil, err
+		}
 	}
 	before := b.record.endpoints
 	b.endpoints = v.Endpoints(b.name, before)
@@ -197,10 +199,16 @@ func (b *bus) observe() (corrections []string, err error) {
 		where = plan.Hooks(hub.Index, false)
 		listed = slices.Clone(where)
 	}
+	members := []int{hub.Index}
 	b.record.endpoints = make([]plan.Record, len(b.endpoints))
 	for i, e := range b.endpoints {
 		b.record.endpoints[i] = e.Record
 		where = append(where, plan.Hooks(e.Host.Index, e.Endpoint.Policy != (config.Policy{}) || e.CutOff)...)
+		members = append(members, e.Host.Index)
+	}
+	if _, name := config.BackplaneNames(b.name); v.Rootless && v.Link(name).Index != 0 {
+		copies := plan.CopyHooks(v.Link(name).Index, members...)
+		where, listed = append(where, copies...), append(listed, copies[0])
 	}
 	filters, err := b.k.tc.Get(where...)
 	if err != nil {

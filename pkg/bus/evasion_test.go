@@ -119,7 +119,7 @@ func openPackets(t testing.TB, at port, protocol int) (fd, index int) {
 			return err
 		}
 		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
+			cantest.GrowReceiveQueue(fd, 64<<20),
 			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(uint16(protocol)), Ifindex: index}))
 	})
 	if err != nil {
@@ -402,7 +402,7 @@ func (e *evader) expectSent(from port, others []port, fewer bool) {
 	for i, p := range taps {
 		heard := 0
 		for _, f := range p.seen() {
-			if f.outgoing != (i == 0) { // of the hub's, one is the echo
+			if f.outgoing != (i == 0 && !cantest.IsRootless()) { // of the hub's, one is the echo
 				continue
 			}
 			heard++
@@ -436,7 +436,7 @@ func (e *evader) expectHeard(ear, hub, from port) {
 	}
 	passages := 0
 	for _, p := range count.seen() {
-		if p.outgoing {
+		if p.outgoing != cantest.IsRootless() { // there the hub hears by a filter
 			passages++
 		}
 	}

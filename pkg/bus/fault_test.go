@@ -137,6 +137,11 @@ func takeInventory(t *testing.T, dir string) inventory {
 	for _, l := range links {
 		all.links = append(all.links, l.Name)
 		where = append(where, plan.Hooks(l.Index, true)...)
+		if strings.HasSuffix(l.Name, "-rx") {
+			for _, other := range links {
+				where = append(where, plan.CopyHooks(l.Index, other.Index)...)
+			}
+		}
 	}
 	filters, err := k.tc.Get(where...)
 	if err != nil {

@@ -24,13 +24,11 @@ type kernel struct {
 	controllers *controller.Conn
 	tc          *cantc.Conn
 	gw          *cangw.Conn
+	rootless    bool // see plan.View
 }
 
 // connect opens a socket in a network namespace; nil is the host's.
 func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
-	if err := CheckRootful(); err != nil {
-		return nil, err
-	}
 	dial := h.dial
 	if dial == nil {
 		dial = dialKernel
@@ -39,7 +37,7 @@ func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn)}, nil
+	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn), IsRootless()}, nil
 }
 
 func dialKernel(netns ns.NetNS) (rtnl.Conn, error) {
@@ -94,7 +92,10 @@ func (h *Host) Ready() (retErr error) {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, k.close()) }()
-	errGateway := withGateway(k.gw.Probe)
+	var errGateway error
+	if !k.rootless {
+		errGateway = withGateway(k.gw.Probe)
+	}
 	if errors.Is(errGateway, rtnl.ErrPermission) { // all else would be refused for the same reason
 		return errGateway
 	}
@@ -131,21 +132,18 @@ func explain(err error) error {
 		return err
 	case errors.As(err, &missing):
 		return fmt.Errorf("%w: module %s (%s) is missing", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module))
+	case errors.Is(err, rtnl.ErrPermission) && IsRootless():
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed, and this user namespace does not own the network namespace; enter the one of the runtime first, as podman unshare --rootless-netns does", ErrPermission)
 	case errors.Is(err, rtnl.ErrPermission):
-		return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	case errors.Is(err, rtnl.ErrInterrupted):
 		return fmt.Errorf("the kernel is %w: %w", plan.ErrNotReady, err)
 	}
 	return err
 }
 
-// CheckRootful returns ErrPermission in any but the initial user namespace, which maps all IDs: there the kernel takes
-// no gateway rules, and so nothing was ever made.
-func CheckRootful() error {
+// IsRootless reports whether this process is in a user namespace other than the initial one, which maps all IDs. See plan.View.
+func IsRootless() bool {
 	idMap, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil || strings.Join(strings.Fields(string(idMap)), " ") == "0 0 4294967295" {
-		return nil
-	}
-	return fmt.Errorf("%w: CAP_NET_ADMIN in the initial user namespace is needed; this is a user namespace (a rootless runtime?), "+
-		"where the kernel takes no gateway rules: use a rootful one", ErrPermission)
+	return err == nil && strings.Join(strings.Fields(string(idMap)), " ") != "0 0 4294967295"
 }

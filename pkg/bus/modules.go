@@ -17,7 +17,9 @@ type Module struct {
 	Config string // of the kernel's configuration
 	// For is what alone needs it, such as "the key rate"; "" if every bus does.
 	For string
-	try func() error
+	// Rootless reports that a bus in a user namespace needs it, too.
+	Rootless bool
+	try      func() error
 }
 
 const qdiscModule = "sch_ingress"
@@ -27,24 +29,24 @@ const fairQueue = "a queue of each container on a controller"
 
 // Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
 var Modules = [...]Module{
-	{canlink.Vcan, "CONFIG_CAN_VCAN", "", func() error {
+	{canlink.Vcan, "CONFIG_CAN_VCAN", "", true, func() error {
 		return tryLinks(func(c *canlink.Conn) error { return c.AddVcan("try", 2, canlink.FDMTU, "") })
 	}},
-	{canlink.Vxcan, "CONFIG_CAN_VXCAN", "", func() error {
+	{canlink.Vxcan, "CONFIG_CAN_VXCAN", "", true, func() error {
 		return tryLinks(func(c *canlink.Conn) error {
 			_, err := c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU})
 			return err
 		})
 	}},
-	{cangw.Module, "CONFIG_CAN_GW", "", tryGateway},
-	{qdiscModule, "CONFIG_NET_SCH_INGRESS", "", tryFilter()},
-	{"cls_bpf", "CONFIG_NET_CLS_BPF", "", tryFilter()},
-	{"act_gact", "CONFIG_NET_ACT_GACT", "", tryFilter(cantc.Drop())},
-	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", "", tryFilter(cantc.Mark(1))},
-	{"act_mirred", "CONFIG_NET_ACT_MIRRED", "", tryFilter(cantc.Forward(1))},
-	{"act_police", "CONFIG_NET_ACT_POLICE", "the key rate", tryFilter(cantc.Limit(1, 1))},
-	{"sch_drr", "CONFIG_NET_SCH_DRR", fairQueue, cantc.ProbeQueue},
-	{"cls_fw", "CONFIG_NET_CLS_FW", fairQueue, cantc.ProbeQueue},
+	{cangw.Module, "CONFIG_CAN_GW", "", false, tryGateway},
+	{qdiscModule, "CONFIG_NET_SCH_INGRESS", "", true, tryFilter()},
+	{"cls_bpf", "CONFIG_NET_CLS_BPF", "", true, tryFilter()},
+	{"act_gact", "CONFIG_NET_ACT_GACT", "", true, tryFilter(cantc.Drop())},
+	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", "", true, tryFilter(cantc.Mark(1))},
+	{"act_mirred", "CONFIG_NET_ACT_MIRRED", "", true, tryFilter(cantc.Forward(1))},
+	{"act_police", "CONFIG_NET_ACT_POLICE", "the key rate", true, tryFilter(cantc.Limit(1, 1))},
+	{"sch_drr", "CONFIG_NET_SCH_DRR", fairQueue, false, cantc.ProbeQueue},
+	{"cls_fw", "CONFIG_NET_CLS_FW", fairQueue, false, cantc.ProbeQueue},
 }
 
 // kernelConfig is the configuration of the kernel that makes a module.

@@ -117,8 +117,8 @@ func (w *world) recordFile(hub string) string {
 
 // The filters that count what is denied.
 var (
-	deniedToSend = cantc.Hook{Dir: cantc.Ingress, Prio: plan.SecondPrio}
-	deniedToHear = cantc.Hook{Dir: cantc.Egress, Prio: plan.SecondPrio}
+	deniedToSend = cantc.Hook{Dir: cantc.Ingress, Prio: plan.SecondPrio, Handle: 1}
+	deniedToHear = cantc.Hook{Dir: cantc.Egress, Prio: plan.SecondPrio, Handle: 1}
 )
 
 // mixedFrame is a frame of any kind, one that can be told from all others. Half of the IDs are in the lists or next to

@@ -58,7 +58,7 @@ func TestRate(t *testing.T) {
 			if off := float64(passed-expected) / float64(expected); off > 0.02 || off < -0.02 {
 				t.Errorf("%d frames pass, want %d", passed, expected)
 			}
-			if got := w.packets(end.HostIf)[cantc.Hook{Prio: plan.FirstPrio}]; got[0] != uint64(sent) || got[1] != uint64(passed) {
+			if got := w.packets(end.HostIf)[cantc.Hook{Prio: plan.FirstPrio, Handle: 1}]; got[0] != uint64(sent) || got[1] != uint64(passed) {
 				t.Errorf("counted: %d, want %d sent and %d passed", got, sent, passed)
 			}
 			if err := w.checkAs("box", box, policy, end.ContIf); err != nil {

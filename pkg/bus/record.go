@@ -97,10 +97,7 @@ func (h *Host) netnsDir() (string, error) {
 	if err := unix.Stat(hostNetns, &netns); err != nil {
 		return "", fmt.Errorf("network namespace of this process: %w", err)
 	}
-	top := h.StateDir
-	if top == "" {
-		top = DefaultStateDir
-	}
+	top := h.stateDir()
 	dir := filepath.Join(top, fmt.Sprintf("%s-%d", boot, netns.Ino))
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		entries, _ := os.ReadDir(top)
@@ -111,6 +108,21 @@ func (h *Host) netnsDir() (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// stateDir is where records are. In a user namespace it is a directory of the user's, which goes when he logs out, as his devices
+// do. The runtimes give such a namespace a /run of its own.
+func (h *Host) stateDir() string {
+	switch user := os.Getenv("XDG_RUNTIME_DIR"); {
+	case h.StateDir != "":
+		return h.StateDir
+	case !IsRootless():
+		return DefaultStateDir
+	case unix.Access("/run", unix.W_OK) == nil || user == "":
+		return "/run/vxcan"
+	default:
+		return filepath.Join(user, "vxcan")
+	}
 }
 
 // load reads the record. One that is lost or unusable is an empty one: the devices' aliases tell the rest. One of a later

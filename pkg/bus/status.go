@@ -251,7 +251,29 @@ func (b *bus) counters() counters {
 	for _, f := range b.view.Filters {
 		c.filters[f.Hook] = f.Packets
 	}
+	if b.view.Rootless {
+		b.countCopies(&c)
+	}
 	return c
+}
+
+// countCopies counts what filters copy, in place of rules.
+func (b *bus) countCopies(c *counters) {
+	tx, rx := config.BackplaneNames(b.name)
+	hub, from := b.view.Link(b.name).Index, b.view.Link(rx).Index
+	c.handled[[2]uint32{uint32(hub), uint32(b.view.Link(tx).Index)}] = c.last(hub, cantc.Egress, plan.FirstPrio)
+	count := func(dev int, failed func(f cantc.Installed) uint64) (handled, dropped uint64) {
+		f := b.view.Filters[plan.CopyHooks(from, dev)[0]]
+		if len(f.Packets) == 0 {
+			return 0, 0
+		}
+		return less(f.Packets[0], failed(f)), failed(f)
+	}
+	c.handled[[2]uint32{uint32(from), uint32(hub)}], _ = count(hub, func(cantc.Installed) uint64 { return c.last(hub, cantc.Ingress, plan.FirstPrio) })
+	for _, e := range b.endpoints {
+		at := [2]uint32{uint32(from), uint32(e.Host.Index)}
+		c.handled[at], c.dropped[at] = count(e.Host.Index, func(f cantc.Installed) uint64 { return f.Failed })
+	}
 }
 
 // rules counts what the rules from one device to another have passed on, and what the other device did not take.
@@ -270,7 +292,7 @@ func (c counters) wire(mark uint32) (waiting, lost uint64) {
 
 // last counts frames that came as far as the last action of a filter.
 func (c counters) last(dev int, dir cantc.Direction, prio uint16) uint64 {
-	packets := c.filters[cantc.Hook{Dev: dev, Dir: dir, Prio: prio}]
+	packets := c.filters[cantc.Hook{Dev: dev, Dir: dir, Prio: prio, Handle: 1}]
 	if len(packets) == 0 {
 		return 0
 	}
@@ -288,7 +310,7 @@ func (c counters) endpoint(e plan.Endpoint, end canlink.Link, rx uint32) Endpoin
 	if plan.IsPair(e.Host, end) {
 		s.Interface, s.Up = end.Name, e.Host.Up && end.Up
 	}
-	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: plan.FirstPrio}]; len(all) > 0 && e.Endpoint.Policy.Rate != 0 {
+	if all := c.filters[cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: plan.FirstPrio, Handle: 1}]; len(all) > 0 && e.Endpoint.Policy.Rate != 0 {
 		s.OverRate = less(all[0], s.Sent) // the first action is police
 	}
 	s.Waiting, s.WireLost = c.wire(uint32(dev))

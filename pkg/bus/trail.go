@@ -54,7 +54,7 @@ func (b *bus) undo() (retErr error) {
 	}
 	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
 	b.k, b.trail = k, trail{}
-	errs := []error{retErr, k.links.Delete(t.pairs...)}
+	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(t.pairs...)}
 	switch {
 	case t.queued != 0 && (t.alone || t.controller != nil):
 		errs = append(errs, k.tc.DeleteQueue(t.queued))

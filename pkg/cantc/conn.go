@@ -192,7 +192,7 @@ func Probe(actions ...Action) error {
 		return err
 	}
 	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}} // matches
-	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1}, all, actions}), conn.Close())
+	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1, 1}, all, actions}), conn.Close())
 }
 
 // Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use, and so

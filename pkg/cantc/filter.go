@@ -27,11 +27,13 @@ func (d Direction) String() string {
 	return "ingress"
 }
 
-// Hook is a place for one filter on a device. Filters of one direction run in the order of their priority, lowest first.
+// Hook is a place for one filter on a device. Filters of one direction run in the order of their priority, lowest first, and
+// those of one priority in the order in which they were made.
 type Hook struct {
-	Dev  int // ifindex
-	Dir  Direction
-	Prio uint16
+	Dev    int // ifindex
+	Dir    Direction
+	Prio   uint16
+	Handle uint32 // 1 for the only filter of a priority
 }
 
 // Filter is a program, and what happens to frames that it matches.
@@ -54,14 +56,16 @@ type Installed struct {
 	Filter
 	Kind    string
 	Packets []uint64 // frames that each action has seen
+	Failed  uint64   // frames that the device of Copy or Deliver did not take
 }
 
-// Action is one of Drop, Mark, Forward and Limit, or what the kernel has of another program.
+// Action is one of Drop, Mark, Forward, Copy, Deliver and Limit, or what the kernel has of another program.
 type Action struct {
 	Kind    string // the kernel module is act_Kind
 	Verdict int32  // what becomes of the frame after it, TC_ACT_* of linux/pkt_cls.h
 	Mark    uint32 // of skbedit
 	Dev     int    // ifindex, of mirred
+	Way     uint32 // of mirred, TCA_EGRESS_REDIR and so on of linux/tc_act/tc_mirred.h
 	Rate    uint64 // of police, frames per second
 	Burst   uint64 // of police, as a time at that rate in ticks of the kernel, see Limit
 	other   bool   // does something else than the actions of this package
@@ -91,7 +95,19 @@ func MarkOnly(mark uint32) Action {
 }
 
 // Forward has a device send the frame, which ends its way here.
-func Forward(dev int) Action { return Action{Kind: kindMirred, Verdict: verdictStolen, Dev: dev} }
+func Forward(dev int) Action {
+	return Action{Kind: kindMirred, Verdict: verdictStolen, Dev: dev, Way: egressRedir}
+}
+
+// Copy has a device send a copy of the frame, and goes on with the next filter, as if this one did not match.
+func Copy(dev int) Action {
+	return Action{Kind: kindMirred, Verdict: verdictNext, Dev: dev, Way: egressMirror}
+}
+
+// Deliver has a device receive a copy of the frame, and goes on with the next filter, as if this one did not match.
+func Deliver(dev int) Action {
+	return Action{Kind: kindMirred, Verdict: verdictNext, Dev: dev, Way: ingressMirror}
+}
 
 // Limit drops what exceeds rate frames a second; burst frames may come at once. The others go on with the next action. The
 // kernel begins with none of the burst: right after the filter is made, the first frame passes 1/rate seconds later.
@@ -108,7 +124,6 @@ const (
 	clsactParent = 0xfffffff1 // TC_H_CLSACT
 	clsactHandle = 0xffff0000
 	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
-	handle       = 1          // of the one filter of a hook
 
 	tcaKind         = 1  // TCA_KIND
 	tcaOptions      = 2  // TCA_OPTIONS
@@ -126,6 +141,7 @@ const (
 	tcaActStats   = 4 // TCA_ACT_STATS
 
 	tcaStatsBasic = 1 // TCA_STATS_BASIC
+	tcaStatsQueue = 3 // TCA_STATS_QUEUE
 	tcaStatsPkt64 = 8 // TCA_STATS_PKT64
 
 	tcaGactParms = 2 // TCA_GACT_PARMS
@@ -134,7 +150,9 @@ const (
 	tcaSkbeditMark  = 5 // TCA_SKBEDIT_MARK
 
 	tcaMirredParms    = 2  // TCA_MIRRED_PARMS
-	tcaEgressRedir    = 1  // TCA_EGRESS_REDIR
+	egressRedir       = 1  // TCA_EGRESS_REDIR
+	egressMirror      = 2  // TCA_EGRESS_MIRROR
+	ingressMirror     = 4  // TCA_INGRESS_MIRROR
 	tcaPoliceTBF      = 1  // TCA_POLICE_TBF
 	tcaPoliceResult   = 5  // TCA_POLICE_RESULT
 	tcaPolicePktRate  = 10 // TCA_POLICE_PKTRATE64
@@ -144,12 +162,13 @@ const (
 	tcMirredSize       = 28 // struct tc_mirred
 	tcPoliceSize       = 56 // struct tc_police
 	gnetStatsBasicSize = 12 // struct gnet_stats_basic, without its padding
+	gnetStatsQueueSize = 20 // struct gnet_stats_queue, of which overlimits is last
 	sockFilterSize     = 8  // struct sock_filter
 )
 
 // request is a message about a hook (struct tcmsg and TCA_KIND).
 func (h Hook) request(kind, flags int) *nl.NetlinkRequest {
-	return tcRequest(kind, flags, h.Dev, handle, hookParent+uint32(h.Dir), uint32(h.Prio)<<16|protocolAll())
+	return tcRequest(kind, flags, h.Dev, h.Handle, hookParent+uint32(h.Dir), uint32(h.Prio)<<16|protocolAll())
 }
 
 // protocolAll is ETH_P_ALL in network byte order, as tcm_info has it.
@@ -229,7 +248,7 @@ func (a Action) addOptions(options *nl.RtAttr) {
 		options.AddRtAttr(tcaSkbeditParms, gen)
 		options.AddRtAttr(tcaSkbeditMark, nl.Uint32Attr(a.Mark))
 	case kindMirred:
-		gen = binary.NativeEndian.AppendUint32(gen, tcaEgressRedir)
+		gen = binary.NativeEndian.AppendUint32(gen, a.Way)
 		options.AddRtAttr(tcaMirredParms, binary.NativeEndian.AppendUint32(gen, uint32(a.Dev)))
 	case kindPolice:
 		police := make([]byte, tcPoliceSize) // struct tc_police has the verdict second, and no tc_gen
@@ -249,6 +268,7 @@ func unmarshalFilter(b []byte) (f Installed, err error) {
 	f.Dev = int(int32(binary.NativeEndian.Uint32(b[4:8])))
 	f.Dir = Direction(binary.NativeEndian.Uint32(b[12:16]) - hookParent)
 	f.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
+	f.Handle = binary.NativeEndian.Uint32(b[8:12])
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
 		switch {
 		case attr == tcaKind:
@@ -274,15 +294,15 @@ func (f *Installed) unmarshalOption(attr uint16, value []byte) error {
 		}
 	case tcaBPFAct:
 		return rtnl.Attrs(value, func(_ uint16, value []byte) error {
-			action, packets, err := unmarshalAction(value)
-			f.Actions, f.Packets = append(f.Actions, action), append(f.Packets, packets)
+			action, packets, failed, err := unmarshalAction(value)
+			f.Actions, f.Packets, f.Failed = append(f.Actions, action), append(f.Packets, packets), f.Failed+failed
 			return err
 		})
 	}
 	return nil
 }
 
-func unmarshalAction(b []byte) (a Action, packets uint64, err error) {
+func unmarshalAction(b []byte) (a Action, packets, failed uint64, err error) {
 	err = rtnl.Attrs(b, func(attr uint16, value []byte) error {
 		switch attr {
 		case tcaActKind:
@@ -292,10 +312,13 @@ func unmarshalAction(b []byte) (a Action, packets uint64, err error) {
 		case tcaActStats:
 			return rtnl.Attrs(value, func(attr uint16, value []byte) error {
 				switch {
-				case attr == tcaStatsBasic && len(value) < gnetStatsBasicSize, attr == tcaStatsPkt64 && len(value) != 8:
+				case attr == tcaStatsBasic && len(value) < gnetStatsBasicSize, attr == tcaStatsPkt64 && len(value) != 8,
+					attr == tcaStatsQueue && len(value) < gnetStatsQueueSize:
 					return fmt.Errorf("attribute %d of counters: %d bytes", attr, len(value))
 				case attr == tcaStatsBasic:
 					packets = uint64(binary.NativeEndian.Uint32(value[8:12]))
+				case attr == tcaStatsQueue && a.Kind == kindMirred:
+					failed = uint64(binary.NativeEndian.Uint32(value[16:20]))
 				case attr == tcaStatsPkt64: // only there when 32 bits are not enough
 					packets = binary.NativeEndian.Uint64(value)
 				}
@@ -304,7 +327,7 @@ func unmarshalAction(b []byte) (a Action, packets uint64, err error) {
 		}
 		return nil
 	})
-	return a, packets, err
+	return a, packets, failed, err
 }
 
 // optionSizes has the attributes of actions that are read, by action, with their size.
@@ -338,7 +361,7 @@ func (a *Action) unmarshalOption(attr uint16, value []byte) error {
 	default: // tc_gen, and struct tc_mirred, which begins with it
 		a.Verdict = int32(binary.NativeEndian.Uint32(value[8:12]))
 		if a.Kind == kindMirred {
-			a.other = binary.NativeEndian.Uint32(value[20:24]) != tcaEgressRedir
+			a.Way = binary.NativeEndian.Uint32(value[20:24])
 			a.Dev = int(binary.NativeEndian.Uint32(value[24:28]))
 		}
 	}

@@ -77,7 +77,7 @@ func TestOtherFilter(t *testing.T) {
 			h.tc(t, "qdisc add dev v0 clsact")
 			h.tc(t, "filter add dev v0 "+dir.String()+" pref 8 "+args)
 			h.tc(t, "filter add dev v0 "+dir.String()+" pref 9 protocol ip matchall action ok")
-			f := Filter{Hook{dev, dir, 8}, all, []Action{Drop()}}
+			f := Filter{Hook{dev, dir, 8, 1}, all, []Action{Drop()}}
 			err := h.Set(f)
 			if want.Kind == "" {
 				if err != nil {
@@ -122,7 +122,7 @@ func TestSharedBlock(t *testing.T) {
 	for _, dir := range []Direction{Ingress, Egress} {
 		h := newHost(t)
 		h.tc(t, "qdisc add dev v0 "+dir.String()+"_block 22 clsact")
-		f, other := Filter{Hook{dev, dir, 8}, all, []Action{Drop()}}, Filter{Hook{dev, 1 - dir, 8}, all, []Action{Drop()}}
+		f, other := Filter{Hook{dev, dir, 8, 1}, all, []Action{Drop()}}, Filter{Hook{dev, 1 - dir, 8, 1}, all, []Action{Drop()}}
 		var shared *SharedBlockError
 		if err := h.Set(other, f); !errors.As(err, &shared) || *shared != (SharedBlockError{dev, dir, 22}) {
 			t.Errorf("%s: %v", dir, err)
@@ -144,7 +144,7 @@ func TestOtherQdisc(t *testing.T) {
 	h := newHost(t)
 	h.tc(t, "qdisc add dev v0 ingress")
 	var other *OtherQdiscError
-	if err := h.Set(Filter{Hook{dev, Ingress, 8}, all, []Action{Drop()}}); !errors.As(err, &other) || *other != (OtherQdiscError{dev, "ingress"}) {
+	if err := h.Set(Filter{Hook{dev, Ingress, 8, 1}, all, []Action{Drop()}}); !errors.As(err, &other) || *other != (OtherQdiscError{dev, "ingress"}) {
 		t.Error(err)
 	}
 }
@@ -159,7 +159,7 @@ func TestManyLongPrograms(t *testing.T) {
 	var filters []Filter
 	var hooks []Hook
 	for i := range 60 {
-		f := Filter{Hook{dev, Direction(i % 2), uint16(i + 1)}, program, []Action{Limit(1000, 10), Mark(1), Drop()}}
+		f := Filter{Hook{dev, Direction(i % 2), uint16(i + 1), 1}, program, []Action{Limit(1000, 10), Mark(1), Drop()}}
 		filters, hooks = append(filters, f), append(hooks, f.Hook)
 	}
 	for range 2 { // the second time they are replaced

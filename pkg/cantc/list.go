@@ -13,7 +13,6 @@ import (
 // Entry is what a list says of a filter, of any program.
 type Entry struct {
 	Hook
-	Handle   uint32
 	Kind     string // "bpf", "matchall"
 	Protocol uint16 // ETH_P_* of linux/if_ether.h
 }
@@ -21,10 +20,10 @@ type Entry struct {
 // Holds reports whether the filter is of another kind or protocol than those of Set, which cannot be beside it.
 func (e Entry) Holds() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_ALL }
 
-// Ours reports whether the entry is what Set makes at its hook, or replaces there.
-func (e Entry) Ours() bool { return !e.Holds() && e.Handle == handle }
+// Ours reports whether the entry is what Set makes as the only filter of a priority, or replaces there.
+func (e Entry) Ours() bool { return !e.Holds() && e.Handle == 1 }
 
-// List returns all filters at hooks, also those that Set does not make. A hook without one, or without its device, has none.
+// List returns all filters of the priorities of hooks, also those that Set does not make. A hook without one, or without its device, has none.
 func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {
 	for _, h := range hooks {
 		entries, err := c.list(h)
@@ -47,7 +46,8 @@ func (c *Conn) list(h Hook) (all []Entry, err error) {
 	r := tcRequest(unix.RTM_GETTFILTER, 0, h.Dev, 0, hookParent+uint32(h.Dir), uint32(h.Prio)<<16)
 	_, err = c.conn.Dump(r, func(data []byte) error {
 		e, chain, err := unmarshalEntry(data)
-		if e.Hook = h; err == nil && chain == 0 {
+		e.Dev, e.Dir, e.Prio = h.Dev, h.Dir, h.Prio
+		if err == nil && chain == 0 {
 			all = append(all, e)
 		}
 		return err

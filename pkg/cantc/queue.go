@@ -217,7 +217,7 @@ func markRequest(kind, dev int, mark uint32) *nl.NetlinkRequest {
 
 // othersRequest makes the filter that gives all other frames to the class of mark 0.
 func othersRequest(dev int) *nl.NetlinkRequest {
-	r := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, dev, handle, queueHandle, othersPrio<<16|protocolAll())
+	r := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, dev, 1, queueHandle, othersPrio<<16|protocolAll())
 	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
 	options := nl.NewRtAttr(tcaOptions, nil)
 	options.AddRtAttr(tcaBPFClass, nl.Uint32Attr(ClassOf(0).ID))

@@ -45,6 +45,15 @@ func unmarshalFrame(b []byte) (Frame, error) {
 	return f, nil
 }
 
+// GrowReceiveQueue makes the receive queue of a socket as long as it can be, up to size bytes.
+func GrowReceiveQueue(fd, size int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
+	if errors.Is(err, unix.EPERM) { // in a user namespace: net.core.rmem_max is the most
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+	}
+	return err
+}
+
 // openCAN opens a raw CAN socket on an interface of a netns; nil is the current one.
 func openCAN(netns ns.NetNS, ifName string) (fd int, err error) {
 	open := func() error {
@@ -58,7 +67,7 @@ func openCAN(netns ns.NetNS, ifName string) (fd int, err error) {
 		}
 		return errors.Join(
 			unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FD_FRAMES, 1),
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20),
+			GrowReceiveQueue(fd, 256<<20),
 			unix.Bind(fd, &unix.SockaddrCAN{Ifindex: iface.Index}),
 		)
 	}

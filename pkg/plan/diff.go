@@ -33,6 +33,8 @@ func (w Want) diffHub(v View, all *differences) {
 	case hub.Index != 0:
 	case other.Index != 0:
 		all.refuse(HubAltName, config.ErrInvalid, "name "+Quote(other.Name), "hub %s is another name of device %s", name, other.Name)
+	case w.Hub.Physical && v.Rootless:
+		w.refuseRootless(all)
 	case w.Hub.Physical:
 		all.refuse(HubAbsent, ErrNotReady, "connect the controller or load its driver", "hub %s: there is no such device", name)
 	case !config.CanMake(name):
@@ -54,6 +56,9 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 	switch {
 	case !hub.CAN:
 		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
+		return
+	case hub.Kind != canlink.Vcan && w.Hub.Physical && v.Rootless:
+		w.refuseRootless(all)
 		return
 	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))
@@ -98,6 +103,10 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 	case w.Hub.Physical:
 		w.diffState(v.Controller, all)
 	}
+}
+
+func (w Want) refuseRootless(all *differences) {
+	all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime (sudo podman, sudo docker)", "hub %s: a rootless container reaches no controller", w.Hub.Name)
 }
 
 // diffController compares a controller that is ours to set up. One that is up is never taken down.
@@ -185,7 +194,7 @@ func (w Want) diffWiring(v View, all *differences) {
 	if !IsPair(tx, rx) {
 		return
 	}
-	common := backplane{uint32(tx.Index), uint32(rx.Index)}
+	common := w.backplane(v)
 	members := w.members(hub)
 	var attaching uint32 // the device that is being attached
 	for i := range w.Endpoints {
@@ -199,13 +208,16 @@ func (w Want) diffWiring(v View, all *differences) {
 		if m.dev == attaching {
 			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
-			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, v))
+			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, int(m.dev), v))
 			if !m.hub {
 				all.of(v.nameOf(m.dev))
 			}
 		}
 	}
 	w.diffForeign(hub, v, all)
+	if unwanted := unwantedCopies(common, members, v); len(unwanted) > 0 { // no damage: their members have gone
+		*all = append(*all, Difference{Kind: CopyUnwanted, Change: Change{Wiring: Wiring{DeleteFilters: unwanted}}})
+	}
 	w.diffQueue(v, attaching, &own.Change.Wiring, all)
 	jobs := v.Jobs
 	if hub.Index == 0 { // rules for error frames of a controller wait for it
@@ -277,7 +289,7 @@ func rulesOf(jobs []cangw.Job) []cangw.Rule {
 // in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container.
 func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	for _, f := range v.Entries {
-		if f.Ours() {
+		if f.Ours() || w.backplane(v).isCopy(f) {
 			continue
 		}
 		dev := Quote(v.At(f.Dev).Name)
@@ -310,7 +322,7 @@ func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	wanted := filters(common, m)
 	for _, f := range wanted {
 		held := func(e cantc.Entry) bool {
-			return e.Hook == f.Hook && e.Holds()
+			return e.Dev == f.Dev && e.Dir == f.Dir && e.Prio == f.Prio && e.Holds()
 		}
 		if !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
 			wrong.SetFilters = append(wrong.SetFilters, f)
@@ -324,16 +336,28 @@ func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	return wrong
 }
 
+// unwantedCopies is the filters that copy frames from the backplane, which is ours alone, to no member.
+func unwantedCopies(common backplane, members []member, v View) (unwanted []cantc.Hook) {
+	for _, e := range v.Entries {
+		isMember := func(m member) bool { return e.Handle == m.dev }
+		if common.isCopy(e) && !slices.ContainsFunc(members, isMember) {
+			unwanted = append(unwanted, e.Hook)
+		}
+	}
+	return unwanted
+}
+
 // describeFilters says what is wrong with the filters of one member.
-func describeFilters(wrong Wiring, v View) string {
-	var dev int
+func describeFilters(wrong Wiring, dev int, v View) string {
 	var words []string
 	for _, f := range wrong.SetFilters {
-		dev = f.Dev
+		if f.Dev != dev {
+			words = append(words, fmt.Sprintf("that of %s which copies frames to it is missing or another one", v.At(f.Dev).Name))
+			continue
+		}
 		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))
 	}
 	for _, h := range wrong.DeleteFilters {
-		dev = h.Dev
 		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
 	}
 	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, v.At(dev).Name, strings.Join(words, ", "))

@@ -33,6 +33,7 @@ const (
 	HubMTUChanged Kind = "hub MTU changed"
 	HubDown       Kind = "hub down"
 	HubTransient  Kind = "hub made for a pod"
+	HubRootless   Kind = "hub that a user namespace does not reach"
 
 	ControllerKind    Kind = "controller not set up by netlink"
 	ControllerOthers  Kind = "controller wanted otherwise"
@@ -53,6 +54,7 @@ const (
 	ClassMissing  Kind = "class of the transmit queue missing"
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"
+	CopyUnwanted  Kind = "filter that copies to nobody"
 	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
 	RuleMissing   Kind = "rule missing"

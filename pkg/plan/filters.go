@@ -17,9 +17,11 @@ const (
 // anyFrame matches every frame.
 var anyFrame = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}}
 
+// Of linux/filter.h: what a program reads there is no byte of the frame.
+const skfADOff, skfADMark = 0xfffff000, 20
+
 // marked matches frames with a mark (SKF_AD_MARK, linux/filter.h).
 func marked(mark uint32) []unix.SockFilter {
-	const skfADOff, skfADMark = 0xfffff000, 20
 	return []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: mark},
@@ -38,22 +40,72 @@ func marked(mark uint32) []unix.SockFilter {
 // its host end sees (those that an ifb device has handed back, tc_skip_classify of struct sk_buff): they go nowhere. The
 // same holds while there is no filter yet, or not any more.
 func filters(common backplane, m member) []cantc.Filter {
-	dev := int(m.dev)
-	ingress, egress := cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: FirstPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: FirstPrio}
+	first, second := hooks(int(m.dev), FirstPrio), hooks(int(m.dev), SecondPrio)
+	ingress, egress := first[0], first[1]
 	own := cantc.Filter{Hook: egress, Program: marked(m.dev), Actions: []cantc.Action{cantc.Drop()}}
+	if m.hub && common.copies {
+		own.Hook = ingress
+		send := cantc.Filter{Hook: egress, Program: everything.allowed, Actions: []cantc.Action{cantc.Mark(m.dev), cantc.Copy(int(common.tx))}}
+		return []cantc.Filter{send, own, common.copyTo(m)}
+	}
 	if m.hub {
 		return []cantc.Filter{{Hook: ingress, Program: anyFrame, Actions: []cantc.Action{cantc.MarkOnly(m.dev)}}, own}
 	}
 	forward := append(append([]cantc.Action(nil), m.limit...), cantc.Mark(m.dev), cantc.Forward(int(common.tx)))
 	all := []cantc.Filter{{Hook: ingress, Program: m.allowed, Actions: forward}, own}
-	ingress.Prio, egress.Prio = SecondPrio, SecondPrio // these also count what is denied
-	if m.limited {
-		all = append(all, cantc.Filter{Hook: ingress, Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}})
+	if m.limited { // these also count what is denied
+		all = append(all, cantc.Filter{Hook: second[0], Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}})
 	}
 	if m.denied != nil {
-		all = append(all, cantc.Filter{Hook: egress, Program: m.denied, Actions: []cantc.Action{cantc.Drop()}})
+		all = append(all, cantc.Filter{Hook: second[1], Program: m.denied, Actions: []cantc.Action{cantc.Drop()}})
+	}
+	if common.copies {
+		all = append(all, common.copyTo(m)) // last: the policy is in force by then
 	}
 	return all
+}
+
+// A user namespace gets no gateway rules (net/can/gw.c wants CAP_NET_ADMIN in the initial one). There, a filter for each member
+// copies what comes out of the backplane to it. That needs a hub which hears what is delivered to it, a vcan: what programs
+// send on it is marked and copied on its way out, and what comes back to it is dropped on its way in. A frame has no hop
+// counter, and needs none: no copy leads from a member to the backplane.
+
+// copyTo is the filter that gives a member its frames. The gateway would look at the MTU, which filters do not.
+func (b backplane) copyTo(m member) cantc.Filter {
+	f := cantc.Filter{Hook: CopyHooks(int(b.rx), int(m.dev))[0], Program: ofProtocol(m.fd), Actions: []cantc.Action{cantc.Copy(int(m.dev))}}
+	if m.hub { // a vcan hears nothing of what it sends for a filter
+		f.Actions[0] = cantc.Deliver(int(m.dev))
+	}
+	return f
+}
+
+// CopyHooks is where the filters are that copy frames from the backplane's end rx to members, by their ifindexes. They stay
+// when the members go.
+func CopyHooks(rx int, members ...int) []cantc.Hook {
+	all := make([]cantc.Hook, len(members))
+	for i, dev := range members {
+		all[i] = cantc.Hook{Dev: rx, Dir: cantc.Ingress, Prio: FirstPrio, Handle: uint32(dev)}
+	}
+	return all
+}
+
+// isCopy reports whether a filter is one that copies from the backplane.
+func (b backplane) isCopy(e cantc.Entry) bool { return b.copies && e.Dev == int(b.rx) && !e.Holds() }
+
+// ofProtocol matches classic frames, and CAN FD frames if the member takes them (SKF_AD_PROTOCOL of linux/filter.h, ETH_P_CAN and
+// ETH_P_CANFD of linux/if_ether.h).
+func ofProtocol(fd bool) []unix.SockFilter {
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: unix.ETH_P_CAN},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.ETH_P_CANFD},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+		{Code: unix.BPF_RET | unix.BPF_K},
+	}
+	if !fd {
+		program[2] = unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: 1}
+	}
+	return program
 }
 
 // Missing is the hooks of an endpoint where a view lacks the filter that must be there.
@@ -70,9 +122,14 @@ func (v View) Missing(e Endpoint) (missing []cantc.Hook) {
 
 // Hooks is where the filters of a member can be.
 func Hooks(dev int, policy bool) []cantc.Hook {
-	all := []cantc.Hook{{Dev: dev, Dir: cantc.Ingress, Prio: FirstPrio}, {Dev: dev, Dir: cantc.Egress, Prio: FirstPrio}}
+	all := hooks(dev, FirstPrio)
 	if policy {
-		all = append(all, cantc.Hook{Dev: dev, Dir: cantc.Ingress, Prio: SecondPrio}, cantc.Hook{Dev: dev, Dir: cantc.Egress, Prio: SecondPrio})
+		all = append(all, hooks(dev, SecondPrio)...)
 	}
 	return all
+}
+
+// hooks is where filters of a priority can be, ingress first.
+func hooks(dev int, prio uint16) []cantc.Hook {
+	return []cantc.Hook{{Dev: dev, Dir: cantc.Ingress, Prio: prio, Handle: 1}, {Dev: dev, Dir: cantc.Egress, Prio: prio, Handle: 1}}
 }

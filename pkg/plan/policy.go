@@ -17,6 +17,9 @@ type access struct {
 	limit   []cantc.Action    // of the rate, perhaps none
 }
 
+// everything is what a member without a policy may do.
+var everything, _ = compile(config.Policy{})
+
 // nothing is the policy of an endpoint that is cut off.
 var nothing = config.Policy{Send: "none", Receive: "none"}
 

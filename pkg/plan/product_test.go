@@ -28,6 +28,17 @@ var hubs = map[string]func() *host{
 	"of a pod": func() *host {
 		return newHost(config.Hub{Name: "bench1", Transient: true})
 	},
+	"own, rootless": func() *host {
+		h := newHost(config.Hub{Name: "vcan0"})
+		h.v.Rootless = true
+		return h
+	},
+	"vcan of others, physical, rootless": func() *host {
+		h := newHost(config.Hub{Name: "vcan8", Physical: true})
+		h.addLink(canlink.Link{Name: "vcan8", Kind: canlink.Vcan, MTU: canlink.ClassicMTU, Up: true})
+		h.v.Rootless = true
+		return h
+	},
 	"vcan of others": func() *host {
 		h := newHost(config.Hub{Name: "vcan7"})
 		h.addLink(canlink.Link{Name: "vcan7", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
@@ -110,6 +121,20 @@ func onBackplane(do func(h *host, end *canlink.Link)) func(h *host) bool {
 	}
 }
 
+// onRX does something to the end of the backplane that filters copy from, where they do.
+func onRX(do func(h *host, end *canlink.Link)) func(h *host) bool {
+	return func(h *host) bool {
+		_, rx := config.BackplaneNames(h.hub.Name)
+		do(h, h.link(rx))
+		return h.v.Rootless
+	}
+}
+
+// withRules is a damage to gateway rules, which not every bus has.
+func withRules(do func(h *host) bool) func(h *host) bool {
+	return func(h *host) bool { return len(h.v.Jobs) > 0 && do(h) }
+}
+
 // onHost does something to the host end of the first endpoint.
 func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
 	return func(h *host) bool { return do(h, h.link(h.records[0].HostIf())) }
@@ -131,9 +156,31 @@ var damages = []damage{
 		hub.AltNames, hub.Name = []string{hub.Name}, "renamed"
 		return true
 	}), refused, false},
-	{HubAbsent, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.hub.Physical }), refused, false},
+	{HubAbsent, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.hub.Physical && !h.v.Rootless }), refused, false},
 	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return !h.hub.Physical }), repaired, false},
 	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { hub.Name = "elsewhere"; return !h.hub.Physical }), repaired, false},
+	{HubRootless, onHub(func(h *host, hub *canlink.Link) bool {
+		hub.Kind = canlink.Vxcan
+		return h.v.Rootless && h.hub.Physical
+	}), refused, false},
+	{HubRootless, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.v.Rootless && h.hub.Physical }), refused, false},
+	{CopyUnwanted, onRX(func(h *host, rx *canlink.Link) {
+		gone := CopyHooks(rx.Index, 99)[0]
+		h.v.Entries = append(h.v.Entries, ours(gone))
+		h.v.Filters[gone] = cantc.Installed{Filter: cantc.Filter{Hook: gone, Program: anyFrame}, Kind: cantc.Kind}
+	}), repaired, false},
+	{FilterWrong, onRX(func(h *host, rx *canlink.Link) { // all copies
+		for _, m := range h.v.Links {
+			delete(h.v.Filters, CopyHooks(rx.Index, m.Index)[0])
+		}
+	}), repaired, false},
+	{FilterHeld, onRX(func(h *host, rx *canlink.Link) {
+		hook := CopyHooks(rx.Index, 1)[0]
+		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: hook, Kind: "matchall", Protocol: unix.ETH_P_ALL})
+		for _, m := range h.v.Links {
+			delete(h.v.Filters, CopyHooks(rx.Index, m.Index)[0])
+		}
+	}), named, false},
 	{HubName, func(h *host) bool { h.hub, h.records = config.Hub{Name: "can9"}, nil; return true }, refused, false},
 	{HubNotCAN, onHub(func(h *host, hub *canlink.Link) bool { hub.CAN = false; return true }), refused, false},
 	{HubNotVcan, onHub(func(h *host, hub *canlink.Link) bool { hub.Kind = canlink.Vxcan; return !h.hub.Physical }), refused, false},
@@ -170,14 +217,14 @@ var damages = []damage{
 	}), refused, false},
 	{FilterHeld, onHub(func(h *host, hub *canlink.Link) bool {
 		hook := Hooks(hub.Index, false)[0]
-		h.v.Entries = []cantc.Entry{{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL}}
+		h.v.Entries = []cantc.Entry{{Hook: hook, Kind: "matchall", Protocol: unix.ETH_P_ALL}}
 		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
 		return true
 	}), refused, false},
 	{FilterHeld, onHost(func(h *host, end *canlink.Link) bool {
 		hook := Hooks(end.Index, false)[1]
 		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: anyFrame}, Kind: "matchall"}
-		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: hook, Handle: 1, Kind: "matchall", Protocol: unix.ETH_P_ALL})
+		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: hook, Kind: "matchall", Protocol: unix.ETH_P_ALL})
 		return true
 	}), named, false},
 
@@ -248,19 +295,19 @@ var damages = []damage{
 		return !there && h.records[0].Endpoint.Policy != config.Policy{}
 	}), repaired, false},
 	{FilterWrong, onHub(func(h *host, hub *canlink.Link) bool { delete(h.v.Filters, Hooks(hub.Index, false)[1]); return true }), repaired, true},
-	{RuleMissing, func(h *host) bool { h.v.Jobs = nil; return true }, repaired, false},
-	{RuleMissing, func(h *host) bool { h.v.Jobs = h.v.Jobs[1:]; return true }, repaired, false},
-	{RuleDoubled, func(h *host) bool { h.v.Jobs = append(h.v.Jobs, h.v.Jobs[len(h.v.Jobs)-1], h.v.Jobs[0]); return true }, repaired, true},
-	{RuleUnwanted, onBackplane(func(h *host, tx *canlink.Link) {
+	{RuleMissing, withRules(func(h *host) bool { h.v.Jobs = nil; return true }), repaired, false},
+	{RuleMissing, withRules(func(h *host) bool { h.v.Jobs = h.v.Jobs[1:]; return true }), repaired, false},
+	{RuleDoubled, withRules(func(h *host) bool { h.v.Jobs = append(h.v.Jobs, h.v.Jobs[len(h.v.Jobs)-1], h.v.Jobs[0]); return true }), repaired, true},
+	{RuleUnwanted, withRules(onBackplane(func(h *host, tx *canlink.Link) {
 		loop := cangw.Rule{Src: uint32(tx.PeerIndex), Dst: uint32(tx.Index), Flags: cangw.IIFTxOK, Hops: 1}
 		changed := cangw.Job{Rule: h.v.Jobs[len(h.v.Jobs)-1].Rule, Raw: "changed"}
 		h.v.Jobs = append(h.v.Jobs, append(plain(loop), changed)...)
-	}), repaired, true},
-	{RuleForeign, onHub(func(h *host, hub *canlink.Link) bool {
+	})), repaired, true},
+	{RuleForeign, withRules(onHub(func(h *host, hub *canlink.Link) bool {
 		other := h.addLink(canlink.Link{Name: "vcan99", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
 		h.v.Jobs = append(h.v.Jobs, plain(cangw.Rule{Src: uint32(h.link(h.hub.Name).Index), Dst: uint32(other.Index)})...)
 		return true
-	}), named, false},
+	})), named, false},
 	{PolicyLost, func(h *host) bool {
 		first := h.records[0]
 		h.records = h.records[1:]
@@ -323,12 +370,15 @@ func populate(t *testing.T, h *host, first config.Endpoint, count int) bool {
 	return true
 }
 
+// isLeft reports whether a difference is what an endpoint leaves that goes without a DEL. It is no damage.
+func isLeft(kind Kind) bool { return kind == ClassUnwanted || kind == CopyUnwanted }
+
 // damaged returns what is wrong with how a damage is dealt with.
 func (h *host) damaged(d damage) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	kinds := func() (kinds []Kind) {
 		for _, there := range h.differences() {
-			if there.Kind != ClassUnwanted || d.kind == ClassUnwanted { // what leaves, leaves its class
+			if !isLeft(there.Kind) || d.kind == there.Kind {
 				kinds = append(kinds, there.Kind)
 			}
 		}
@@ -338,7 +388,7 @@ func (h *host) damaged(d damage) (problems []string) {
 		problem("not found, or more: %v", h.differences())
 	}
 	for _, d := range h.differences() {
-		if d.Kind != HubTransient && d.Kind != ClassUnwanted && (d.What == "" || d.Cure == "") {
+		if d.Kind != HubTransient && !isLeft(d.Kind) && (d.What == "" || d.Cure == "") {
 			problem("without words: %+v", d)
 		}
 	}

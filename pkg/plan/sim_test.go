@@ -193,8 +193,8 @@ func (h *host) wire(w Wiring) {
 	}
 	for _, f := range w.SetFilters {
 		h.v.Filters[f.Hook] = cantc.Installed{Filter: f, Kind: cantc.Kind}
-		if f.Dev == h.v.Link(h.hub.Name).Index {
-			h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return e.Hook == f.Hook && e.Ours() })
+		if _, rx := config.BackplaneNames(h.hub.Name); f.Dev == h.v.Link(h.hub.Name).Index || f.Dev == h.v.Link(rx).Index {
+			h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return e.Hook == f.Hook && !e.Holds() })
 			h.v.Entries = append(h.v.Entries, ours(f.Hook))
 		}
 	}
@@ -205,12 +205,13 @@ func (h *host) wire(w Wiring) {
 	h.v.Jobs = append(h.v.Jobs, plain(w.AddRules...)...)
 	for _, hook := range w.DeleteFilters {
 		delete(h.v.Filters, hook)
+		h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return e.Hook == hook })
 	}
 }
 
 // ours is what cantc.List returns of a filter of ours.
 func ours(hook cantc.Hook) cantc.Entry {
-	return cantc.Entry{Hook: hook, Handle: 1, Kind: cantc.Kind, Protocol: unix.ETH_P_ALL}
+	return cantc.Entry{Hook: hook, Kind: cantc.Kind, Protocol: unix.ETH_P_ALL}
 }
 
 // party is what sends and hears on the bus: the hub, or an endpoint.
@@ -283,12 +284,15 @@ func (h *host) deliveries() (wrong []string) {
 				m.passed = 0
 				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id}, true)
 				for i, to := range parties {
-					want := 0
-					if i == n || from.send(id) && to.receive(id) && (!fd || to.fd) {
+					want, why := 0, ""
+					allowed := i == n || from.send(id) && to.receive(id)
+					if allowed && (!fd || to.fd) {
 						want = 1
+					} else if !allowed {
+						why = forbidden
 					}
 					if got := to.device.heard; got != want {
-						wrong = append(wrong, fmt.Sprintf("%s hears %X of %s (FD %v) %d times, want %d", to.name, id, from.name, fd, got, want))
+						wrong = append(wrong, fmt.Sprintf("%s hears %X of %s (FD %v) %d times, want %d%s", to.name, id, from.name, fd, got, want, why))
 					}
 				}
 			}
@@ -297,25 +301,36 @@ func (h *host) deliveries() (wrong []string) {
 	return wrong
 }
 
+const forbidden = ": a policy forbids it"
+
 // leaks returns which frames arrive that a policy forbids, whatever else is wrong.
 func (h *host) leaks() (leaks []string) {
 	for _, w := range h.deliveries() {
-		if strings.HasSuffix(w, "want 0") {
+		if strings.HasSuffix(w, forbidden) {
 			leaks = append(leaks, w)
 		}
 	}
 	return leaks
 }
 
-// runBPF runs a classic BPF program on a frame with a mark (the interpreter of net/core/filter.c).
-func runBPF(code []unix.SockFilter, id, mark uint32) (result uint32) {
-	packet := binary.NativeEndian.AppendUint32(nil, id)
+// runBPF runs a classic BPF program on a frame (the interpreter of net/core/filter.c).
+func runBPF(code []unix.SockFilter, f frame) (result uint32) {
+	packet := binary.NativeEndian.AppendUint32(nil, f.canID())
 	var a, x uint32
 	for pc := 0; pc < len(code); pc++ {
 		ins, jump := code[pc], false
 		switch ins.Code {
-		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS: // of the mark
-			a = mark
+		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
+			switch {
+			case ins.K == skfADOff+skfADMark:
+				a = f.mark
+			case ins.K == skfADOff && f.fd:
+				a = unix.ETH_P_CANFD
+			case ins.K == skfADOff:
+				a = unix.ETH_P_CAN
+			default:
+				panic(fmt.Sprintf("unknown word %#x", ins.K))
+			}
 		case unix.BPF_LD | unix.BPF_B | unix.BPF_ABS:
 			a = uint32(packet[ins.K])
 		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:

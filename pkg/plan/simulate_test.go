@@ -112,7 +112,7 @@ func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
 		return true
 	}
 	for _, filter := range m.filters { // in the order of their priorities
-		if filter.Dev != int(d.index) || filter.Dir != dir || runBPF(filter.Program, f.canID(), f.mark) == 0 {
+		if filter.Dev != int(d.index) || filter.Dir != dir || runBPF(filter.Program, *f) == 0 {
 			continue
 		}
 		for _, a := range filter.Actions {
@@ -121,6 +121,14 @@ func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
 				return false
 			case a.Kind == cantc.Mark(0).Kind:
 				f.mark = a.Mark
+			case a == cantc.Copy(a.Dev):
+				if to := m.host[uint32(a.Dev)]; to != nil {
+					m.xmit(to, *f)
+				}
+			case a == cantc.Deliver(a.Dev):
+				if to := m.host[uint32(a.Dev)]; to != nil {
+					m.receive(to, *f)
+				}
 			case a == cantc.Forward(a.Dev):
 				if to := m.host[uint32(a.Dev)]; to != nil { // else it has gone
 					m.xmit(to, *f)

@@ -20,12 +20,15 @@ var ErrNotReady = errors.New("not ready")
 // View is all devices and gateway jobs of the host's netns, and the filters of one bus, as one look at the kernel showed
 // them.
 type View struct {
+	// Rootless reports a user namespace, where the kernel takes no gateway rules.
+	Rootless   bool
 	Links      []canlink.Link
 	Jobs       []cangw.Job
 	Filters    map[cantc.Hook]cantc.Installed
 	Controller controller.Device // the hub, if it is one that netlink can set up
 	Queue      cantc.Queue       // the transmit queue of a hub that is hardware
-	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours.
+	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours. In a user
+	// namespace they are also those that copy frames from the backplane.
 	Entries []cantc.Entry
 }
 

@@ -99,9 +99,13 @@ func (w Want) members(hub canlink.Link) (members []member) {
 	return members
 }
 
+func (w Want) backplane(v View) backplane {
+	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless}
+}
+
 // Wire is the filters and rules of an endpoint whose pair has just been made.
 func (w Want) Wire(v View, e Endpoint) Wiring {
-	common := backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index)}
+	common := w.backplane(v)
 	members := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
 	own := members[len(members)-1]
 	wiring := Wiring{SetFilters: filters(common, own)}
@@ -136,7 +140,7 @@ func Removal(hubName string, v View) (c Change) {
 	if IsOurHub(hub) {
 		c.Remove = append(c.Remove, hub.Index)
 	} else if hub.Index != 0 {
-		for _, f := range filters(backplane{}, member{dev: uint32(hub.Index), hub: true}) {
+		for _, f := range filters(w.backplane(v), member{dev: uint32(hub.Index), hub: true}) {
 			if f.Equal(v.Filters[f.Hook].Filter) {
 				c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, f.Hook)
 			}

@@ -1,0 +1,17 @@
+package bus
+
+import (
+	"testing"
+
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// TestRootless: what these tests say of a bus of root is true in a user namespace, where filters are in the place of gateway
+// rules.
+func TestRootless(t *testing.T) {
+	tests := []string{"TestProductFrames", "TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops"}
+	if cantest.IsThorough() {
+		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
+	}
+	cantest.UserNamespace(t, tests...)
+}
