@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +14,8 @@ import (
 // Podman is a Podman with our plugin, and an image called busybox that sleeps.
 type Podman struct {
 	T       testing.TB
-	Backend string // of its networks: "cni" or "netavark"
+	Backend string   // of its networks: "cni" or "netavark"
+	as      []string // the command that runs podman as another user, if it is his
 }
 
 // podmanNetworks are the networks that tests ask for, for each backend: a file of conflist/, and options.
@@ -130,7 +132,8 @@ func BusyboxImage(t testing.TB) string {
 // Do runs a podman command.
 func (p Podman) Do(args ...string) string {
 	p.T.Helper()
-	return strings.TrimSpace(Command(p.T, "podman", args...))
+	command := append(append(slices.Clone(p.as), "podman"), args...)
+	return strings.TrimSpace(Command(p.T, command[0], command[1:]...))
 }
 
 // Run starts a container that sleeps, with more options.

@@ -77,7 +77,7 @@ func TestNetavarkFails(t *testing.T) {
 		{"controller missing", harness.NetavarkCall{Network: `,"options":{"hub":"can7","physical":"true"}`}, []string{"can7", "no such device"}},
 		{"hub not CAN", harness.NetavarkCall{Network: `,"options":{"hub":"lo"}`}, []string{"lo", "not a CAN device"}},
 		{"unknown option", harness.NetavarkCall{Network: `,"options":{"hubb":"vcan0"}`}, []string{`"hubb"`}},
-		{"user namespace", harness.NetavarkCall{Wrap: []string{"unshare", "--user", "--map-root-user"}}, []string{"user namespace", "rootful"}},
+		{"user namespace", harness.NetavarkCall{Wrap: []string{"unshare", "--user", "--map-root-user"}}, []string{"user namespace", "podman unshare"}},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
 			bad.call.C = c

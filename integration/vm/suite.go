@@ -28,7 +28,7 @@ const makeTimeout = 20 * time.Minute
 var makeArgs = []string{
 	"--mode=root", "--variant=minbase",
 	"--include=user-mode-linux,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
-	"--include=podman,netavark,aardvark-dns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
+	"--include=podman,netavark,aardvark-dns,uidmap,slirp4netns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
 	"--include=?exact-name(docker-cli)", // the client is a package of its own from trixie on
 	"--include=docker-compose,systemd,udev",
 	"--customize-hook=mkdir $1" + hostDir,

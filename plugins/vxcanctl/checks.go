@@ -24,10 +24,10 @@ type machine struct {
 	uid  int
 	host looker
 	// What is nil is as on this host.
-	rootful func() error                              // as bus.CheckRootful
-	try     func(m bus.Module) error                  // as Module.Try
-	enabled func(unit string) (state string, ok bool) // as systemctl is-enabled
-	release string                                    // as uname -r
+	rootless func() bool                               // as bus.IsRootless
+	try      func(m bus.Module) error                  // as Module.Try
+	enabled  func(unit string) (state string, ok bool) // as systemctl is-enabled
+	release  string                                    // as uname -r
 }
 
 func (m *machine) read(path string) string {
@@ -85,15 +85,18 @@ func (m *machine) kernel() (all []finding) {
 	add := func(code string, l level, what, remedy string) {
 		all = append(all, finding{code, "kernel", l, what, remedy})
 	}
-	system, err := m.system(), m.permitted()
+	system, rootless := m.system(), m.isRootless()
 	switch {
-	case err != nil:
-		add("VX110", failure, "this is a user namespace (a rootless runtime?), where the kernel takes no gateway rules", "use a rootful runtime: sudo podman, sudo docker")
+	case rootless:
+		add("VX110", fine, "user namespace: the buses of this user, without controllers", "")
 	case m.uid != 0:
 		add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
 	}
 	for _, module := range bus.Modules {
-		f := m.module(system, module, err == nil && m.uid == 0)
+		if rootless && !module.Rootless {
+			continue
+		}
+		f := m.module(system, module, m.uid == 0)
 		i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
 		f.Code = codes[i].code
 		all = append(all, f)
@@ -106,12 +109,11 @@ func (m *machine) kernel() (all []finding) {
 	return all
 }
 
-// permitted is why the kernel takes no rules in this user namespace, or nil.
-func (m *machine) permitted() error {
-	if m.rootful != nil {
-		return m.rootful()
+func (m *machine) isRootless() bool {
+	if m.rootless != nil {
+		return m.rootless()
 	}
-	return bus.CheckRootful()
+	return bus.IsRootless()
 }
 
 func kernelVersion(release string) (major, minor int) {
@@ -189,7 +191,7 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 	add := func(code string, l level, what, remedy string) {
 		findings = append(findings, finding{code, "buses", l, what, remedy})
 	}
-	if m.uid != 0 || m.permitted() != nil { // VX100 and VX110 say so
+	if m.uid != 0 { // VX100 says so
 		return nil, nil
 	}
 	all, err := m.host.Status(ctx)

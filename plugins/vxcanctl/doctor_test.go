@@ -19,10 +19,10 @@ func soundHost(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{
 		root: t.TempDir(), release: "6.12.0-1-amd64",
-		host:    fakeLooker{all: twoBuses()[1:]},
-		rootful: func() error { return nil },
-		try:     func(bus.Module) error { return nil },
-		enabled: func(string) (string, bool) { return "enabled", true },
+		host:     fakeLooker{all: twoBuses()[1:]},
+		rootless: func() bool { return false },
+		try:      func(bus.Module) error { return nil },
+		enabled:  func(string) (string, bool) { return "enabled", true },
 	}
 	m.write(t, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n")
 	m.write(t, "proc/sys/net/core/netdev_max_backlog", "65536\n")
@@ -89,8 +89,10 @@ func TestDoctor(t *testing.T) {
 		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX1"}, 11)},
 		"no root":            {func(m *machine) { m.uid, m.try = 1000, nil }, []string{"warning VX100 not root"}},
 		"no root, no module": {func(m *machine) { m.uid, m.try = 1000, nil; m.remove(t, "lib/modules/6.12.0-1-amd64/modules.builtin") }, []string{"warning VX100", "warning VX109 module act_police (CONFIG_NET_ACT_POLICE) is not there"}},
-		"rootless":           {func(m *machine) { m.rootful = func() error { return bus.ErrPermission } }, []string{"failure VX110 this is a user namespace"}},
-		"old kernel":         {func(m *machine) { m.release = "5.10.0-1-amd64" }, []string{"warning VX111 Linux 5.10.0-1-amd64 is older than 6.1"}},
+		"rootless": {func(m *machine) {
+			m.rootless, m.try = func() bool { return true }, lacking("can-gw", "sch_drr", "cls_fw")
+		}, nil},
+		"old kernel": {func(m *machine) { m.release = "5.10.0-1-amd64" }, []string{"warning VX111 Linux 5.10.0-1-amd64 is older than 6.1"}},
 		"kernel upgraded": {func(m *machine) {
 			m.release, m.try = "6.12.1-1-amd64", lacking("vxcan")
 			m.write(t, "proc/modules", "ext4 1 0")

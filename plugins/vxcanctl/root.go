@@ -20,6 +20,8 @@ func newCommand(host *bus.Host) *cobra.Command {
 		Example:      statusExample,
 		Version:      buildVersion,
 		SilenceUsage: true, // it would bury the error
+
+		PersistentPreRunE: enterRootless,
 	}
 	root.SetVersionTemplate("vxcanctl {{.Version}}\n") // as the other binaries print it
 	root.SetErrPrefix("vxcanctl:")
@@ -35,5 +37,5 @@ func needsRoot(cmd *cobra.Command, uid int) error {
 	if uid != 0 {
 		return errors.New(cmd.Name() + " needs root: run it with sudo")
 	}
-	return bus.CheckRootful()
+	return nil
 }

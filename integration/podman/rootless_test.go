@@ -1,0 +1,51 @@
+package podman
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
+)
+
+// TestRootless: a user without any rights has a bus of his own, which comes back whatever ends it.
+func TestRootless(t *testing.T) {
+	p := harness.NewRootlessPodman(t, "canbus0")
+	whole := func(count int) {
+		t.Helper()
+		stations := []harness.Station{p.RootlessHost("vcan0"), p.Station("a", "can0"), p.Station("b", "can0")}
+		harness.ExpectExactlyOnce(t, stations, count, true)
+	}
+	p.Run("a", "--network", "canbus0")
+	p.Run("b", "--network", "canbus0")
+	whole(500)
+	if links := harness.CANLinks(t); len(links) > 0 {
+		t.Errorf("on the host: %q", links)
+	}
+
+	p.Do("restart", "--time", "0", "a")
+	whole(5)
+
+	// With the last container goes the namespace that plays the host.
+	p.Do("stop", "--time", "0", "a", "b")
+	p.Do("start", "a", "b")
+	whole(5)
+
+	// A container with CAP_NET_ADMIN is in a user namespace that owns the bus, and may take it away.
+	p.Do("unshare", "--rootless-netns", "ip", "link", "del", "vcan0")
+	p.Do("unshare", "--rootless-netns", "tc", "qdisc", "del", "dev", "vcan0-rx", "clsact")
+	p.Do("restart", "--time", "0", "b")
+	whole(5)
+
+	harness.LogOut(t)
+	p.Do("start", "a", "b")
+	whole(5)
+
+	// vxcanctl finds its way there.
+	p.Do("unshare", "--rootless-netns", "tc", "filter", "del", "dev", "vcan0-rx", "ingress", "pref", "1")
+	for _, step := range []struct{ command, want string }{{"status", "copies frames to it is missing"}, {"heal", "set 3 filters"}, {"status", "healthy"}} {
+		if out := harness.AsUser(t, harness.BinDir(t)+"/vxcanctl", step.command); !strings.Contains(out, step.want) {
+			t.Errorf("vxcanctl %s: want %q in:\n%s", step.command, step.want, out)
+		}
+	}
+	whole(5)
+}
