@@ -72,6 +72,28 @@ func TestControllerFairDamage(t *testing.T) {
 	expect("two containers", 3)
 	wire := controller.Listen()
 
+	// A program cannot choose the class of programs on the host.
+	controller.Pace(cantest.Stopped)
+	chooser := cantest.NewSender(t, a.Netns, "can0")
+	if err := chooser.SetPriority(0x7663ffff); err != nil {
+		t.Fatal(err)
+	}
+	chosen := harness.Numbered(20)
+	for _, f := range chosen {
+		if err := chooser.Send(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, ofHost, _ := strings.Cut(harness.Command(t, "tc", "-s", "class", "show", "dev", "slot0"), "class drr 7663:ffff")
+	ofHost, _, _ = strings.Cut(ofHost, "class drr")
+	if status := harness.Vxcanctl(t, "status", "slot0"); !strings.Contains(ofHost, "backlog 0b 0p") || !strings.Contains(status, "WAITING") {
+		t.Errorf("frames of a container wait in the class of the host: %s\n%s", ofHost, status)
+	}
+	controller.Pace(cantest.Unlimited)
+	cantest.WaitQuiet(len(chosen), wire)
+	wire.Close()
+	wire = controller.Listen()
+
 	controller.Pace(cantest.Stopped)
 	sent := harness.Numbered(500)
 	harness.SendAll(t, b, sent)
@@ -113,12 +135,12 @@ func TestControllerFairDamage(t *testing.T) {
 	}
 
 	harness.Command(t, "tc", "qdisc", "replace", "dev", "slot0", "root", "pfifo", "limit", "2000")
-	chosen := queue()
+	before := queue()
 	if _, log := bCall.Add(t); !strings.Contains(log, "another program has set (pfifo)") || !strings.Contains(log, "tc qdisc del dev slot0 root") {
 		t.Errorf("log of ADD beside a queue of another program: %s", log)
 	}
-	if err := aCall.Check(t, result); err != nil || queue() != chosen {
-		t.Errorf("a queue of another program: %v; %s, want %s", err, queue(), chosen)
+	if err := aCall.Check(t, result); err != nil || queue() != before {
+		t.Errorf("a queue of another program: %v; %s, want %s", err, queue(), before)
 	}
 	harness.Command(t, "tc", "qdisc", "del", "dev", "slot0", "root")
 	harness.Vxcanctl(t, "heal", "slot0")

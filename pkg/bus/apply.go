@@ -62,7 +62,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 		return repaired, false, err
 	}
 	for _, d := range all {
-		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" {
+		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.sharesQueue) {
 			repaired = append(repaired, d)
 		}
 	}
@@ -109,6 +109,7 @@ func (b *bus) addClasses(hub int, marks []uint32) error {
 	var missing *rtnl.NoModuleError
 	switch {
 	case errors.As(err, &missing):
+		b.sharesQueue = true
 		b.notice("all containers share the transmit queue of controller %s: %v", b.name, missing)
 	case err != nil:
 		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)

@@ -79,8 +79,9 @@ func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, request
 	}
 	buses, err := h.openAll(ctx, requests)
 	defer func() {
+		failed := retErr != nil // all buses or none, also where one cannot be closed
 		for _, b := range buses {
-			if retErr != nil {
+			if failed {
 				retErr = errors.Join(retErr, b.undo())
 			}
 			retErr = errors.Join(retErr, b.close())

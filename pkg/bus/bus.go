@@ -56,7 +56,7 @@ var (
 
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
 type Host struct {
-	StateDir    string        // "" is DefaultStateDir
+	StateDir    string        // "" is DefaultStateDir, or in a user namespace a directory of the user's below /run
 	LockTimeout time.Duration // 0 is DefaultLockTimeout
 	// Notice is called, in a few words, for everything that was put right on the way and for everything that the
 	// administrator should know. nil is allowed.
@@ -106,6 +106,8 @@ type bus struct {
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
+
+	sharesQueue bool // the kernel lacks what a transmit queue of each endpoint needs
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
@@ -223,6 +225,14 @@ func (b *bus) observe() (corrections []string, err error) {
 	}
 	if v.Entries, err = b.k.tc.List(listed...); err != nil {
 		return nil, err
+	}
+	// A filter that copies to no member is what one has left that is gone, or another program's.
+	filters, err = b.k.tc.Get(v.OtherCopies(b.name)...)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		v.Filters[f.Hook] = f
 	}
 	b.view = v
 	for _, r := range without(before, b.record.endpoints) {

@@ -88,15 +88,12 @@ func (b *bus) removeDevices() (removed bool, err error) {
 }
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left reports that the devices of an attachment
-// are left over, see plan.View.MovedBack. Collect looks at the devices of the host once, and then only at buses
-// where something is stale, where it asks again while it holds the lock. It goes on after errors and returns them all.
+// are left over, see plan.View.MovedBack. Collect looks at the devices of the host once, opens each bus to read its
+// record, and observes only those with something stale, where it asks again. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left bool) bool) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	names, v, err := h.look()
-	if err != nil {
-		return err
-	}
-	var errs []error
+	errs := []error{err} // what could be seen is collected all the same
 	for _, hub := range names {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)

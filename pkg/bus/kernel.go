@@ -3,11 +3,11 @@ package bus
 import (
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -33,11 +33,18 @@ func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
 	if dial == nil {
 		dial = dialKernel
 	}
+	rootless := false // does not matter in a container's
+	if netns == nil {
+		var err error
+		if rootless, err = isRootless(); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := dial(netns)
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn), IsRootless()}, nil
+	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn), rootless}, nil
 }
 
 func dialKernel(netns ns.NetNS) (rtnl.Conn, error) {
@@ -132,8 +139,6 @@ func explain(err error) error {
 		return err
 	case errors.As(err, &missing):
 		return fmt.Errorf("%w: module %s (%s) is missing", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module))
-	case errors.Is(err, rtnl.ErrPermission) && IsRootless():
-		return fmt.Errorf("%w: CAP_NET_ADMIN is needed, and this user namespace does not own the network namespace; enter the one of the runtime first, as podman unshare --rootless-netns does", ErrPermission)
 	case errors.Is(err, rtnl.ErrPermission):
 		return fmt.Errorf("%w: CAP_NET_ADMIN is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	case errors.Is(err, rtnl.ErrInterrupted):
@@ -142,8 +147,38 @@ func explain(err error) error {
 	return err
 }
 
-// IsRootless reports whether this process is in a user namespace other than the initial one, which maps all IDs. See plan.View.
+// errForeignNetns is a network namespace that another user namespace than this process's own owns.
+var errForeignNetns = fmt.Errorf("%w: this user namespace does not own the network namespace; enter both of a rootless runtime, as podman unshare --rootless-netns does, or neither", ErrPermission)
+
+// IsRootless reports whether the network namespace of this thread, and this process, are in another user namespace than the initial
+// one. See plan.View.
 func IsRootless() bool {
-	idMap, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(idMap)), " ") != "0 0 4294967295"
+	rootless, err := isRootless()
+	return rootless && err == nil
+}
+
+// isRootless fails with errForeignNetns. What the devices of a bus are made of depends on who owns their namespace: two owners
+// would wire it twice.
+func isRootless() (bool, error) {
+	const initial = 0xEFFFFFFD // inode of the initial user namespace, PROC_USER_INIT_INO of linux/proc_ns.h
+	netns, err := unix.Open(hostNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("network namespace of this process: %w", err)
+	}
+	defer unix.Close(netns)
+	owner, err := unix.IoctlRetInt(netns, unix.NS_GET_USERNS)
+	if errors.Is(err, unix.EPERM) {
+		return false, errForeignNetns
+	} else if err != nil {
+		return false, fmt.Errorf("owner of the network namespace: %w", err)
+	}
+	defer unix.Close(owner)
+	var of, own unix.Stat_t
+	if err := errors.Join(unix.Fstat(owner, &of), unix.Stat("/proc/thread-self/ns/user", &own)); err != nil {
+		return false, fmt.Errorf("owner of the network namespace: %w", err)
+	}
+	if !sameFile(of, own) {
+		return false, errForeignNetns
+	}
+	return of.Ino != initial, nil
 }

@@ -11,7 +11,7 @@ import (
 func TestRootless(t *testing.T) {
 	tests := []string{"TestProductFrames", "TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops"}
 	if cantest.IsThorough() {
-		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
+		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails", "TestStatus")
 	}
 	cantest.UserNamespace(t, tests...)
 }

@@ -31,7 +31,8 @@ type BusStatus struct {
 	// Waiting and WireLost are those of programs on the hub, see EndpointStatus.
 	Waiting  uint64 `json:"waiting"`
 	WireLost uint64 `json:"wireLost"`
-	// Traffic is that of a hub that is there and no controller. A vcan sends every frame of the bus.
+	// Traffic is that of a hub that is there and no controller. A vcan sends every frame of the bus; in a user namespace, where it
+	// does not, it is what the backplane carries.
 	Traffic   controller.Traffic `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
@@ -123,11 +124,9 @@ func (h *Host) look() (names []string, v plan.View, err error) {
 func (h *Host) Status(ctx context.Context, hubs ...string) (all []BusStatus, err error) {
 	named := len(hubs) > 0
 	if !named {
-		if hubs, err = h.Buses(); err != nil {
-			return nil, err
-		}
+		hubs, err = h.Buses()
 	}
-	var errs []error
+	errs := []error{err}
 	for _, hub := range hubs {
 		s, there, err := h.status(ctx, hub)
 		switch {
@@ -176,19 +175,27 @@ func (b *bus) status() (s BusStatus, err error) {
 	if hub.Index != 0 {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
+	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
 	if hub.Index != 0 && s.Controller == nil {
-		if s.Traffic, err = b.k.controllers.Traffic(hub.Index); err != nil && !errors.Is(err, canlink.ErrNotFound) {
+		carrier := hub.Index
+		if b.view.Rootless {
+			carrier = b.view.Link(w.TX).Index
+		}
+		if s.Traffic, err = b.k.controllers.Traffic(carrier); err != nil && !errors.Is(err, canlink.ErrNotFound) {
 			return s, err
 		}
 	}
-	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
 	all := plan.Diff(w, b.view)
 	count := b.counters()
 	tx, rx := uint32(b.view.Link(w.TX).Index), uint32(b.view.Link(w.RX).Index)
 	s.Sent, _ = count.rules(uint32(hub.Index), tx)
 	var dropped uint64
 	s.Heard, dropped = count.rules(rx, uint32(hub.Index))
-	s.Lost = less(dropped, count.last(hub.Index, cantc.Egress, plan.FirstPrio))
+	own := cantc.Egress // where its own frames are dropped
+	if b.view.Rootless {
+		own = cantc.Ingress
+	}
+	s.Lost = less(dropped, count.last(hub.Index, own, plan.FirstPrio))
 	s.Waiting, s.WireLost = count.wire(0)
 
 	hosts := make([]canlink.Link, len(b.endpoints))
@@ -269,7 +276,8 @@ func (b *bus) countCopies(c *counters) {
 		}
 		return less(f.Packets[0], failed(f)), failed(f)
 	}
-	c.handled[[2]uint32{uint32(from), uint32(hub)}], _ = count(hub, func(cantc.Installed) uint64 { return c.last(hub, cantc.Ingress, plan.FirstPrio) })
+	at := [2]uint32{uint32(from), uint32(hub)}
+	c.handled[at], c.dropped[at] = count(hub, func(f cantc.Installed) uint64 { return max(f.Failed, c.last(hub, cantc.Ingress, plan.FirstPrio)) })
 	for _, e := range b.endpoints {
 		at := [2]uint32{uint32(from), uint32(e.Host.Index)}
 		c.handled[at], c.dropped[at] = count(e.Host.Index, func(f cantc.Installed) uint64 { return f.Failed })

@@ -62,7 +62,7 @@ func (b *bus) undo() (retErr error) {
 		errs = append(errs, b.deleteClasses(b.view.Link(b.name).Index, classesOf(t.pairs)...))
 	}
 	if t.alone {
-		errs = append(errs, k.links.Delete(t.made...))
+		errs = append(errs, b.deleteCopies(slices.DeleteFunc(append(t.made, t.filtered), func(i int) bool { return i == 0 })...), k.links.Delete(t.made...))
 		if t.filtered != 0 {
 			errs = append(errs, k.tc.Delete(plan.Hooks(t.filtered, false)...))
 		}

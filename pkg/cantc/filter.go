@@ -28,7 +28,7 @@ func (d Direction) String() string {
 }
 
 // Hook is a place for one filter on a device. Filters of one direction run in the order of their priority, lowest first, and
-// those of one priority in the order in which they were made.
+// those of one priority newest first.
 type Hook struct {
 	Dev    int // ifindex
 	Dir    Direction
@@ -59,7 +59,7 @@ type Installed struct {
 	Failed  uint64   // frames that the device of Copy or Deliver did not take
 }
 
-// Action is one of Drop, Mark, Forward, Copy, Deliver and Limit, or what the kernel has of another program.
+// Action is one of Drop, Mark, MarkOnly, Forward, Copy, Mirror, Deliver and Limit, or what the kernel has of another program.
 type Action struct {
 	Kind    string // the kernel module is act_Kind
 	Verdict int32  // what becomes of the frame after it, TC_ACT_* of linux/pkt_cls.h
@@ -68,7 +68,8 @@ type Action struct {
 	Way     uint32 // of mirred, TCA_EGRESS_REDIR and so on of linux/tc_act/tc_mirred.h
 	Rate    uint64 // of police, frames per second
 	Burst   uint64 // of police, as a time at that rate in ticks of the kernel, see Limit
-	other   bool   // does something else than the actions of this package
+	reset   bool   // of skbedit: the priority becomes 0
+	other   bool   // does something that no action of this package does
 }
 
 // Verdicts (TC_ACT_* of linux/pkt_cls.h).
@@ -86,8 +87,11 @@ const (
 // Drop drops a frame.
 func Drop() Action { return Action{Kind: kindGact, Verdict: verdictDrop} }
 
-// Mark sets a frame's mark and goes on with the next action.
-func Mark(mark uint32) Action { return Action{Kind: kindSkbedit, Verdict: verdictPipe, Mark: mark} }
+// Mark sets a frame's mark and goes on with the next action. It takes away the priority that the sender has set (SO_PRIORITY),
+// by which a transmit queue would choose the frame's class before it looks at the mark.
+func Mark(mark uint32) Action {
+	return Action{Kind: kindSkbedit, Verdict: verdictPipe, Mark: mark, reset: true}
+}
 
 // MarkOnly sets a frame's mark and goes on with the next filter, of any program, as if this one did not match.
 func MarkOnly(mark uint32) Action {
@@ -102,6 +106,11 @@ func Forward(dev int) Action {
 // Copy has a device send a copy of the frame, and goes on with the next filter, as if this one did not match.
 func Copy(dev int) Action {
 	return Action{Kind: kindMirred, Verdict: verdictNext, Dev: dev, Way: egressMirror}
+}
+
+// Mirror has a device send a copy of the frame, and goes on with the next action.
+func Mirror(dev int) Action {
+	return Action{Kind: kindMirred, Verdict: verdictPipe, Dev: dev, Way: egressMirror}
 }
 
 // Deliver has a device receive a copy of the frame, and goes on with the next filter, as if this one did not match.
@@ -146,8 +155,9 @@ const (
 
 	tcaGactParms = 2 // TCA_GACT_PARMS
 
-	tcaSkbeditParms = 2 // TCA_SKBEDIT_PARMS
-	tcaSkbeditMark  = 5 // TCA_SKBEDIT_MARK
+	tcaSkbeditParms    = 2 // TCA_SKBEDIT_PARMS
+	tcaSkbeditPriority = 3 // TCA_SKBEDIT_PRIORITY
+	tcaSkbeditMark     = 5 // TCA_SKBEDIT_MARK
 
 	tcaMirredParms    = 2  // TCA_MIRRED_PARMS
 	egressRedir       = 1  // TCA_EGRESS_REDIR
@@ -246,6 +256,9 @@ func (a Action) addOptions(options *nl.RtAttr) {
 		options.AddRtAttr(tcaGactParms, gen)
 	case kindSkbedit:
 		options.AddRtAttr(tcaSkbeditParms, gen)
+		if a.reset {
+			options.AddRtAttr(tcaSkbeditPriority, nl.Uint32Attr(0))
+		}
 		options.AddRtAttr(tcaSkbeditMark, nl.Uint32Attr(a.Mark))
 	case kindMirred:
 		gen = binary.NativeEndian.AppendUint32(gen, a.Way)
@@ -333,7 +346,7 @@ func unmarshalAction(b []byte) (a Action, packets, failed uint64, err error) {
 // optionSizes has the attributes of actions that are read, by action, with their size.
 var optionSizes = map[string]map[uint16]int{
 	kindGact:    {tcaGactParms: tcGenSize},
-	kindSkbedit: {tcaSkbeditParms: tcGenSize, tcaSkbeditMark: 4},
+	kindSkbedit: {tcaSkbeditParms: tcGenSize, tcaSkbeditPriority: 4, tcaSkbeditMark: 4},
 	kindMirred:  {tcaMirredParms: tcMirredSize},
 	kindPolice:  {tcaPoliceTBF: tcPoliceSize, tcaPoliceResult: 4, tcaPolicePktRate: 8, tcaPolicePktBurst: 8},
 }
@@ -356,6 +369,8 @@ func (a *Action) unmarshalOption(attr uint16, value []byte) error {
 		a.Rate = binary.NativeEndian.Uint64(value)
 	case a.Kind == kindPolice && attr == tcaPolicePktBurst:
 		a.Burst = binary.NativeEndian.Uint64(value)
+	case attr == tcaSkbeditPriority && a.Kind == kindSkbedit:
+		a.reset, a.other = number == 0, number != 0
 	case attr == tcaSkbeditMark && a.Kind == kindSkbedit:
 		a.Mark = number
 	default: // tc_gen, and struct tc_mirred, which begins with it

@@ -96,7 +96,7 @@ func TestOtherFilter(t *testing.T) {
 				continue
 			}
 			got := other.Entry
-			got.Handle = 0
+			got.Handle = f.Handle
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s (- want, + got)\n%s", args, diff)
 			}

@@ -106,6 +106,11 @@ func (s *Sender) Send(f Frame) error {
 	return err
 }
 
+// SetPriority sets the priority of what the sender sends (SO_PRIORITY), by which a transmit queue may choose a class.
+func (s *Sender) SetPriority(priority int) error {
+	return unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_PRIORITY, priority)
+}
+
 // SendOnce sends one frame from an interface of the current netns.
 func SendOnce(ifName string, f Frame) error {
 	fd, err := openCAN(nil, ifName)

@@ -181,7 +181,7 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "listen-only", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "send nothing, not even an acknowledgement",
+		Meaning: "the controller sends nothing for anybody, not even an acknowledgement; for one container that only reads: `send=none`",
 		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.ListenOnly, value) },
 	},
 	{

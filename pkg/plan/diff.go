@@ -33,10 +33,12 @@ func (w Want) diffHub(v View, all *differences) {
 	case hub.Index != 0:
 	case other.Index != 0:
 		all.refuse(HubAltName, config.ErrInvalid, "name "+Quote(other.Name), "hub %s is another name of device %s", name, other.Name)
-	case w.Hub.Physical && v.Rootless:
-		w.refuseRootless(all)
 	case w.Hub.Physical:
-		all.refuse(HubAbsent, ErrNotReady, "connect the controller or load its driver", "hub %s: there is no such device", name)
+		cure := "connect the controller or load its driver"
+		if v.Rootless {
+			cure = "make it (ip link add " + Quote(name) + " type vcan); a rootless container reaches no controller"
+		}
+		all.refuse(HubAbsent, ErrNotReady, cure, "hub %s: there is no such device", name)
 	case !config.CanMake(name):
 		all.refuse(HubName, config.ErrInvalid, `for a controller set "physical": true (option physical=true), for a virtual bus name it vcanN`, "hub %s is not there", name)
 	default:
@@ -58,7 +60,7 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
 		return
 	case hub.Kind != canlink.Vcan && w.Hub.Physical && v.Rootless:
-		w.refuseRootless(all)
+		all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime (sudo podman, sudo docker)", "hub %s: a rootless container reaches no controller", name)
 		return
 	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))
@@ -103,10 +105,6 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 	case w.Hub.Physical:
 		w.diffState(v.Controller, all)
 	}
-}
-
-func (w Want) refuseRootless(all *differences) {
-	all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime (sudo podman, sudo docker)", "hub %s: a rootless container reaches no controller", w.Hub.Name)
 }
 
 // diffController compares a controller that is ours to set up. One that is up is never taken down.
@@ -215,9 +213,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		}
 	}
 	w.diffForeign(hub, v, all)
-	if unwanted := unwantedCopies(common, members, v); len(unwanted) > 0 { // no damage: their members have gone
-		*all = append(*all, Difference{Kind: CopyUnwanted, Change: Change{Wiring: Wiring{DeleteFilters: unwanted}}})
-	}
+	diffCopies(common, members, v, all)
 	w.diffQueue(v, attaching, &own.Change.Wiring, all)
 	jobs := v.Jobs
 	if hub.Index == 0 { // rules for error frames of a controller wait for it
@@ -288,16 +284,18 @@ func rulesOf(jobs []cangw.Job) []cangw.Rule {
 // diffForeign names filters of other programs that run before ours, or in their place. On a hub no bus can work beside one
 // in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container.
 func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
+	common := w.backplane(v)
 	for _, f := range v.Entries {
-		if f.Ours() || w.backplane(v).isCopy(f) {
+		if f.Ours() || common.isCopy(f) {
 			continue
 		}
+		ofBus := f.Dev == hub.Index || f.Dev == int(common.rx)
 		dev := Quote(v.At(f.Dev).Name)
 		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", dev, f.Dir, f.Prio)
 		switch held := f.Holds(); {
 		case held:
 			const format = "device %s has a filter of another program (%s) at %s pref %d, which the bus needs"
-			if f.Dev == hub.Index {
+			if ofBus {
 				all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus", format, dev, f.Kind, f.Dir, f.Prio)
 			} else {
 				all.name(FilterHeld, cure+"; then vxcanctl heal", format, dev, f.Kind, f.Dir, f.Prio)
@@ -306,12 +304,12 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 			cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
 			what := fmt.Sprintf("device %s has a filter of another program beside that of the bus (%s pref %d handle %#x)", dev, f.Dir, f.Prio, f.Handle)
 			if hub.Kind == canlink.Vcan || f.Dev != hub.Index {
-				all.name(FilterFirst, cure, "%s: frames may arrive twice", what)
+				all.name(FilterFirst, cure, "%s: frames may arrive twice%s", what, map[bool]string{true: ", or not at all"}[v.Rootless])
 			} else {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
 		}
-		if f.Dev != hub.Index {
+		if !ofBus {
 			all.of(v.At(f.Dev).Name)
 		}
 	}
@@ -336,15 +334,21 @@ func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	return wrong
 }
 
-// unwantedCopies is the filters that copy frames from the backplane, which is ours alone, to no member.
-func unwantedCopies(common backplane, members []member, v View) (unwanted []cantc.Hook) {
+// diffCopies finds filters that copy frames from the backplane, which is ours alone, to no member. Of one that its member has left
+// there are no words: it is no damage.
+func diffCopies(common backplane, members []member, v View, all *differences) {
 	for _, e := range v.Entries {
 		isMember := func(m member) bool { return e.Handle == m.dev }
-		if common.isCopy(e) && !slices.ContainsFunc(members, isMember) {
-			unwanted = append(unwanted, e.Hook)
+		if !common.isCopy(e) || slices.ContainsFunc(members, isMember) {
+			continue
 		}
+		change := Change{Wiring: Wiring{DeleteFilters: []cantc.Hook{e.Hook}}}
+		if f, ok := v.Filters[e.Hook]; !ok || isLeft(f.Filter) {
+			*all = append(*all, Difference{Kind: CopyUnwanted, Change: change})
+			continue
+		}
+		all.add(CopyForeign, change, "%s has a filter that is not of this bus (%s pref %d handle %#x): frames may arrive twice, or not at all", v.At(e.Dev).Name, e.Dir, e.Prio, e.Handle)
 	}
-	return unwanted
 }
 
 // describeFilters says what is wrong with the filters of one member.
@@ -352,7 +356,7 @@ func describeFilters(wrong Wiring, dev int, v View) string {
 	var words []string
 	for _, f := range wrong.SetFilters {
 		if f.Dev != dev {
-			words = append(words, fmt.Sprintf("that of %s which copies frames to it is missing or another one", v.At(f.Dev).Name))
+			words = append(words, fmt.Sprintf("that of %[1]s which copies frames to it (tc filter show dev %[1]s ingress) is missing or another one", v.At(f.Dev).Name))
 			continue
 		}
 		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))

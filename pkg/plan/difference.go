@@ -55,6 +55,7 @@ const (
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"
 	CopyUnwanted  Kind = "filter that copies to nobody"
+	CopyForeign   Kind = "filter not ours on the backplane"
 	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
 	RuleMissing   Kind = "rule missing"

@@ -1,9 +1,12 @@
 package plan
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // Priorities of our filters. Filters run by priority, lowest first, and the verdict of one ends the row, so that a filter of
@@ -45,7 +48,9 @@ func filters(common backplane, m member) []cantc.Filter {
 	own := cantc.Filter{Hook: egress, Program: marked(m.dev), Actions: []cantc.Action{cantc.Drop()}}
 	if m.hub && common.copies {
 		own.Hook = ingress
-		send := cantc.Filter{Hook: egress, Program: everything.allowed, Actions: []cantc.Action{cantc.Mark(m.dev), cantc.Copy(int(common.tx))}}
+		send := cantc.Filter{Hook: egress, Program: everything.allowed, Actions: []cantc.Action{
+			cantc.Mark(m.dev), cantc.Mirror(int(common.tx)), cantc.MarkOnly(0), // unmarked: a vcan with echo=1 hands it to programs on it now
+		}}
 		return []cantc.Filter{send, own, common.copyTo(m)}
 	}
 	if m.hub {
@@ -68,15 +73,36 @@ func filters(common backplane, m member) []cantc.Filter {
 // A user namespace gets no gateway rules (net/can/gw.c wants CAP_NET_ADMIN in the initial one). There, a filter for each member
 // copies what comes out of the backplane to it. That needs a hub which hears what is delivered to it, a vcan: what programs
 // send on it is marked and copied on its way out, and what comes back to it is dropped on its way in. A frame has no hop
-// counter, and needs none: no copy leads from a member to the backplane.
+// counter, and needs none: what is copied to a member never comes back, because it leaves a host end by egress, and the hub
+// gets it by ingress.
 
 // copyTo is the filter that gives a member its frames. The gateway would look at the MTU, which filters do not.
 func (b backplane) copyTo(m member) cantc.Filter {
 	f := cantc.Filter{Hook: CopyHooks(int(b.rx), int(m.dev))[0], Program: ofProtocol(m.fd), Actions: []cantc.Action{cantc.Copy(int(m.dev))}}
-	if m.hub { // a vcan hears nothing of what it sends for a filter
+	if m.hub { // a vcan does not hear what a filter makes it send
 		f.Actions[0] = cantc.Deliver(int(m.dev))
 	}
 	return f
+}
+
+// isLeft reports whether a filter is one of copyTo whose member has gone, of which the kernel shows no device then.
+func isLeft(f cantc.Filter) bool {
+	isOne := func(a cantc.Action) bool {
+		return slices.Equal(f.Actions, []cantc.Action{a})
+	}
+	return (isOne(cantc.Copy(0)) || isOne(cantc.Deliver(0))) && (slices.Equal(f.Program, ofProtocol(true)) || slices.Equal(f.Program, ofProtocol(false)))
+}
+
+// OtherCopies is where there are filters at the end of a hub's backplane that frames are copied from, of which the view has no
+// more than an entry.
+func (v View) OtherCopies(hub string) (hooks []cantc.Hook) {
+	common := NewWant(config.Hub{Name: hub}, nil, "").backplane(v)
+	for _, e := range v.Entries {
+		if _, there := v.Filters[e.Hook]; common.isCopy(e) && !there {
+			hooks = append(hooks, e.Hook)
+		}
+	}
+	return hooks
 }
 
 // CopyHooks is where the filters are that copy frames from the backplane's end rx to members, by their ifindexes. They stay

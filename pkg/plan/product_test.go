@@ -156,19 +156,25 @@ var damages = []damage{
 		hub.AltNames, hub.Name = []string{hub.Name}, "renamed"
 		return true
 	}), refused, false},
-	{HubAbsent, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.hub.Physical && !h.v.Rootless }), refused, false},
+	{HubAbsent, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.hub.Physical }), refused, false},
 	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return !h.hub.Physical }), repaired, false},
 	{HubMissing, onHub(func(h *host, hub *canlink.Link) bool { hub.Name = "elsewhere"; return !h.hub.Physical }), repaired, false},
 	{HubRootless, onHub(func(h *host, hub *canlink.Link) bool {
 		hub.Kind = canlink.Vxcan
 		return h.v.Rootless && h.hub.Physical
 	}), refused, false},
-	{HubRootless, onHub(func(h *host, hub *canlink.Link) bool { h.remove(hub.Index); return h.v.Rootless && h.hub.Physical }), refused, false},
 	{CopyUnwanted, onRX(func(h *host, rx *canlink.Link) {
-		gone := CopyHooks(rx.Index, 99)[0]
-		h.v.Entries = append(h.v.Entries, ours(gone))
-		h.v.Filters[gone] = cantc.Installed{Filter: cantc.Filter{Hook: gone, Program: anyFrame}, Kind: cantc.Kind}
+		gone := backplane{rx: uint32(rx.Index)}.copyTo(member{dev: 99, fd: true})
+		gone.Actions[0].Dev = 0
+		h.v.Entries = append(h.v.Entries, ours(gone.Hook))
+		h.v.Filters[gone.Hook] = cantc.Installed{Filter: gone, Kind: cantc.Kind}
 	}), repaired, false},
+	{CopyForeign, onRX(func(h *host, rx *canlink.Link) { // one more to the first container
+		double := backplane{rx: uint32(rx.Index)}.copyTo(member{dev: uint32(h.link(h.records[0].HostIf()).Index), fd: true})
+		double.Handle = 99
+		h.v.Entries = append(h.v.Entries, ours(double.Hook))
+		h.v.Filters[double.Hook] = cantc.Installed{Filter: double, Kind: cantc.Kind}
+	}), repaired, true},
 	{FilterWrong, onRX(func(h *host, rx *canlink.Link) { // all copies
 		for _, m := range h.v.Links {
 			delete(h.v.Filters, CopyHooks(rx.Index, m.Index)[0])
@@ -180,7 +186,7 @@ var damages = []damage{
 		for _, m := range h.v.Links {
 			delete(h.v.Filters, CopyHooks(rx.Index, m.Index)[0])
 		}
-	}), named, false},
+	}), refused, false},
 	{HubName, func(h *host) bool { h.hub, h.records = config.Hub{Name: "can9"}, nil; return true }, refused, false},
 	{HubNotCAN, onHub(func(h *host, hub *canlink.Link) bool { hub.CAN = false; return true }), refused, false},
 	{HubNotVcan, onHub(func(h *host, hub *canlink.Link) bool { hub.Kind = canlink.Vxcan; return !h.hub.Physical }), refused, false},
@@ -370,15 +376,15 @@ func populate(t *testing.T, h *host, first config.Endpoint, count int) bool {
 	return true
 }
 
-// isLeft reports whether a difference is what an endpoint leaves that goes without a DEL. It is no damage.
-func isLeft(kind Kind) bool { return kind == ClassUnwanted || kind == CopyUnwanted }
+// isNoDamage reports whether a difference is what an endpoint leaves that goes without a DEL. It is no damage.
+func isNoDamage(kind Kind) bool { return kind == ClassUnwanted || kind == CopyUnwanted }
 
 // damaged returns what is wrong with how a damage is dealt with.
 func (h *host) damaged(d damage) (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	kinds := func() (kinds []Kind) {
 		for _, there := range h.differences() {
-			if !isLeft(there.Kind) || d.kind == there.Kind {
+			if !isNoDamage(there.Kind) || d.kind == there.Kind {
 				kinds = append(kinds, there.Kind)
 			}
 		}
@@ -388,7 +394,7 @@ func (h *host) damaged(d damage) (problems []string) {
 		problem("not found, or more: %v", h.differences())
 	}
 	for _, d := range h.differences() {
-		if d.Kind != HubTransient && !isLeft(d.Kind) && (d.What == "" || d.Cure == "") {
+		if d.Kind != HubTransient && !isNoDamage(d.Kind) && (d.What == "" || d.Cure == "") {
 			problem("without words: %+v", d)
 		}
 	}

@@ -71,10 +71,18 @@ func (h *host) remove(index int) {
 	h.v.Links = slices.DeleteFunc(h.v.Links, func(l canlink.Link) bool { return gone(l.Index) })
 	h.v.Jobs = slices.DeleteFunc(h.v.Jobs, func(j cangw.Job) bool { return gone(int(j.Src)) || gone(int(j.Dst)) })
 	h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return gone(e.Dev) })
-	for hook := range h.v.Filters {
+	for hook, f := range h.v.Filters {
 		if gone(hook.Dev) {
 			delete(h.v.Filters, hook)
+			continue
 		}
+		f.Actions = slices.Clone(f.Actions)
+		for i := range f.Actions {
+			if gone(f.Actions[i].Dev) { // mirred_device_event of net/sched/act_mirred.c
+				f.Actions[i].Dev = 0
+			}
+		}
+		h.v.Filters[hook] = f
 	}
 	if gone(h.v.Controller.Index) {
 		h.v.Controller, h.v.Queue = controller.Device{}, cantc.Queue{}

@@ -121,7 +121,7 @@ func (m *model) filter(d *device, dir cantc.Direction, f *frame) bool {
 				return false
 			case a.Kind == cantc.Mark(0).Kind:
 				f.mark = a.Mark
-			case a == cantc.Copy(a.Dev):
+			case a == cantc.Copy(a.Dev), a == cantc.Mirror(a.Dev):
 				if to := m.host[uint32(a.Dev)]; to != nil {
 					m.xmit(to, *f)
 				}

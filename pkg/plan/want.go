@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
@@ -134,6 +135,11 @@ func Removal(hubName string, v View) (c Change) {
 					c.Wiring.DeleteJobs = append(c.Wiring.DeleteJobs, j)
 				}
 			}
+			for _, e := range v.Entries {
+				if e.Dev == end.Index && w.backplane(v).isCopy(e) {
+					c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, e.Hook)
+				}
+			}
 		}
 	}
 	hub := v.Link(hubName)
@@ -141,10 +147,20 @@ func Removal(hubName string, v View) (c Change) {
 		c.Remove = append(c.Remove, hub.Index)
 	} else if hub.Index != 0 {
 		for _, f := range filters(w.backplane(v), member{dev: uint32(hub.Index), hub: true}) {
-			if f.Equal(v.Filters[f.Hook].Filter) {
+			// Where it sends to may be a backplane that is there no more.
+			if there := v.Filters[f.Hook].Filter; f.Dev == hub.Index && withoutDevices(f).Equal(withoutDevices(there)) {
 				c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, f.Hook)
 			}
 		}
 	}
 	return c
+}
+
+// withoutDevices is a filter that says of no device that frames go there.
+func withoutDevices(f cantc.Filter) cantc.Filter {
+	f.Actions = slices.Clone(f.Actions)
+	for i := range f.Actions {
+		f.Actions[i].Dev = 0
+	}
+	return f
 }
