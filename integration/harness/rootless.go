@@ -85,6 +85,12 @@ func asUser() []string {
 	}
 }
 
+// UserCommand is a command that the user runs.
+func UserCommand(args ...string) *exec.Cmd {
+	command := append(asUser(), args...)
+	return exec.Command(command[0], command[1:]...)
+}
+
 // AsUser runs a command as the user.
 func AsUser(t testing.TB, args ...string) string {
 	t.Helper()

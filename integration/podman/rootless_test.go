@@ -1,8 +1,11 @@
 package podman
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vxcan/vxcan/integration/harness"
 )
@@ -36,13 +39,41 @@ func TestRootless(t *testing.T) {
 	p.Do("restart", "--time", "0", "b")
 	whole(5)
 
+	// Root does not wire it a second time.
+	if _, err := harness.Try("nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), p.RootlessHost("vcan0").Netns.Fd()), harness.BinDir(t)+"/vxcanctl", "heal"); err == nil || !strings.Contains(err.Error(), "does not own") {
+		t.Errorf("heal by root in the user's network namespace: %v", err)
+	}
+
+	// Who sends.
+	dump := harness.UserCommand("podman", "unshare", "--rootless-netns", harness.BinDir(t)+"/vxcanctl", "dump", "vcan0", "-n", "3")
+	out := t.TempDir() + "/dump"
+	f, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	dump.Stdout, dump.Stderr = f, f
+	if err := dump.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- dump.Wait() }()
+	sender := p.Station("a", "can0")
+	for deadline := time.Now().Add(30 * time.Second); len(ended) == 0 && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		harness.SendAll(t, &harness.Container{ID: "a", Netns: sender.Netns}, harness.Numbered(1))
+	}
+	shown, err := os.ReadFile(out)
+	if err != nil || len(ended) == 0 || strings.Count(string(shown), "  a  ") != 3 {
+		t.Errorf("vxcanctl dump: %v\n%s", err, shown)
+	}
+
 	harness.LogOut(t)
 	p.Do("start", "a", "b")
 	whole(5)
 
 	// vxcanctl finds its way there.
 	p.Do("unshare", "--rootless-netns", "tc", "filter", "del", "dev", "vcan0-rx", "ingress", "pref", "1")
-	for _, step := range []struct{ command, want string }{{"status", "copies frames to it is missing"}, {"heal", "set 3 filters"}, {"status", "healthy"}} {
+	for _, step := range []struct{ command, want string }{{"status", "copies frames to it"}, {"heal", "set 3 filters"}, {"status", "healthy"}} {
 		if out := harness.AsUser(t, harness.BinDir(t)+"/vxcanctl", step.command); !strings.Contains(out, step.want) {
 			t.Errorf("vxcanctl %s: want %q in:\n%s", step.command, step.want, out)
 		}

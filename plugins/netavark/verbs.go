@@ -18,7 +18,7 @@ const runtimeName = "netavark"
 // create validates a network that Podman is about to write down. Where no container could ever join it, it is refused.
 func create(input []byte) (any, error) {
 	all, err := complete(input)
-	if err != nil { // not a nil map in an interface that is none
+	if err != nil { // a nil map in any would not be nil
 		return nil, err
 	}
 	return all, nil

@@ -267,6 +267,9 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if m.installed("podman") {
 		all = append(all, m.podman(buses)...)
 	}
+	if m.isRootless() { // the others are root's
+		return all
+	}
 	if m.installed("dockerd") {
 		all = append(all, m.docker())
 	}
@@ -328,7 +331,7 @@ func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	} else {
 		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
 	}
-	if state, ok := m.unit("podman-restart.service"); ok && state != "enabled" && m.usesPodman(buses, conf, backend) {
+	if state, ok := m.unit("podman-restart.service"); ok && !m.isRootless() && state != "enabled" && m.usesPodman(buses, conf, backend) {
 		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
 			"sudo systemctl enable podman-restart.service"})
 	}
@@ -370,6 +373,9 @@ func (m *machine) containersConf() (text string) {
 		for _, path := range more {
 			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
 		}
+	}
+	if m.isRootless() {
+		paths = append(paths, filepath.Join(os.Getenv("HOME"), ".config/containers/containers.conf"))
 	}
 	for _, path := range paths {
 		text += m.read(path) + "\n"

@@ -291,7 +291,7 @@ func (d *dumper) Change(c capture.Change) error {
 }
 
 func stateWords(c capture.Change) string {
-	cure := "; sudo vxcanctl heal " + c.Hub
+	cure := "; " + toType("sudo vxcanctl heal "+c.Hub)
 	switch c.State {
 	case capture.HubDown:
 		return "the hub is down: frames of containers only" + cure

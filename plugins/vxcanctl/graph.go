@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -28,7 +27,7 @@ JSON is that of status.`,
   vxcanctl graph vcan0 -o dot >vcan0.dot`,
 		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
-			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			if err := asRoot(cmd); err != nil {
 				return err
 			}
 			all, err := host.Status(cmd.Context(), hubs...)

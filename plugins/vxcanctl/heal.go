@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +51,7 @@ such bus.`,
   vxcanctl heal vcan0`,
 		ValidArgsFunction: completeHubs(host),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
-			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			if err := asRoot(cmd); err != nil {
 				return err
 			}
 			all, err := heal(cmd.Context(), host, hubs, udev)
@@ -138,7 +137,7 @@ func writeHealed(w io.Writer, all []healed, udev bool) error {
 			say("%s: nothing to repair", one.Hub)
 		}
 		for _, d := range one.Left {
-			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(d.Cure))
+			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(toType(d.Cure)))
 		}
 	}
 	return err

@@ -33,7 +33,7 @@ JSON is that of status, which has the same numbers.
   vxcanctl metrics --textfile /var/lib/prometheus/node-exporter`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			if err := asRoot(cmd); err != nil {
 				return err
 			}
 			all, err := host.Status(cmd.Context())

@@ -160,7 +160,7 @@ func wrongWords(s bus.BusStatus, d bus.Difference) string {
 }
 
 // cureOf is the command that repairs a difference, to be pasted; or words, where there is none, or both: "words, then command".
-func cureOf(s bus.BusStatus, d bus.Difference) string { return plain(cure(s, d)) }
+func cureOf(s bus.BusStatus, d bus.Difference) string { return plain(toType(cure(s, d))) }
 
 func cure(s bus.BusStatus, d bus.Difference) string {
 	if d.ByHeal {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -28,7 +27,7 @@ Exit status: 0; 1 if the bus is in use, if there is none, or if it could not be 
 		Example: `  vxcanctl remove vcan0`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeHub(host),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := needsRoot(cmd, os.Geteuid()); err != nil {
+			if err := asRoot(cmd); err != nil {
 				return err
 			}
 			hub := args[0]

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +21,6 @@ func newCommand(host *bus.Host) *cobra.Command {
 		Example:      statusExample,
 		Version:      buildVersion,
 		SilenceUsage: true, // it would bury the error
-
-		PersistentPreRunE: enterRootless,
 	}
 	root.SetVersionTemplate("vxcanctl {{.Version}}\n") // as the other binaries print it
 	root.SetErrPrefix("vxcanctl:")
@@ -34,8 +33,11 @@ func newCommand(host *bus.Host) *cobra.Command {
 
 // needsRoot is why a command cannot run, or nil.
 func needsRoot(cmd *cobra.Command, uid int) error {
-	if uid != 0 {
-		return errors.New(cmd.Name() + " needs root: run it with sudo")
+	switch {
+	case uid == 0:
+		return nil
+	case hasRootlessNetns():
+		return fmt.Errorf("%s needs root: run it with sudo, or for the buses of this user: %s %s", cmd.Name(), unshare, cmd.CommandPath())
 	}
-	return nil
+	return errors.New(cmd.Name() + " needs root: run it with sudo")
 }

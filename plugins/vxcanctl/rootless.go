@@ -6,9 +6,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/bus"
 )
 
 // A user without root has no buses but those in the network namespace that his Podman makes for all his containers.
@@ -17,23 +20,54 @@ import (
 // libnetwork/internal/rootlessnetns of containers/common).
 var rootlessNetns = []string{"netns/rootless-netns*", "containers/networks/rootless-netns/rootless-netns"}
 
-// enterRootless runs the command again in that namespace, where its user is root, and does not return. Where there is none it does
-// nothing.
-func enterRootless(cmd *cobra.Command, _ []string) error {
-	podman, err := exec.LookPath("podman")
+const unshare = "podman unshare --rootless-netns"
+
+// hasRootlessNetns reports whether this is a user who has such a namespace, and is not in it.
+func hasRootlessNetns() bool {
+	_, err := exec.LookPath("podman")
 	run := os.Getenv("XDG_RUNTIME_DIR")
 	isThere := func(pattern string) bool {
 		found, _ := filepath.Glob(filepath.Join(run, pattern))
 		return len(found) > 0
 	}
-	if os.Geteuid() == 0 || err != nil || run == "" || cmd.Name() == "generate" || !slices.ContainsFunc(rootlessNetns, isThere) {
+	return os.Geteuid() != 0 && err == nil && run != "" && slices.ContainsFunc(rootlessNetns, isThere)
+}
+
+// enterRootless runs a command again in that namespace, where its user is root, and does not return. Where there is none it does
+// nothing. It is for commands that end at once: Podman passes no signals on.
+func enterRootless(cmd *cobra.Command) error {
+	if !hasRootlessNetns() {
 		return nil
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: in the network namespace of this user's containers; for the buses of the host: sudo vxcanctl %s\n", cmd.Name())
-	args := append([]string{podman, "unshare", "--rootless-netns", self}, os.Args[1:]...)
-	return fmt.Errorf("%s: %w", podman, syscall.Exec(podman, args, os.Environ()))
+	fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: in the network namespace of this user's containers; for the buses of the host: sudo %s\n", cmd.CommandPath())
+	args := append(append(strings.Fields(unshare), self), os.Args[1:]...)
+	podman, err := exec.LookPath(args[0])
+	if err == nil {
+		err = syscall.Exec(podman, args, os.Environ())
+	}
+	return fmt.Errorf("podman: %w", err)
 }
+
+// asRoot is needsRoot for a command that ends at once.
+func asRoot(cmd *cobra.Command) error {
+	if err := enterRootless(cmd); err != nil {
+		return err
+	}
+	return needsRoot(cmd, os.Geteuid())
+}
+
+// toType is a command as this user types it.
+func toType(command string) string {
+	if !bus.IsRootless() {
+		return command
+	}
+	return forUser.Replace(command)
+}
+
+// forUser makes a command of root one of a user, who is root in his namespace only.
+var forUser = strings.NewReplacer("sudo podman ", "podman ", "sudo nerdctl ", "nerdctl ", "sudo vxcanctl heal", "vxcanctl heal",
+	"sudo vxcanctl status", "vxcanctl status", "sudo ", unshare+" ")

@@ -72,7 +72,11 @@ func addStatus(cmd *cobra.Command, host looker) {
 	var rates bitRates
 	var format *string
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
-		if err := needsRoot(cmd, os.Geteuid()); err != nil {
+		ready := asRoot
+		if watch {
+			ready = func(cmd *cobra.Command) error { return needsRoot(cmd, os.Geteuid()) }
+		}
+		if err := ready(cmd); err != nil {
 			return err
 		}
 		w := cmd.OutOrStdout()
