@@ -242,7 +242,7 @@ BENCH = bin/bench -counting '$(VM) -suite trixie -qemu -icount' -smp '$(VM) -sui
 bench: ## count what a container and a frame cost, beside what people use instead, in a quarter of an hour
 bench-quick: ## the same in a few minutes, into bin
 bench-where: ## tell where the instructions of an ADD go
-bench bench-quick bench-where: setup-bench bin/vm bin/vxcan bin/bench
+bench bench-quick bench-where: setup-bench bin/vm bin/vxcan bin/vxcanctl bin/bench
 	$(BENCH) $(if $(filter %-where,$@),-where,$(if $(filter %-quick,$@),-quick -out bin,-out integration/bench))
 
 # The newest that the Go of our modules can build.

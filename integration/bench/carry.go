@@ -38,19 +38,18 @@ func (b *bench) carrying() error {
 	for i := range repeats {
 		fmt.Fprintf(os.Stderr, "sending: round %d of %d\n", i+1, repeats)
 		for _, t := range many {
-			took, err := delivery(t)
-			if err != nil {
+			if err := b.send("delivery, "+t.name, delivery, t); err != nil {
 				return err
 			}
-			b.note("delivery, "+t.name, cost{instructions: took})
 		}
 		for _, t := range two {
-			took, err := passage(t)
-			if err != nil {
+			if err := b.send("passage, "+t.name, passage, t); err != nil {
 				return err
 			}
-			b.note("passage, "+t.name, cost{instructions: took})
 		}
+	}
+	if err := b.dumped(many[0], "star31", repeats); err != nil {
+		return err
 	}
 	busy, err := b.star(11) // with more receivers, who all read, that one CPU does not keep the pace
 	if err != nil {
@@ -59,6 +58,13 @@ func (b *bench) carrying() error {
 	fmt.Fprintf(os.Stderr, "sending %d frames at %d frames/s\n", seconds*pace, pace)
 	all, err := send(busy, 1, seconds*pace, pace)
 	b.results.Traffic["busy bus"] = []traffic{all}
+	return err
+}
+
+// send counts what it takes to send a frame.
+func (b *bench) send(name string, way func(t topology) (time.Duration, error), t topology) error {
+	took, err := way(t)
+	b.note(name, cost{instructions: took})
 	return err
 }
 

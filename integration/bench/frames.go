@@ -130,10 +130,20 @@ func (s station) open() (fd int, err error) {
 			return err
 		}
 		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 128<<20),
+			growReceiveQueue(fd),
 			unix.Bind(fd, &unix.SockaddrCAN{Ifindex: iface.Index}))
 	})
 	return fd, err
+}
+
+// growReceiveQueue makes the receive queue of a socket longer. In a user namespace net.core.rmem_max is the most.
+func growReceiveQueue(fd int) error {
+	const size = 128 << 20
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+	}
+	return err
 }
 
 // drain reads frames until none has come for a while.

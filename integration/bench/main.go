@@ -47,7 +47,7 @@ type bench struct {
 func main() {
 	quick := flag.Bool("quick", false, "fewer rounds, no bus of a thousand")
 	where := flag.Bool("where", false, "tell where the instructions of an ADD go")
-	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,flooding,where) and write JSON to stdout")
+	measure := flag.String("measure", "", "measure some `parts` here (attaching,carrying,rootless,flooding,where) and write JSON to stdout")
 	out := flag.String("out", ".", "`directory` for results.json, chart.svg and the table in README.md")
 	counting := flag.String("counting", "bin/vm -suite trixie -qemu -icount", "`command` that runs a command on a machine that counts instructions")
 	smp := flag.String("smp", "bin/vm -suite trixie -qemu", "the same on one with several CPUs")
@@ -69,7 +69,7 @@ func main() {
 
 func measureAndReport(quick bool, counting, smp []string, out string) error {
 	var r, flood results
-	if err := measureBy(counting, "attaching,carrying", quick, &r); err != nil {
+	if err := measureBy(counting, "attaching,carrying,rootless", quick, &r); err != nil {
 		return err
 	}
 	if err := measureBy(smp, "flooding", quick, &flood); err != nil {
@@ -121,12 +121,14 @@ func measureHere(parts string, quick bool) error {
 			err = b.attaching()
 		case "carrying":
 			err = b.carrying()
+		case "rootless":
+			err = b.rootless()
 		case "flooding":
 			err = b.flooding()
 		case "where":
 			err = b.where()
 		default:
-			err = fmt.Errorf("no part %q: want attaching, carrying, flooding or where", part)
+			err = fmt.Errorf("no part %q: want attaching, carrying, rootless, flooding or where", part)
 		}
 		if err != nil {
 			return err
@@ -151,7 +153,7 @@ func installAndExec() error {
 	if filepath.Dir(self) == pluginDir {
 		return nil
 	}
-	files := []string{self, filepath.Join(filepath.Dir(self), "vxcan")}
+	files := []string{self, filepath.Join(filepath.Dir(self), "vxcan"), filepath.Join(filepath.Dir(self), "vxcanctl")}
 	for _, p := range []plugin{bridge, loopback} {
 		files = append(files, filepath.Join(referenceDir, filepath.Base(p.path)))
 	}
