@@ -58,7 +58,7 @@ func (r Request) check() error {
 }
 
 // Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same
-// netns changes nothing. In another netns it is built anew. So is an endpoint with Place.Here after it has been moved. It blocks for the
+// netns changes nothing. In another netns the endpoint is built anew, and so is one with Place.Here whose container end has been moved. It blocks for the
 // locks of all its buses and holds them until deliver, if there is one, has handed the results over. Whatever fails, deliver
 // included, everything that this call made is taken away again, hubs and backplanes too.
 func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, requests ...Request) (results []Result, retErr error) {
@@ -287,7 +287,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 	return host, nil
 }
 
-// put records an endpoint, and reports whether it was not recorded like that.
+// put records an endpoint, and reports whether the record has changed.
 func (b *bus) put(r plan.Record) (changed bool) {
 	i := slices.IndexFunc(b.record.endpoints, func(old plan.Record) bool { return old.Attachment == r.Attachment })
 	switch {
@@ -333,7 +333,7 @@ func (b *bus) deleteEndpoint(hostIf string) (index int, err error) {
 	return link.Index, errors.Join(b.deleteCopies(link.Index), b.k.links.Delete(link.Index))
 }
 
-// deleteCopies deletes what does not go with host ends, by their ifindexes.
+// deleteCopies deletes the filters that copy frames to members, by the ifindexes of these. The kernel keeps them when the members go.
 func (b *bus) deleteCopies(members ...int) error {
 	if !b.k.rootless || len(members) == 0 {
 		return nil

@@ -59,7 +59,7 @@ func (b *bus) warnOfBacklog() {
 		return
 	}
 	b.notice("%s: %s", what, command)
-	_ = os.WriteFile(b.saidFile(), []byte(command), 0o600) // a disk that cannot be written hears it again
+	_ = os.WriteFile(b.saidFile(), []byte(command), 0o600) // if that fails, the notice comes again
 }
 
 // saidFile holds the command that warnOfBacklog said. It lies beside the records of each netns, and goes with them at the

@@ -1,5 +1,5 @@
-// Package bus puts containers on CAN buses: it has the verbs. The plugins under plugins/ speak for the runtimes and call
-// nothing that talks to the kernel but this package, which knows none of their protocols.
+// Package bus puts containers on CAN buses: it has the verbs. The plugins under plugins/ speak for the runtimes
+// and change buses only through this package, which knows none of their protocols. vxcanctl reads frames with pkg/capture.
 //
 // Every verb works the same way. It takes the lock of a bus and its record (record.go), observes what the kernel has, has
 // pkg/plan list the differences from what the bus must have, and applies them (apply.go) or, as Check does, only reports

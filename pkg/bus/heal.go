@@ -10,7 +10,7 @@ import (
 )
 
 // Heal repairs all that is wrong with a bus, for the endpoints that are there. Without any it sets up no controller. One that
-// is absent, or down and not ours to set up, is left to its owner. A hub that was made for pods is removed when they are gone.
+// is missing, or down and set up by its owner, is left alone. A hub that was made for pods is removed when they are gone.
 // Heal returns what it has done, in a few words each, such as "made the hub again". It fails with ErrNoBus where there is
 // neither the device nor an endpoint. It blocks for the bus's lock.
 func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
@@ -94,8 +94,8 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, correctio
 	return nil
 }
 
-// mendFor is mend for a hub, with notices. What a lenient one leaves to the administrator it returns in the end, unless that
-// is only not ready.
+// mendFor is mend for a hub, with notices. With lenient, it returns in the end what it has left to the administrator, unless that is
+// only not ready.
 func (b *bus) mendFor(lenient bool, hub func() config.Hub) (repaired []plan.Difference, err error) {
 	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
 	repaired, err = b.mend(lenient, plan.Diff(want(), b.view), want)

@@ -16,8 +16,8 @@ import (
 // classes in turn. A class has a queue of its own (pfifo, of txqueuelen frames), and a filter of kind fw gives it the frames of
 // one mark. A filter behind those gives the frames of all other marks to the class of mark 0.
 //
-// drr drops a frame that has no class. That never happens: while its filter is there, the kernel deletes no class, and the
-// frames of a filter that is deleted go to the class of mark 0.
+// drr drops a frame that has no class. That is possible only for a moment, before the class and the filter of mark 0 are added:
+// while its filter is there, the kernel deletes no class, and the frames of a filter that is deleted go to the class of mark 0.
 type Queue struct {
 	Kind string // of the qdisc: "pfifo_fast", "drr"; "" is what a device has that was never up
 	// Chosen reports that somebody has chosen the qdisc, so that it is neither the kernel's default nor ours.

@@ -31,6 +31,7 @@ func (w Want) diffHub(v View, all *differences) {
 	name, hub := w.Hub.Name, v.Link(w.Hub.Name)
 	switch other := v.altNameOf(name); {
 	case hub.Index != 0:
+		w.diffHubThere(hub, v, all)
 	case other.Index != 0:
 		all.refuse(HubAltName, config.ErrInvalid, "name "+Quote(other.Name), "hub %s is another name of device %s", name, other.Name)
 	case w.Hub.Physical:
@@ -47,9 +48,6 @@ func (w Want) diffHub(v View, all *differences) {
 			change.HubAlias = hubAlias // somebody asked for one that stays
 		}
 		all.add(HubMissing, change, "hub %s is missing", name)
-	}
-	if hub.Index != 0 {
-		w.diffHubThere(hub, v, all)
 	}
 }
 
@@ -194,12 +192,7 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	common := w.backplane(v)
 	members := w.members(hub)
-	var attaching uint32 // the device that is being attached
-	for i := range w.Endpoints {
-		if w.Attaching != "" && w.Endpoints[i].Host.Name == w.Attaching {
-			attaching = uint32(w.Endpoints[i].Host.Index)
-		}
-	}
+	attaching := uint32(v.Link(w.Attaching).Index) // 0 if there is none
 	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
 	for _, m := range members {
 		wrong := diffFilters(common, m, v)

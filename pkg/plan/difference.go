@@ -149,12 +149,11 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside are the kinds of refusals beside which the rest of a bus can be repaired, for the endpoints that are there: they
-// concern the hub alone, and leave it as it is.
+// beside lists refusals that concern the hub alone. The rest of the bus can still be repaired, for the endpoints that are there.
 var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers}
 
-// Refusal is the first difference that only the administrator can repair, or nil. With lenient, only one beside which nothing
-// may be repaired counts.
+// Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not
+// count.
 func Refusal(all []Difference, lenient bool) error {
 	for _, d := range all {
 		if d.Refusal != nil && !(lenient && slices.Contains(beside, d.Kind)) {

@@ -17,8 +17,8 @@ func (w Want) queues(v View) bool {
 	return w.fair && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen
 }
 
-// compareClasses reports for which marks the hub's queue lacks a class, and which classes are no member's. Those are not
-// damage: their frames go out yet, and then they go.
+// compareClasses reports for which marks the hub's queue lacks a class, and which classes are no member's. Those are no
+// damage: each is deleted after its last frame is sent.
 func (w Want) compareClasses(v View) (missing []uint32, unwanted []cantc.Class) {
 	wanted := []uint32{0}
 	if w.queues(v) {
@@ -44,7 +44,7 @@ func (w Want) compareClasses(v View) (missing []uint32, unwanted []cantc.Class) 
 // for all.
 func (w Want) SharesQueue(v View) bool { return w.fair && v.Queue.Chosen }
 
-// diffQueue compares the classes of the hub's transmit queue. That of the endpoint that is being attached goes to own.
+// diffQueue compares the classes of the hub's transmit queue. The class of the endpoint that is being attached is added to own.
 func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences) {
 	missing, unwanted := w.compareClasses(v)
 	if i := slices.Index(missing, attaching); i >= 0 && attaching != 0 {

@@ -1,4 +1,4 @@
-// Package plan is what a bus must have, what it has, and the differences between the two, each with its words and its cure.
+// Package plan compares what a bus must have with what it has, and lists the differences, each with its words and its cure.
 // It is the only place that knows the topology: a hub, a backplane, one vxcan pair an endpoint, and the gateway rules and
 // filters between them. It is pure: it neither asks nor changes the kernel, and reads no disk. pkg/bus does both.
 package plan

@@ -45,7 +45,7 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 // one that is not a vcan is used as it is, whatever became of the record.
 func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	hub := config.Hub{Name: name, Physical: now.CAN && now.Kind != canlink.Vcan, Transient: len(endpoints) > 0}
-	if now.Index == 0 { // one that somebody wants made is not hardware
+	if now.Index == 0 { // a missing hub is virtual if any endpoint asks for a virtual one
 		hub.Physical = !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.Hub.Physical })
 	}
 	for i := range endpoints {

@@ -26,8 +26,8 @@ import (
 // and fail any message.
 type Conn interface {
 	// Batch sends the requests, however many, and returns one reply for each, in the order of the requests. The kernel
-	// carries out all of them in order, whether or not earlier ones failed. Up to 32 requests, of together at most 64 KiB
-	// and one of them a look-up, go in one datagram: a kill cannot come between them. The error is the socket's own; what
+	// carries out all of them in order, whether or not earlier ones failed. Up to 32 requests of at most 64 KiB in total,
+	// at most one of them a look-up, go in one datagram: a kill cannot come between them. The error is the socket's own; what
 	// the kernel refused is in the replies.
 	Batch(requests ...*nl.NetlinkRequest) ([]Reply, error)
 	// Dump sends a dump request and calls each with the payload of every message until each fails. It returns the number
