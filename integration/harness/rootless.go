@@ -156,6 +156,7 @@ func (p Podman) RootlessHost(hub string) Station {
 		for _, pid := range sleeps() {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
+		defer time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() }).Stop() // if it has not come to that
 		_ = cmd.Wait()
 	}()
 	for deadline := time.Now().Add(30 * time.Second); len(sleeps()) == 0; time.Sleep(20 * time.Millisecond) {

@@ -19,7 +19,9 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 		return nil
 	}
 	b, err := h.open(ctx, hub)
-	if err != nil {
+	if errors.Is(err, errForeignNetns) { // where nothing was ever made
+		return nil
+	} else if err != nil {
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
@@ -93,6 +95,9 @@ func (b *bus) removeDevices() (removed bool, err error) {
 func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left bool) bool) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	names, v, err := h.look()
+	if errors.Is(err, errForeignNetns) { // where nothing was ever made
+		return nil
+	}
 	errs := []error{err} // what could be seen is collected all the same
 	for _, hub := range names {
 		if err := ctx.Err(); err != nil {

@@ -166,6 +166,12 @@ func isRootless() (bool, error) {
 		return false, fmt.Errorf("network namespace of this process: %w", err)
 	}
 	defer unix.Close(netns)
+	var of, own unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/user", &own); errors.Is(err, unix.ENOENT) { // CONFIG_USER_NS=n
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("user namespace of this process: %w", err)
+	}
 	owner, err := unix.IoctlRetInt(netns, unix.NS_GET_USERNS)
 	if errors.Is(err, unix.EPERM) {
 		return false, errForeignNetns
@@ -173,8 +179,7 @@ func isRootless() (bool, error) {
 		return false, fmt.Errorf("owner of the network namespace: %w", err)
 	}
 	defer unix.Close(owner)
-	var of, own unix.Stat_t
-	if err := errors.Join(unix.Fstat(owner, &of), unix.Stat("/proc/thread-self/ns/user", &own)); err != nil {
+	if err := unix.Fstat(owner, &of); err != nil {
 		return false, fmt.Errorf("owner of the network namespace: %w", err)
 	}
 	if !sameFile(of, own) {

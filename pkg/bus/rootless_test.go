@@ -9,9 +9,9 @@ import (
 // TestRootless: what these tests say of a bus of root is true in a user namespace, where filters are in the place of gateway
 // rules.
 func TestRootless(t *testing.T) {
-	tests := []string{"TestProductFrames", "TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops"}
+	tests := []string{"TestProductFrames", "TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus"}
 	if cantest.IsThorough() {
-		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails", "TestStatus")
+		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
 	}
 	cantest.UserNamespace(t, tests...)
 }

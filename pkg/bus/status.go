@@ -176,13 +176,16 @@ func (b *bus) status() (s BusStatus, err error) {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
 	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
-	if hub.Index != 0 && s.Controller == nil {
-		carrier := hub.Index
-		if b.view.Rootless {
-			carrier = b.view.Link(w.TX).Index
-		}
+	carrier := hub.Index
+	if b.view.Rootless {
+		carrier = b.view.Link(w.TX).Index
+	}
+	if carrier != 0 && hub.Index != 0 && s.Controller == nil {
 		if s.Traffic, err = b.k.controllers.Traffic(carrier); err != nil && !errors.Is(err, canlink.ErrNotFound) {
 			return s, err
+		}
+		if b.view.Rootless { // as a vcan counts: each frame as sent, and as received again
+			s.Traffic.RxFrames, s.Traffic.RxBytes = s.Traffic.TxFrames, s.Traffic.TxBytes
 		}
 	}
 	all := plan.Diff(w, b.view)

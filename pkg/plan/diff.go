@@ -37,7 +37,7 @@ func (w Want) diffHub(v View, all *differences) {
 	case w.Hub.Physical:
 		cure := "connect the controller or load its driver"
 		if v.Rootless {
-			cure = "make it (ip link add " + Quote(name) + " type vcan); a rootless container reaches no controller"
+			cure = "a rootless container reaches no controller: leave out physical and name the hub vcanN, or use a rootful runtime"
 		}
 		all.refuse(HubAbsent, ErrNotReady, cure, "hub %s: there is no such device", name)
 	case !config.CanMake(name):
@@ -58,7 +58,7 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
 		return
 	case hub.Kind != canlink.Vcan && w.Hub.Physical && v.Rootless:
-		all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime (sudo podman, sudo docker)", "hub %s: a rootless container reaches no controller", name)
+		all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime", "hub %s: a rootless container reaches no controller", name)
 		return
 	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))

@@ -196,7 +196,7 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 	}
 	all, err := m.host.Status(ctx)
 	if err != nil {
-		add("VX300", failure, config.OneLine(err), "sudo vxcanctl status")
+		add("VX300", failure, config.OneLine(err), toType("sudo vxcanctl status"))
 	}
 	for _, s := range all {
 		what := fmt.Sprintf("bus %s with %d container%s", s.Hub, len(s.Endpoints), map[bool]string{false: "s"}[len(s.Endpoints) == 1])
@@ -267,7 +267,7 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if m.installed("podman") {
 		all = append(all, m.podman(buses)...)
 	}
-	if m.isRootless() { // the others are root's
+	if isOfPodman() { // the others are root's
 		return all
 	}
 	if m.installed("dockerd") {
@@ -331,7 +331,7 @@ func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	} else {
 		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
 	}
-	if state, ok := m.unit("podman-restart.service"); ok && !m.isRootless() && state != "enabled" && m.usesPodman(buses, conf, backend) {
+	if state, ok := m.unit("podman-restart.service"); ok && !isOfPodman() && state != "enabled" && m.usesPodman(buses, conf, backend) {
 		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
 			"sudo systemctl enable podman-restart.service"})
 	}
@@ -374,7 +374,7 @@ func (m *machine) containersConf() (text string) {
 			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
 		}
 	}
-	if m.isRootless() {
+	if isOfPodman() {
 		paths = append(paths, filepath.Join(os.Getenv("HOME"), ".config/containers/containers.conf"))
 	}
 	for _, path := range paths {

@@ -137,7 +137,11 @@ func writeHealed(w io.Writer, all []healed, udev bool) error {
 			say("%s: nothing to repair", one.Hub)
 		}
 		for _, d := range one.Left {
-			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(toType(d.Cure)))
+			cure := d.Cure // as root types it
+			if isOfPodman() {
+				cure = toType(withSudo(cure))
+			}
+			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(cure))
 		}
 	}
 	return err

@@ -175,8 +175,11 @@ func cure(s bus.BusStatus, d bus.Difference) string {
 			return command
 		}
 	}
-	return needsSudo.ReplaceAllString(d.Cure, "${1}sudo $2 ")
+	return withSudo(d.Cure)
 }
+
+// withSudo makes commands in a cure those of a user.
+func withSudo(cure string) string { return needsSudo.ReplaceAllString(cure, "${1}sudo $2 ") }
 
 // needsSudo finds the commands in a cure, between words or alone.
 var needsSudo = regexp.MustCompile(`(^|; |, |\(|then )(ip|tc|cangw|vxcanctl) `)

@@ -62,11 +62,15 @@ func asRoot(cmd *cobra.Command) error {
 
 // toType is a command as this user types it.
 func toType(command string) string {
-	if !bus.IsRootless() {
+	if !isOfPodman() {
 		return command
 	}
 	return forUser.Replace(command)
 }
+
+// isOfPodman reports whether this is a namespace of rootless Podman, which tells so by this variable, and none of another
+// container engine.
+func isOfPodman() bool { return os.Getenv("_CONTAINERS_USERNS_CONFIGURED") != "" && bus.IsRootless() }
 
 // forUser makes a command of root one of a user, who is root in his namespace only.
 var forUser = strings.NewReplacer("sudo podman ", "podman ", "sudo nerdctl ", "nerdctl ", "sudo vxcanctl heal", "vxcanctl heal",
