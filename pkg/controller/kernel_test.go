@@ -335,3 +335,18 @@ func TestSLCANSignal(t *testing.T) {
 		}
 	}
 }
+
+// A serial adapter that is late with its answer, as on a busy machine, is asked again.
+func TestSLCANLate(t *testing.T) {
+	cantest.Require(t)
+	c := dialHere(t)
+	adapter, fresh := newSLCAN(t, c)
+	defer adapter.Unplug()
+	adapter.Pace(cantest.Stopped)
+	taking := time.AfterFunc(1500*time.Millisecond, func() { adapter.Pace(cantest.Unlimited) })
+	defer taking.Stop()
+	start := time.Now()
+	if _, _, err := c.SetUp(fresh, Settings{Bitrate: 500000}, 10); err != nil || time.Since(start) < time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+}

@@ -108,11 +108,22 @@ func (c *Conn) Restore(before Device) error {
 // brought up: ERESTARTSYS of linux/errno.h, which a program should never see. Go has signals of its own, to take turns.
 const errRestart = syscall.Errno(512)
 
-// repeat is Batch for requests that can be repeated, as often as a signal comes in between.
+// repeat is Batch for requests that can be repeated: as often as a signal comes in between, and a few times where an adapter does
+// not answer in time, as a serial one on a busy machine within the second that slcan gives it.
 func (c *Conn) repeat(requests ...*nl.NetlinkRequest) (replies []rtnl.Reply, err error) {
+	answers := func(errno error) bool {
+		return slices.ContainsFunc(replies, func(r rtnl.Reply) bool { return errors.Is(r.Err, errno) })
+	}
+	const mostLate = 3
+	late := 0
 	for range 100 {
 		replies, err = c.conn.Batch(requests...)
-		if !slices.ContainsFunc(replies, func(r rtnl.Reply) bool { return errors.Is(r.Err, errRestart) }) {
+		if answers(unix.ETIMEDOUT) {
+			late++
+		} else if !answers(errRestart) {
+			break
+		}
+		if late == mostLate {
 			break
 		}
 	}
