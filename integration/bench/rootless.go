@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootless counts the same on a bus in a user namespace, where filters are in the place of gateway rules. This program runs itself
-// there as root of the namespace.
+// rootless counts the same on a bus in a user namespace, where filters are in the place of gateway rules. This program runs
+// itself there as root of the namespace.
 func (b *bench) rootless() error {
 	if os.Getenv(rootlessEnv) != "" {
 		return b.inUserNamespace()

@@ -58,9 +58,9 @@ func (r Request) check() error {
 }
 
 // Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same
-// netns changes nothing. In another netns the endpoint is built anew, and so is one with Place.Here whose container end has been moved. It blocks for the
-// locks of all its buses and holds them until deliver, if there is one, has handed the results over. Whatever fails, deliver
-// included, everything that this call made is taken away again, hubs and backplanes too.
+// netns changes nothing. In another netns the endpoint is built anew, and so is one with Place.Here whose container end has
+// been moved. It blocks for the locks of all its buses and holds them until deliver, if there is one, has handed the results
+// over. Whatever fails, deliver included, everything that this call made is taken away again, hubs and backplanes too.
 func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, requests ...Request) (results []Result, retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	for _, r := range requests {
@@ -333,7 +333,8 @@ func (b *bus) deleteEndpoint(hostIf string) (index int, err error) {
 	return link.Index, errors.Join(b.deleteCopies(link.Index), b.k.links.Delete(link.Index))
 }
 
-// deleteCopies deletes the filters that copy frames to members, by the ifindexes of these. The kernel keeps them when the members go.
+// deleteCopies deletes the filters that copy frames to members, by the ifindexes of these. The kernel keeps them when the
+// members go.
 func (b *bus) deleteCopies(members ...int) error {
 	if !b.k.rootless || len(members) == 0 {
 		return nil

@@ -94,8 +94,8 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, correctio
 	return nil
 }
 
-// mendFor is mend for a hub, with notices. With lenient, it returns in the end what it has left to the administrator, unless that is
-// only not ready.
+// mendFor is mend for a hub, with notices. With lenient, it returns in the end what it has left to the administrator, unless
+// that is only not ready.
 func (b *bus) mendFor(lenient bool, hub func() config.Hub) (repaired []plan.Difference, err error) {
 	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
 	repaired, err = b.mend(lenient, plan.Diff(want(), b.view), want)

@@ -150,8 +150,8 @@ func explain(err error) error {
 // errForeignNetns is a network namespace that another user namespace than this process's own owns.
 var errForeignNetns = fmt.Errorf("%w: this user namespace does not own the network namespace; enter both of a rootless runtime, as podman unshare --rootless-netns does, or neither", ErrPermission)
 
-// IsRootless reports whether the network namespace of this thread, and this process, are in another user namespace than the initial
-// one. See plan.View.
+// IsRootless reports whether the network namespace of this thread, and this process, are in another user namespace than the
+// initial one. See plan.View.
 func IsRootless() bool {
 	rootless, err := isRootless()
 	return rootless && err == nil

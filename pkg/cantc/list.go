@@ -23,7 +23,8 @@ func (e Entry) Holds() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_
 // Ours reports whether the entry is what Set makes as the only filter of a priority, or replaces there.
 func (e Entry) Ours() bool { return !e.Holds() && e.Handle == 1 }
 
-// List returns all filters of the priorities of hooks, also those that Set does not make. A hook without one, or without its device, has none.
+// List returns all filters of the priorities of hooks, also those that Set does not make. A hook without one, or without its
+// device, has none.
 func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {
 	for _, h := range hooks {
 		entries, err := c.list(h)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // ErrNoSenders is a kernel that does not tell a reader the mark of a frame.
@@ -91,7 +92,7 @@ func (t *tap) open(index int) (retErr error) {
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1),
-		growReceiveQueue(fd, buffer),
+		rtnl.GrowReceiveQueue(fd, buffer),
 		unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_FD_FRAMES, 1),
 		unix.SetsockoptInt(fd, unix.SOL_CAN_RAW, unix.CAN_RAW_ERR_FILTER, int(t.Filter.Errors)),
 	)
@@ -275,13 +276,4 @@ func (t *tap) stateOf(hub, rx canlink.Link) State {
 		return HubDown
 	}
 	return Whole
-}
-
-// growReceiveQueue makes the queue of a socket longer. In a user namespace net.core.rmem_max is the most.
-func growReceiveQueue(fd, size int) error {
-	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
-	if errors.Is(err, unix.EPERM) {
-		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
-	}
-	return err
 }

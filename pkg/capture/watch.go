@@ -31,7 +31,7 @@ func newWatch() (_ *watch, retErr error) {
 	}
 	// A message may be longer than 32 KiB, that of a device with many alternative names.
 	w := &watch{events: events, buf: make([]byte, 64<<10), senders: make(map[uint32]Member)}
-	if err := errors.Join(growReceiveQueue(events.GetFd(), 4<<20), w.list()); err != nil {
+	if err := errors.Join(rtnl.GrowReceiveQueue(events.GetFd(), 4<<20), w.list()); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil

@@ -327,8 +327,8 @@ func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	return wrong
 }
 
-// diffCopies finds filters that copy frames from the backplane, which is ours alone, to no member. Of one that its member has left
-// there are no words: it is no damage.
+// diffCopies finds filters that copy frames from the backplane, which is ours alone, to no member. Of one that its member has
+// left there are no words: it is no damage.
 func diffCopies(common backplane, members []member, v View, all *differences) {
 	for _, e := range v.Entries {
 		isMember := func(m member) bool { return e.Handle == m.dev }

@@ -88,6 +88,13 @@ func grow(fd, option, force, want int) (int, error) {
 	return unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
 }
 
+// GrowReceiveQueue gives a socket of any kind a receive queue of size bytes, which the kernel doubles. In a user namespace
+// net.core.rmem_max is the most.
+func GrowReceiveQueue(fd, size int) error {
+	_, err := grow(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, 2*size)
+	return err
+}
+
 // fit returns how many of the messages, at least one, go in one datagram. One alone always does: the kernel queues a message
 // of any size in a socket that is empty.
 func (r room) fit(messages [][]byte) int {
