@@ -39,6 +39,33 @@ func RecordFile(t testing.TB, hub string) string {
 	return RecordDir(t) + "/" + hub + ".json"
 }
 
+// HoldLock takes the lock of a hub's record, as another call would that never ends, until release is called. Who removes
+// a record removes its lock file as well, so that what was locked may be no file any more.
+func HoldLock(t testing.TB, hub string) (release func()) {
+	t.Helper()
+	if err := os.MkdirAll(RecordDir(t), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := RecordDir(t) + "/" + hub + ".lock"
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if named, err := os.Stat(path); err == nil && os.SameFile(locked, named) {
+			return func() { f.Close() }
+		}
+		f.Close()
+	}
+}
+
 // RecordFiles lists the records of all boots and network namespaces, and what is left of writing them.
 func RecordFiles(t testing.TB) []string {
 	t.Helper()

@@ -234,21 +234,7 @@ func TestDisk(t *testing.T) {
 func TestLock(t *testing.T) {
 	harness.FreshHost(t)
 	c := harness.NewContainer(t, "c")
-	if err := os.MkdirAll(harness.RecordDir(t), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	lock := harness.RecordDir(t) + "/vcan0.lock"
-	hold := func() (release func()) {
-		f, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-			t.Fatal(err)
-		}
-		return func() { f.Close() }
-	}
-	release, released := hold(), make(chan struct{})
+	release, released := harness.HoldLock(t, "vcan0"), make(chan struct{})
 	time.AfterFunc(2*time.Second, func() {
 		close(released)
 		release()
@@ -260,11 +246,11 @@ func TestLock(t *testing.T) {
 		t.Error("ADD did not wait for the lock")
 	}
 	harness.On(c).OK(t, "DEL")
-	defer hold()()
+	defer harness.HoldLock(t, "vcan0")()
 	start := time.Now()
 	impatient := harness.On(c)
 	impatient.Env = []string{"VXCAN_LOCK_TIMEOUT=3s"}
-	impatient.Fails(t, "ADD", 11, lock, "VXCAN_LOCK_TIMEOUT")
+	impatient.Fails(t, "ADD", 11, "vcan0.lock", "VXCAN_LOCK_TIMEOUT")
 	if waited := time.Since(start); waited < 3*time.Second || waited > 30*time.Second {
 		t.Errorf("ADD gave up after %v, want 3 s", waited)
 	}

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/integration/harness"
 )
@@ -302,14 +301,7 @@ func TestDockerLock(t *testing.T) {
 	t.Setenv("VXCAN_LOCK_TIMEOUT", "3s")
 	d.StartDriver()
 	d.ok("NetworkDriver.CreateNetwork", someNetwork)
-	f, err := os.OpenFile(harness.RecordDir(t)+"/vcan0.lock", os.O_CREATE|os.O_RDONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	defer harness.HoldLock(t, "vcan0")()
 	start := time.Now()
 	d.refused("NetworkDriver.Join", someJoin, 503, "vcan0.lock", "held by another call", "VXCAN_LOCK_TIMEOUT")
 	if took := time.Since(start); took > 15*time.Second {
