@@ -62,7 +62,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 		return repaired, false, err
 	}
 	for _, d := range all {
-		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.sharesQueue) {
+		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "") {
 			repaired = append(repaired, d)
 		}
 	}
@@ -84,7 +84,12 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	if err := b.k.gw.DeleteJobs(w.DeleteJobs...); err != nil {
 		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
 	}
-	if err := withGateway(func() error { return b.k.gw.Add(w.AddRules...) }); err != nil {
+	if len(w.AddRules) > 0 && len(b.view.Jobs) == 0 { // the first rule of all: the kernel may not have loaded can-gw
+		if err := readyGateway(b.k.gw); err != nil {
+			return fmt.Errorf("gateway of bus %s: %w", b.name, err)
+		}
+	}
+	if err := b.k.gw.Add(w.AddRules...); err != nil {
 		return fmt.Errorf("gateway of bus %s: %w", b.name, err)
 	}
 	if err := b.k.tc.Delete(w.DeleteFilters...); err != nil {
@@ -109,8 +114,7 @@ func (b *bus) addClasses(hub int, marks []uint32) error {
 	var missing *rtnl.NoModuleError
 	switch {
 	case errors.As(err, &missing):
-		b.sharesQueue = true
-		b.notice("all containers share the transmit queue of controller %s: %v", b.name, missing)
+		b.view.QueueLacks = missing.Module
 	case err != nil:
 		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
 	}

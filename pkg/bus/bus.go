@@ -106,8 +106,6 @@ type bus struct {
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
-
-	sharesQueue bool // the kernel lacks what a transmit queue of each endpoint needs
 }
 
 // open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
@@ -184,11 +182,6 @@ func (b *bus) observe() (corrections []string, err error) {
 			return nil, err
 		}
 	}
-	if hub.CAN && hub.Kind != canlink.Vcan {
-		if v.Queue, err = b.k.tc.Queue(hub.Index); err != nil && !errors.Is(err, unix.ENODEV) {
-			return nil, err
-		}
-	}
 	if !v.Rootless {
 		if v.Jobs, err = b.k.gw.List(); err != nil {
 			return nil, err
@@ -196,6 +189,11 @@ func (b *bus) observe() (corrections []string, err error) {
 	}
 	before := b.record.endpoints
 	b.endpoints = v.Endpoints(b.name, before)
+	if hub.CAN && hub.Kind != canlink.Vcan {
+		if v.Queue, v.QueueLacks, err = b.observeQueue(hub.Index); err != nil {
+			return nil, err
+		}
+	}
 	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
 	if hub.Index != 0 {
 		where = plan.Hooks(hub.Index, false)
@@ -242,6 +240,21 @@ func (b *bus) observe() (corrections []string, err error) {
 		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, r.HostIf()))
 	}
 	return corrections, nil
+}
+
+// observeQueue reads the transmit queue of a hub that is hardware. Where it is not as an endpoint wants it, lacks is the module
+// that the kernel would need for that and has not.
+func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
+	q, err = b.k.tc.Queue(hub)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return q, "", err
+	}
+	isFair := slices.ContainsFunc(b.endpoints, func(e plan.Endpoint) bool { return e.Hub.IsFair() })
+	var missing *rtnl.NoModuleError
+	if isFair && !q.Ours && !q.Chosen && errors.As(cantc.ProbeQueue(), &missing) {
+		lacks = missing.Module
+	}
+	return q, lacks, nil
 }
 
 // without is all endpoints that others lack.

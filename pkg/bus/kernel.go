@@ -77,15 +77,15 @@ func (k *kernel) link(name string) (canlink.Link, error) {
 	return links[0], nil
 }
 
-// withGateway does what needs can-gw, which the kernel does not load by itself.
-func withGateway(do func() error) error {
-	err := do()
+// readyGateway makes sure of can-gw, which the kernel does not load by itself.
+func readyGateway(gw *cangw.Conn) error {
+	err := gw.Probe()
 	var missing *rtnl.NoModuleError
 	if errors.As(err, &missing) && missing.Module == cangw.Module {
 		if err := loadGateway(); err != nil {
 			return err
 		}
-		err = do()
+		err = gw.Probe()
 	}
 	return err
 }
@@ -101,7 +101,7 @@ func (h *Host) Ready() (retErr error) {
 	defer func() { retErr = errors.Join(retErr, k.close()) }()
 	var errGateway error
 	if !k.rootless {
-		errGateway = withGateway(k.gw.Probe)
+		errGateway = readyGateway(k.gw)
 	}
 	if errors.Is(errGateway, rtnl.ErrPermission) { // all else would be refused for the same reason
 		return errGateway
@@ -131,10 +131,16 @@ func loadGateway() error {
 }
 
 // explain adds the cause where the host is at fault and not the request: no module, no permission. Every verb's error passes
-// it once.
+// it once. Of errors that were joined, as that of an undo to its cause, each is explained.
 func explain(err error) error {
 	var missing *rtnl.NoModuleError
-	switch {
+	switch joined, several := err.(interface{ Unwrap() []error }); {
+	case several && err.Error() == errors.Join(joined.Unwrap()...).Error():
+		var all []error
+		for _, e := range joined.Unwrap() {
+			all = append(all, explain(e))
+		}
+		return errors.Join(all...)
 	case err == nil, errors.Is(err, ErrNoKernelSupport), errors.Is(err, ErrPermission):
 		return err
 	case errors.As(err, &missing):

@@ -90,5 +90,5 @@ func tryGateway() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(withGateway(cangw.On(conn).Probe), conn.Close())
+	return errors.Join(readyGateway(cangw.On(conn)), conn.Close())
 }

@@ -135,10 +135,16 @@ func (c *Conn) SetClasses(dev int, marks ...uint32) error {
 			steps = append(steps, step{classRequest(dev, mark), "sch_drr"}, step{markRequest(unix.RTM_NEWTFILTER, dev, mark), "cls_fw"})
 		}
 	}
+	var taken error // by a qdisc that may be ours: then it has classes
 	return rtnl.Each(c.conn, steps, func(s step) *nl.NetlinkRequest { return s.request }, func(s step, r rtnl.Reply) error {
 		switch {
-		case r.Err == nil, s.request == root && errors.Is(r.Err, unix.EEXIST):
+		case s.request == root && errors.Is(r.Err, unix.EEXIST):
+			taken = r.Err
 			return nil
+		case r.Err == nil:
+			return nil
+		case errors.Is(r.Err, unix.ENOENT) && taken != nil && s.module == "sch_drr":
+			r.Err = taken
 		case errors.Is(r.Err, unix.ENOENT):
 			return &rtnl.NoModuleError{Module: s.module}
 		}

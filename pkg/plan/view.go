@@ -27,6 +27,7 @@ type View struct {
 	Filters    map[cantc.Hook]cantc.Installed
 	Controller controller.Device // the hub, if it is one that netlink can set up
 	Queue      cantc.Queue       // the transmit queue of a hub that is hardware
+	QueueLacks string            // the kernel module that a queue of each endpoint needs, where it is known to be missing
 	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours. In a user
 	// namespace they are also those that copy frames from the backplane.
 	Entries []cantc.Entry
