@@ -15,7 +15,7 @@ MANDIR   = $(PREFIX)/share/man/man8
 BASHDIR  = $(PREFIX)/share/bash-completion/completions
 ZSHDIR   = $(PREFIX)/share/zsh/site-functions
 FISHDIR  = $(PREFIX)/share/fish/vendor_completions.d
-UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-metrics.service vxcan-metrics.timer
+UNITS    = vxcan-docker.socket vxcan-docker.service vxcan-heal@.service vxcan-metrics.service vxcan-metrics.timer vxcan-lend.socket vxcan-lend@.service
 
 # What is installed, what is in the image for Kubernetes, what only tests, demo and benchmarks use, and the package each is
 # built from. The tools are in a Go module of their own, integration/, so that the product's module depends on nothing that
@@ -95,10 +95,11 @@ setup-%:
 # What CI runs is jobs: a target, or SUITE:MACHINE:FOLDER, a folder of integration/ on a machine. Suite own is the Debian
 # release that this machine is. The others, whose roots are made once and kept, run what depends on their kernel and their
 # runtimes. Machine uml is User Mode Linux, qemu an emulated PC, and here none, for tests that boot machines themselves. What
-# takes long comes first. Folders that know no runtime run on the newest kernel; test-matrix runs all of them on each.
+# takes long comes first. Folders that know no runtime, and emulated PCs, run the newest kernel; test-matrix runs all of them on
+# each.
 OTHER_SUITES = trixie
 ON_EACH = docker podman kubernetes
-EMULATED = $(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own) $(firstword $(OTHER_SUITES))
+EMULATED = $(firstword $(OTHER_SUITES))
 JOBS = test-packages test-pkg-own $(OTHER_SUITES:%=test-pkg-%) \
 	$(EMULATED:%=%:qemu:controller/qemu) $(firstword $(OTHER_SUITES)):qemu:controller/qemu/once own:uml:controller/once own:uml:bus/once \
 	$(foreach folder,docker controller bus podman kubernetes host,$(patsubst %,%:uml:$(folder),$(if $(filter $(folder),$(ON_EACH)),own) $(OTHER_SUITES))) \
@@ -146,6 +147,8 @@ test-vm:
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: ON_EACH = docker controller bus podman kubernetes host
+test-matrix: EMULATED = $(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own) $(firstword $(OTHER_SUITES))
+test-matrix: PACKAGE_SUITES = $(OTHER_SUITES)
 test-matrix: export VXCAN_TEST_CLEAN = 1
 test-matrix: export VXCAN_TEST_THOROUGH = 1
 test-matrix: export VXCAN_TEST_TEARDOWN = 20
@@ -204,13 +207,13 @@ packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packag
 
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
-test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in each Debian release
+test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in this Debian release, by test-matrix in each
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again
 	diff -r $(PACKAGES) $(PACKAGES)-again
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$$(go env GOARCH | sed 's/^arm$$/armv7/') FORMATS='deb rpm'
 	go -C integration $(GO_TEST) ./packages
 	@tests= failed=; \
-	for suite_folder in :deb :bus :once $(OTHER_SUITES:%=%:deb) $(OTHER_SUITES:%=%:bus); do \
+	for suite_folder in :deb :bus :once $(PACKAGE_SUITES:%=%:deb) $(PACKAGE_SUITES:%=%:bus); do \
 		VXCAN_VM_SUITE=$${suite_folder%:*} go -C integration $(GO_TEST) -exec '$(VM)' ./packages/$${suite_folder#*:} & \
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
@@ -281,7 +284,7 @@ install: ## install what was built (DESTDIR, PREFIX, CNI_BIN)
 	@echo '  sudo modprobe -a vcan vxcan can-gw && sudo sysctl -p $(SYSCTL)'
 
 uninstall: ## remove what install installed
-	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer)
+	$(call tell,systemctl disable --now vxcan-docker.socket vxcan-metrics.timer vxcan-lend.socket)
 	rm -f $(DESTDIR)$(CNI_BIN)/vxcan $(DESTDIR)$(CNI_BIN)/.vxcan $(DESTDIR)$(LIBEXEC)/netavark/vxcan $(DESTDIR)$(LIBEXEC)/vxcan-docker $(DESTDIR)$(BIN)/vxcanctl
 	rm -f $(DESTDIR)$(UDEV)/90-vxcan.rules
 	rm -f $(DESTDIR)$(MANDIR)/vxcanctl.8 $(DESTDIR)$(MANDIR)/vxcanctl-*.8
@@ -290,7 +293,7 @@ uninstall: ## remove what install installed
 	test ! -d $(DESTDIR)$(DOC) || find $(DESTDIR)$(DOC) -type d -empty -delete
 	$(call tell,systemctl daemon-reload)
 	$(call tell,udevadm control --reload)
-	@echo 'Not removed: state in /var/lib/cni/vxcan and /var/lib/vxcan-docker; devices and sysctl values until the next boot.'
+	@echo 'Not removed: state in /var/lib/cni/vxcan and /var/lib/vxcan-docker, consents in /etc/vxcan; devices and sysctl values until the next boot.'
 
 clean: ## remove what was built
 	rm -rf bin

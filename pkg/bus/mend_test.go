@@ -332,7 +332,10 @@ func TestMend(t *testing.T) {
 		for i := range 5 {
 			w.attach("vcan1", fmt.Sprint("other", i), w.crowd)
 		}
-		for _, d := range damages {
+		for i, d := range damages {
+			if n > 1 && i%2 > 0 && !cantest.IsThorough() {
+				continue
+			}
 			words := strings.NewReplacer("HOSTIF", w.ends[0].HostIf)
 			t.Run(fmt.Sprintf("%s, %d endpoints", d.name, n), func(t *testing.T) {
 				w.t = t

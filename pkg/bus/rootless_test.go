@@ -9,7 +9,10 @@ import (
 // TestRootless: what these tests say of a bus of root is true in a user namespace, where filters are in the place of gateway
 // rules.
 func TestRootless(t *testing.T) {
-	tests := []string{"TestProductFrames", "TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus"}
+	tests := []string{"TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus"}
+	if !testing.Short() {
+		tests = append(tests, "TestProductFrames")
+	}
 	if cantest.IsThorough() {
 		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
 	}
