@@ -77,6 +77,30 @@ func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 	return p
 }
 
+// Lends runs what systemd runs for vxcan-lend.socket.
+func Lends(t testing.TB) {
+	t.Helper()
+	const socket = "/var/lib/vxcan/lend"
+	Command(t, "install", "-d", "-m", "755", "/var/lib/vxcan")
+	cmd := exec.Command("systemd-socket-activate", "--seqpacket", "--accept", "--inetd", "--listen="+socket, filepath.Join(BinDir(t), "vxcanctl"), "serve-lend")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		Command(t, "rm", "-rf", "/var/lib/vxcan", "/etc/vxcan")
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err := os.Chmod(socket, 0o666); err == nil {
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatal("nobody listens: ", err)
+		}
+	}
+}
+
 // asUser is the command that runs another one as the user.
 func asUser() []string {
 	return []string{
@@ -96,6 +120,12 @@ func AsUser(t testing.TB, args ...string) string {
 	t.Helper()
 	command := append(asUser(), args...)
 	return Command(t, command[0], command[1:]...)
+}
+
+// TryAsUser is AsUser for what may fail.
+func TryAsUser(args ...string) (string, error) {
+	command := append(asUser(), args...)
+	return Try(command[0], command[1:]...)
 }
 
 // LogIn makes what systemd-logind makes.

@@ -139,7 +139,7 @@ func (f format) files(t testing.TB) []string {
 		files = append(files, plain+"/usr/share/man/man8/"+filepath.Base(page)+".gz")
 	}
 	if f.systemd {
-		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service", "vxcan-metrics.service", "vxcan-metrics.timer"} {
+		for _, unit := range []string{"vxcan-docker.socket", "vxcan-docker.service", "vxcan-heal@.service", "vxcan-metrics.service", "vxcan-metrics.timer", "vxcan-lend.socket", "vxcan-lend@.service"} {
 			files = append(files, plain+"/usr/lib/systemd/system/"+unit)
 		}
 		files = append(files, plain+"/usr/lib/udev/rules.d/90-vxcan.rules")

@@ -21,6 +21,8 @@ type Request struct {
 	Hub      config.Hub
 	Endpoint config.Endpoint
 	Place    Place
+	// Limit is how many endpoints of this attachment's runtime may be on the bus; 0 is any number.
+	Limit int
 }
 
 // Place is where a container end is to be.
@@ -185,6 +187,9 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if err := plan.Refusal(all, false); err != nil { // before anything is changed
 		return Result{}, err
 	}
+	if err := b.checkLimit(r); err != nil {
+		return Result{}, err
+	}
 	for _, c := range corrections {
 		b.notice("%s", c)
 	}
@@ -244,6 +249,19 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		b.noticeRepairs(repaired)
 	}
 	return res, nil
+}
+
+func (b *bus) checkLimit(r Request) error {
+	there := 0
+	for _, e := range b.endpoints {
+		if e.Runtime == r.Runtime && e.Attachment != r.Attachment {
+			there++
+		}
+	}
+	if r.Limit > 0 && there >= r.Limit {
+		return fmt.Errorf("%w request: %d containers of %s are on bus %s already, and no more are allowed", config.ErrInvalid, there, r.Runtime, b.name)
+	}
+	return nil
 }
 
 // awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the

@@ -154,7 +154,12 @@ type Network struct {
 	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
 	PodHubs []string
 
-	controllerKey string // one that was given, for Check's words
+	// Lent reports that the hub is one of the host, which root lends to a user. Its settings and the policy are root's.
+	Lent bool
+
+	// Keys that were given, for Check's words.
+	controllerKey string
+	lendersKey    string // not for the borrower of a lent bus
 }
 
 // NewNetwork is a network that says nothing.
@@ -162,6 +167,9 @@ func NewNetwork() Network { return Network{Hub: Hub{Name: DefaultHub}} }
 
 // Check reports what is wrong with keys that are right one by one.
 func (n *Network) Check() error {
+	if n.Lent && n.lendersKey != "" {
+		return fmt.Errorf("%w: %s is for who lends the bus: vxcanctl lend %s --%[2]s …; with lent, only hub and interface", ErrInvalid, n.lendersKey, n.Hub.Name)
+	}
 	if err := n.checkController(); err != nil {
 		return err
 	}

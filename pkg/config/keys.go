@@ -110,6 +110,11 @@ var Keys = [...]Key{
 		set:     func(n *Network, value string) error { return setRate(&n.Endpoint.Policy.Burst, value) },
 	},
 	{
+		Name: "lent", Default: "false", json: jsonBool, In: CNI | Netavark, Of: OfNetwork,
+		Meaning: "rootless: the hub is one of the host, which root lends (`vxcanctl lend`)",
+		set:     func(n *Network, value string) error { return setBool(&n.Lent, value) },
+	},
+	{
 		Name: "pod-hubs", Default: "none", json: jsonArray, In: CNI, Of: OfNetwork,
 		Meaning: "other hubs that a pod may name in its annotation: names, or prefixes with `*` behind them",
 		set: func(n *Network, value string) error {
@@ -154,7 +159,7 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "frames in the transmit queue of each container; a longer one is left",
+		Meaning: "frames in the transmit queue of each container, which has it from its start on; a longer one is left",
 		set: func(n *Network, value string) error {
 			var frames uint32
 			err := setNumberUpTo(&frames, value, 1_000_000)
@@ -294,6 +299,9 @@ func findKey(in FrontEnd, name string) *Key {
 func (n *Network) set(k *Key, value string) error {
 	if k.Of == OfController {
 		n.controllerKey = k.Name
+	}
+	if k.Name != "lent" && k.Name != "hub" && k.Name != "interface" {
+		n.lendersKey = k.Name
 	}
 	return k.set(n, value)
 }

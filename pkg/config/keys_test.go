@@ -10,7 +10,7 @@ import (
 
 // TestReadmeKeys: the tables of keys, of controllers and of all else, are those that the front ends parse by.
 func TestReadmeKeys(t *testing.T) {
-	where := map[FrontEnd]string{everywhere: "everywhere", everywhere &^ Docker: "all but Docker", CNI: "CNI"}
+	where := map[FrontEnd]string{everywhere: "everywhere", everywhere &^ Docker: "all but Docker", CNI: "CNI", CNI | Netavark: "CNI, Podman"}
 	for file, controllers := range map[string]bool{"../../README.md": false, "../../conflist/controller/README.md": true} {
 		page, err := os.ReadFile(file)
 		if err != nil {

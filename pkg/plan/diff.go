@@ -27,6 +27,9 @@ func Diff(w Want, v View) []Difference {
 	return all
 }
 
+// lendIt is the cure where a rootless container asks for a controller.
+const lendIt = "a rootless container reaches no controller but one that root lends: sudo vxcanctl lend HUB --user USER --physical, and in the network lent=true in the place of physical"
+
 func (w Want) diffHub(v View, all *differences) {
 	name, hub := w.Hub.Name, v.Link(w.Hub.Name)
 	switch other := v.altNameOf(name); {
@@ -37,7 +40,7 @@ func (w Want) diffHub(v View, all *differences) {
 	case w.Hub.Physical:
 		cure := "connect the controller or load its driver"
 		if v.Rootless {
-			cure = "a rootless container reaches no controller: leave out physical and name the hub vcanN, or use a rootful runtime"
+			cure = lendIt
 		}
 		all.refuse(HubAbsent, ErrNotReady, cure, "hub %s: there is no such device", name)
 	case !config.CanMake(name):
@@ -58,7 +61,7 @@ func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
 		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
 		return
 	case hub.Kind != canlink.Vcan && w.Hub.Physical && v.Rootless:
-		all.refuse(HubRootless, config.ErrInvalid, "use a rootful runtime", "hub %s: a rootless container reaches no controller", name)
+		all.refuse(HubRootless, config.ErrInvalid, lendIt, "hub %s is a controller", name)
 		return
 	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))

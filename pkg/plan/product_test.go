@@ -565,7 +565,7 @@ func TestEveryKey(t *testing.T) {
 		"hub": "vcan7", "physical": "true", "interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5",
 		"pod-hubs": "bench*", "bitrate": "500000", "sample-point": "0.875", "fd": "true", "dbitrate": "2000000", "dsample-point": "0.8",
 		"restart-ms": "100", "txqueuelen": "50", "termination": "120", "listen-only": "true", "one-shot": "true", "triple-sampling": "true",
-		"fair-queue": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
+		"fair-queue": "true", "lent": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
 	}
 	for _, k := range config.Keys {
 		n, fresh := config.NewNetwork(), config.NewNetwork()
@@ -587,7 +587,7 @@ func TestEveryKey(t *testing.T) {
 		if n.Endpoint != fresh.Endpoint || n.Interface != fresh.Interface {
 			changed = append(changed, config.OfEndpoint)
 		}
-		if len(n.PodHubs) > 0 {
+		if len(n.PodHubs) > 0 || n.Lent {
 			changed = append(changed, config.OfNetwork)
 		}
 		of := k.Of

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/lend"
 )
 
 // runtimeName is the front end that our attachments belong to.
@@ -74,7 +75,7 @@ func setup(input []byte, netnsPath string, stdout io.Writer) error {
 		return err
 	}
 	// Answered before Attach returns: a setup without an answer has failed, and nothing of it may stay.
-	_, err = host("setup", m).Attach(context.Background(), func(made []bus.Result) error {
+	_, err = lend.Of(c, host("setup", m)).Attach(context.Background(), func(made []bus.Result) error {
 		return json.NewEncoder(stdout).Encode(status{
 			Interfaces:       map[string]netInterface{made[0].ContIf: {Subnets: []string{}}},
 			DNSSearchDomains: []string{},
@@ -97,11 +98,13 @@ func teardown(input []byte) error {
 	if err := json.Unmarshal(input, &m); err != nil {
 		return fmt.Errorf("stdin: %w", err)
 	}
-	hub, ok := m.Network.Options["hub"]
-	if !ok {
-		hub = config.DefaultHub
+	c := config.NewNetwork()
+	for _, name := range []string{"hub", "lent"} {
+		if value, ok := m.Network.Options[name]; ok {
+			_, _ = c.Set(config.Netavark, name, value)
+		}
 	}
-	return host("teardown", &m).Detach(context.Background(), hub, m.attachment())
+	return lend.Of(c, host("teardown", &m)).Detach(context.Background(), c.Hub.Name, m.attachment())
 }
 
 func host(cmd string, m *membership) *bus.Host {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/lend"
 )
 
 // noMAC is the container end's hardware address. A CAN device has none, but Podman's CNI backend refuses a result in
@@ -39,7 +40,7 @@ func cmdAdd(args *skel.CmdArgs) error {
 		log.Info("the pod does not ask for a bus", "annotation", annotation)
 	}
 	// Printed before Attach returns: an ADD without a result has failed, and nothing of it may stay.
-	_, err = bus.NewHost(log).Attach(context.Background(), func(attached []bus.Result) error {
+	_, err = lend.Of(c.network, bus.NewHost(log)).Attach(context.Background(), func(attached []bus.Result) error {
 		for _, a := range attached {
 			// At the end, because the IPs of a chain point to interfaces by their position.
 			result.Interfaces = append(result.Interfaces,
@@ -83,7 +84,7 @@ func cmdDel(args *skel.CmdArgs) error {
 	}
 	errs := []error{err}
 	for _, r := range requests {
-		errs = append(errs, h.Detach(context.Background(), r.Hub.Name, r.Attachment))
+		errs = append(errs, lend.Of(c.network, h).Detach(context.Background(), r.Hub.Name, r.Attachment))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return cniError(err)
@@ -115,7 +116,7 @@ func cmdCheck(args *skel.CmdArgs) error {
 		}
 	}
 	log := logger("CHECK", c, args)
-	h := bus.NewHost(log)
+	h := lend.Of(c.network, bus.NewHost(log))
 	for _, r := range requests {
 		if err := h.Check(context.Background(), r, contIfs); err != nil {
 			return cniError(err)
@@ -155,7 +156,7 @@ func cmdStatus(args *skel.CmdArgs) error {
 	if err != nil {
 		return cniError(err)
 	}
-	if err := bus.NewHost(logger("STATUS", c, args)).Ready(); err != nil {
+	if err := lend.Of(c.network, bus.NewHost(logger("STATUS", c, args))).Ready(); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, config.OneLine(err), "")
 	}
 	return nil

@@ -56,7 +56,7 @@ Exit status: 0 if the interface is there; 1 if it is not, and then nothing of th
 	where.addFlags(cmd)
 	cmd.Flags().StringVar(&where.name, "name", "", "what status calls it (default the name of the namespace, or of the process)")
 	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "a key and its `value`, such as rate=100; may be repeated")
-	addKeys(cmd.Flags())
+	addKeys(cmd.Flags(), config.KeyNames(config.Host))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := needsRoot(cmd, os.Geteuid()); err != nil {
 			return err
@@ -159,18 +159,28 @@ func completeHub(host looker) cobra.CompletionFunc {
 // hubKey is the key that the command's argument is.
 const hubKey = "hub"
 
-// addKeys adds a flag for each key of a network.
-func addKeys(flags *pflag.FlagSet) {
+// addKeys adds a flag for each of these keys of a network.
+func addKeys(flags *pflag.FlagSet, names []string) {
 	for _, k := range config.Keys {
 		usage := fmt.Sprintf("%s (default %s)", strings.ReplaceAll(k.Meaning, "`", ""), k.Default)
 		switch {
-		case k.In&config.Host == 0 || k.Name == hubKey:
+		case !slices.Contains(names, k.Name) || k.Name == hubKey:
 		case k.IsSwitch():
 			flags.Bool(k.Name, false, usage)
 		default:
 			flags.String(k.Name, "", usage)
 		}
 	}
+}
+
+// keyLines are the flags of addKeys that are given, as options.
+func keyLines(flags *pflag.FlagSet, names []string) (lines []string) {
+	flags.Visit(func(f *pflag.Flag) {
+		if slices.Contains(names, f.Name) {
+			lines = append(lines, f.Name+"="+f.Value.String())
+		}
+	})
+	return lines
 }
 
 // parseKeys reads and validates what the command line says of the network: the hub, the flags of addKeys, and options. Its
@@ -193,18 +203,13 @@ func parseKeys(hub string, flags *pflag.FlagSet, options []string) (config.Netwo
 		errs = append(errs, err)
 	}
 	set(hubKey, hub)
-	for _, option := range options {
+	for _, option := range append(options, keyLines(flags, config.KeyNames(config.Host))...) {
 		name, value, ok := strings.Cut(option, "=")
 		if !ok {
 			return c, fmt.Errorf("%w option %q: want KEY=VALUE", config.ErrInvalid, option)
 		}
 		set(name, value)
 	}
-	flags.Visit(func(f *pflag.Flag) {
-		if slices.Contains(config.KeyNames(config.Host), f.Name) {
-			set(f.Name, f.Value.String())
-		}
-	})
 	if c.Interface == "" {
 		c.Interface = config.DefaultInterface
 	}

@@ -19,7 +19,7 @@ import (
 func parse(t *testing.T, hub, line string) (config.Network, error) {
 	t.Helper()
 	flags := pflag.NewFlagSet("attach", pflag.ContinueOnError)
-	addKeys(flags)
+	addKeys(flags, config.KeyNames(config.Host))
 	options := flags.StringArrayP("option", "o", nil, "")
 	if err := flags.Parse(strings.Fields(line)); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/lend"
 )
 
 // newGenerate is for make: it writes what is installed beside vxcanctl. (cobra/doc writes man pages, too, but with modules
@@ -85,6 +87,8 @@ func pagesBeside(c *cobra.Command) (requests []string) {
 var files = [...]struct{ path, what string }{
 	{"/var/lib/cni/vxcan", "what the containers on each bus asked for, by boot and network namespace, and the locks of the buses"},
 	{"/var/lib/prometheus/node-exporter/" + metricsFile, "metrics for node_exporter, by vxcan-metrics.timer"},
+	{lend.ConsentsDir, "which buses are lent to whom, and with what policy"},
+	{lend.Socket, "where users ask for a lent bus, by vxcan-lend.socket"},
 	{"/run/docker.sock", "asked for the names of Docker's containers"},
 	{"/usr/lib/udev/rules.d/90-vxcan.rules", "starts vxcan-heal@.service when a controller is plugged in"},
 	{"/usr/lib/sysctl.d/40-vxcan.conf", "the queue for bursts of frames"},

@@ -24,7 +24,7 @@ func TestGenerate(t *testing.T) {
 		names = append(names, f.Name())
 	}
 	const want = "_vxcanctl vxcanctl vxcanctl-attach.8 vxcanctl-detach.8 vxcanctl-doctor.8 vxcanctl-dump.8 vxcanctl-graph.8 vxcanctl-heal.8 " +
-		"vxcanctl-learn.8 vxcanctl-metrics.8 vxcanctl-remove.8 vxcanctl-status.8 vxcanctl.8 vxcanctl.fish"
+		"vxcanctl-learn.8 vxcanctl-lend.8 vxcanctl-metrics.8 vxcanctl-remove.8 vxcanctl-status.8 vxcanctl.8 vxcanctl.fish"
 	if got := strings.Join(names, " "); err != nil || got != want {
 		t.Errorf("%v, %v; want %s", got, err, want)
 	}

@@ -27,7 +27,7 @@ func newCommand(host *bus.Host) *cobra.Command {
 	look := named{host}
 	addStatus(root, look)
 	root.AddCommand(newStatus(look), newGraph(look), newDump(look), newLearn(look), newDoctor(newMachine(look)), newMetrics(look),
-		newHeal(host), newAttach(host), newDetach(host), newRemove(host), newGenerate())
+		newHeal(host), newAttach(host), newDetach(host), newRemove(host), newLend(host), newServeLend(host), newGenerate())
 	return root
 }
 

@@ -36,7 +36,7 @@ func TestPackageDeb(t *testing.T) {
 			t.Errorf("systemctl is-enabled: %s", out)
 		}
 		// Units of others may have their faults.
-		out := root.run("sh", "-c", "systemd-analyze verify --man=no vxcan-docker.socket vxcan-docker.service vxcan-heal@can0.service vxcan-metrics.service vxcan-metrics.timer 2>&1 | grep vxcan || true")
+		out := root.run("sh", "-c", "systemd-analyze verify --man=no vxcan-docker.socket vxcan-docker.service vxcan-heal@can0.service vxcan-metrics.service vxcan-metrics.timer vxcan-lend.socket vxcan-lend@1.service 2>&1 | grep vxcan || true")
 		if out != "" {
 			t.Errorf("systemd-analyze verify: %s", out)
 		}

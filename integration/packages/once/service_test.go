@@ -121,12 +121,46 @@ func expectLoaded(t *testing.T) {
 	}
 }
 
+// testLend: a user without rights gets what is lent, by the service alone.
+func testLend(t *testing.T, s *harness.Systemd) {
+	t.Helper()
+	const add = `unshare --net sleep 100 & sleep 1; export CNI_COMMAND=ADD CNI_CONTAINERID=box CNI_IFNAME=can0 CNI_PATH=/usr/lib/cni CNI_NETNS=/proc/$!/ns/net
+echo '{"cniVersion": "1.0.0", "name": "canbus0", "type": "vxcan", "lent": true}' | /usr/lib/cni/vxcan && nsenter --net=$CNI_NETNS ip -brief link show can0; code=$?; kill $!; exit $code`
+	asUser := func() (string, error) {
+		return s.Try("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "unshare", "--user", "--map-root-user", "--net", "sh", "-c", add)
+	}
+	if out, err := asUser(); err == nil || !strings.Contains(out+err.Error(), "sudo vxcanctl lend vcan0 --user 12345, and sudo systemctl enable --now vxcan-lend.socket") {
+		t.Errorf("nobody lends: %v\n%s", err, out)
+	}
+	s.Run("systemctl", "enable", "--now", "vxcan-lend.socket")
+	if out, err := asUser(); err == nil || !strings.Contains(out+err.Error(), "bus vcan0 is not lent to user 12345") {
+		t.Errorf("not lent: %v\n%s", err, out)
+	}
+	if out := s.Run("vxcanctl", "lend", "vcan0", "--user", "12345", "--send", "100-1FF", "--rate", "100"); out != "vcan0: lent to 12345, send 100-1FF, rate 100\n" {
+		t.Errorf("vxcanctl lend says %q", out)
+	}
+	harness.Command(t, "modprobe", "-r", "act_police") // the service may load no module, and the kernel does
+	if out, err := asUser(); err != nil || !strings.Contains(out, "can0@") {
+		t.Errorf("lent: %v\n%s", err, out)
+	}
+	if out := s.Run("vxcanctl", "lend"); out != "vcan0  12345  send 100-1FF, rate 100\n" {
+		t.Errorf("what is lent: %q", out)
+	}
+	if out := s.Run("vxcanctl", "lend", "vcan0", "--user", "12345", "--revoke"); !strings.HasSuffix(out, "vcan0: not lent to 12345 any more\n") {
+		t.Errorf("revoked: %q", out)
+	}
+	if out := s.Run("journalctl", "--no-pager", "-u", "vxcan-lend@*"); strings.Count(out, "msg=asked user=12345 verb=attach hub=vcan0 network=canbus0 containerID=box") != 2 {
+		t.Errorf("its journal:\n%s", out)
+	}
+	s.Run("systemctl", "disable", "--now", "vxcan-lend.socket")
+}
+
 // testConfined: systemd counts an exposure of 3.0 at most of each service, and each one does all that it is for. The driver
 // may load no module: systemd does it.
 func testConfined(t *testing.T, s *harness.Systemd, deb string) {
 	s.Run("dpkg", "-i", deb)
 	const metricsDir = "/var/lib/prometheus/node-exporter"
-	for _, unit := range []string{"vxcan-docker.service", "vxcan-heal@vcan0.service", "vxcan-metrics.service"} {
+	for _, unit := range []string{"vxcan-docker.service", "vxcan-heal@vcan0.service", "vxcan-metrics.service", "vxcan-lend@1.service"} {
 		if out, err := s.Try("systemd-analyze", "security", "--no-pager", "--threshold=30", unit); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
@@ -162,6 +196,8 @@ func testConfined(t *testing.T, s *harness.Systemd, deb string) {
 	if text := s.Run("cat", metricsDir+"/vxcan.prom"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
 		t.Errorf("after the repair:\n%s", text)
 	}
+
+	testLend(t, s)
 
 	call("Leave", ids)
 	call("DeleteEndpoint", ids)

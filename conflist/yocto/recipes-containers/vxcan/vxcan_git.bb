@@ -55,7 +55,7 @@ FILES:${PN}-ctl = "${bindir}/vxcanctl ${nonarch_base_libdir}/udev ${datadir}/bas
 
 SYSTEMD_PACKAGES = "${PN}-docker ${PN}-ctl"
 SYSTEMD_SERVICE:${PN}-docker = "vxcan-docker.socket"
-SYSTEMD_SERVICE:${PN}-ctl = "vxcan-metrics.timer"
+SYSTEMD_SERVICE:${PN}-ctl = "vxcan-metrics.timer vxcan-lend.socket"
 SYSTEMD_AUTO_ENABLE:${PN}-ctl = "disable"
 
 # The package of the CNI plugin loads the modules at boot and sets the sysctl value.

@@ -1,0 +1,166 @@
+package lend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// Buses are what a front end needs of bus.Host, and a Borrower has as well.
+type Buses interface {
+	Attach(ctx context.Context, deliver func([]bus.Result) error, requests ...bus.Request) ([]bus.Result, error)
+	Check(ctx context.Context, r bus.Request, contIfs []string) error
+	Detach(ctx context.Context, hub string, a config.Attachment) error
+	Ready() error
+}
+
+// Of is who has the buses of a network: the host of this process, or the one that lends.
+func Of(n config.Network, host *bus.Host) Buses {
+	if n.Lent {
+		return Borrower{}
+	}
+	return host
+}
+
+// Borrower does for a user's containers what bus.Host does for those of root, on buses that are lent.
+type Borrower struct {
+	// Socket is "" for the one of this host.
+	Socket string
+}
+
+// Attach is bus.Host.Attach for one request. Of the hub it takes the name alone.
+func (b Borrower) Attach(ctx context.Context, deliver func([]bus.Result) error, requests ...bus.Request) ([]bus.Result, error) {
+	if len(requests) != 1 {
+		return nil, fmt.Errorf("%w: %d interfaces at once on lent buses, want one", config.ErrInvalid, len(requests))
+	}
+	r := requests[0]
+	a, err := b.ask(ctx, attach, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	if deliver != nil {
+		if err := deliver(a.Results); err != nil {
+			return nil, errors.Join(err, b.Detach(ctx, r.Hub.Name, r.Attachment))
+		}
+	}
+	return a.Results, nil
+}
+
+// Detach is bus.Host.Detach. It needs no consent.
+func (b Borrower) Detach(ctx context.Context, hub string, a config.Attachment) error {
+	_, err := b.ask(ctx, detach, bus.Request{Attachment: a, Hub: config.Hub{Name: hub}}, nil)
+	if errors.Is(err, errNobody) { // whoever ended the lending has taken everything away
+		return nil
+	}
+	return err
+}
+
+// Check is bus.Host.Check, with the policy of the consent.
+func (b Borrower) Check(ctx context.Context, r bus.Request, contIfs []string) error {
+	a, err := b.ask(ctx, check, r, contIfs)
+	if err == nil && len(a.Damage) > 0 {
+		err = bus.Damage(a.Damage)
+	}
+	return err
+}
+
+// Ready reports whether somebody lends on this host.
+func (b Borrower) Ready() error {
+	conn, err := b.dial(config.DefaultHub)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// errNobody is a host where nobody listens.
+var errNobody = errors.New("no bus is lent on this host")
+
+func (b Borrower) dial(hub string) (*net.UnixConn, error) {
+	path := b.Socket
+	if path == "" {
+		path = Socket
+	}
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, fmt.Errorf("%w: %s; sudo vxcanctl lend %s --user %d, and sudo systemctl enable --now vxcan-lend.socket", errNobody, path, hub, ownUser())
+	}
+	return conn, err
+}
+
+// ask sends a request and waits for its answer.
+func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []string) (a answer, retErr error) {
+	conn, err := b.dial(r.Hub.Name)
+	if err != nil {
+		return a, err
+	}
+	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(2 * bus.DefaultLockTimeout)
+	}
+	if err := conn.SetDeadline(deadline); err != nil {
+		return a, err
+	}
+	packet, err := json.Marshal(request{
+		Verb: v, Hub: r.Hub.Name, Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry,
+		Name: r.Endpoint.Name, Interface: r.Place.Interface, ContIfs: contIfs,
+	})
+	if err != nil {
+		return a, err
+	}
+	var rights []byte
+	if v != detach {
+		netns, err := os.Open(r.Place.NetnsPath)
+		if err != nil {
+			return a, fmt.Errorf("%w: %w", bus.ErrInvalidNetns, err)
+		}
+		defer netns.Close()
+		rights = unix.UnixRights(int(netns.Fd()))
+	}
+	if _, _, err := conn.WriteMsgUnix(packet, rights, nil); err != nil {
+		return a, fmt.Errorf("ask for a lent bus: %w", err)
+	}
+	reply := make([]byte, maxAnswer)
+	n, err := conn.Read(reply)
+	if err != nil {
+		return a, fmt.Errorf("ask for a lent bus: no answer (%w); journalctl -u 'vxcan-lend@*' says why", err)
+	}
+	if err := json.Unmarshal(reply[:n], &a); err != nil {
+		return a, fmt.Errorf("answer of who lends bus %s: %w", r.Hub.Name, err)
+	}
+	switch {
+	case a.Invalid:
+		return a, fmt.Errorf("%w: %s", config.ErrInvalid, a.Error)
+	case a.Error != "":
+		return a, errors.New(a.Error)
+	case v == attach && len(a.Results) != 1:
+		return a, fmt.Errorf("who lends bus %s answers with %d interfaces, want one", r.Hub.Name, len(a.Results))
+	}
+	return a, nil
+}
+
+// ownUser is this process's user, as the host knows him: in a user namespace he is root.
+func ownUser() int {
+	var inside, outside int
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return os.Getuid()
+	}
+	if n, _ := fmt.Sscan(string(uidMap), &inside, &outside); n < 2 || inside != os.Getuid() {
+		return os.Getuid()
+	}
+	return outside
+}
+
+// maxAnswer bounds an answer, in bytes.
+const maxAnswer = 64 << 10

@@ -1,0 +1,203 @@
+package lend
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// Consents are in a directory: a directory for each hub, and in it a file for each user that the hub is lent to, called by
+// the user's ID. A line of it is a key of the network and its value, such as rate=1000; # begins a comment.
+type Consents struct{ Dir string }
+
+// ConsentsDir is where they are.
+const ConsentsDir = "/etc/vxcan/lend"
+
+// maxConsent bounds a file, in bytes: two lists of the longest.
+const maxConsent = 256 << 10
+
+// Consent is that a hub is lent to a user.
+type Consent struct {
+	Hub     string
+	UID     uint32
+	Network config.Network
+	Err     error // why it counts for nothing
+}
+
+func (c Consents) path(hub string, uid uint32) string {
+	return filepath.Join(c.Dir, hub, strconv.FormatUint(uint64(uid), 10))
+}
+
+// Read returns what a hub is lent to a user with. It fails with ErrRefused where it is not, and for a file that somebody else
+// than root could have written.
+func (c Consents) Read(hub string, uid uint32) (config.Network, error) {
+	if err := config.CheckHub(hub); err != nil {
+		return config.Network{}, err
+	}
+	path := c.path(hub, uid)
+	f, err := openRoots(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return config.Network{}, fmt.Errorf("%w: bus %s is not lent to user %d: sudo vxcanctl lend %[2]s --user %[3]d", ErrRefused, hub, uid)
+	} else if err != nil {
+		return config.Network{}, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	defer f.Close()
+	n, err := parse(hub, f)
+	if err != nil {
+		return n, fmt.Errorf("%w: %s: %w", ErrRefused, path, err)
+	}
+	return n, nil
+}
+
+// openRoots opens a file that root alone can have written or put there, and its directory too.
+func openRoots(path string) (*os.File, error) {
+	for _, dir := range []string{filepath.Dir(filepath.Dir(path)), filepath.Dir(path)} {
+		var stat unix.Stat_t
+		if err := unix.Lstat(dir, &stat); err != nil {
+			return nil, &os.PathError{Op: "lstat", Path: dir, Err: err}
+		}
+		if err := isRoots(dir, stat, unix.S_IFDIR); err != nil {
+			return nil, err
+		}
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is a link", path)
+	} else if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var stat unix.Stat_t
+	err = unix.Fstat(fd, &stat)
+	if err == nil {
+		err = isRoots(path, stat, unix.S_IFREG)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func isRoots(path string, stat unix.Stat_t, kind uint32) error {
+	switch {
+	case stat.Mode&unix.S_IFMT != kind:
+		return fmt.Errorf("%s is no file or directory, as it must be", path)
+	case stat.Uid != 0, stat.Mode&0o022 != 0:
+		return fmt.Errorf("%s can be written by others than root: sudo chown root:root %[1]s; sudo chmod go-w %[1]s", path)
+	}
+	return nil
+}
+
+// parse reads a consent.
+func parse(hub string, r io.Reader) (config.Network, error) {
+	n := config.NewNetwork()
+	n.Hub.Name = hub
+	given := make(map[string]bool)
+	text, err := io.ReadAll(io.LimitReader(r, maxConsent+1))
+	if err == nil && len(text) > maxConsent { // what is cut off might be the policy
+		err = fmt.Errorf("it is longer than %d bytes", maxConsent)
+	}
+	if err != nil {
+		return n, err
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		key, value, _ := strings.Cut(line, "=")
+		switch known, err := n.Set(config.Host, key, value); {
+		case !known, key == "hub", key == "interface":
+			return n, fmt.Errorf("%w key %q: want %s", config.ErrInvalid, key, strings.Join(Keys(), ", "))
+		case err != nil:
+			return n, fmt.Errorf("key %q: %w", key, err)
+		case given[key]:
+			return n, fmt.Errorf("%w key %q: it is given twice", config.ErrInvalid, key)
+		}
+		given[key] = true
+	}
+	return n, n.Check()
+}
+
+// Keys are those of a network that a consent may have.
+func Keys() []string {
+	return slices.DeleteFunc(config.KeyNames(config.Host), func(name string) bool { return name == "hub" || name == "interface" })
+}
+
+// Write makes or replaces a consent. lines are keys and values, such as rate=1000.
+func (c Consents) Write(hub string, uid uint32, lines ...string) (retErr error) {
+	text := strings.Join(append(lines, ""), "\n")
+	if _, err := parse(hub, strings.NewReader(text)); err != nil {
+		return err
+	}
+	path := c.path(hub, uid)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-") // a name that is no user's
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// Remove ends a consent. One that is not there fails with os.ErrNotExist, wrapped.
+func (c Consents) Remove(hub string, uid uint32) error {
+	path := c.path(hub, uid)
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(path)) // where that was the last
+	return nil
+}
+
+// List returns all consents, by hub and user.
+func (c Consents) List() (all []Consent, err error) {
+	hubs, err := os.ReadDir(c.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	for _, hub := range hubs {
+		users, err := os.ReadDir(filepath.Join(c.Dir, hub.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for _, user := range users {
+			uid, err := strconv.ParseUint(user.Name(), 10, 32)
+			if err != nil {
+				err = fmt.Errorf("%s: its name is no ID of a user", filepath.Join(c.Dir, hub.Name(), user.Name()))
+				all = append(all, Consent{Hub: hub.Name(), Err: err})
+				continue
+			}
+			n, err := c.Read(hub.Name(), uint32(uid))
+			all = append(all, Consent{Hub: hub.Name(), UID: uint32(uid), Network: n, Err: err})
+		}
+	}
+	slices.SortFunc(all, func(a, b Consent) int {
+		if a.Hub != b.Hub {
+			return strings.Compare(a.Hub, b.Hub)
+		}
+		return int(int64(a.UID) - int64(b.UID))
+	})
+	return all, nil
+}

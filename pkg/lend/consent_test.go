@@ -1,0 +1,124 @@
+package lend
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/config"
+)
+
+// consents are in a directory that only root can write, as /etc is.
+func consents(t *testing.T) Consents {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, who alone can consent")
+	}
+	return Consents{Dir: t.TempDir()}
+}
+
+func TestConsent(t *testing.T) {
+	c := consents(t)
+	if err := c.Write("vcan0", 1000, "rate=1000", "send=100-1FF,302", "mtu=16"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Write("can0", 1000, "physical=true", "bitrate=500000"); err != nil {
+		t.Fatal(err)
+	}
+	n, err := c.Read("vcan0", 1000)
+	want := config.Policy{Send: "100-1FF,302", Rate: 1000}
+	if err != nil || n.Hub.Name != "vcan0" || n.Endpoint.Policy != want || n.Endpoint.MTU != 16 {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if n, err := c.Read("can0", 1000); err != nil || !n.Hub.Physical || n.Hub.Controller.Bitrate != 500_000 {
+		t.Errorf("%+v, %v", n, err)
+	}
+	all, err := c.List()
+	if err != nil || len(all) != 2 || all[0].Hub != "can0" || all[1].Network.Endpoint.Policy != want {
+		t.Errorf("list: %+v, %v", all, err)
+	}
+	for _, hub := range []string{"can0", "vcan0"} {
+		if err := c.Remove(hub, 1000); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Read(hub, 1000); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "sudo vxcanctl lend "+hub+" --user 1000") {
+			t.Errorf("removed: %v", err)
+		}
+	}
+	if left, err := os.ReadDir(c.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestConsentRefused: what could be another's word than root's, and what cannot be read as a whole, counts for nothing.
+func TestConsentRefused(t *testing.T) {
+	const uid = 1000
+	for name, c := range map[string]struct {
+		damage func(dir, path string) error
+		want   string
+	}{
+		"link": {func(dir, path string) error {
+			return errors.Join(os.Rename(path, dir+"/x"), os.Symlink(dir+"/x", path))
+		}, "link"},
+		"directory":    {func(_, path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o755)) }, "is no file"},
+		"pipe":         {func(_, path string) error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o644)) }, "is no file"},
+		"another's":    {func(_, path string) error { return os.Chown(path, uid, 0) }, "chown root"},
+		"writable":     {func(_, path string) error { return os.Chmod(path, 0o646) }, "go-w"},
+		"group's":      {func(_, path string) error { return os.Chmod(path, 0o664) }, "go-w"},
+		"hub writable": {func(dir, _ string) error { return os.Chmod(dir+"/vcan0", 0o777) }, "go-w"},
+		"hub is a link": {func(dir, _ string) error {
+			return errors.Join(os.Rename(dir+"/vcan0", dir+"/x"), os.Symlink(dir+"/x", dir+"/vcan0"))
+		}, "is no file"},
+		"all writable": {func(dir, _ string) error { return os.Chmod(dir, 0o1777) }, "go-w"},
+		"bad list":     {func(_, path string) error { return os.WriteFile(path, []byte("send=12345\n"), 0o644) }, `key "send"`},
+		"unknown key":  {func(_, path string) error { return os.WriteFile(path, []byte("sned=123\n"), 0o644) }, `key "sned": want`},
+		"no value":     {func(_, path string) error { return os.WriteFile(path, []byte("send\n"), 0o644) }, `key "send"`},
+		"another hub":  {func(_, path string) error { return os.WriteFile(path, []byte("hub=can0\n"), 0o644) }, `key "hub"`},
+		"twice":        {func(_, path string) error { return os.WriteFile(path, []byte("rate=1\nrate=2\n"), 0o644) }, "twice"},
+		"burst alone":  {func(_, path string) error { return os.WriteFile(path, []byte("burst=5\n"), 0o644) }, "burst needs rate"},
+		"endless line": {func(_, path string) error { return os.WriteFile(path, make([]byte, 2*maxConsent), 0o644) }, ""},
+		"policy cut off": {func(_, path string) error {
+			return os.WriteFile(path, []byte(strings.Repeat("# x\n", maxConsent/4)+"send=none\n"), 0o644)
+		}, "longer than"},
+		"of another user": {func(dir, path string) error { return os.Rename(path, dir+"/vcan0/1001") }, "not lent to user 1000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			consents := consents(t)
+			if err := consents.Write("vcan0", uid, "send=100"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.damage(consents.Dir, filepath.Join(consents.Dir, "vcan0/1000")); err != nil {
+				t.Fatal(err)
+			}
+			n, err := consents.Read("vcan0", uid)
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%+v, %v; want %q", n, err, c.want)
+			}
+		})
+	}
+	c := consents(t)
+	for _, hub := range []string{"", ".", "..", "../x", "a/b", "vcan0-rx"} {
+		if _, err := c.Read(hub, uid); !errors.Is(err, config.ErrInvalid) {
+			t.Errorf("hub %q: %v", hub, err)
+		}
+	}
+	for _, lines := range [][]string{{"send=12345"}, {"hub=vcan1"}, {"interface=can1"}, {"lent=true"}, {"bitrate=500000"}, {"rate=1\nrate=2"}} {
+		err := c.Write("vcan0", uid, lines...)
+		if left, _ := os.ReadDir(c.Dir); !errors.Is(err, config.ErrInvalid) || len(left) > 0 {
+			t.Errorf("written %q: %v, left %v", lines, err, left)
+		}
+	}
+	if err := os.MkdirAll(c.Dir+"/vcan0", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Dir+"/vcan0/alice", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := c.List(); err != nil || !strings.Contains(all[len(all)-1].Err.Error(), "no ID of a user") {
+		t.Errorf("a file that names no user: %+v, %v", all, err)
+	}
+}

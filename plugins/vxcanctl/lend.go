@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/lend"
+)
+
+// lender is what lend needs of bus.Host.
+type lender interface {
+	looker
+	Detach(ctx context.Context, hub string, a config.Attachment) error
+}
+
+func newLend(host lender) *cobra.Command {
+	var name string
+	var list, revoke bool
+	var options []string
+	consents := lend.Consents{Dir: lend.ConsentsDir}
+	cmd := &cobra.Command{
+		Use:   "lend [HUB --user NAME]",
+		Short: "Lend a bus of the host to a user, for containers of rootless Podman",
+		Long: `Lend a bus of the host to a user: from then on, containers of his rootless Podman may be on it, in a network with the option
+lent=true. How a controller is set up, and what the containers may send and hear, is said here, as keys of a network. The user can
+change none of it. The consent is a file in ` + lend.ConsentsDir + `, and asked for at each start of a container. Lent again with other
+keys, the bus is lent with these alone; a container that runs has them from its next start on, which is said.
+
+With --revoke, nothing is lent any more, and the containers that are on the bus are taken off it. Without HUB, or with --list:
+what is lent to whom.
+
+vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
+
+Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent counts for nothing.`,
+		Example: `  # the containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
+  vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000
+
+  # a controller, which is set up when it is down
+  vxcanctl lend can0 --user alice --physical --bitrate 500000 --send none
+
+  vxcanctl lend
+  vxcanctl lend vcan0 --user alice --revoke`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeHub(host),
+	}
+	cmd.Flags().StringVar(&name, "user", "", "`name` or ID of the user")
+	cmd.Flags().BoolVar(&list, "list", false, "show what is lent")
+	cmd.Flags().BoolVar(&revoke, "revoke", false, "end it")
+	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "a key and its `value`, such as rate=100; may be repeated")
+	addKeys(cmd.Flags(), lend.Keys())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		out := cmd.OutOrStdout()
+		if len(args) == 0 || list {
+			return printConsents(out, consents)
+		}
+		hub := args[0]
+		if err := errors.Join(needsRoot(cmd, os.Geteuid()), config.CheckHub(hub)); err != nil {
+			return err
+		}
+		uid, err := userID(name)
+		if err != nil {
+			return err
+		}
+		if revoke {
+			return revokeFrom(cmd.Context(), host, consents, hub, uid, out)
+		}
+		lines := append(options, keyLines(cmd.Flags(), lend.Keys())...)
+		slices.Sort(lines)
+		if err := consents.Write(hub, uid, lines...); err != nil {
+			return err
+		}
+		return sayLent(cmd.Context(), host, consents, hub, uid, out)
+	}
+	return cmd
+}
+
+// userID finds a user by name or ID.
+func userID(name string) (uint32, error) {
+	if name == "" {
+		return 0, fmt.Errorf("%w user: none is given; want --user NAME", config.ErrInvalid)
+	}
+	text := name
+	if u, err := user.Lookup(name); err == nil {
+		text = u.Uid
+	}
+	uid, err := strconv.ParseUint(text, 10, 32)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w user %q: there is none of this name", config.ErrInvalid, name)
+	case uid == 0:
+		return 0, fmt.Errorf("%w user %q: root needs no lent bus", config.ErrInvalid, name)
+	}
+	return uint32(uid), nil
+}
+
+// userName is what a user is called, or the ID.
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
+}
+
+// lentTo are the endpoints of a bus that it is lent to a user for.
+func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.EndpointStatus, error) {
+	all, err := host.Status(ctx, hub)
+	if errors.Is(err, bus.ErrNoBus) {
+		return nil, nil
+	}
+	var lent []bus.EndpointStatus
+	for _, s := range all {
+		for _, e := range s.Endpoints {
+			if e.Runtime == lend.RuntimeOf(uid) {
+				lent = append(lent, e)
+			}
+		}
+	}
+	return lent, err
+}
+
+// revokeFrom ends a consent first, so that nothing can be attached any more when it looks for what is.
+func revokeFrom(ctx context.Context, host lender, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
+	gone := consents.Remove(hub, uid)
+	if gone != nil && !errors.Is(gone, os.ErrNotExist) {
+		return gone
+	}
+	lent, err := lentTo(ctx, host, hub, uid)
+	if gone != nil && len(lent) == 0 && err == nil {
+		return fmt.Errorf("bus %s is not lent to %s", hub, userName(uid))
+	}
+	errs := []error{err}
+	for _, e := range lent {
+		if err := host.Detach(ctx, hub, e.Attachment); err != nil {
+			errs = append(errs, fmt.Errorf("%s is still on bus %s: %w", containerOf(e), hub, err))
+			continue
+		}
+		_, err := fmt.Fprintf(out, "%s: took %s of %s off the bus\n", hub, containerOf(e), userName(uid))
+		errs = append(errs, err)
+	}
+	_, err = fmt.Fprintf(out, "%s: not lent to %s any more\n", hub, userName(uid))
+	return errors.Join(append(errs, err)...)
+}
+
+func sayLent(ctx context.Context, host looker, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
+	n, err := consents.Read(hub, uid)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(out, "%s: lent to %s, %s\n", hub, userName(uid), n.Endpoint.Policy); err != nil {
+		return err
+	}
+	lent, err := lentTo(ctx, host, hub, uid)
+	for _, e := range lent {
+		if e.Policy != n.Endpoint.Policy {
+			fmt.Fprintf(out, "%s: %s runs with %s until it starts again, or until --revoke\n", hub, containerOf(e), e.Policy)
+		}
+	}
+	if _, noSocket := os.Stat(lend.Socket); noSocket != nil {
+		fmt.Fprintln(out, "nobody listens yet: sudo systemctl enable --now vxcan-lend.socket")
+	}
+	return err
+}
+
+func printConsents(out io.Writer, consents lend.Consents) error {
+	all, err := consents.List()
+	if len(all) == 0 && err == nil {
+		_, err = fmt.Fprintln(out, "nothing is lent: sudo vxcanctl lend HUB --user NAME")
+	}
+	errs := []error{err}
+	for _, c := range all {
+		if c.Err != nil {
+			errs = append(errs, c.Err)
+			continue
+		}
+		_, err := fmt.Fprintf(out, "%s  %s  %s\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// newServeLend is what systemd runs for each request.
+func newServeLend(host *bus.Host) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve-lend", Short: "Answer one request for a lent bus, on the socket that is standard input", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conn, err := net.FileConn(os.Stdin)
+			if err != nil {
+				return fmt.Errorf("standard input: %w; this command is for vxcan-lend@.service", err)
+			}
+			defer conn.Close()
+			socket, ok := conn.(*net.UnixConn)
+			if !ok {
+				return errors.New("standard input is no unix socket; this command is for vxcan-lend@.service")
+			}
+			return lend.Service{Host: host, Consents: lend.Consents{Dir: lend.ConsentsDir}}.Serve(cmd.Context(), socket, slog.Default())
+		},
+	}
+}
