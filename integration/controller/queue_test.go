@@ -185,3 +185,43 @@ func TestControllerWithoutQueues(t *testing.T) {
 		t.Errorf("classes after heal: %s", classes)
 	}
 }
+
+// TestControllerFairMany: each of many containers whose queues are full has the same share of the wire, at any moment.
+func TestControllerFairMany(t *testing.T) {
+	harness.FreshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	members := 30
+	if cantest.IsThorough() {
+		members = 100
+	}
+	const frames = 40
+	var boxes []*harness.Container
+	for _, name := range harness.ContainerNames("c", members) {
+		box := harness.NewContainer(t, name)
+		harness.On(box).With(harness.SetUpByUs).Add(t)
+		boxes = append(boxes, box)
+	}
+	wire := controller.Listen()
+	controller.Pace(cantest.Stopped)
+	for i, box := range boxes {
+		var sent []cantest.Frame
+		for n := range frames {
+			sent = append(sent, cantest.Frame{ID: uint32(0x200 + i), Data: fmt.Sprintf("%08d", n)})
+		}
+		harness.SendAll(t, box, sent)
+	}
+	controller.Pace(cantest.Unlimited)
+	cantest.WaitQuiet(members*frames, wire)
+	all := wire.InOrder()
+	if len(all) != members*frames {
+		t.Errorf("%d of %d frames are on the wire", len(all), members*frames)
+	}
+	sent := make(map[uint32]int)
+	for _, f := range all[:len(all)/2] {
+		sent[f.ID]++
+	}
+	if len(sent) != members {
+		t.Errorf("%d of %d containers are on the wire in the first half of the time", len(sent), members)
+	}
+	harness.ExpectEqualShares(t, sent)
+}
