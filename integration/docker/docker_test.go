@@ -213,9 +213,9 @@ func testNames(d *harness.DockerHost) {
 	d.Docker("network", "rm", "same", "bus")
 }
 
-// TestDockerDaemonRestart: dockerd goes and comes back, as it should and as it should not. Docker then tells nothing of
+// TestDaemonRestart: dockerd goes and comes back, as it should and as it should not. Docker then tells nothing of
 // its networks, and of its containers only those that it starts.
-func TestDockerDaemonRestart(t *testing.T) {
+func TestDaemonRestart(t *testing.T) {
 	d := harness.StartDocker(t)
 	d.Network("canbus", "0")
 	for _, name := range []string{"c1", "c2"} {

@@ -10,11 +10,8 @@ import (
 // rules.
 func TestRootless(t *testing.T) {
 	tests := []string{"TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus"}
-	if !testing.Short() {
-		tests = append(tests, "TestProductFrames")
-	}
 	if cantest.IsThorough() {
-		tests = append(tests, "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
+		tests = append(tests, "TestProductFrames", "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestAttachFails")
 	}
 	cantest.UserNamespace(t, tests...)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// TestUSBAdapterConflist is TestUSBAdapterDocker with a CNI configuration list.
+// TestUSBAdapterConflist is TestUSBAdapterFirst with a CNI configuration list.
 func TestUSBAdapterConflist(t *testing.T) {
 	harness.FreshHost(t)
 	adapter := cantest.NewUSBAdapter(t, "slot0", "A1B2C3")
