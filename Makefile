@@ -98,14 +98,14 @@ setup-%:
 # themselves. What takes long comes first. Folders that know no runtime, emulated PCs, and most of docker run on one release;
 # test-matrix runs all of them on each.
 OTHER_SUITES = trixie
-ON_EACH = podman kubernetes
+ON_EACH = podman podman/reboot
 OLDER_DOCKER = own:uml:docker:TestDocker
 EMULATED = $(firstword $(OTHER_SUITES))
 JOBS = test-packages test-pkg-own $(OTHER_SUITES:%=test-pkg-%) \
 	$(EMULATED:%=%:qemu:controller/qemu) $(firstword $(OTHER_SUITES)):qemu:controller/qemu/once own:uml:controller/once own:uml:bus/once \
 	$(foreach folder,docker controller bus podman kubernetes host,$(patsubst %,%:uml:$(folder),$(if $(filter $(folder),$(ON_EACH)),own) $(OTHER_SUITES))) $(OLDER_DOCKER) \
 	$(EMULATED:%=%:qemu:bus/qemu) $(firstword $(OTHER_SUITES)):qemu:host/qemu/once \
-	$(foreach folder,docker/reboot podman/reboot kubernetes/reboot,$(patsubst %,%:here:$(folder),own $(OTHER_SUITES))) \
+	$(foreach folder,docker/reboot podman/reboot kubernetes/reboot,$(patsubst %,%:here:$(folder),$(if $(filter $(folder),$(ON_EACH)),own) $(OTHER_SUITES))) \
 	$(patsubst %,own:uml:%,docker/once host/once kubernetes/once bus/check) $(OTHER_SUITES:%=%:here:ci) test-kube-only test-vm demo lint test-unit
 GO_TEST = test -count=1 -timeout 60m
 
@@ -130,13 +130,15 @@ job: ## run one of them, such as JOB=own:uml:podman
 		go -C integration $(GO_TEST) $(exec) $(addprefix -run ,$(call job_word,4)) ./$(call job_word,3),$(MAKE) --no-print-directory $(JOB)) \
 		&& result=passed || result=FAILED; echo "$(JOB) $$result after $$(($$(date +%s) - begin)) s"; test $$result = passed
 
+# What talks to the kernel.
+KERNEL_PKGS = bus cangw canlink cantc capture controller lend rtnl
 # -short is without the many failures of our own, one after the other, which depend on no kernel.
 test-pkg-own:
 	go $(GO_TEST) -exec '$(VM)' ./...
 	! grep -qx VERSION_CODENAME=bookworm /etc/os-release || $(MAKE) --no-print-directory test-sja1000
 test-pkg-%: export VXCAN_VM_SUITE = $*
 test-pkg-%:
-	go $(GO_TEST) -short -exec '$(VM)' ./pkg/...
+	go $(GO_TEST) -short -exec '$(VM)' $(if $(VXCAN_TEST_THOROUGH),./pkg/...,$(KERNEL_PKGS:%=./pkg/%))
 	$(MAKE) --no-print-directory test-sja1000
 
 test-sja1000: export VXCAN_TEST_USB = 1
@@ -148,7 +150,7 @@ test-vm:
 
 test-matrix: OTHER_SUITES = trixie forky
 test-matrix: OLDER_DOCKER =
-test-matrix: ON_EACH = docker controller bus podman kubernetes host
+test-matrix: ON_EACH = docker controller bus podman kubernetes host docker/reboot podman/reboot kubernetes/reboot
 test-matrix: EMULATED = $(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own) $(firstword $(OTHER_SUITES))
 test-matrix: PACKAGE_SUITES = $(OTHER_SUITES)
 test-matrix: export VXCAN_TEST_CLEAN = 1

@@ -25,7 +25,7 @@ var podmanNetworks = map[string]struct {
 }{
 	"canbus0": {"podman4", nil},
 	"canbus1": {"canbus1", []string{"-o", "hub=vcan1", "-o", "interface=can1"}},
-	"lent0":   {"lent", []string{"-o", "lent=true"}},
+	"lent0":   {"podman/lent", []string{"-o", "lent=true"}},
 }
 
 // NewPodman does what a user would: it installs the plugin, and makes networks, unless an earlier boot did.

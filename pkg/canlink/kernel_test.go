@@ -297,7 +297,7 @@ func TestListWhileOthersChange(t *testing.T) {
 	cantest.Require(t)
 	netns := cantest.NewNetns(t)
 	c, other := dialAt(t, netns), dialAt(t, netns)
-	const stable, passing = 150, 30
+	const stable, passing, looks = 150, 30, 40
 	for i := range stable + passing {
 		if _, err := c.AddPair(numbered(i, netns)); err != nil {
 			t.Fatal(err)
@@ -320,7 +320,7 @@ func TestListWhileOthersChange(t *testing.T) {
 		}
 		done <- err
 	}()
-	for range 100 {
+	for range looks {
 		links, err := c.List()
 		if err != nil {
 			t.Error(err)
