@@ -241,7 +241,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		if _, err := at.k.links.SetUp(e.Host.PeerIndex); err != nil { // last, so that what goes up is whole
 			return Result{}, err
 		}
-		if err := b.awaitActive(hostIf); err != nil {
+		if err := b.awaitActive(hostIf, e.Host.PeerIndex, at); err != nil {
 			return Result{}, err
 		}
 	}
@@ -259,17 +259,21 @@ func (b *bus) checkLimit(r Request) error {
 		}
 	}
 	if r.Limit > 0 && there >= r.Limit {
-		return fmt.Errorf("%w request: %d containers of %s are on bus %s already, and no more are allowed", config.ErrInvalid, there, r.Runtime, b.name)
+		return fmt.Errorf("%w request: %d interfaces of %s are on bus %s already, and no more are allowed (vxcanctl lend --limit)", config.ErrInvalid, there, r.Runtime, b.name)
 	}
 	return nil
 }
 
 // awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
 // start. On a busy host that takes a while; that it takes longer is no failure.
-func (b *bus) awaitActive(hostIf string) error {
+// Who sets the container end down meanwhile is not waited for: the bus is locked.
+func (b *bus) awaitActive(hostIf string, peer int, at place) error {
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
 		link, err := b.k.link(hostIf)
 		if err != nil || link.Active || link.Index == 0 {
+			return err
+		}
+		if end, err := at.k.linkAt(peer); err != nil || !end.Up {
 			return err
 		}
 		time.Sleep(wait)

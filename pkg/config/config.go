@@ -168,7 +168,7 @@ func NewNetwork() Network { return Network{Hub: Hub{Name: DefaultHub}} }
 // Check reports what is wrong with keys that are right one by one.
 func (n *Network) Check() error {
 	if n.Lent && n.lendersKey != "" {
-		return fmt.Errorf("%w: %s is for who lends the bus: vxcanctl lend %s --%[2]s …; with lent, only hub and interface", ErrInvalid, n.lendersKey, n.Hub.Name)
+		return fmt.Errorf("%w: %s is for who lends the bus (sudo vxcanctl lend): with lent, only hub and interface are the user's", ErrInvalid, n.lendersKey)
 	}
 	if err := n.checkController(); err != nil {
 		return err

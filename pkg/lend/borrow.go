@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -55,10 +56,10 @@ func (b Borrower) Attach(ctx context.Context, deliver func([]bus.Result) error, 
 	return a.Results, nil
 }
 
-// Detach is bus.Host.Detach. It needs no consent.
+// Detach is bus.Host.Detach. It needs no consent. Where nobody lends, it leaves the interface to end with its network namespace.
 func (b Borrower) Detach(ctx context.Context, hub string, a config.Attachment) error {
 	_, err := b.ask(ctx, detach, bus.Request{Attachment: a, Hub: config.Hub{Name: hub}}, nil)
-	if errors.Is(err, errNobody) { // whoever ended the lending has taken everything away
+	if errors.Is(err, errNobody) {
 		return nil
 	}
 	return err
@@ -75,7 +76,7 @@ func (b Borrower) Check(ctx context.Context, r bus.Request, contIfs []string) er
 
 // Ready reports whether somebody lends on this host.
 func (b Borrower) Ready() error {
-	conn, err := b.dial(config.DefaultHub)
+	conn, err := b.dial()
 	if err != nil {
 		return err
 	}
@@ -85,47 +86,66 @@ func (b Borrower) Ready() error {
 // errNobody is a host where nobody listens.
 var errNobody = errors.New("no bus is lent on this host")
 
-func (b Borrower) dial(hub string) (*net.UnixConn, error) {
+func (b Borrower) dial() (*net.UnixConn, error) {
 	path := b.Socket
 	if path == "" {
 		path = Socket
 	}
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-		return nil, fmt.Errorf("%w: %s; sudo vxcanctl lend %s --user %d, and sudo systemctl enable --now vxcan-lend.socket", errNobody, path, hub, ownUser())
+		return nil, fmt.Errorf("%w: nobody listens at %s: sudo vxcanctl lend HUB --user %d, and sudo systemctl enable --now vxcan-lend.socket", errNobody, path, ownUser())
 	}
 	return conn, err
 }
 
-// ask sends a request and waits for its answer.
-func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []string) (a answer, retErr error) {
-	conn, err := b.dial(r.Hub.Name)
-	if err != nil {
-		return a, err
-	}
-	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(2 * bus.DefaultLockTimeout)
-	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return a, err
-	}
+// ask sends a request and waits for its answer. While others keep who answers busy, systemd closes connections: then it asks
+// again, which every request allows.
+func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []string) (answer, error) {
 	packet, err := json.Marshal(request{
 		Verb: v, Hub: r.Hub.Name, Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry,
 		Name: r.Endpoint.Name, Interface: r.Place.Interface, ContIfs: contIfs,
 	})
 	if err != nil {
-		return a, err
+		return answer{}, err
 	}
 	var rights []byte
 	if v != detach {
 		netns, err := os.Open(r.Place.NetnsPath)
 		if err != nil {
-			return a, fmt.Errorf("%w: %w", bus.ErrInvalidNetns, err)
+			return answer{}, fmt.Errorf("%w: %w", bus.ErrInvalidNetns, err)
 		}
 		defer netns.Close()
 		rights = unix.UnixRights(int(netns.Fd()))
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(2 * bus.DefaultLockTimeout)
+	}
+	for wait := 10 * time.Millisecond; ; wait *= 2 {
+		a, err := b.askOnce(packet, rights, deadline)
+		again := errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+		if again && time.Now().Add(wait).Before(deadline) {
+			time.Sleep(wait)
+			continue
+		}
+		if again {
+			err = fmt.Errorf("%w; journalctl -u vxcan-lend.socket -u 'vxcan-lend@*' says why", err)
+		}
+		if err == nil && v == attach && len(a.Results) != 1 {
+			err = fmt.Errorf("who lends bus %s answers with %d interfaces, want one", r.Hub.Name, len(a.Results))
+		}
+		return a, err
+	}
+}
+
+func (b Borrower) askOnce(packet, rights []byte, deadline time.Time) (a answer, retErr error) {
+	conn, err := b.dial()
+	if err != nil {
+		return a, err
+	}
+	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return a, err
 	}
 	if _, _, err := conn.WriteMsgUnix(packet, rights, nil); err != nil {
 		return a, fmt.Errorf("ask for a lent bus: %w", err)
@@ -133,20 +153,12 @@ func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []stri
 	reply := make([]byte, maxAnswer)
 	n, err := conn.Read(reply)
 	if err != nil {
-		return a, fmt.Errorf("ask for a lent bus: no answer (%w); journalctl -u 'vxcan-lend@*' says why", err)
+		return a, fmt.Errorf("ask for a lent bus: no answer: %w", err)
 	}
 	if err := json.Unmarshal(reply[:n], &a); err != nil {
-		return a, fmt.Errorf("answer of who lends bus %s: %w", r.Hub.Name, err)
+		return a, fmt.Errorf("answer of who lends a bus: %w", err)
 	}
-	switch {
-	case a.Invalid:
-		return a, fmt.Errorf("%w: %s", config.ErrInvalid, a.Error)
-	case a.Error != "":
-		return a, errors.New(a.Error)
-	case v == attach && len(a.Results) != 1:
-		return a, fmt.Errorf("who lends bus %s answers with %d interfaces, want one", r.Hub.Name, len(a.Results))
-	}
-	return a, nil
+	return a, a.err()
 }
 
 // ownUser is this process's user, as the host knows him: in a user namespace he is root.

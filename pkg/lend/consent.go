@@ -30,7 +30,18 @@ type Consent struct {
 	Hub     string
 	UID     uint32
 	Network config.Network
+	Limit   int   // interfaces at once
 	Err     error // why it counts for nothing
+}
+
+// DefaultLimit is how many interfaces a user may have on a bus, unless the consent says less or more.
+const DefaultLimit = 32
+
+// limitKey is the one key of a consent that is none of a network.
+const limitKey = "limit"
+
+func (c Consent) same(other Consent) bool {
+	return c.Network.Hub == other.Network.Hub && c.Network.Endpoint == other.Network.Endpoint && c.Limit == other.Limit
 }
 
 func (c Consents) path(hub string, uid uint32) string {
@@ -39,23 +50,24 @@ func (c Consents) path(hub string, uid uint32) string {
 
 // Read returns what a hub is lent to a user with. It fails with ErrRefused where it is not, and for a file that somebody else
 // than root could have written.
-func (c Consents) Read(hub string, uid uint32) (config.Network, error) {
+func (c Consents) Read(hub string, uid uint32) (Consent, error) {
 	if err := config.CheckHub(hub); err != nil {
-		return config.Network{}, err
+		return Consent{}, err
 	}
 	path := c.path(hub, uid)
 	f, err := openRoots(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return config.Network{}, fmt.Errorf("%w: bus %s is not lent to user %d: sudo vxcanctl lend %[2]s --user %[3]d", ErrRefused, hub, uid)
+		return Consent{}, fmt.Errorf("%w: bus %s is not lent to user %d: sudo vxcanctl lend %[2]s --user %[3]d", ErrRefused, hub, uid)
 	} else if err != nil {
-		return config.Network{}, fmt.Errorf("%w: %w", ErrRefused, err)
+		return Consent{}, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	defer f.Close()
-	n, err := parse(hub, f)
+	consent, err := parse(hub, f)
 	if err != nil {
-		return n, fmt.Errorf("%w: %s: %w", ErrRefused, path, err)
+		return consent, fmt.Errorf("%w: %s: %w", ErrRefused, path, err)
 	}
-	return n, nil
+	consent.UID = uid
+	return consent, nil
 }
 
 // openRoots opens a file that root alone can have written or put there, and its directory too.
@@ -98,8 +110,9 @@ func isRoots(path string, stat unix.Stat_t, kind uint32) error {
 }
 
 // parse reads a consent.
-func parse(hub string, r io.Reader) (config.Network, error) {
-	n := config.NewNetwork()
+func parse(hub string, r io.Reader) (c Consent, err error) {
+	c = Consent{Hub: hub, Network: config.NewNetwork(), Limit: DefaultLimit}
+	n := &c.Network
 	n.Hub.Name = hub
 	given := make(map[string]bool)
 	text, err := io.ReadAll(io.LimitReader(r, maxConsent+1))
@@ -107,7 +120,7 @@ func parse(hub string, r io.Reader) (config.Network, error) {
 		err = fmt.Errorf("it is longer than %d bytes", maxConsent)
 	}
 	if err != nil {
-		return n, err
+		return c, err
 	}
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
@@ -115,17 +128,24 @@ func parse(hub string, r io.Reader) (config.Network, error) {
 			continue
 		}
 		key, value, _ := strings.Cut(line, "=")
-		switch known, err := n.Set(config.Host, key, value); {
+		known, err := n.Set(config.Host, key, value)
+		if key == limitKey {
+			known = true
+			if c.Limit, err = strconv.Atoi(value); err != nil || c.Limit < 1 {
+				err = fmt.Errorf("%w value %q: want a whole number from 1 on", config.ErrInvalid, value)
+			}
+		}
+		switch {
 		case !known, key == "hub", key == "interface":
-			return n, fmt.Errorf("%w key %q: want %s", config.ErrInvalid, key, strings.Join(Keys(), ", "))
+			return c, fmt.Errorf("%w key %q: want %s", config.ErrInvalid, key, strings.Join(append(Keys(), limitKey), ", "))
 		case err != nil:
-			return n, fmt.Errorf("key %q: %w", key, err)
+			return c, fmt.Errorf("key %q: %w", key, err)
 		case given[key]:
-			return n, fmt.Errorf("%w key %q: it is given twice", config.ErrInvalid, key)
+			return c, fmt.Errorf("%w key %q: it is given twice", config.ErrInvalid, key)
 		}
 		given[key] = true
 	}
-	return n, n.Check()
+	return c, n.Check()
 }
 
 // Keys are those of a network that a consent may have.
@@ -178,19 +198,20 @@ func (c Consents) List() (all []Consent, err error) {
 		return nil, err
 	}
 	for _, hub := range hubs {
-		users, err := os.ReadDir(filepath.Join(c.Dir, hub.Name()))
+		dir := filepath.Join(c.Dir, hub.Name())
+		users, err := os.ReadDir(dir)
 		if err != nil {
-			return nil, err
+			all = append(all, Consent{Hub: hub.Name(), Err: fmt.Errorf("%s is no directory of consents: remove it", dir)})
 		}
 		for _, user := range users {
 			uid, err := strconv.ParseUint(user.Name(), 10, 32)
 			if err != nil {
-				err = fmt.Errorf("%s: its name is no ID of a user", filepath.Join(c.Dir, hub.Name(), user.Name()))
-				all = append(all, Consent{Hub: hub.Name(), Err: err})
+				all = append(all, Consent{Hub: hub.Name(), Err: fmt.Errorf("%s: its name is no ID of a user: remove it", filepath.Join(dir, user.Name()))})
 				continue
 			}
-			n, err := c.Read(hub.Name(), uint32(uid))
-			all = append(all, Consent{Hub: hub.Name(), UID: uint32(uid), Network: n, Err: err})
+			consent, err := c.Read(hub.Name(), uint32(uid))
+			consent.Hub, consent.UID, consent.Err = hub.Name(), uint32(uid), err
+			all = append(all, consent)
 		}
 	}
 	slices.SortFunc(all, func(a, b Consent) int {

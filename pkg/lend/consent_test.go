@@ -23,19 +23,19 @@ func consents(t *testing.T) Consents {
 
 func TestConsent(t *testing.T) {
 	c := consents(t)
-	if err := c.Write("vcan0", 1000, "rate=1000", "send=100-1FF,302", "mtu=16"); err != nil {
+	if err := c.Write("vcan0", 1000, "rate=1000", "send=100-1FF,302", "mtu=16", "limit=2"); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Write("can0", 1000, "physical=true", "bitrate=500000"); err != nil {
 		t.Fatal(err)
 	}
-	n, err := c.Read("vcan0", 1000)
-	want := config.Policy{Send: "100-1FF,302", Rate: 1000}
-	if err != nil || n.Hub.Name != "vcan0" || n.Endpoint.Policy != want || n.Endpoint.MTU != 16 {
-		t.Errorf("%+v, %v", n, err)
+	got, err := c.Read("vcan0", 1000)
+	want, n := config.Policy{Send: "100-1FF,302", Rate: 1000}, got.Network
+	if err != nil || n.Hub.Name != "vcan0" || n.Endpoint.Policy != want || n.Endpoint.MTU != 16 || got.Limit != 2 {
+		t.Errorf("%+v, %v", got, err)
 	}
-	if n, err := c.Read("can0", 1000); err != nil || !n.Hub.Physical || n.Hub.Controller.Bitrate != 500_000 {
-		t.Errorf("%+v, %v", n, err)
+	if got, err := c.Read("can0", 1000); err != nil || !got.Network.Hub.Physical || got.Network.Hub.Controller.Bitrate != 500_000 || got.Limit != DefaultLimit {
+		t.Errorf("%+v, %v", got, err)
 	}
 	all, err := c.List()
 	if err != nil || len(all) != 2 || all[0].Hub != "can0" || all[1].Network.Endpoint.Policy != want {
@@ -106,7 +106,7 @@ func TestConsentRefused(t *testing.T) {
 			t.Errorf("hub %q: %v", hub, err)
 		}
 	}
-	for _, lines := range [][]string{{"send=12345"}, {"hub=vcan1"}, {"interface=can1"}, {"lent=true"}, {"bitrate=500000"}, {"rate=1\nrate=2"}} {
+	for _, lines := range [][]string{{"send=12345"}, {"hub=vcan1"}, {"interface=can1"}, {"lent=true"}, {"limit=0"}, {"limit=x"}, {"bitrate=500000"}, {"rate=1\nrate=2"}} {
 		err := c.Write("vcan0", uid, lines...)
 		if left, _ := os.ReadDir(c.Dir); !errors.Is(err, config.ErrInvalid) || len(left) > 0 {
 			t.Errorf("written %q: %v, left %v", lines, err, left)
@@ -115,10 +115,12 @@ func TestConsentRefused(t *testing.T) {
 	if err := os.MkdirAll(c.Dir+"/vcan0", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(c.Dir+"/vcan0/alice", nil, 0o644); err != nil {
+	if err := errors.Join(os.WriteFile(c.Dir+"/vcan0/alice", nil, 0o644), os.WriteFile(c.Dir+"/notes", nil, 0o644), c.Write("vcan1", uid)); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := c.List(); err != nil || !strings.Contains(all[len(all)-1].Err.Error(), "no ID of a user") {
-		t.Errorf("a file that names no user: %+v, %v", all, err)
+	all, err := c.List()
+	if err != nil || len(all) != 3 || all[0].Err == nil || !strings.Contains(all[0].Err.Error(), "notes is no directory of consents: remove it") ||
+		all[1].Err == nil || !strings.Contains(all[1].Err.Error(), "no ID of a user: remove it") || all[2].Hub != "vcan1" || all[2].Err != nil {
+		t.Errorf("beside files that are no consents: %+v, %v", all, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // Socket is where the service listens, a sequenced-packet socket (unix(7)): a packet is a request, or its answer. It is below
@@ -27,9 +28,6 @@ const runtimePrefix = "lent-"
 
 // RuntimeOf is the front end that the attachments of a user belong to.
 func RuntimeOf(uid uint32) string { return fmt.Sprint(runtimePrefix, uid) }
-
-// UserOf is the ID of the user that a front end's attachments are lent to. ok is false for any other front end.
-func UserOf(runtime string) (uid string, ok bool) { return strings.CutPrefix(runtime, runtimePrefix) }
 
 // ErrRefused is a request that the lender does not grant.
 var ErrRefused = errors.New("refused")
@@ -60,22 +58,68 @@ type request struct {
 type answer struct {
 	Results []bus.Result `json:"results,omitempty"`
 	Error   string       `json:"error,omitempty"`
-	Invalid bool         `json:"invalid,omitempty"` // the error is a config.ErrInvalid
+	Kind    string       `json:"kind,omitempty"` // of the error, see kinds
 	Damage  []string     `json:"damage,omitempty"`
 }
 
-// names are those of a request that end in the record, in devices' aliases and before people's eyes.
-func (r *request) names() map[string]string {
-	return map[string]string{"network": r.Network, "containerID": r.ContainerID, "ifName": r.IfName, "entry": r.Entry, "name": r.Name}
+// kinds are what front ends tell apart, the special before the general.
+var kinds = []struct {
+	name string
+	err  error
+}{
+	{"name taken", bus.ErrNameTaken}, {"invalid", config.ErrInvalid}, {"netns", bus.ErrInvalidNetns}, {"not ready", plan.ErrNotReady},
+	{"kernel", bus.ErrNoKernelSupport},
 }
 
-// checkNames takes what runtimes make of names, and nothing that a terminal or a shell would take for more.
-func (r *request) checkNames() error {
+// refusal is the answer for an error.
+func refusal(err error) answer {
+	a := answer{Error: config.OneLine(err)}
+	for _, k := range kinds {
+		if a.Kind == "" && errors.Is(err, k.err) {
+			a.Kind = k.name
+		}
+	}
+	return a
+}
+
+// remoteError is the error of an answer.
+type remoteError struct {
+	text string
+	kind error // or nil
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+func (a answer) err() error {
+	if a.Error == "" {
+		return nil
+	}
+	e := &remoteError{text: a.Error}
+	for _, k := range kinds {
+		if k.name == a.Kind {
+			e.kind = k.err
+		}
+	}
+	return e
+}
+
+// validate takes what runtimes make of names, and nothing that a terminal or a shell would take for more: these names end in
+// the record, in devices' aliases and before people's eyes.
+func (r *request) validate() error {
 	const longest = 128
 	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
-	for what, name := range r.names() {
-		if rest := strings.Trim(strings.Replace(name, "%d", "", 1), allowed); len(name) > longest || rest != "" {
-			return fmt.Errorf("%w %s %.*q: a lent bus takes letters, digits, '.', '_' and '-', at most %d", config.ErrInvalid, what, longest, name, longest)
+	if r.Verb != attach && r.Verb != detach && r.Verb != check {
+		return fmt.Errorf("%w: verb %.20q: want attach, detach or check", ErrRefused, string(r.Verb))
+	}
+	if err := config.CheckHub(r.Hub); err != nil {
+		return err
+	}
+	for _, name := range []struct{ what, text string }{
+		{"network", r.Network}, {"containerID", r.ContainerID}, {"ifName", r.IfName}, {"entry", r.Entry}, {"name", r.Name},
+	} {
+		if rest := strings.Trim(strings.Replace(name.text, "%d", "", 1), allowed); len(name.text) > longest || rest != "" {
+			return fmt.Errorf("%w %s %.*q: a lent bus takes letters, digits, '.', '_' and '-', at most %d", config.ErrInvalid, name.what, longest, name.text, longest)
 		}
 	}
 	return nil

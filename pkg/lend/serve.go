@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,11 +18,10 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
-// Limits of one user.
 const (
-	mostEndpoints = 32               // on a bus
-	patience      = 5 * time.Second  // for the request
-	longest       = 60 * time.Second // for all of it
+	patience   = time.Second      // for the request, which who means well has sent at once
+	longest    = 60 * time.Second // for all of it
+	mostDamage = 20               // differences in an answer
 )
 
 // Service answers for root.
@@ -29,7 +30,9 @@ type Service struct {
 	Consents Consents
 }
 
-// Serve reads one request from a connection and answers it. It returns an error when it could not even answer.
+// Serve reads one request from a connection and answers it. It returns an error when it could not even answer. The process is
+// to end then: a descriptor that came with a request which was refused is neither taken nor closed, because the file behind it is
+// the user's, who may let that take for ever.
 func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger) error {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
@@ -38,16 +41,16 @@ func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	r, netns, err := receive(conn)
-	if netns != nil {
-		defer netns.Close()
+	r, err := peek(conn)
+	if errors.Is(err, io.EOF) { // somebody has looked whether we are here
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel()
 	if err := conn.SetDeadline(time.Now().Add(longest)); err != nil {
 		return err
 	}
-	var answered bool
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	answered := false
 	reply := func(a answer) error {
 		answered = true
 		packet, err := json.Marshal(a)
@@ -56,18 +59,20 @@ func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger
 		}
 		return err
 	}
+	// Who closes with a request that was not taken resets the connection, and the answer would be lost.
+	defer awaitClose(conn)
 	if err == nil {
-		err = s.do(ctx, uid, r, netns, reply)
+		err = s.do(ctx, uid, r, conn, reply)
 	}
 	log.Info("asked", "user", uid, "verb", string(r.Verb), "hub", r.Hub, "network", r.Network, "containerID", r.ContainerID, "name", r.Name, "err", err)
 	var damage bus.Damage
 	switch {
-	case answered && err == nil:
+	case err == nil && answered:
 		return nil
 	case errors.As(err, &damage):
-		return reply(answer{Damage: damage})
+		return reply(answer{Damage: damage[:min(len(damage), mostDamage)]})
 	case err != nil:
-		return reply(answer{Error: config.OneLine(err), Invalid: errors.Is(err, config.ErrInvalid)})
+		return reply(refusal(err))
 	}
 	return reply(answer{})
 }
@@ -86,35 +91,56 @@ func userOf(conn *net.UnixConn) (uid uint32, err error) {
 	return cred.Uid, nil
 }
 
-// receive reads a request, and the one descriptor that may come with it.
-func receive(conn *net.UnixConn) (r request, netns *os.File, err error) {
-	packet := make([]byte, maxPacket)
-	rights := make([]byte, unix.CmsgSpace(4)+unix.CmsgSpace(unix.SizeofUcred)) // one descriptor: the kernel closes more, and says so
-	n, control, flags, _, err := conn.ReadMsgUnix(packet, rights)
+// peek reads a request and leaves it where it is, so that no descriptor is taken from anybody before his request is checked. Of
+// a request that fails, nothing is returned that could end in a log. It fails with io.EOF where the other end has gone.
+func peek(conn *net.UnixConn) (r request, err error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
-		return r, nil, fmt.Errorf("%w: no request: %w", ErrRefused, err)
+		return r, err
 	}
-	netns, err = descriptor(rights[:control])
-	switch {
+	packet := make([]byte, maxPacket+1)
+	var n int
+	readErr := raw.Read(func(fd uintptr) (done bool) {
+		n, _, _, _, err = unix.Recvmsg(int(fd), packet, nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	switch err = errors.Join(readErr, err); {
 	case err != nil:
-		return r, netns, err
-	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
-		return r, netns, fmt.Errorf("%w: more than a request", ErrRefused)
+		return r, fmt.Errorf("%w: no request: %w", ErrRefused, err)
+	case n == 0:
+		return r, io.EOF
+	case n > maxPacket:
+		return r, fmt.Errorf("%w: more than a request", ErrRefused)
 	}
 	if err := json.Unmarshal(packet[:n], &r); err != nil {
-		return request{}, netns, fmt.Errorf("%w: no request: %w", ErrRefused, err)
+		return request{}, fmt.Errorf("%w: no request: %w", ErrRefused, err)
 	}
-	if err := r.checkNames(); err != nil {
-		return request{}, netns, err
+	if err := r.validate(); err != nil {
+		return request{}, err
 	}
-	return r, netns, nil
+	return r, nil
 }
 
-// descriptor is the one that control data brings, or nil.
-func descriptor(control []byte) (*os.File, error) {
-	messages, err := unix.ParseSocketControlMessage(control)
+// awaitClose waits until the other end has closed, but no longer than who means well takes.
+func awaitClose(conn *net.UnixConn) {
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, int(patience.Milliseconds()))
+		})
+	}
+}
+
+// receive takes a request that was looked at, and the one descriptor that must come with it.
+func receive(conn *net.UnixConn) (netns int, err error) {
+	rights := make([]byte, unix.CmsgSpace(4))
+	_, control, flags, _, err := conn.ReadMsgUnix(make([]byte, maxPacket), rights)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		return -1, fmt.Errorf("%w: no request: %w", ErrRefused, err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:control])
+	if err != nil {
+		return -1, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	var all []int
 	for i := range messages {
@@ -122,61 +148,74 @@ func descriptor(control []byte) (*os.File, error) {
 			all = append(all, fds...)
 		}
 	}
-	for i, fd := range all {
-		if i > 0 {
-			unix.Close(fd)
-		}
+	switch {
+	case flags&unix.MSG_CTRUNC != 0, len(all) > 1:
+		return -1, fmt.Errorf("%w: more than one descriptor came with the request", ErrRefused)
+	case len(all) == 0:
+		return -1, fmt.Errorf("%w: no network namespace came with the request", ErrRefused)
 	}
-	switch len(all) {
-	case 0:
-		return nil, nil
-	case 1:
-		return os.NewFile(uintptr(all[0]), "network namespace of the container"), nil
-	}
-	return os.NewFile(uintptr(all[0]), ""), fmt.Errorf("%w: %d descriptors", ErrRefused, len(all))
+	return all[0], nil
 }
 
-// do carries a request out. It has answered when it returns without an error, or not at all.
-func (s Service) do(ctx context.Context, uid uint32, r request, netns *os.File, reply func(answer) error) error {
+// do carries a request out. Where it has answered, it returns no error.
+func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixConn, reply func(answer) error) error {
 	if uid == 0 {
 		return fmt.Errorf("%w: root needs no lent bus: leave out the key lent", ErrRefused)
-	}
-	if err := config.CheckHub(r.Hub); err != nil {
-		return err
 	}
 	// The user is a part of what is attached, so that nobody reaches what is another's.
 	attachment := config.Attachment{Runtime: RuntimeOf(uid), Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry}
 	if r.Verb == detach {
+		if _, err := os.Stat("/sys/class/net/" + attachment.HostIf()); errors.Is(err, os.ErrNotExist) { // no lock for who has nothing
+			return nil
+		}
 		return s.Host.Detach(ctx, r.Hub, attachment)
 	}
-	if r.Verb != attach && r.Verb != check {
-		return fmt.Errorf("%w: verb %.20q: want attach, detach or check", ErrRefused, string(r.Verb))
+	consent, err := s.Consents.Read(r.Hub, uid)
+	if err != nil {
+		return err
 	}
-	if netns == nil {
-		return fmt.Errorf("%w: no network namespace came with the request", ErrRefused)
+	netns, err := receive(conn)
+	if err != nil {
+		return err
 	}
 	if err := checkOwner(netns, uid); err != nil {
 		return err
 	}
-	n, err := s.Consents.Read(r.Hub, uid)
-	if err != nil {
-		return err
-	}
-	n.Endpoint.Name = r.Name
+	defer unix.Close(netns)
 	full := bus.Request{
-		Attachment: attachment, Hub: n.Hub, Endpoint: n.Endpoint, Limit: mostEndpoints,
-		Place: bus.Place{NetnsPath: fmt.Sprintf("/proc/self/fd/%d", netns.Fd()), Interface: r.Interface},
+		Attachment: attachment, Hub: consent.Network.Hub, Endpoint: consent.Network.Endpoint, Limit: consent.Limit,
+		Place: bus.Place{NetnsPath: fmt.Sprintf("/proc/self/fd/%d", netns), Interface: r.Interface},
 	}
+	full.Endpoint.Name = r.Name
 	if r.Verb == check {
-		return s.Host.Check(ctx, full, r.ContIfs)
+		err = s.Host.Check(ctx, full, r.ContIfs)
+	} else {
+		// Answered before Attach returns: where the answer does not arrive, nothing of it stays.
+		_, err = s.Host.Attach(ctx, func(results []bus.Result) error {
+			// The bus is locked: who ends a consent now finds this endpoint afterwards.
+			if now, err := s.Consents.Read(r.Hub, uid); err != nil || !now.same(consent) {
+				return errors.Join(fmt.Errorf("%w: the consent has changed meanwhile; try again", ErrRefused), err)
+			}
+			return reply(answer{Results: results})
+		}, full)
 	}
-	// Answered before Attach returns: where the answer does not arrive, nothing of it stays.
-	_, err = s.Host.Attach(ctx, func(results []bus.Result) error {
-		// The bus is locked: who ends a consent now finds this endpoint afterwards.
-		if now, err := s.Consents.Read(r.Hub, uid); err != nil || now.Hub != n.Hub || now.Endpoint.Policy != n.Endpoint.Policy {
-			return errors.Join(fmt.Errorf("%w: the consent has changed meanwhile; try again", ErrRefused), err)
-		}
-		return reply(answer{Results: results})
-	}, full)
-	return err
+	return named(err, full.Place.NetnsPath)
+}
+
+// namedError is an error that calls the network namespace what the user can understand.
+type namedError struct {
+	error
+	path string // what it is called here
+}
+
+func (e *namedError) Error() string {
+	return strings.ReplaceAll(e.error.Error(), e.path, "of the container")
+}
+func (e *namedError) Unwrap() error { return e.error }
+
+func named(err error, path string) error {
+	if err == nil {
+		return nil
+	}
+	return &namedError{err, path}
 }

@@ -72,6 +72,9 @@ func parseConf(stdin []byte) (*conf, error) {
 	if err := c.network.Check(); err != nil {
 		errs = append(errs, err)
 	}
+	if c.network.Lent && c.podDecides() {
+		errs = append(errs, fmt.Errorf("%w: lent is for containers of a user, not for pods: leave out the capability %s", config.ErrInvalid, annotationsCapability))
+	}
 	return c, errors.Join(errs...)
 }
 

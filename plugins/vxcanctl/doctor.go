@@ -27,7 +27,7 @@ var codes = [...]code{
 	{"VX107", "kernel module act_skbedit", "Frames are marked by it with their sender."},
 	{"VX108", "kernel module act_mirred", "Frames of a container get to the backplane by it."},
 	{"VX109", "kernel module act_police", "The key rate needs it, and nothing else does."},
-	{"VX110", "user namespace", "A rootless runtime has buses of its own, in the user's network namespace. Controllers and the host's buses are out of its reach."},
+	{"VX110", "user namespace", "A rootless runtime has buses of its own, in the user's network namespace. A bus of the host, or a controller, is in its reach where root lends it (vxcanctl lend)."},
 	{"VX111", "version of the kernel", "Before Linux 6.1, programs inside one container do not hear each other."},
 	{"VX112", "queue for bursts", "A frame waits in the kernel's queue once for each receiver. Where net.core.netdev_max_backlog is below 1000 for each container on a bus, bursts lose frames."},
 	{"VX113", "kernel module sch_drr", "A controller that vxcan sets up has a queue of each container in it. Without it all share one, which one container can fill."},

@@ -28,6 +28,7 @@ type lender interface {
 func newLend(host lender) *cobra.Command {
 	var name string
 	var list, revoke bool
+	var limit int
 	var options []string
 	consents := lend.Consents{Dir: lend.ConsentsDir}
 	cmd := &cobra.Command{
@@ -38,14 +39,16 @@ lent=true. How a controller is set up, and what the containers may send and hear
 change none of it. The consent is a file in ` + lend.ConsentsDir + `, and asked for at each start of a container. Lent again with other
 keys, the bus is lent with these alone; a container that runs has them from its next start on, which is said.
 
+Each interface may send what the keys say: with --rate 1000 --limit 2, the user sends up to 2000 frames a second.
+
 With --revoke, nothing is lent any more, and the containers that are on the bus are taken off it. Without HUB, or with --list:
 what is lent to whom.
 
 vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
 Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent counts for nothing.`,
-		Example: `  # the containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
-  vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000
+		Example: `  # each of up to 4 containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
+  vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000 --limit 4
 
   # a controller, which is set up when it is down
   vxcanctl lend can0 --user alice --physical --bitrate 500000 --send none
@@ -59,10 +62,15 @@ Exit status: 0; 1 if the consent could not be written or ended, or, for a list, 
 	cmd.Flags().BoolVar(&list, "list", false, "show what is lent")
 	cmd.Flags().BoolVar(&revoke, "revoke", false, "end it")
 	cmd.Flags().StringArrayVarP(&options, "option", "o", nil, "a key and its `value`, such as rate=100; may be repeated")
+	cmd.Flags().IntVar(&limit, "limit", lend.DefaultLimit, "`number` of interfaces that the user may have on the bus; each may send as --send and --rate say")
 	addKeys(cmd.Flags(), lend.Keys())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		out := cmd.OutOrStdout()
+		lines := append(options, keyLines(cmd.Flags(), append(lend.Keys(), "limit"))...)
 		if len(args) == 0 || list {
+			if len(args) > 0 || name != "" || revoke || len(lines) > 0 {
+				return fmt.Errorf("%w arguments: want HUB --user NAME for one bus and user, or neither for a list", config.ErrInvalid)
+			}
 			return printConsents(out, consents)
 		}
 		hub := args[0]
@@ -76,7 +84,6 @@ Exit status: 0; 1 if the consent could not be written or ended, or, for a list, 
 		if revoke {
 			return revokeFrom(cmd.Context(), host, consents, hub, uid, out)
 		}
-		lines := append(options, keyLines(cmd.Flags(), lend.Keys())...)
 		slices.Sort(lines)
 		if err := consents.Write(hub, uid, lines...); err != nil {
 			return err
@@ -98,7 +105,7 @@ func userID(name string) (uint32, error) {
 	uid, err := strconv.ParseUint(text, 10, 32)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("%w user %q: there is none of this name", config.ErrInvalid, name)
+		return 0, fmt.Errorf("%w user %q: there is none of this name here; give the ID", config.ErrInvalid, name)
 	case uid == 0:
 		return 0, fmt.Errorf("%w user %q: root needs no lent bus", config.ErrInvalid, name)
 	}
@@ -155,16 +162,17 @@ func revokeFrom(ctx context.Context, host lender, consents lend.Consents, hub st
 }
 
 func sayLent(ctx context.Context, host looker, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
-	n, err := consents.Read(hub, uid)
+	c, err := consents.Read(hub, uid)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(out, "%s: lent to %s, %s\n", hub, userName(uid), n.Endpoint.Policy); err != nil {
+	policy := c.Network.Endpoint.Policy
+	if _, err := fmt.Fprintf(out, "%s: lent to %s, %s, %d interfaces\n", hub, userName(uid), policy, c.Limit); err != nil {
 		return err
 	}
 	lent, err := lentTo(ctx, host, hub, uid)
 	for _, e := range lent {
-		if e.Policy != n.Endpoint.Policy {
+		if e.Policy != policy {
 			fmt.Fprintf(out, "%s: %s runs with %s until it starts again, or until --revoke\n", hub, containerOf(e), e.Policy)
 		}
 	}
@@ -185,7 +193,7 @@ func printConsents(out io.Writer, consents lend.Consents) error {
 			errs = append(errs, c.Err)
 			continue
 		}
-		_, err := fmt.Fprintf(out, "%s  %s  %s\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy)
+		_, err := fmt.Fprintf(out, "%s  %s  %s, %d interfaces\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy, c.Limit)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -31,7 +31,7 @@ func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, err
 					}
 				}
 				e.Name, e.NetworkName = docker[e.ContainerID].container, docker[e.ContainerID].network
-			case nerdctlID.MatchString(e.ContainerID) && e.Name == "":
+			case e.Runtime == "cni" && nerdctlID.MatchString(e.ContainerID) && e.Name == "":
 				if nerdctl == nil {
 					nerdctl = nerdctlNames("/")
 				}

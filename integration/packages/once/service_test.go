@@ -124,7 +124,7 @@ func expectLoaded(t *testing.T) {
 // testLend: a user without rights gets what is lent, by the service alone.
 func testLend(t *testing.T, s *harness.Systemd) {
 	t.Helper()
-	const add = `unshare --net sleep 100 & sleep 1; export CNI_COMMAND=ADD CNI_CONTAINERID=box CNI_IFNAME=can0 CNI_PATH=/usr/lib/cni CNI_NETNS=/proc/$!/ns/net
+	const add = `unshare --net sleep 100 & while [ "$(readlink /proc/$!/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done; export CNI_COMMAND=ADD CNI_CONTAINERID=box CNI_IFNAME=can0 CNI_PATH=/usr/lib/cni CNI_NETNS=/proc/$!/ns/net
 echo '{"cniVersion": "1.0.0", "name": "canbus0", "type": "vxcan", "lent": true}' | /usr/lib/cni/vxcan && nsenter --net=$CNI_NETNS ip -brief link show can0; code=$?; kill $!; exit $code`
 	asUser := func() (string, error) {
 		return s.Try("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "unshare", "--user", "--map-root-user", "--net", "sh", "-c", add)
@@ -136,19 +136,20 @@ echo '{"cniVersion": "1.0.0", "name": "canbus0", "type": "vxcan", "lent": true}'
 	if out, err := asUser(); err == nil || !strings.Contains(out+err.Error(), "bus vcan0 is not lent to user 12345") {
 		t.Errorf("not lent: %v\n%s", err, out)
 	}
-	if out := s.Run("vxcanctl", "lend", "vcan0", "--user", "12345", "--send", "100-1FF", "--rate", "100"); out != "vcan0: lent to 12345, send 100-1FF, rate 100\n" {
+	if out := s.Run("vxcanctl", "lend", "vcan0", "--user", "12345", "--send", "100-1FF", "--rate", "100"); out != "vcan0: lent to 12345, send 100-1FF, rate 100, 32 interfaces\n" {
 		t.Errorf("vxcanctl lend says %q", out)
 	}
 	harness.Command(t, "modprobe", "-r", "act_police") // the service may load no module, and the kernel does
 	if out, err := asUser(); err != nil || !strings.Contains(out, "can0@") {
 		t.Errorf("lent: %v\n%s", err, out)
 	}
-	if out := s.Run("vxcanctl", "lend"); out != "vcan0  12345  send 100-1FF, rate 100\n" {
+	if out := s.Run("vxcanctl", "lend"); out != "vcan0  12345  send 100-1FF, rate 100, 32 interfaces\n" {
 		t.Errorf("what is lent: %q", out)
 	}
 	if out := s.Run("vxcanctl", "lend", "vcan0", "--user", "12345", "--revoke"); !strings.HasSuffix(out, "vcan0: not lent to 12345 any more\n") {
 		t.Errorf("revoked: %q", out)
 	}
+	s.Run("journalctl", "--sync")
 	if out := s.Run("journalctl", "--no-pager", "-u", "vxcan-lend@*"); strings.Count(out, "msg=asked user=12345 verb=attach hub=vcan0 network=canbus0 containerID=box") != 2 {
 		t.Errorf("its journal:\n%s", out)
 	}
