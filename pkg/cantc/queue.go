@@ -56,18 +56,25 @@ func (q Queue) Class(mark uint32) *Class {
 
 // Numbers from linux/pkt_sched.h, linux/pkt_cls.h and linux/gen_stats.h.
 const (
-	drr          = "drr"
-	fw           = "fw"
-	rootParent   = 0xffffffff   // TC_H_ROOT
-	queueHandle  = 0x7663 << 16 // of our qdisc: what tc shows as 7663:
-	othersMinor  = 0xffff       // of the class of mark 0
-	markPrio     = 1
-	othersPrio   = 2
-	tcaStats2    = 7 // TCA_STATS2
-	tcaStatQueue = 3 // TCA_STATS_QUEUE, struct gnet_stats_queue
-	tcaFwClass   = 1 // TCA_FW_CLASSID
-	tcaBPFClass  = 3 // TCA_BPF_CLASSID
-	queueStats   = 20
+	drr           = "drr"
+	fw            = "fw"
+	rootParent    = 0xffffffff   // TC_H_ROOT
+	queueHandle   = 0x7663 << 16 // of our qdisc: what tc shows as 7663:
+	othersMinor   = 0xffff       // of the class of mark 0
+	markPrio      = 1
+	othersPrio    = 2
+	tcaStats2     = 7 // TCA_STATS2
+	tcaStatQueue  = 3 // TCA_STATS_QUEUE, struct gnet_stats_queue
+	tcaFwClass    = 1 // TCA_FW_CLASSID
+	tcaBPFClass   = 3 // TCA_BPF_CLASSID
+	tcaDRRQuantum = 1 // TCA_DRR_QUANTUM
+	tcaStab       = 8 // TCA_STAB
+	tcaStabBase   = 1 // TCA_STAB_BASE, struct tc_sizespec
+	queueStats    = 20
+	// Classes take turns by bytes, at least 256 in a round (Linux 6.12), which are sixteen classic frames. So each frame counts
+	// for that many more that a classic one is a round.
+	quantum  = 256
+	overhead = quantum - unix.CAN_MTU
 )
 
 // Queue returns the transmit queue of a device. It fails with ENODEV, wrapped, if that is gone.
@@ -127,8 +134,7 @@ func (c *Conn) SetClasses(dev int, marks ...uint32) error {
 		request *nl.NetlinkRequest
 		module  string
 	}
-	root := tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, queueHandle, rootParent, 0)
-	root.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(drr)))
+	root := rootRequest(dev)
 	steps := []step{{root, "sch_drr"}, {classRequest(dev, 0), "sch_drr"}, {othersRequest(dev), "cls_bpf"}}
 	for _, mark := range marks {
 		if mark != 0 {
@@ -200,10 +206,23 @@ func (c *Conn) DeleteQueue(dev int) error {
 	return nil
 }
 
+func rootRequest(dev int) *nl.NetlinkRequest {
+	r := tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, queueHandle, rootParent, 0)
+	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(drr)))
+	spec := make([]byte, 24) // cell_log, size_log, cell_align; overhead; linklayer, mpu, mtu, tsize
+	binary.NativeEndian.PutUint32(spec[4:], overhead)
+	stab := nl.NewRtAttr(tcaStab, nil)
+	stab.AddRtAttr(tcaStabBase, spec)
+	r.AddData(stab)
+	return r
+}
+
 func classRequest(dev int, mark uint32) *nl.NetlinkRequest {
 	r := tcRequest(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, dev, ClassOf(mark).ID, queueHandle, 0)
 	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(drr)))
-	r.AddData(nl.NewRtAttr(tcaOptions, nil)) // the kernel wants them, if only empty
+	options := nl.NewRtAttr(tcaOptions, nil)
+	options.AddRtAttr(tcaDRRQuantum, nl.Uint32Attr(quantum))
+	r.AddData(options)
 	return r
 }
 

@@ -15,9 +15,13 @@ var goldenQueue = []struct {
 	ours    []byte
 	sent    string
 }{{
-	"tc class add dev lo parent 7663: classid 7663:13 drr",
+	"tc qdisc add dev lo root handle 7663: stab overhead 240 drr",
+	rootRequest(1).Serialize()[unix.SizeofNlMsghdr:],
+	"00000000 01000000 00006376 ffffffff 00000000 08000100 64727200 20000800 1c000100 00000000 f0000000 00000000 00000000 00000000 00000000",
+}, {
+	"tc class add dev lo parent 7663: classid 7663:13 drr quantum 256",
 	classRequest(1, 0x12).Serialize()[unix.SizeofNlMsghdr:],
-	"00000000 01000000 13006376 00006376 00000000 08000100 64727200 04000200",
+	"00000000 01000000 13006376 00006376 00000000 08000100 64727200 0c000200 08000100 00010000",
 }, {
 	"tc filter add dev lo parent 7663: protocol all prio 1 handle 0x12 fw classid 7663:13",
 	markRequest(unix.RTM_NEWTFILTER, 1, 0x12).Serialize()[unix.SizeofNlMsghdr:],

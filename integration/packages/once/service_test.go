@@ -129,7 +129,7 @@ echo '{"cniVersion": "1.0.0", "name": "canbus0", "type": "vxcan", "lent": true}'
 	asUser := func() (string, error) {
 		return s.Try("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "unshare", "--user", "--map-root-user", "--net", "sh", "-c", add)
 	}
-	if out, err := asUser(); err == nil || !strings.Contains(out+err.Error(), "sudo vxcanctl lend vcan0 --user 12345, and sudo systemctl enable --now vxcan-lend.socket") {
+	if out, err := asUser(); err == nil || !strings.Contains(out+err.Error(), "sudo vxcanctl lend HUB --user 12345, and sudo systemctl enable --now vxcan-lend.socket") {
 		t.Errorf("nobody lends: %v\n%s", err, out)
 	}
 	s.Run("systemctl", "enable", "--now", "vxcan-lend.socket")
@@ -150,7 +150,7 @@ echo '{"cniVersion": "1.0.0", "name": "canbus0", "type": "vxcan", "lent": true}'
 		t.Errorf("revoked: %q", out)
 	}
 	s.Run("journalctl", "--sync")
-	if out := s.Run("journalctl", "--no-pager", "-u", "vxcan-lend@*"); strings.Count(out, "msg=asked user=12345 verb=attach hub=vcan0 network=canbus0 containerID=box") != 2 {
+	if out := s.Run("journalctl", "--no-pager", "-u", "vxcan-lend@*"); strings.Count(out, "INFO asked user=12345 verb=attach hub=vcan0 network=canbus0 containerID=box") != 2 {
 		t.Errorf("its journal:\n%s", out)
 	}
 	s.Run("systemctl", "disable", "--now", "vxcan-lend.socket")
