@@ -16,6 +16,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/lend"
 )
 
 // machine is a host that doctor looks at.
@@ -273,6 +274,7 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if m.installed("dockerd") {
 		all = append(all, m.docker())
 	}
+	all = append(all, m.lending()...)
 	nerdctl := m.installed("nerdctl")
 	if m.installed("containerd") && (m.installed("kubelet") || m.installed("crictl") || !nerdctl && !m.installed("dockerd")) {
 		all = append(all, m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN"))
@@ -424,6 +426,30 @@ func (m *machine) docker() finding {
 		f.Level, f.What, f.Remedy = warning, "docker: "+unit+" is "+state+", so that Docker has no driver vxcan", "sudo systemctl enable --now "+unit
 	}
 	return f
+}
+
+// lending looks at what is lent, if anything is.
+func (m *machine) lending() (all []finding) {
+	const unit = "vxcan-lend.socket"
+	consents, err := lend.Consents{Dir: filepath.Join(m.root, lend.ConsentsDir)}.List()
+	if err != nil {
+		all = append(all, finding{"VX208", "runtimes", warning, "what is lent cannot be read: " + config.OneLine(err), ""})
+	}
+	for _, c := range consents {
+		if c.Err != nil {
+			all = append(all, finding{"VX208", "runtimes", warning, plain(config.OneLine(c.Err)), "sudo vxcanctl lend"})
+		}
+	}
+	switch state, ok := m.unit(unit); {
+	case len(consents) == 0:
+	case !ok:
+		all = append(all, finding{"VX208", "runtimes", failure, "buses are lent, and there is no unit " + unit, "sudo make install"})
+	case state != "enabled":
+		all = append(all, finding{"VX208", "runtimes", warning, "buses are lent, and " + unit + " is " + state + ", so that nobody gets them", "sudo systemctl enable --now " + unit})
+	default:
+		all = append(all, finding{"VX208", "runtimes", fine, unit + " is enabled", ""})
+	}
+	return all
 }
 
 // containerdDirs are where containerd looks for CNI plugins.

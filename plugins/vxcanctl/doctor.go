@@ -40,6 +40,7 @@ var codes = [...]code{
 	{"VX205", "CNI plugin of containerd", "containerd looks for vxcan in bin_dir of its configuration."},
 	{"VX206", "CNI plugin of k3s", "k3s looks for vxcan in its own directory."},
 	{"VX207", "CNI plugins of nerdctl", "nerdctl takes all CNI plugins from one directory: cni_path of its configuration, or else the first that there is, of /opt/cni/bin, /usr/local/libexec/cni, /usr/local/lib/cni, /usr/libexec/cni and /usr/lib/cni."},
+	{"VX208", "lending", "A container of rootless Podman is on a bus of the host where root lends it (vxcanctl lend), and vxcan-lend.socket listens."},
 	{"VX300", "unreadable bus", "A bus could not be looked at."},
 	{"VX301", "bus", "What CHECK says of a bus. The next start of a container on it repairs most of it, and so does vxcanctl heal."},
 	{"VX302", "queue of a controller", "The kernel's default transmit queue of 10 frames loses most of a burst."},

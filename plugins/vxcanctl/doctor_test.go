@@ -116,6 +116,12 @@ func TestDoctor(t *testing.T) {
 		}, nil},
 		"no netavark":     {func(m *machine) { m.remove(t, "usr/lib/podman/netavark", "usr/local/libexec/netavark/vxcan") }, nil},
 		"nothing enabled": {func(m *machine) { m.enabled = func(string) (string, bool) { return "disabled", true } }, []string{"warning VX203 podman: podman-restart.service is disabled", "warning VX204 docker: vxcan-docker.socket is disabled, so that Docker has no driver vxcan: sudo systemctl enable --now vxcan-docker.socket"}},
+		"lent, not enabled": {func(m *machine) {
+			m.write(t, "etc/vxcan/lend/vcan0/1000", "send=12345\n")
+			m.enabled = func(unit string) (string, bool) {
+				return map[bool]string{true: "disabled", false: "enabled"}[unit == "vxcan-lend.socket"], true
+			}
+		}, []string{"warning VX208 refused: ", "warning VX208 buses are lent, and vxcan-lend.socket is disabled, so that nobody gets them: sudo systemctl enable --now vxcan-lend.socket"}},
 		"Podman not used": {func(m *machine) {
 			m.enabled = func(unit string) (string, bool) {
 				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
