@@ -288,7 +288,7 @@ func TestAddPartly(t *testing.T) {
 func TestMany(t *testing.T) {
 	g := newGateway(t, "a", "b")
 	var rules []Rule
-	for i := range uint32(3000) {
+	for i := range uint32(1200) {
 		rules = append(rules, Rule{Src: g.index["a"], Dst: g.index["b"], Filter: Filter{ID: i, Mask: 0x7ff}})
 	}
 	if err := g.Delete(rules...); err != nil {
