@@ -158,31 +158,31 @@ func TestControllerFairDamage(t *testing.T) {
 // TestControllerWithoutQueues: where the kernel has no drr, containers share one queue, which is said and no damage; as soon as
 // it has one, the next heal gives each its own.
 func TestControllerWithoutQueues(t *testing.T) {
-	harness.FreshHost(t)
-	cantest.NewController(t, "slot0")
-	restore := harness.WithoutModules(t, "sch_drr")
-	const words = "share the transmit queue of controller slot0: the kernel lacks module sch_drr (CONFIG_NET_SCH_DRR)"
-	for i, name := range []string{"a", "b"} {
-		c := harness.NewContainer(t, name)
-		call := harness.On(c).With(harness.SetUpByUs)
-		result, log := call.Add(t)
-		if strings.Count(log, words) != 1 || strings.Contains(log, "repaired") {
-			t.Errorf("ADD says %q", log)
-		}
-		if err := call.Check(t, result); err != nil {
-			t.Error(err)
-		}
-		if i == 0 {
-			defer call.OK(t, "DEL")
-		}
-	}
-	harness.Vxcanctl(t, "status", "slot0")
-	restore()
-	if said := harness.Vxcanctl(t, "heal", "slot0"); !strings.Contains(said, "transmit queue") {
-		t.Errorf("heal says %q", said)
-	}
-	if classes := harness.Command(t, "tc", "class", "show", "dev", "slot0"); strings.Count(classes, "class drr") != 3 {
-		t.Errorf("classes after heal: %s", classes)
+	for module, option := range map[string]string{"sch_drr": "CONFIG_NET_SCH_DRR", "cls_fw": "CONFIG_NET_CLS_FW"} {
+		t.Run(module, func(t *testing.T) {
+			harness.FreshHost(t)
+			cantest.NewController(t, "slot0")
+			restore := harness.WithoutModules(t, module)
+			words := fmt.Sprintf("share the transmit queue of controller slot0: the kernel lacks module %s (%s)", module, option)
+			for _, name := range []string{"a", "b"} {
+				call := harness.On(harness.NewContainer(t, name)).With(harness.SetUpByUs)
+				result, log := call.Add(t)
+				if strings.Count(log, words) != 1 || strings.Contains(log, "repaired") {
+					t.Errorf("ADD says %q", log)
+				}
+				if err := call.Check(t, result); err != nil {
+					t.Error(err)
+				}
+			}
+			harness.Vxcanctl(t, "status", "slot0")
+			restore()
+			if said := harness.Vxcanctl(t, "heal", "slot0"); !strings.Contains(said, "transmit queue") {
+				t.Errorf("heal says %q", said)
+			}
+			if classes := harness.Command(t, "tc", "class", "show", "dev", "slot0"); strings.Count(classes, "class drr") != 3 {
+				t.Errorf("classes after heal: %s", classes)
+			}
+		})
 	}
 }
 

@@ -115,6 +115,9 @@ func (b *bus) addClasses(hub int, marks []uint32) error {
 	switch {
 	case errors.As(err, &missing):
 		b.view.QueueLacks = missing.Module
+		if !b.view.Queue.Ours { // half of one sorts nothing
+			return b.k.tc.DeleteQueue(hub)
+		}
 	case err != nil:
 		return fmt.Errorf("transmit queue of bus %s: %w", b.name, err)
 	}

@@ -266,7 +266,7 @@ func (b *bus) checkLimit(r Request) error {
 
 // awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
 // start. On a busy host that takes a while; that it takes longer is no failure.
-// Who sets the container end down meanwhile is not waited for: the bus is locked.
+// It stops if somebody sets the container end down: the bus is locked meanwhile.
 func (b *bus) awaitActive(hostIf string, peer int, at place) error {
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
 		link, err := b.k.link(hostIf)

@@ -242,8 +242,8 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeQueue reads the transmit queue of a hub that is hardware. Where it is not as an endpoint wants it, lacks is the module
-// that the kernel would need for that and has not.
+// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue for
+// each endpoint, or empty.
 func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
 	q, err = b.k.tc.Queue(hub)
 	if err != nil && !errors.Is(err, unix.ENODEV) {

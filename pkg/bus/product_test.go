@@ -35,7 +35,7 @@ func TestProductFrames(t *testing.T) {
 		"nothing": {Send: "none", Receive: "none"}, "rate": {Rate: 1_000_000, Receive: "100"},
 	}
 	for _, others := range []int{0, 30} {
-		if others > 0 && testing.Short() {
+		if others > 0 && testing.Short() && !cantest.IsThorough() {
 			continue
 		}
 		w := newWorld(t)

@@ -71,8 +71,8 @@ const (
 	tcaStab       = 8 // TCA_STAB
 	tcaStabBase   = 1 // TCA_STAB_BASE, struct tc_sizespec
 	queueStats    = 20
-	// Classes take turns by bytes, at least 256 in a round (Linux 6.12), which are sixteen classic frames. So each frame counts
-	// for that many more that a classic one is a round.
+	// drr gives each class at least 256 bytes a round (Linux 6.12), which are sixteen classic frames. With the overhead, one
+	// classic frame counts 256 bytes.
 	quantum  = 256
 	overhead = quantum - unix.CAN_MTU
 )

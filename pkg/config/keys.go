@@ -159,7 +159,7 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "frames in the transmit queue of each container, which has it from its start on; a longer one is left",
+		Meaning: "frames in the transmit queue of each container, fixed when it starts; a longer queue is kept",
 		set: func(n *Network, value string) error {
 			var frames uint32
 			err := setNumberUpTo(&frames, value, 1_000_000)

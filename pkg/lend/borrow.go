@@ -24,7 +24,7 @@ type Buses interface {
 	Ready() error
 }
 
-// Of is who has the buses of a network: the host of this process, or the one that lends.
+// Of returns the buses of a network: the host's, or a Borrower if the bus is lent.
 func Of(n config.Network, host *bus.Host) Buses {
 	if n.Lent {
 		return Borrower{}
@@ -59,7 +59,7 @@ func (b Borrower) Attach(ctx context.Context, deliver func([]bus.Result) error, 
 // Detach is bus.Host.Detach. It needs no consent. Where nobody lends, it leaves the interface to end with its network namespace.
 func (b Borrower) Detach(ctx context.Context, hub string, a config.Attachment) error {
 	_, err := b.ask(ctx, detach, bus.Request{Attachment: a, Hub: config.Hub{Name: hub}}, nil)
-	if errors.Is(err, errNobody) {
+	if errors.Is(err, errNobody) || errors.Is(err, config.ErrInvalid) { // of what could never be attached, nothing is there
 		return nil
 	}
 	return err
@@ -98,8 +98,8 @@ func (b Borrower) dial() (*net.UnixConn, error) {
 	return conn, err
 }
 
-// ask sends a request and waits for its answer. While others keep who answers busy, systemd closes connections: then it asks
-// again, which every request allows.
+// ask sends a request and waits for its answer. Systemd closes connections when too many are open; then it asks again for a
+// while, which is always safe.
 func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []string) (answer, error) {
 	packet, err := json.Marshal(request{
 		Verb: v, Hub: r.Hub.Name, Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry,
@@ -117,14 +117,16 @@ func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []stri
 		defer netns.Close()
 		rights = unix.UnixRights(int(netns.Fd()))
 	}
+	const persistence = 20 * time.Second
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(2 * bus.DefaultLockTimeout)
 	}
-	for wait := 10 * time.Millisecond; ; wait *= 2 {
+	start := time.Now()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		a, err := b.askOnce(packet, rights, deadline)
-		again := errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
-		if again && time.Now().Add(wait).Before(deadline) {
+		again := errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EAGAIN)
+		if again && ctx.Err() == nil && time.Since(start) < persistence {
 			time.Sleep(wait)
 			continue
 		}
@@ -132,7 +134,7 @@ func (b Borrower) ask(ctx context.Context, v verb, r bus.Request, contIfs []stri
 			err = fmt.Errorf("%w; journalctl -u vxcan-lend.socket -u 'vxcan-lend@*' says why", err)
 		}
 		if err == nil && v == attach && len(a.Results) != 1 {
-			err = fmt.Errorf("who lends bus %s answers with %d interfaces, want one", r.Hub.Name, len(a.Results))
+			err = fmt.Errorf("the lender of bus %s returned %d interfaces, want one", r.Hub.Name, len(a.Results))
 		}
 		return a, err
 	}
@@ -156,7 +158,7 @@ func (b Borrower) askOnce(packet, rights []byte, deadline time.Time) (a answer, 
 		return a, fmt.Errorf("ask for a lent bus: no answer: %w", err)
 	}
 	if err := json.Unmarshal(reply[:n], &a); err != nil {
-		return a, fmt.Errorf("answer of who lends a bus: %w", err)
+		return a, fmt.Errorf("answer of the lender: %w", err)
 	}
 	return a, a.err()
 }

@@ -25,13 +25,13 @@ const ConsentsDir = "/etc/vxcan/lend"
 // maxConsent bounds a file, in bytes: two lists of the longest.
 const maxConsent = 256 << 10
 
-// Consent is that a hub is lent to a user.
+// Consent says that a hub is lent to a user.
 type Consent struct {
 	Hub     string
 	UID     uint32
 	Network config.Network
 	Limit   int   // interfaces at once
-	Err     error // why it counts for nothing
+	Err     error // why it is not valid
 }
 
 // DefaultLimit is how many interfaces a user may have on a bus, unless the consent says less or more.
@@ -48,8 +48,8 @@ func (c Consents) path(hub string, uid uint32) string {
 	return filepath.Join(c.Dir, hub, strconv.FormatUint(uint64(uid), 10))
 }
 
-// Read returns what a hub is lent to a user with. It fails with ErrRefused where it is not, and for a file that somebody else
-// than root could have written.
+// Read returns the consent for a hub and a user. It fails with ErrRefused if there is none, or if others than root could have
+// written the file.
 func (c Consents) Read(hub string, uid uint32) (Consent, error) {
 	if err := config.CheckHub(hub); err != nil {
 		return Consent{}, err
@@ -128,20 +128,22 @@ func parse(hub string, r io.Reader) (c Consent, err error) {
 			continue
 		}
 		key, value, _ := strings.Cut(line, "=")
-		known, err := n.Set(config.Host, key, value)
-		if key == limitKey {
-			known = true
-			if c.Limit, err = strconv.Atoi(value); err != nil || c.Limit < 1 {
-				err = fmt.Errorf("%w value %q: want a whole number from 1 on", config.ErrInvalid, value)
-			}
-		}
+		var err error
 		switch {
-		case !known, key == "hub", key == "interface":
-			return c, fmt.Errorf("%w key %q: want %s", config.ErrInvalid, key, strings.Join(append(Keys(), limitKey), ", "))
-		case err != nil:
-			return c, fmt.Errorf("key %q: %w", key, err)
 		case given[key]:
-			return c, fmt.Errorf("%w key %q: it is given twice", config.ErrInvalid, key)
+			err = errors.New("it is given twice")
+		case key == limitKey:
+			c.Limit, err = strconv.Atoi(value)
+			if err != nil || c.Limit < 1 {
+				err = fmt.Errorf("value %q: want a whole number from 1 on", value)
+			}
+		case slices.Contains(Keys(), key):
+			_, err = n.Set(config.Host, key, value)
+		default:
+			err = fmt.Errorf("want %s", strings.Join(append(Keys(), limitKey), ", "))
+		}
+		if err != nil {
+			return c, fmt.Errorf("%w key %q: %w", config.ErrInvalid, key, err)
 		}
 		given[key] = true
 	}
@@ -160,7 +162,7 @@ func (c Consents) Write(hub string, uid uint32, lines ...string) (retErr error) 
 		return err
 	}
 	path := c.path(hub, uid)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Chmod(filepath.Dir(path), 0o755)); err != nil { // whatever the umask
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-") // a name that is no user's
@@ -200,8 +202,11 @@ func (c Consents) List() (all []Consent, err error) {
 	for _, hub := range hubs {
 		dir := filepath.Join(c.Dir, hub.Name())
 		users, err := os.ReadDir(dir)
+		if errors.Is(err, unix.ENOTDIR) {
+			err = fmt.Errorf("%s is no directory of consents: remove it", dir)
+		}
 		if err != nil {
-			all = append(all, Consent{Hub: hub.Name(), Err: fmt.Errorf("%s is no directory of consents: remove it", dir)})
+			all = append(all, Consent{Hub: hub.Name(), Err: err})
 		}
 		for _, user := range users {
 			uid, err := strconv.ParseUint(user.Name(), 10, 32)

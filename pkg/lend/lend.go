@@ -2,18 +2,21 @@
 // asks a service of root over a socket, and hands over the container's network namespace; the service looks up the consent
 // and does what a front end of root would do, with the settings and the policy of the consent.
 //
-// Who asks is hostile. The service takes from him no path, no setting of the bus and no policy: a name of a hub, that of the
-// interface, names for the record, and a namespace that must be his.
+// Every caller is treated as hostile. The service accepts no path, no setting of the bus and no policy from him: only names, and
+// a network namespace that must be his.
 package lend
 
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/store"
 )
 
 // Socket is where the service listens, a sequenced-packet socket (unix(7)): a packet is a request, or its answer. It is below
@@ -62,25 +65,58 @@ type answer struct {
 	Damage  []string     `json:"damage,omitempty"`
 }
 
-// kinds are what front ends tell apart, the special before the general.
-var kinds = []struct {
+// kind is an error that a front end tells apart.
+type kind struct {
 	name string
-	err  error
-}{
-	{"name taken", bus.ErrNameTaken}, {"invalid", config.ErrInvalid}, {"netns", bus.ErrInvalidNetns}, {"not ready", plan.ErrNotReady},
-	{"kernel", bus.ErrNoKernelSupport},
+	is   func(error) bool
+	err  error // what it is for the front end
 }
 
-// refusal is the answer for an error.
-func refusal(err error) answer {
-	a := answer{Error: config.OneLine(err)}
-	for _, k := range kinds {
-		if a.Kind == "" && errors.Is(err, k.err) {
-			a.Kind = k.name
+// kinds are what front ends tell apart, the special before the general.
+var kinds = []kind{
+	{"name taken", isA(bus.ErrNameTaken), bus.ErrNameTaken},
+	{"invalid", isA(config.ErrInvalid), config.ErrInvalid},
+	{"netns", isA(bus.ErrInvalidNetns), bus.ErrInvalidNetns},
+	{"not ready", isA(plan.ErrNotReady), plan.ErrNotReady},
+	{"not ready", isLocked, plan.ErrNotReady},
+	{"kernel", isA(bus.ErrNoKernelSupport), bus.ErrNoKernelSupport},
+}
+
+func isA(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func isLocked(err error) bool {
+	var locked *store.LockedError
+	return errors.As(err, &locked)
+}
+
+// failure is the answer for an error, or for none.
+func failure(err error) (a answer) {
+	const most = 20 // differences
+	var damage bus.Damage
+	switch {
+	case err == nil:
+	case errors.As(err, &damage):
+		for _, d := range damage[:min(len(damage), most)] {
+			a.Damage = append(a.Damage, hidePath(d))
+		}
+		if more := len(damage) - most; more > 0 {
+			a.Damage = append(a.Damage, fmt.Sprintf("and %d more", more))
+		}
+	default:
+		a.Error = hidePath(config.OneLine(err))
+		if i := slices.IndexFunc(kinds, func(k kind) bool { return k.is(err) }); i >= 0 {
+			a.Kind = kinds[i].name
 		}
 	}
 	return a
 }
+
+// hidePath takes out what only this process calls the network namespace of the container.
+func hidePath(text string) string { return ownPath.ReplaceAllString(text, "its network namespace") }
+
+var ownPath = regexp.MustCompile(`/proc/self/fd/\d+`)
 
 // remoteError is the error of an answer.
 type remoteError struct {
@@ -96,10 +132,8 @@ func (a answer) err() error {
 		return nil
 	}
 	e := &remoteError{text: a.Error}
-	for _, k := range kinds {
-		if k.name == a.Kind {
-			e.kind = k.err
-		}
+	if i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == a.Kind }); i >= 0 {
+		e.kind = kinds[i].err
 	}
 	return e
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +18,8 @@ import (
 )
 
 const (
-	patience   = time.Second      // for the request, which who means well has sent at once
-	longest    = 60 * time.Second // for all of it
-	mostDamage = 20               // differences in an answer
+	patience = time.Second      // for the request, which who means well has sent at once
+	longest  = 60 * time.Second // for all of it
 )
 
 // Service answers for root.
@@ -30,9 +28,8 @@ type Service struct {
 	Consents Consents
 }
 
-// Serve reads one request from a connection and answers it. It returns an error when it could not even answer. The process is
-// to end then: a descriptor that came with a request which was refused is neither taken nor closed, because the file behind it is
-// the user's, who may let that take for ever.
+// Serve reads one request from a connection and answers it. It returns an error when it could not even answer. The process must
+// exit after it: a descriptor of a refused request is neither received nor closed, because closing a file of the user's can block.
 func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger) error {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
@@ -45,7 +42,7 @@ func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger
 	if errors.Is(err, io.EOF) { // somebody has looked whether we are here
 		return nil
 	}
-	if err := conn.SetDeadline(time.Now().Add(longest)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(longest + patience)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, longest)
@@ -59,22 +56,16 @@ func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger
 		}
 		return err
 	}
-	// Who closes with a request that was not taken resets the connection, and the answer would be lost.
+	// Closing with an unread request resets the connection and loses the answer.
 	defer awaitClose(conn)
 	if err == nil {
 		err = s.do(ctx, uid, r, conn, reply)
 	}
 	log.Info("asked", "user", uid, "verb", string(r.Verb), "hub", r.Hub, "network", r.Network, "containerID", r.ContainerID, "name", r.Name, "err", err)
-	var damage bus.Damage
-	switch {
-	case err == nil && answered:
+	if err == nil && answered {
 		return nil
-	case errors.As(err, &damage):
-		return reply(answer{Damage: damage[:min(len(damage), mostDamage)]})
-	case err != nil:
-		return reply(refusal(err))
 	}
-	return reply(answer{})
+	return reply(failure(err))
 }
 
 // userOf is the user who has connected, which the kernel tells (SO_PEERCRED of unix(7)).
@@ -159,9 +150,6 @@ func receive(conn *net.UnixConn) (netns int, err error) {
 
 // do carries a request out. Where it has answered, it returns no error.
 func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixConn, reply func(answer) error) error {
-	if uid == 0 {
-		return fmt.Errorf("%w: root needs no lent bus: leave out the key lent", ErrRefused)
-	}
 	// The user is a part of what is attached, so that nobody reaches what is another's.
 	attachment := config.Attachment{Runtime: RuntimeOf(uid), Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry}
 	if r.Verb == detach {
@@ -169,6 +157,9 @@ func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixCo
 			return nil
 		}
 		return s.Host.Detach(ctx, r.Hub, attachment)
+	}
+	if uid == 0 {
+		return fmt.Errorf("%w: root needs no lent bus: leave out the key lent", ErrRefused)
 	}
 	consent, err := s.Consents.Read(r.Hub, uid)
 	if err != nil {
@@ -188,34 +179,15 @@ func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixCo
 	}
 	full.Endpoint.Name = r.Name
 	if r.Verb == check {
-		err = s.Host.Check(ctx, full, r.ContIfs)
-	} else {
-		// Answered before Attach returns: where the answer does not arrive, nothing of it stays.
-		_, err = s.Host.Attach(ctx, func(results []bus.Result) error {
-			// The bus is locked: who ends a consent now finds this endpoint afterwards.
-			if now, err := s.Consents.Read(r.Hub, uid); err != nil || !now.same(consent) {
-				return errors.Join(fmt.Errorf("%w: the consent has changed meanwhile; try again", ErrRefused), err)
-			}
-			return reply(answer{Results: results})
-		}, full)
+		return s.Host.Check(ctx, full, r.ContIfs)
 	}
-	return named(err, full.Place.NetnsPath)
-}
-
-// namedError is an error that calls the network namespace what the user can understand.
-type namedError struct {
-	error
-	path string // what it is called here
-}
-
-func (e *namedError) Error() string {
-	return strings.ReplaceAll(e.error.Error(), e.path, "of the container")
-}
-func (e *namedError) Unwrap() error { return e.error }
-
-func named(err error, path string) error {
-	if err == nil {
-		return nil
-	}
-	return &namedError{err, path}
+	// Answered before Attach returns: where the answer does not arrive, nothing of it stays.
+	_, err = s.Host.Attach(ctx, func(results []bus.Result) error {
+		// The bus is locked, so that a later revoke finds this endpoint.
+		if now, err := s.Consents.Read(r.Hub, uid); err != nil || !now.same(consent) {
+			return errors.Join(fmt.Errorf("%w: the consent has changed meanwhile; try again", ErrRefused), err)
+		}
+		return reply(answer{Results: results})
+	}, full)
+	return err
 }

@@ -12,7 +12,7 @@ import (
 // filter sets (see filters); programs of the host share one more. See cantc.Queue.
 
 // queues reports whether each endpoint must have a class. A qdisc that somebody has chosen is left alone, and so is a kernel
-// that has none such.
+// without drr.
 func (w Want) queues(v View) bool {
 	hub := v.Link(w.Hub.Name)
 	return w.fair && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""

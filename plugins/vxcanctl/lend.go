@@ -37,7 +37,8 @@ func newLend(host lender) *cobra.Command {
 		Long: `Lend a bus of the host to a user: from then on, containers of his rootless Podman may be on it, in a network with the option
 lent=true. How a controller is set up, and what the containers may send and hear, is said here, as keys of a network. The user can
 change none of it. The consent is a file in ` + lend.ConsentsDir + `, and asked for at each start of a container. Lent again with other
-keys, the bus is lent with these alone; a container that runs has them from its next start on, which is said.
+keys, the bus is lent with these alone; a container that runs has them from its next start on, and those with another policy are
+named.
 
 Each interface may send what the keys say: with --rate 1000 --limit 2, the user sends up to 2000 frames a second.
 
@@ -121,7 +122,7 @@ func userName(uid uint32) string {
 	return id
 }
 
-// lentTo are the endpoints of a bus that it is lent to a user for.
+// lentTo returns a user's endpoints on a bus.
 func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.EndpointStatus, error) {
 	all, err := host.Status(ctx, hub)
 	if errors.Is(err, bus.ErrNoBus) {
@@ -138,7 +139,7 @@ func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.End
 	return lent, err
 }
 
-// revokeFrom ends a consent first, so that nothing can be attached any more when it looks for what is.
+// revokeFrom removes the consent before it lists endpoints, so that no new one can appear.
 func revokeFrom(ctx context.Context, host lender, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
 	gone := consents.Remove(hub, uid)
 	if gone != nil && !errors.Is(gone, os.ErrNotExist) {
