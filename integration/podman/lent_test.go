@@ -66,20 +66,18 @@ func TestLent(t *testing.T) {
 	if n := harness.Recorded(t, "vcan0"); n != 1 {
 		t.Errorf("%d endpoints on record, want that of root", n)
 	}
-}
 
-// TestLentController: containers of the user are on the wire, also after the adapter was pulled out.
-func TestLentController(t *testing.T) {
-	p := harness.NewRootlessPodman(t, "lent0")
-	harness.Lends(t)
-	adapter := cantest.NewController(t, "vcan0") // what the network's hub is called
-	harness.Vxcanctl(t, "lend", "vcan0", "--user", harness.RootlessUser, "--physical", "--bitrate", "500000")
-	p.Run("a", "--network", "lent0")
-	stations := []harness.Station{harness.Host("vcan0"), p.Station("a", "can0")}
-	harness.ExpectOnWire(t, adapter, stations, 20)
+	// A controller, of the name that the network has: on the wire, also after the adapter was pulled out.
+	harness.On(c).OK(t, "DEL")
+	harness.Vxcanctl(t, "remove", "vcan0")
+	adapter := cantest.NewController(t, "vcan0")
+	lend("vcan0", "--user", harness.RootlessUser, "--physical", "--bitrate", "500000")
+	p.Run("d", "--network", "lent0")
+	onWire := []harness.Station{harness.Host("vcan0"), p.Station("d", "can0")}
+	harness.ExpectOnWire(t, adapter, onWire, 20)
 	adapter.Unplug()
 	adapter = cantest.NewController(t, "vcan0")
 	harness.Vxcanctl(t, "heal", "vcan0")
-	harness.ExpectOnWire(t, adapter, stations, 20)
-	p.Do("rm", "--force", "--time", "0", "a")
+	harness.ExpectOnWire(t, adapter, onWire, 20)
+	p.Do("rm", "--force", "--time", "0", "d")
 }

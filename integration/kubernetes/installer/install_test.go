@@ -651,6 +651,10 @@ func TestInstallUnprivileged(t *testing.T) {
 // makes it right and leaves nothing else.
 func TestInstallKilled(t *testing.T) {
 	inMemory(t)
+	step := 2
+	if os.Getenv("VXCAN_TEST_THOROUGH") == "1" {
+		step = 1
+	}
 	for _, test := range []struct{ network, old string }{
 		{network: "calico"},
 		{network: "calico", old: strings.Replace(installEntry, "vcan0", "vcan9", 1)}, // of an older configuration
@@ -671,7 +675,7 @@ func TestInstallKilled(t *testing.T) {
 			}
 			kills := 0
 			for _, call := range systemCalls(t, prepare()) {
-				for when := 1; ; when += 1 + when/16 { // a program that reads a lot reads the same way
+				for when := 1; ; when += step + when/16 { // a program that reads a lot reads the same way
 					n := prepare()
 					before := contents(t, n.bin)["vxcan"]
 					args := n.args(t, []string{"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,

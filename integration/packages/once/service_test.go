@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestPackageService: where systemd runs, a package does at once what the next boot would do, its services do their work in
@@ -22,12 +23,14 @@ func TestPackageService(t *testing.T) {
 		testConfined(t, s, first)
 		testService(t, s, []string{"dpkg", "-i", first}, []string{"dpkg", "-i", next}, []string{"dpkg", "--remove", "vxcan"})
 	})
-	t.Run("rpm", func(t *testing.T) {
-		// Debian's systemd enables what no preset mentions. rpm starts nothing.
-		install := []string{"sh", "-ec", `rpm -i --nodeps "$0"; systemctl is-enabled vxcan-docker.socket; systemctl start vxcan-docker.socket`}
-		testService(t, s, append(install, rpmPackage(t, harness.PackagesDir)),
-			[]string{"rpm", "-U", "--nodeps", rpmPackage(t, harness.PackagesDir+"-next")}, []string{"rpm", "-e", "vxcan"})
-	})
+	if cantest.IsThorough() { // else TestPackageRPM installs it
+		t.Run("rpm", func(t *testing.T) {
+			// Debian's systemd enables what no preset mentions. rpm starts nothing.
+			install := []string{"sh", "-ec", `rpm -i --nodeps "$0"; systemctl is-enabled vxcan-docker.socket; systemctl start vxcan-docker.socket`}
+			testService(t, s, append(install, rpmPackage(t, harness.PackagesDir)),
+				[]string{"rpm", "-U", "--nodeps", rpmPackage(t, harness.PackagesDir+"-next")}, []string{"rpm", "-e", "vxcan"})
+		})
+	}
 	t.Run("apk", func(t *testing.T) { testOpenRC(t, harness.Package(t, harness.PackagesDir+"/vxcan*_x86_64.apk")) })
 }
 
