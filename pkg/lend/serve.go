@@ -115,11 +115,17 @@ func peek(conn *net.UnixConn) (r request, err error) {
 // awaitClose waits until the other end has closed, but no longer than who means well takes.
 func awaitClose(conn *net.UnixConn) {
 	raw, err := conn.SyscallConn()
-	if err == nil {
-		_ = raw.Control(func(fd uintptr) {
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, int(patience.Milliseconds()))
-		})
+	if err != nil {
+		return
 	}
+	_ = raw.Control(func(fd uintptr) {
+		for end := time.Now().Add(patience); time.Now().Before(end); {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, int(patience.Milliseconds()))
+			if !errors.Is(err, unix.EINTR) { // by a signal of Go's scheduler
+				return
+			}
+		}
+	})
 }
 
 // receive takes a request that was looked at, and the one descriptor that must come with it.
