@@ -47,7 +47,7 @@ what is lent to whom.
 
 vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
-Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent counts for nothing.`,
+Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent is not valid.`,
 		Example: `  # each of up to 4 containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
   vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000 --limit 4
 
@@ -81,6 +81,9 @@ Exit status: 0; 1 if the consent could not be written or ended, or, for a list, 
 		uid, err := userID(name)
 		if err != nil {
 			return err
+		}
+		if revoke && len(lines) > 0 {
+			return fmt.Errorf("%w arguments: --revoke ends all that is lent, whatever %s says; leave that out", config.ErrInvalid, lines[0])
 		}
 		if revoke {
 			return revokeFrom(cmd.Context(), host, consents, hub, uid, out)
