@@ -36,7 +36,7 @@ func IsThorough() bool { return os.Getenv(Thorough) == "1" }
 // and else in larger steps. Tests of different names begin at different calls, of the first few, which every program makes.
 // Calls count from 1.
 func Steps(name string) (first, step int) {
-	const few, fewer = 4, 8
+	const few, fewer = 4, 10
 	if IsThorough() {
 		return 1, 1
 	}

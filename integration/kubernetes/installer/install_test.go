@@ -651,7 +651,7 @@ func TestInstallUnprivileged(t *testing.T) {
 // makes it right and leaves nothing else.
 func TestInstallKilled(t *testing.T) {
 	inMemory(t)
-	step := 2
+	step := 5
 	if os.Getenv("VXCAN_TEST_THOROUGH") == "1" {
 		step = 1
 	}

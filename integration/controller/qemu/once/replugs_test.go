@@ -63,7 +63,7 @@ func TestUSBAdapterReplugs(t *testing.T) {
 	type span struct{ from, to int }
 	var spans []span
 	var firsts []time.Duration
-	rounds := 25
+	rounds := 10
 	if cantest.IsThorough() {
 		rounds = 100
 	}
