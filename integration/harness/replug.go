@@ -36,7 +36,7 @@ func isUp(name string) bool {
 // container starts. Devices of our own start nothing.
 func Replug(t *testing.T, newController func(*testing.T) *Replugged, byOwner bool) {
 	const count = 10
-	rounds, loose := 3, 3 // times that a loose contact plugs: udev runs the rules for each, one after the other, also when it has gone
+	rounds, loose := 2, 3 // times that a loose contact plugs: udev runs the rules for each, one after the other, also when it has gone
 	if cantest.IsThorough() {
 		rounds, loose = 5, 10
 	}
