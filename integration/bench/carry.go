@@ -11,7 +11,7 @@ import (
 
 // carrying counts what a delivered frame takes, and sends at the pace of a busy bus.
 func (b *bench) carrying() error {
-	repeats, seconds := 15, 10
+	repeats, seconds := 9, 10
 	if b.quick {
 		repeats, seconds = 5, 2
 	}

@@ -18,7 +18,7 @@ const (
 
 // attaching counts what it takes to attach a container, in rounds of everything, one after the other.
 func (b *bench) attaching() error {
-	rounds, warmUp := 11, 1
+	rounds, warmUp := 7, 1
 	if b.quick {
 		rounds, warmUp = 5, 1
 	}

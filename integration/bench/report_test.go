@@ -24,6 +24,14 @@ func TestRatio(t *testing.T) {
 	}
 }
 
+// TestCounts: what was counted without a wait and without page faults has a line, too.
+func TestCounts(t *testing.T) {
+	r := results{Samples: map[string][]int64{"a": {10, 20, 40}}, Waits: map[string][]int64{"a": {0, 0, 0}}}
+	if got, want := r.counts(), "| a | 20 | -50.0 to +100.0 % |  |  |\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %q, want its last line %q", got, want)
+	}
+}
+
 // TestWriteTable: what is outside of the table's place stays, and a second run replaces the first one's table.
 func TestWriteTable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "README.md")
