@@ -210,13 +210,13 @@ packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packag
 THIS_ARCH = $(shell go env GOARCH | sed 's/^arm$$/armv7/')
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
 test-packages: export VXCAN_TEST_CAN = 1
-test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in this Debian release, by test-matrix in each
+test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in a Debian release, by test-matrix in each
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again ARCHS='$(if $(MATRIX),$(ARCHS),$(THIS_ARCH))'
 	cd $(PACKAGES)-again && for file in vxcan*; do cmp $$file $(CURDIR)/$(PACKAGES)/$$file || exit; done
 	$(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-next VERSION=99.0.0 ARCHS=$(THIS_ARCH) FORMATS='deb rpm'
 	go -C integration $(GO_TEST) ./packages
 	@tests= failed=; \
-	for suite_folder in :deb :bus :once $(if $(MATRIX),$(OTHER_SUITES:%=%:deb) $(OTHER_SUITES:%=%:bus)); do \
+	for suite_folder in :once $(if $(MATRIX),:deb :bus) $(foreach suite,$(if $(MATRIX),$(OTHER_SUITES),$(firstword $(OTHER_SUITES))),$(suite):deb $(suite):bus); do \
 		VXCAN_VM_SUITE=$${suite_folder%:*} go -C integration $(GO_TEST) -exec '$(VM)' ./packages/$${suite_folder#*:} & \
 		tests="$$tests $$!"; \
 	done; for test in $$tests; do wait $$test || failed=1; done; test ! "$$failed"
