@@ -245,7 +245,7 @@ demo: setup-demo bin/vxcan bin/vxcanctl bin/netavark/vxcan bin/vm bin/cnitool ##
 # What a machine counts that counts instructions does not depend on this one, nor on what else it does.
 BENCH = bin/bench -counting '$(VM) -suite trixie -qemu -icount' -smp '$(VM) -suite trixie -qemu'
 
-bench: ## count what a container and a frame cost, beside what people use instead, in a quarter of an hour
+bench: ## count what a container and a frame cost, beside what people use instead, in some twenty minutes
 bench-quick: ## the same in a few minutes, into bin
 bench-where: ## tell where the instructions of an ADD go
 bench bench-quick bench-where: setup-bench bin/vm bin/vxcan bin/vxcanctl bin/bench
