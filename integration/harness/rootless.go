@@ -48,7 +48,7 @@ func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 	Command(t, "chmod", "u+s", "/usr/bin/newuidmap", "/usr/bin/newgidmap")
 
 	p := Podman{T: t, Backend: "cni", as: asUser()}
-	config, conf := rootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
+	config, conf := rootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\ninfra_image=\"localhost/busybox\"\ninfra_command=\"/bin/sleep 100000\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
 	if HasNetavark() {
 		p.Backend = "netavark"
 		plugins := rootlessHome + "/plugins"
@@ -108,6 +108,15 @@ func AsUser(t testing.TB, args ...string) string {
 func TryAsUser(args ...string) (string, error) {
 	command := append(asUser(), args...)
 	return Try(command[0], command[1:]...)
+}
+
+// RootlessFile makes a file of the user's, in his home directory.
+func RootlessFile(t testing.TB, name, content string) {
+	t.Helper()
+	path := filepath.Join(rootlessHome, name)
+	AsUser(t, "mkdir", "-p", filepath.Dir(path))
+	Write(t, path, content)
+	Command(t, "chown", RootlessUser, path)
 }
 
 // LogIn makes what systemd-logind makes.
