@@ -80,8 +80,14 @@ var odd = map[string]func() (int, error){
 	"memory":  func() (int, error) { return unix.MemfdCreate("net", unix.MFD_CLOEXEC) },
 }
 
-// openDead opens a file of a file system (fuse.h) that answers only what opening one takes, and never a question about the
-// file, nor its closing (FUSE_FLUSH).
+// dead are files of openDead, and mayClose is closed when they may be.
+var (
+	dead     []int
+	mayClose = make(chan struct{})
+)
+
+// openDead opens a file of a file system (fuse.h) that answers what opening one takes, and nothing that is asked later, of its
+// attributes or when it is closed (FUSE_FLUSH), until this process ends: without an answer, that would wait for itself.
 func openDead(flags int) (int, error) {
 	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -95,8 +101,9 @@ func openDead(flags int) (int, error) {
 		return -1, fmt.Errorf("mount: %w", err)
 	}
 	go func() {
-		const headerIn, headerOut = 40, 16                                       // struct fuse_in_header, fuse_out_header
-		answers := map[uint32][]byte{26: make([]byte, 64), 14: make([]byte, 16)} // FUSE_INIT, FUSE_OPEN
+		const headerIn, headerOut = 40, 16 // struct fuse_in_header, fuse_out_header
+		const fuseOpen, fuseFlush, fuseInit = 14, 25, 26
+		answers := map[uint32][]byte{fuseInit: make([]byte, 64), fuseOpen: make([]byte, 16), fuseFlush: nil}
 		question := make([]byte, 1<<17)
 		for {
 			n, err := unix.Read(dev, question)
@@ -108,7 +115,10 @@ func openDead(flags int) (int, error) {
 			if n < headerIn || !ok {
 				continue
 			}
-			if opcode == 26 { // version 7.31, and the largest write
+			if opcode == fuseFlush {
+				<-mayClose
+			}
+			if opcode == fuseInit { // version 7.31, and the largest write
 				binary.NativeEndian.PutUint32(body[0:], 7)
 				binary.NativeEndian.PutUint32(body[4:], 31)
 				binary.NativeEndian.PutUint32(body[20:], 1<<12)
@@ -120,7 +130,9 @@ func openDead(flags int) (int, error) {
 			}
 		}
 	}()
-	return unix.Open(place, flags|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(place, flags|unix.O_CLOEXEC, 0)
+	dead = append(dead, fd)
+	return fd, err
 }
 
 // lingering is a TCP socket whose closing waits for what was sent, which the other end never reads.
@@ -186,6 +198,10 @@ func borrow(socket string) {
 		}
 		fmt.Printf("%s\n", said)
 		conn.Close()
+	}
+	close(mayClose)
+	for _, fd := range dead {
+		unix.Close(fd)
 	}
 	os.Exit(0)
 }
