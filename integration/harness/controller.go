@@ -83,8 +83,8 @@ func ExpectOnWire(t *testing.T, c *cantest.Controller, stations []Station, count
 	}
 }
 
-// ExpectErrorFrames fails the test unless what a controller reports in error frames reaches each of these stations once: the host
-// and containers. The last one cannot forge an error frame, and none is sent to the wire.
+// ExpectErrorFrames fails the test unless what a controller reports in error frames reaches the host and containers, each
+// once. The last one cannot forge an error frame, and none is sent to the wire.
 func ExpectErrorFrames(t *testing.T, c *cantest.Controller, stations ...Station) {
 	t.Helper()
 	var listeners []*cantest.Listener

@@ -87,7 +87,7 @@ func TestLentKilled(t *testing.T) {
 	}
 }
 
-// TestLentAtOnce: twelve containers of a user start at once where eight may be on the bus. A revocation takes the eight off while
+// TestLentAtOnce: twelve containers of a user start at once where eight may be on the bus. A revocation takes these off while
 // they send.
 func TestLentAtOnce(t *testing.T) {
 	harness.FreshHost(t)

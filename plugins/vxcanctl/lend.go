@@ -45,7 +45,7 @@ named.
 Each interface may send what the keys say: with --rate 1000 --limit 2, the user sends up to 2000 frames a second.
 
 With --revoke, nothing is lent any more, and the containers that are on the bus are taken off it. Without HUB, or with --list:
-what is lent to whom, and how many interfaces are on the bus. Without root: what is lent to you.
+what is lent to whom, and how many interfaces are attached. Without root: what is lent to you.
 
 vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
@@ -188,8 +188,8 @@ func sayLent(ctx context.Context, host looker, consents lend.Consents, hub strin
 	return err
 }
 
-// printConsents shows root all that is lent, and a user what is lent to him: with the number of interfaces, which the aliases of
-// devices tell anybody.
+// printConsents shows root all that is lent, and a user what is lent to him, and how many interfaces are attached. The
+// aliases of devices tell that to anybody.
 func printConsents(out io.Writer, host lender, consents lend.Consents, user int) error {
 	if bus.IsRootless() {
 		return errors.New("the buses of the host cannot be seen in a user namespace: run it outside")

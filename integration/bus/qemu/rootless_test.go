@@ -18,7 +18,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// rootlessHost is a network namespace that plays the host of a rootless runtime: in a user namespace, with a hub and containers.
+// rootlessHost is a network namespace of a user namespace, which plays the host of a rootless runtime.
 type rootlessHost struct {
 	cmd    *exec.Cmd
 	netns  ns.NetNS

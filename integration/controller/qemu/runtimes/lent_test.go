@@ -13,8 +13,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// TestSJA1000Lent: a user's container is on a controller that root lends: it sends what the consent says, and hears the wire and
-// the error frames of the controller, also after that was unplugged and plugged in again.
+// TestSJA1000Lent: a user's container is on a controller that root lends. It sends what the consent says, and hears the wire
+// and the error frames of the controller, also after that was unplugged and plugged in again.
 func TestSJA1000Lent(t *testing.T) {
 	harness.FreshHost(t)
 	hub, wire := harness.SJA1000(t)
