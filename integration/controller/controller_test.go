@@ -148,37 +148,5 @@ func TestControllerErrors(t *testing.T) {
 	a, b := harness.NewContainer(t, "a"), harness.NewContainer(t, "b")
 	harness.On(a).With(harness.OnController).Add(t)
 	harness.On(b).With(harness.OnController).Add(t)
-	listeners := map[string]*cantest.Listener{
-		"host": cantest.ListenErrors(t, nil, "slot0"), "a": cantest.ListenErrors(t, a.Netns, "can0"), "b": cantest.ListenErrors(t, b.Netns, "can0"),
-	}
-	deaf, wire := cantest.Listen(t, b.Netns, "can0"), controller.Listen()
-
-	forged := cantest.Frame{ID: unix.CAN_ERR_FLAG | 0x40, Data: "\x00\x00\x00\x00\x00\x00\x00\x00"}
-	if err := cantest.NewSender(t, a.Netns, "can0").Send(forged); err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range []string{"e1a\r", "sw096000\r", "sp128000\r"} { // an ACK error, error-warning, error-passive
-		if err := controller.WriteRaw(line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cantest.WaitQuiet(9, listeners["host"], listeners["a"], listeners["b"])
-	onHost := listeners["host"].InOrder()
-	if len(onHost) < 3 {
-		t.Errorf("the host hears %d error frames, want 3: %v", len(onHost), onHost)
-	}
-	for _, name := range []string{"a", "b"} {
-		if got, _ := listeners[name].Heard(); len(got) != len(onHost) {
-			t.Errorf("container %s hears the error frames %v, the host %v", name, got, onHost)
-		} else {
-			for _, f := range onHost {
-				if got[f] != 1 {
-					t.Errorf("container %s hears the error frame %v %d times, want 1", name, f, got[f])
-				}
-			}
-		}
-	}
-	if got := len(deaf.InOrder()) + len(wire.InOrder()); got != 0 {
-		t.Errorf("%d frames reach the wire or a program that did not ask for error frames", got)
-	}
+	harness.ExpectErrorFrames(t, controller, harness.Host("slot0"), a.On("can0"), b.On("can0"))
 }

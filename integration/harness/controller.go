@@ -2,13 +2,17 @@ package harness
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
@@ -79,6 +83,51 @@ func ExpectOnWire(t *testing.T, c *cantest.Controller, stations []Station, count
 	}
 }
 
+// ExpectErrorFrames fails the test unless what a controller reports in error frames reaches the host and containers, each
+// once. The last one cannot forge an error frame, and none is sent to the wire.
+func ExpectErrorFrames(t *testing.T, c *cantest.Controller, stations ...Station) {
+	t.Helper()
+	var listeners []*cantest.Listener
+	for _, s := range stations {
+		l := cantest.ListenErrors(t, s.Netns, s.IfName)
+		defer l.Close()
+		listeners = append(listeners, l)
+	}
+	last := stations[len(stations)-1]
+	deaf, wire, sender := cantest.Listen(t, last.Netns, last.IfName), c.Listen(), cantest.NewSender(t, last.Netns, last.IfName)
+	defer deaf.Close()
+	defer wire.Close()
+	defer sender.Close()
+	if err := sender.Send(cantest.Frame{ID: unix.CAN_ERR_FLAG | 0x40, Data: "\x00\x00\x00\x00\x00\x00\x00\x00"}); err != nil {
+		t.Fatal(err)
+	}
+	said := []string{"e1a\r", "sw096000\r", "sp128000\r"} // an ACK error, error-warning, error-passive
+	for _, line := range said {
+		if err := c.WriteRaw(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cantest.WaitQuiet(len(said)*len(listeners), listeners...)
+	first := listeners[0].InOrder()
+	if len(first) < len(said) {
+		t.Errorf("%s hears %d error frames, want %d: %v", stations[0].Name, len(first), len(said), first)
+	}
+	for i, l := range listeners {
+		got, _ := l.Heard()
+		if len(got) != len(first) {
+			t.Errorf("%s hears the error frames %v, %s %v", stations[i].Name, got, stations[0].Name, first)
+		}
+		for _, f := range first {
+			if got[f] != 1 {
+				t.Errorf("%s hears the error frame %v %d times, want 1", stations[i].Name, f, got[f])
+			}
+		}
+	}
+	if got := len(deaf.InOrder()) + len(wire.InOrder()); got != 0 {
+		t.Errorf("%d frames reach the wire or a program that did not ask for error frames", got)
+	}
+}
+
 // BusOff makes the controller bus-off and waits until the kernel sends it no more frames, which takes up to a second.
 func BusOff(t *testing.T, c *cantest.Controller) {
 	t.Helper()
@@ -145,3 +194,40 @@ const wireRate = 4000
 // dropped by pfifo_fast. The likely cause, not proven, is that it frees the places of frames that went out in batches
 // (linux/ptr_ring.h, __ptr_ring_consume).
 var Bursts = map[int]int{wireRate: 984, cantest.Stopped: 984}
+
+// SJA1000 finds the two controllers of bin/vm -qemu, which are on one wire, and leaves them down with other settings than
+// ours.
+func SJA1000(t *testing.T) (hub, wire string) {
+	t.Helper()
+	cards, _ := filepath.Glob("/sys/bus/pci/devices/*/vendor")
+	found := 0
+	for _, file := range cards {
+		if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) == "0x10e8" {
+			found++
+		}
+	}
+	if found < 2 {
+		t.Skip("needs two Kvaser PCI cards (bin/vm -qemu)")
+	}
+	Command(t, "modprobe", "kvaser_pci")
+	var names []string
+	for deadline := time.Now().Add(20 * time.Second); len(names) < 2; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("controllers %v", names)
+		}
+		names = nil
+		for _, l := range Links(t) {
+			if l.Kind == "can" {
+				names = append(names, l.Name)
+			}
+		}
+	}
+	down := func() {
+		for _, name := range names {
+			_, _ = Try("ip", "link", "set", name, "down")
+		}
+	}
+	down()
+	t.Cleanup(down)
+	return names[0], names[1]
+}

@@ -24,25 +24,31 @@ const (
 // RootlessRun is what a login makes for the user, and what goes when he logs out.
 var RootlessRun = fmt.Sprint("/run/user/", rootlessUID)
 
+// NewUser makes a user, who logs in. His processes end with the test.
+func NewUser(t testing.TB) {
+	t.Helper()
+	Command(t, "mount", "-t", "tmpfs", "-o", "mode=755,size=1g", "tmpfs", "/home")
+	t.Cleanup(func() { Command(t, "umount", "--lazy", "/home") })
+	Command(t, "useradd", "--create-home", "--uid", strconv.Itoa(rootlessUID), RootlessUser)
+	t.Cleanup(func() { Command(t, "userdel", RootlessUser) })
+	LogIn(t)
+	t.Cleanup(func() { endUser(t) })
+}
+
 // NewRootlessPodman makes a user and does what he would: he has our plugin in Podman's directories, makes networks and imports
 // an image.
 func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 	t.Helper()
 	FreshHost(t)
-	Command(t, "mount", "-t", "tmpfs", "-o", "mode=755,size=1g", "tmpfs", "/home")
-	t.Cleanup(func() { Command(t, "umount", "--lazy", "/home") })
 	Command(t, "mount", "--make-rshared", "/") // as systemd does
-	Command(t, "useradd", "--create-home", "--uid", strconv.Itoa(rootlessUID), RootlessUser)
-	t.Cleanup(func() { Command(t, "userdel", RootlessUser) })
+	NewUser(t)
 	// A machine that no systemd has started has these otherwise.
 	Command(t, "modprobe", "tun")
 	Command(t, "sh", "-c", "mkdir -p /dev/net; test -e /dev/net/tun || mknod /dev/net/tun c 10 200; chmod 666 /dev/net/tun")
 	Command(t, "chmod", "u+s", "/usr/bin/newuidmap", "/usr/bin/newgidmap")
-	LogIn(t)
 
 	p := Podman{T: t, Backend: "cni", as: asUser()}
-	t.Cleanup(func() { endUser(t) })
-	config, conf := rootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
+	config, conf := rootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\ninfra_image=\"localhost/busybox\"\ninfra_command=\"/bin/sleep 100000\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
 	if HasNetavark() {
 		p.Backend = "netavark"
 		plugins := rootlessHome + "/plugins"
@@ -77,30 +83,6 @@ func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 	return p
 }
 
-// Lends runs what systemd runs for vxcan-lend.socket.
-func Lends(t testing.TB) {
-	t.Helper()
-	const socket = "/var/lib/vxcan/lend"
-	Command(t, "install", "-d", "-m", "755", "/var/lib/vxcan")
-	cmd := exec.Command("systemd-socket-activate", "--seqpacket", "--accept", "--inetd", "--listen="+socket, filepath.Join(BinDir(t), "vxcanctl"), "serve-lend")
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		Command(t, "rm", "-rf", "/var/lib/vxcan", "/etc/vxcan")
-	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if err := os.Chmod(socket, 0o666); err == nil {
-			return
-		} else if time.Now().After(deadline) {
-			t.Fatal("nobody listens: ", err)
-		}
-	}
-}
-
 // asUser is the command that runs another one as the user.
 func asUser() []string {
 	return []string{
@@ -126,6 +108,15 @@ func AsUser(t testing.TB, args ...string) string {
 func TryAsUser(args ...string) (string, error) {
 	command := append(asUser(), args...)
 	return Try(command[0], command[1:]...)
+}
+
+// RootlessFile makes a file of the user's, in his home directory.
+func RootlessFile(t testing.TB, name, content string) {
+	t.Helper()
+	path := filepath.Join(rootlessHome, name)
+	AsUser(t, "mkdir", "-p", filepath.Dir(path))
+	Write(t, path, content)
+	Command(t, "chown", RootlessUser, path)
 }
 
 // LogIn makes what systemd-logind makes.

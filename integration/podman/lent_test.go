@@ -1,6 +1,7 @@
 package podman
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -43,7 +44,8 @@ func TestLent(t *testing.T) {
 	}
 	p.Do("restart", "--time", "0", "a", "b")
 	harness.ExpectSends(t, p.Station("a", "can0"), "vcan0", true, false)
-	if said := harness.Vxcanctl(t, "status"); !strings.Contains(said, "healthy") || !strings.Contains(said, "send 100") {
+	if said := harness.Vxcanctl(t, "status"); !strings.Contains(said, "healthy") || !strings.Contains(said, "send 100") ||
+		!regexp.MustCompile(`(?m)^  a +lent-4242 +lent0 +can0 `).MatchString(said) {
 		t.Errorf("status of the host:\n%s", said)
 	}
 
@@ -75,6 +77,7 @@ func TestLent(t *testing.T) {
 	p.Run("d", "--network", "lent0")
 	onWire := []harness.Station{harness.Host("vcan0"), p.Station("d", "can0")}
 	harness.ExpectOnWire(t, adapter, onWire, 20)
+	harness.ExpectErrorFrames(t, adapter, onWire...)
 	adapter.Unplug()
 	adapter = cantest.NewController(t, "vcan0")
 	harness.Vxcanctl(t, "heal", "vcan0")

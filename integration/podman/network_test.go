@@ -223,18 +223,13 @@ func TestPodmanQuadlet(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Do("load", "--quiet", "-i", harness.ImageArchive(t, harness.LateImage, "candump"))
-	started := 0
-	for line := range strings.Lines(out) {
-		if start, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
-			started++
-			// As systemd would; and these two options need one.
-			start = strings.NewReplacer("%t", "/run", "%N", "engine", "--cgroups=split", "", "--sdnotify=conmon", "").Replace(start)
-			t.Log(start)
-			harness.Command(t, "sh", "-c", start)
-		}
+	commands := quadletCommands(out, "/run")
+	if len(commands) != 3 || !strings.Contains(out, "canbus0-network.service") {
+		t.Fatalf("%d commands in\n%s", len(commands), out)
 	}
-	if started != 3 || !strings.Contains(out, "canbus0-network.service") {
-		t.Fatalf("%d commands in\n%s", started, out)
+	for _, command := range commands {
+		t.Log(command)
+		harness.Command(t, "sh", "-c", command)
 	}
 	name := p.Do("ps", "--format", "{{.Names}}")
 	p.Run("other", "--network", "canbus0", "--network", "canbus1")
@@ -245,4 +240,16 @@ func TestPodmanQuadlet(t *testing.T) {
 	if files, _ := os.ReadDir("/var/lib/containers/networks"); len(files) > 1 { // a lock file
 		t.Errorf("left behind: %v", files)
 	}
+}
+
+// quadletCommands are those of what Podman's generator makes of conflist/podman, as systemd would run them with a directory for
+// what is of this boot. Two options need a systemd.
+func quadletCommands(units, runtimeDir string) (all []string) {
+	words := strings.NewReplacer("%t", runtimeDir, "%N", "engine", "--cgroups=split", "", "--sdnotify=conmon", "")
+	for line := range strings.Lines(units) {
+		if start, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStart="); ok {
+			all = append(all, words.Replace(start))
+		}
+	}
+	return all
 }

@@ -8,14 +8,18 @@ import (
 	"time"
 
 	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestRootless: a user without any rights has a bus of his own, which comes back whatever ends it.
 func TestRootless(t *testing.T) {
 	p := harness.NewRootlessPodman(t, "canbus0")
-	whole := func(count int) {
+	whole := func(count int, more ...string) {
 		t.Helper()
-		stations := []harness.Station{p.RootlessHost("vcan0"), p.Station("a", "can0"), p.Station("b", "can0")}
+		stations := []harness.Station{p.RootlessHost("vcan0")}
+		for _, name := range append([]string{"a", "b"}, more...) {
+			stations = append(stations, p.Station(name, "can0"))
+		}
 		harness.ExpectExactlyOnce(t, stations, count, true)
 	}
 	p.Run("a", "--network", "canbus0")
@@ -82,4 +86,42 @@ func TestRootless(t *testing.T) {
 		}
 	}
 	whole(5)
+
+	// What Kubernetes calls a pod.
+	harness.RootlessFile(t, "pod.yaml", `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kube"},
+		"spec": {"containers": [{"name": "c", "image": "localhost/busybox", "command": ["/bin/sleep", "100000"]}]}}`)
+	p.Do("kube", "play", "--network", "canbus0", "pod.yaml")
+	whole(5, "kube-c")
+	p.Do("kube", "down", "pod.yaml")
+	whole(5)
+
+	if !cantest.IsThorough() || p.Backend == "cni" { // which is that of a Podman without quadlets
+		return
+	}
+	p.Do("rm", "--all", "--force", "--time", "0")
+	p.Do("network", "rm", "canbus0")
+	for _, name := range []string{"canbus0.network", "engine.container"} {
+		content, err := os.ReadFile(harness.Repo("conflist/podman/" + name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		harness.RootlessFile(t, ".config/containers/systemd/"+name, string(content))
+	}
+	archive, err := os.ReadFile(harness.ImageArchive(t, harness.LateImage, "candump"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.RootlessFile(t, "can-utils.tar", string(archive))
+	p.Do("load", "--quiet", "-i", "can-utils.tar")
+	commands := quadletCommands(harness.AsUser(t, "/usr/libexec/podman/quadlet", "-dryrun", "-user"), harness.RootlessRun)
+	if len(commands) != 2 {
+		t.Errorf("quadlets: %q", commands)
+	}
+	for _, command := range commands {
+		t.Log(command)
+		harness.AsUser(t, "sh", "-c", command)
+	}
+	p.Run("a", "--network", "canbus0")
+	p.Run("b", "--network", "canbus0")
+	whole(5, p.Do("ps", "--filter", "ancestor=localhost/can-utils", "--format", "{{.Names}}"))
 }

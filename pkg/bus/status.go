@@ -101,6 +101,29 @@ func (h *Host) Buses() ([]string, error) {
 	return names, explain(err)
 }
 
+// Attached counts the endpoints of a runtime on each bus, by hub, as the aliases of devices tell. It needs no root.
+func (h *Host) Attached(runtime string) (hubs map[string]int, retErr error) {
+	defer func() { retErr = explain(retErr) }()
+	k, err := h.connect(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { retErr = errors.Join(retErr, k.close()) }()
+	var v plan.View
+	if v.Links, err = k.links.List(); err != nil {
+		return nil, err
+	}
+	hubs = make(map[string]int)
+	for _, hub := range v.Buses() {
+		for _, e := range v.Endpoints(hub, nil) {
+			if e.Runtime == runtime {
+				hubs[hub]++
+			}
+		}
+	}
+	return hubs, nil
+}
+
 // look names the buses and shows the devices of the host. What could be seen is returned also with an error.
 func (h *Host) look() (names []string, v plan.View, err error) {
 	dir, err := h.netnsDir()

@@ -3,6 +3,7 @@ package lend
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -46,7 +48,7 @@ func enterUserNamespace() error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{os.NewFile(3, "given")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
 	}
@@ -56,7 +58,105 @@ func enterUserNamespace() error {
 // order is what a borrower is told to send: a packet as it is, and descriptors with it.
 type order struct {
 	Packet string
-	Files  []string // paths; "given" is what the test has handed over
+	Files  []string // paths; "given" is what the test has handed over, others are in odd
+}
+
+// odd are descriptors that a user can make and that nobody expects. With these, a call may wait for the user.
+var odd = map[string]func() (int, error){
+	"file of a dead file system":      func() (int, error) { return openDead(unix.O_PATH) },
+	"file that nobody lets be closed": func() (int, error) { return openDead(unix.O_RDONLY) },
+	"lingering socket":                lingering,
+	"socket that is sent to itself": func() (int, error) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		self := &unix.SockaddrUnix{Name: fmt.Sprint("@self-", os.Getpid())}
+		return fd, errors.Join(unix.Bind(fd, self), unix.Sendmsg(fd, []byte("x"), unix.UnixRights(fd), self, 0))
+	},
+	"epoll":   func() (int, error) { return unix.EpollCreate1(unix.EPOLL_CLOEXEC) },
+	"inotify": func() (int, error) { return unix.InotifyInit1(unix.IN_CLOEXEC) },
+	"process": func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) },
+	"memory":  func() (int, error) { return unix.MemfdCreate("net", unix.MFD_CLOEXEC) },
+}
+
+// dead are files of openDead, and mayClose is closed when they may be.
+var (
+	dead     []int
+	mayClose = make(chan struct{})
+)
+
+// openDead opens a file of a file system (fuse.h) that answers what opening one takes, and nothing that is asked later, of its
+// attributes or when it is closed (FUSE_FLUSH), until this process ends: without an answer, that would wait for itself.
+func openDead(flags int) (int, error) {
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/dev/fuse: %w", err)
+	}
+	const place = "/mnt/file" // in this process's mount namespace
+	if err := errors.Join(unix.Mount("tmpfs", filepath.Dir(place), "tmpfs", 0, ""), os.WriteFile(place, nil, 0o600)); err != nil {
+		return -1, err
+	}
+	if err := unix.Mount("dead", place, "fuse", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=100000,user_id=0,group_id=0", dev)); err != nil {
+		return -1, fmt.Errorf("mount: %w", err)
+	}
+	go func() {
+		const headerIn, headerOut = 40, 16 // struct fuse_in_header, fuse_out_header
+		const fuseOpen, fuseFlush, fuseInit = 14, 25, 26
+		answers := map[uint32][]byte{fuseInit: make([]byte, 64), fuseOpen: make([]byte, 16), fuseFlush: nil}
+		question := make([]byte, 1<<17)
+		for {
+			n, err := unix.Read(dev, question)
+			if err != nil {
+				return
+			}
+			opcode := binary.NativeEndian.Uint32(question[4:])
+			body, ok := answers[opcode]
+			if n < headerIn || !ok {
+				continue
+			}
+			if opcode == fuseFlush {
+				<-mayClose
+			}
+			if opcode == fuseInit { // version 7.31, and the largest write
+				binary.NativeEndian.PutUint32(body[0:], 7)
+				binary.NativeEndian.PutUint32(body[4:], 31)
+				binary.NativeEndian.PutUint32(body[20:], 1<<12)
+			}
+			said := binary.NativeEndian.AppendUint32(nil, uint32(headerOut+len(body)))
+			said = append(append(said, 0, 0, 0, 0), question[8:16]...) // no error; of this question
+			if _, err := unix.Write(dev, append(said, body...)); err != nil {
+				return
+			}
+		}
+	}()
+	fd, err := unix.Open(place, flags|unix.O_CLOEXEC, 0)
+	dead = append(dead, fd)
+	return fd, err
+}
+
+// lingering is a TCP socket whose closing waits for what was sent, which the other end never reads.
+func lingering() (int, error) {
+	if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
+		return -1, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return -1, err
+	}
+	to := &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = errors.Join(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 3600}), unix.Connect(fd, to), unix.SetNonblock(fd, true))
+	for err == nil {
+		_, err = unix.Write(fd, make([]byte, 1<<16))
+	}
+	if errors.Is(err, unix.EAGAIN) {
+		err = unix.SetNonblock(fd, false)
+	}
+	return fd, err
 }
 
 // borrow sends what it is told on standard input, and says what is answered.
@@ -73,10 +173,13 @@ func borrow(socket string) {
 		var fds []int
 		for _, path := range o.Files {
 			fd := 3
-			if path != "given" {
-				if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-					panic(err)
-				}
+			if open, ok := odd[path]; ok {
+				fd, err = open()
+			} else if path != "given" {
+				fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			}
+			if err != nil {
+				panic(err)
 			}
 			fds = append(fds, fd)
 		}
@@ -95,6 +198,10 @@ func borrow(socket string) {
 		}
 		fmt.Printf("%s\n", said)
 		conn.Close()
+	}
+	close(mayClose)
+	for _, fd := range dead {
+		unix.Close(fd)
 	}
 	os.Exit(0)
 }
@@ -379,6 +486,26 @@ func TestLendHostile(t *testing.T) {
 			}
 			if there := l.endpoints(t); there != nil {
 				t.Errorf("on the bus: %q", there)
+			}
+			if a := alice.request(attach, "good"); a.Error != "" {
+				t.Errorf("a request afterwards: %+v", a)
+			}
+			alice.request(detach, "good")
+		})
+	}
+	for name := range odd {
+		t.Run(name, func(t *testing.T) {
+			if strings.Contains(name, "file") {
+				for _, args := range [][]string{{"modprobe", "fuse"}, {"chmod", "666", "/dev/fuse"}} {
+					if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+						t.Fatalf("%v: %v: %s", args, err, out)
+					}
+				}
+			}
+			alice := newBorrower(t, l.socket, 1000, "/dev/null")
+			start := time.Now()
+			if a := alice.ask(order{good, []string{name}}); !strings.Contains(a.Error, "no network namespace") || time.Since(start) > 5*patience {
+				t.Errorf("after %v: %+v", time.Since(start), a)
 			}
 			if a := alice.request(attach, "good"); a.Error != "" {
 				t.Errorf("a request afterwards: %+v", a)

@@ -159,7 +159,9 @@ func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixCo
 	// The user is a part of what is attached, so that nobody reaches what is another's.
 	attachment := config.Attachment{Runtime: RuntimeOf(uid), Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry}
 	if r.Verb == detach {
-		if _, err := os.Stat("/sys/class/net/" + attachment.HostIf()); errors.Is(err, os.ErrNotExist) { // no lock for who has nothing
+		// No lock for a user who has nothing. Without a device there may be a record, which an attach that was killed leaves.
+		_, noDevice := os.Stat("/sys/class/net/" + attachment.HostIf())
+		if _, noConsent := s.Consents.Read(r.Hub, uid); noConsent != nil && errors.Is(noDevice, os.ErrNotExist) {
 			return nil
 		}
 		return s.Host.Detach(ctx, r.Hub, attachment)

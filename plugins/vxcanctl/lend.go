@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,7 @@ import (
 // lender is what lend needs of bus.Host.
 type lender interface {
 	looker
+	Attached(runtime string) (map[string]int, error)
 	Detach(ctx context.Context, hub string, a config.Attachment) error
 }
 
@@ -43,7 +45,7 @@ named.
 Each interface may send what the keys say: with --rate 1000 --limit 2, the user sends up to 2000 frames a second.
 
 With --revoke, nothing is lent any more, and the containers that are on the bus are taken off it. Without HUB, or with --list:
-what is lent to whom.
+what is lent to whom, and how many interfaces are attached. Without root: what is lent to you.
 
 vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
@@ -72,7 +74,7 @@ Exit status: 0; 1 if the consent could not be written or ended, or, for a list, 
 			if len(args) > 0 || name != "" || revoke || len(lines) > 0 {
 				return fmt.Errorf("%w arguments: want HUB --user NAME for one bus and user, or neither for a list", config.ErrInvalid)
 			}
-			return printConsents(out, consents)
+			return printConsents(out, host, consents, os.Geteuid())
 		}
 		hub := args[0]
 		if err := errors.Join(needsRoot(cmd, os.Geteuid()), config.CheckHub(hub)); err != nil {
@@ -186,10 +188,19 @@ func sayLent(ctx context.Context, host looker, consents lend.Consents, hub strin
 	return err
 }
 
-func printConsents(out io.Writer, consents lend.Consents) error {
-	all, err := consents.List()
+// printConsents shows root all that is lent, and a user what is lent to him, and how many interfaces are attached. The
+// aliases of devices tell that to anybody.
+func printConsents(out io.Writer, host lender, consents lend.Consents, user int) error {
+	if bus.IsRootless() {
+		return errors.New("the buses of the host cannot be seen in a user namespace: run it outside")
+	}
+	all, err := lentFor(consents, user)
 	if len(all) == 0 && err == nil {
-		_, err = fmt.Fprintln(out, "nothing is lent: sudo vxcanctl lend HUB --user NAME")
+		command := "sudo vxcanctl lend HUB --user NAME"
+		if user != 0 {
+			command = strings.Replace(command, "NAME", userName(uint32(user)), 1)
+		}
+		_, err = fmt.Fprintln(out, "nothing is lent: "+command)
 	}
 	errs := []error{err}
 	for _, c := range all {
@@ -197,10 +208,27 @@ func printConsents(out io.Writer, consents lend.Consents) error {
 			errs = append(errs, c.Err)
 			continue
 		}
-		_, err := fmt.Fprintf(out, "%s  %s  %s, %d interfaces\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy, c.Limit)
+		attached, err := host.Attached(lend.RuntimeOf(c.UID))
+		errs = append(errs, err)
+		_, err = fmt.Fprintf(out, "%s  %s  %s, %d of %d interfaces\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy, attached[c.Hub], c.Limit)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// lentFor are the consents that a user is shown.
+func lentFor(consents lend.Consents, user int) ([]lend.Consent, error) {
+	all, err := consents.List()
+	return slices.DeleteFunc(all, func(c lend.Consent) bool { return user != 0 && int(c.UID) != user }), err
+}
+
+// orLent is how a user finds what is lent to him; "" where nothing is.
+func orLent() string {
+	all, err := lentFor(lend.Consents{Dir: lend.ConsentsDir}, os.Geteuid())
+	if err != nil || len(all) == 0 {
+		return ""
+	}
+	return "; for those that are lent to you: vxcanctl lend"
 }
 
 // newServeLend is what systemd runs for each request.

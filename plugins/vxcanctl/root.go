@@ -39,5 +39,5 @@ func needsRoot(cmd *cobra.Command, uid int) error {
 	case hasRootlessNetns():
 		return fmt.Errorf("%s needs root: run it with sudo, or for the buses of this user: %s %s", cmd.Name(), unshare, cmd.CommandPath())
 	}
-	return errors.New(cmd.Name() + " needs root: run it with sudo")
+	return errors.New(cmd.Name() + " needs root: run it with sudo" + orLent())
 }

@@ -43,7 +43,7 @@ func enterRootless(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: in the network namespace of this user's containers; for the buses of the host: sudo %s\n", cmd.CommandPath())
+	fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: in the network namespace of this user's containers; for the buses of the host: sudo %s%s\n", cmd.CommandPath(), orLent())
 	args := append(append(strings.Fields(unshare), self), os.Args[1:]...)
 	podman, err := exec.LookPath(args[0])
 	if err == nil {

@@ -1,4 +1,4 @@
-// Package qemu ends buses under traffic, on a kernel with two CPUs.
+// Package qemu floods buses and ends them under traffic, on a kernel with two CPUs.
 package qemu
 
 import (

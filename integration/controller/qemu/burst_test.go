@@ -2,11 +2,8 @@ package qemu
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,48 +40,11 @@ func TestUSBAdapterBurst(t *testing.T) {
 	}
 }
 
-// sja1000 finds the two controllers of bin/vm -qemu, which are on one wire, and leaves them down with other settings than
-// ours.
-func sja1000(t *testing.T) (hub, wire string) {
-	t.Helper()
-	cards, _ := filepath.Glob("/sys/bus/pci/devices/*/vendor")
-	found := 0
-	for _, file := range cards {
-		if text, _ := os.ReadFile(file); strings.TrimSpace(string(text)) == "0x10e8" {
-			found++
-		}
-	}
-	if found < 2 {
-		t.Skip("needs two Kvaser PCI cards (bin/vm -qemu)")
-	}
-	harness.Command(t, "modprobe", "kvaser_pci")
-	var names []string
-	for deadline := time.Now().Add(20 * time.Second); len(names) < 2; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("controllers %v", names)
-		}
-		names = nil
-		for _, l := range harness.Links(t) {
-			if l.Kind == "can" {
-				names = append(names, l.Name)
-			}
-		}
-	}
-	down := func() {
-		for _, name := range names {
-			_, _ = harness.Try("ip", "link", "set", name, "down")
-		}
-	}
-	down()
-	t.Cleanup(down)
-	return names[0], names[1]
-}
-
 // TestSJA1000Bus: four containers and the host on a controller that the network sets up, and another node on the wire, each
 // hear every frame of the others exactly once.
 func TestSJA1000Bus(t *testing.T) {
 	harness.FreshHost(t)
-	hub, wire := sja1000(t)
+	hub, wire := harness.SJA1000(t)
 	harness.Write(t, "/proc/sys/net/core/netdev_max_backlog", "65536") // as make install sets it
 	harness.Command(t, "ip", "link", "set", wire, "up", "txqueuelen", "1000", "type", "can", "bitrate", "500000")
 	network := fmt.Sprintf(`"hub":%q,"physical":true,"bitrate":500000`, hub)
