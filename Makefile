@@ -98,7 +98,7 @@ setup-%:
 # takes long comes first. In CI, Podman's folders run on both releases, because their network backends differ, and the others
 # on one; test-matrix runs the folders of a subject on all, and what is rare.
 MATRIX       = $(VXCAN_TEST_THOROUGH)
-OTHER_SUITES = trixie
+OTHER_SUITES ?= trixie
 ON_EACH      = podman podman/reboot $(if $(MATRIX),docker controller bus kubernetes host docker/reboot kubernetes/reboot)
 EMULATED     = $(if $(MATRIX),$(if $(shell grep -x VERSION_CODENAME=bookworm /etc/os-release),own)) $(firstword $(OTHER_SUITES))
 RARE         = $(if $(MATRIX),$(EMULATED:%=%:qemu:controller/qemu/runtimes) $(firstword $(OTHER_SUITES)):qemu:host/qemu/once)

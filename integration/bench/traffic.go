@@ -16,7 +16,7 @@ import (
 
 // flooding floods the bus from two stations at once, on several CPUs.
 func (b *bench) flooding() error {
-	floods := 9
+	floods := 15
 	if b.quick {
 		floods = 3
 	}

@@ -51,6 +51,7 @@ at=$(cat each 2>/dev/null) || { mv once taken && at=$(cat taken); } 2>/dev/null 
 set -- $at
 strace -f -qq -o /dev/null -e trace=$1 -e inject=$1:signal=KILL:when=$2 %[1]s serve-lend
 test $? != 137 || echo >>killed
+while test -e each; do sleep 0.02; done # the borrower waits as long, and asks no other service
 `
 
 // NewLender is Lends with such a service.

@@ -101,8 +101,8 @@ func (h *Host) Buses() ([]string, error) {
 	return names, explain(err)
 }
 
-// Attached counts the endpoints of a runtime on each bus, by hub, as the aliases of devices tell. It needs no root.
-func (h *Host) Attached(runtime string) (hubs map[string]int, retErr error) {
+// Attached counts endpoints by hub and runtime, as the aliases of devices tell. It needs no root.
+func (h *Host) Attached() (counts map[[2]string]int, retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	k, err := h.connect(nil)
 	if err != nil {
@@ -113,15 +113,13 @@ func (h *Host) Attached(runtime string) (hubs map[string]int, retErr error) {
 	if v.Links, err = k.links.List(); err != nil {
 		return nil, err
 	}
-	hubs = make(map[string]int)
+	counts = make(map[[2]string]int)
 	for _, hub := range v.Buses() {
 		for _, e := range v.Endpoints(hub, nil) {
-			if e.Runtime == runtime {
-				hubs[hub]++
-			}
+			counts[[2]string{hub, e.Runtime}]++
 		}
 	}
-	return hubs, nil
+	return counts, nil
 }
 
 // look names the buses and shows the devices of the host. What could be seen is returned also with an error.

@@ -139,11 +139,20 @@ func (c *Controller) Listen() *Listener {
 }
 
 // Commands are what the driver has told the adapter so far: "C" when the device goes down, and "C", "S6" (500 kbit/s),
-// "O" when it comes up.
+// "O" when it comes up. A first time for which the wire was late, so that whoever set the device up did so again, does not count.
 func (c *Controller) Commands() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.commands)
+	commands := slices.Clone(c.commands)
+	for {
+		if opened := slices.Index(commands, "O"); opened > 2 {
+			commands = commands[opened-2:]
+		}
+		if len(commands) < 5 || !strings.HasPrefix(commands[4], "S") { // it went down in between: "C", "C"
+			return commands
+		}
+		commands = commands[3:]
+	}
 }
 
 // run takes from the wire what the driver writes, until Unplug.

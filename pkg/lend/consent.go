@@ -162,8 +162,14 @@ func (c Consents) Write(hub string, uid uint32, lines ...string) (retErr error) 
 		return err
 	}
 	path := c.path(hub, uid)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Chmod(filepath.Dir(path), 0o755)); err != nil { // whatever the umask
-		return err
+	for _, dir := range []string{filepath.Dir(c.Dir), c.Dir, filepath.Dir(path)} {
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			err = os.Chmod(dir, 0o755) // for users to read, whatever the umask
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-") // a name that is no user's
 	if err != nil {

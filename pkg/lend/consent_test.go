@@ -23,11 +23,18 @@ func consents(t *testing.T) Consents {
 
 func TestConsent(t *testing.T) {
 	c := consents(t)
+	c.Dir = filepath.Join(c.Dir, "vxcan", "lend")
+	defer unix.Umask(unix.Umask(0o077)) // of a careful root, whose users read the files all the same
 	if err := c.Write("vcan0", 1000, "rate=1000", "send=100-1FF,302", "mtu=16", "limit=2"); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Write("can0", 1000, "physical=true", "bitrate=500000"); err != nil {
 		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{filepath.Dir(c.Dir): 0o755, c.Dir: 0o755, c.Dir + "/vcan0": 0o755, c.path("vcan0", 1000): 0o644} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%v, %v, want mode %o", info, err, want)
+		}
 	}
 	got, err := c.Read("vcan0", 1000)
 	want, n := config.Policy{Send: "100-1FF,302", Rate: 1000}, got.Network

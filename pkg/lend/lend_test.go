@@ -58,7 +58,7 @@ func enterUserNamespace() error {
 // order is what a borrower is told to send: a packet as it is, and descriptors with it.
 type order struct {
 	Packet string
-	Files  []string // paths; "given" is what the test has handed over, others are in odd
+	Files  []string // paths; "given" is what the test has handed over; or names in odd
 }
 
 // odd are descriptors that a user can make and that nobody expects. With these, a call may wait for the user.
@@ -80,7 +80,7 @@ var odd = map[string]func() (int, error){
 	"memory":  func() (int, error) { return unix.MemfdCreate("net", unix.MFD_CLOEXEC) },
 }
 
-// dead are files of openDead, and mayClose is closed when they may be.
+// dead are files of openDead. They may be closed once mayClose is.
 var (
 	dead     []int
 	mayClose = make(chan struct{})
@@ -446,6 +446,7 @@ func TestLendHostile(t *testing.T) {
 		"the host's":            {order{good, []string{"given"}}, ownNetns, "not one of user 1000"},
 		"another user's":        {order{good, []string{"given"}}, bob.netns, "not one of user 1000"},
 		"init's":                {order{good, []string{"given"}}, "/proc/1/ns/net", "not one of user 1000"},
+		"a container's of root": {order{good, []string{"given"}}, cantest.NewNetns(t).Path(), "not one of user 1000"},
 		"a user namespace":      {order{good, []string{"/proc/self/ns/user"}}, "", "no network namespace"},
 		"a mount namespace":     {order{good, []string{"/proc/self/ns/mnt"}}, "", "no network namespace"},
 		"a file":                {order{good, []string{"/etc/passwd"}}, "", "no network namespace"},

@@ -23,7 +23,7 @@ import (
 // lender is what lend needs of bus.Host.
 type lender interface {
 	looker
-	Attached(runtime string) (map[string]int, error)
+	Attached() (map[[2]string]int, error)
 	Detach(ctx context.Context, hub string, a config.Attachment) error
 }
 
@@ -203,14 +203,15 @@ func printConsents(out io.Writer, host lender, consents lend.Consents, user int)
 		_, err = fmt.Fprintln(out, "nothing is lent: "+command)
 	}
 	errs := []error{err}
+	attached, err := host.Attached()
+	errs = append(errs, err)
 	for _, c := range all {
 		if c.Err != nil {
 			errs = append(errs, c.Err)
 			continue
 		}
-		attached, err := host.Attached(lend.RuntimeOf(c.UID))
-		errs = append(errs, err)
-		_, err = fmt.Fprintf(out, "%s  %s  %s, %d of %d interfaces\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy, attached[c.Hub], c.Limit)
+		_, err := fmt.Fprintf(out, "%s  %s  %s, %d of %d interfaces\n", plain(c.Hub), userName(c.UID), c.Network.Endpoint.Policy,
+			attached[[2]string{c.Hub, lend.RuntimeOf(c.UID)}], c.Limit)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -228,7 +229,7 @@ func orLent() string {
 	if err != nil || len(all) == 0 {
 		return ""
 	}
-	return "; for those that are lent to you: vxcanctl lend"
+	return "; what is lent to you: vxcanctl lend"
 }
 
 // newServeLend is what systemd runs for each request.

@@ -59,7 +59,7 @@ func (h *rootlessHost) kill() {
 	}
 }
 
-// as runs another command there.
+// as is what another command begins with, to be run there.
 func (h *rootlessHost) as() []string {
 	return []string{"nsenter", "--target", fmt.Sprint(h.cmd.Process.Pid), "--user", "--net", "--mount", "--preserve-credentials"}
 }
