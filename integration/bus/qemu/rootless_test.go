@@ -183,12 +183,7 @@ func TestTeardownRootless(t *testing.T) {
 		time.Since(start).Round(time.Second), sent, heard)
 	expectUnloadable(t, modules)
 	lines = append(lines, log.lines(t)...)
-	for _, line := range troubleIn(lines) {
-		t.Errorf("the kernel logs: %s", line)
-	}
-	if t.Failed() {
-		t.Logf("the kernel's log:\n%s", strings.Join(lines, "\n"))
-	}
+	expectNoTrouble(t, lines)
 }
 
 // TestOrderRootless: two containers flood a rootless bus, each from a CPU of its own. The others hear every frame once, and

@@ -55,6 +55,12 @@ func TestTeardown(t *testing.T) {
 	harness.WaitGone(t, "network namespaces to go", func() string { return strings.Join(netnsIDs(t), ", ") })
 	expectUnloadable(t, modules)
 	lines = append(lines, log.lines(t)...)
+	expectNoTrouble(t, lines)
+}
+
+// expectNoTrouble fails the test, and shows the kernel's log, if there is trouble in it.
+func expectNoTrouble(t *testing.T, lines []string) {
+	t.Helper()
 	for _, line := range troubleIn(lines) {
 		t.Errorf("the kernel logs: %s", line)
 	}
