@@ -166,13 +166,9 @@ func borrow(socket string) {
 		if err := json.Unmarshal(lines.Bytes(), &o); err != nil {
 			panic(err)
 		}
-		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
-		if err != nil {
-			panic(err)
-		}
 		var fds []int
 		for _, path := range o.Files {
-			fd := 3
+			fd, err := 3, error(nil)
 			if open, ok := odd[path]; ok {
 				fd, err = open()
 			} else if path != "given" {
@@ -187,23 +183,35 @@ func borrow(socket string) {
 		if fds != nil {
 			rights = unix.UnixRights(fds...)
 		}
-		said := make([]byte, 1<<16)
-		if _, _, err = conn.WriteMsgUnix([]byte(o.Packet), rights, nil); err == nil {
-			var n int
-			n, err = conn.Read(said)
-			said = said[:n]
+		said, err := askOnce(socket, []byte(o.Packet), rights)
+		for try := 1; err != nil && try < 5; try++ { // as a Borrower does: this machine may be slow
+			said, err = askOnce(socket, []byte(o.Packet), rights)
 		}
 		if err != nil {
 			said, _ = json.Marshal(answer{Error: "no answer: " + err.Error()})
 		}
 		fmt.Printf("%s\n", said)
-		conn.Close()
 	}
 	close(mayClose)
 	for _, fd := range dead {
 		unix.Close(fd)
 	}
 	os.Exit(0)
+}
+
+// askOnce sends one packet to the service and returns its answer.
+func askOnce(socket string, packet, rights []byte) ([]byte, error) {
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if _, _, err := conn.WriteMsgUnix(packet, rights, nil); err != nil {
+		return nil, err
+	}
+	said := make([]byte, 1<<16)
+	n, err := conn.Read(said)
+	return said[:n], err
 }
 
 // borrower is a user in a network namespace of his own.
@@ -504,7 +512,7 @@ func TestLendHostile(t *testing.T) {
 			}
 			alice := newBorrower(t, l.socket, 1000, "/dev/null")
 			start := time.Now()
-			if a := alice.ask(order{good, []string{name}}); !strings.Contains(a.Error, "no network namespace") || time.Since(start) > 5*patience {
+			if a := alice.ask(order{good, []string{name}}); !strings.Contains(a.Error, "no network namespace") || time.Since(start) > longest/2 {
 				t.Errorf("after %v: %+v", time.Since(start), a)
 			}
 			if a := alice.request(attach, "good"); a.Error != "" {
@@ -534,8 +542,8 @@ func TestLendHostile(t *testing.T) {
 		}
 		defer conn.Close()
 		start := time.Now()
-		if _, err := conn.Read(make([]byte, 1<<10)); err != nil || time.Since(start) > 3*patience {
-			t.Errorf("after %v: %v", time.Since(start), err)
+		if n, err := conn.Read(make([]byte, 1<<10)); !errors.Is(err, io.EOF) || time.Since(start) > 10*patience {
+			t.Errorf("after %v: %d bytes, %v", time.Since(start), n, err)
 		}
 	})
 	t.Run("a thousand", func(t *testing.T) {

@@ -39,7 +39,11 @@ func (s Service) Serve(ctx context.Context, conn *net.UnixConn, log *slog.Logger
 		return err
 	}
 	r, err := peek(conn)
-	if errors.Is(err, io.EOF) { // somebody has looked whether we are here
+	switch {
+	case errors.Is(err, io.EOF): // somebody has looked whether we are here
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded): // who was only slow asks again
+		log.Info("asked nothing", "user", uid)
 		return nil
 	}
 	if err := conn.SetDeadline(time.Now().Add(longest + patience)); err != nil {
