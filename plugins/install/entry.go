@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -20,9 +21,24 @@ const pluginType = "vxcan"
 // defaultEntry attaches the pods whose annotation asks for it.
 const defaultEntry = `{"type":"vxcan","capabilities":{"io.kubernetes.cri.pod-annotations":true}}`
 
+// entryOfNode is what readEntry takes: where beside the file of the entry is one of this node's name, that one. So a ConfigMap
+// has the entries of nodes that differ, whose adapters have different names for instance.
+func (o options) entryOfNode() string {
+	if o.node == "" || isJSON(o.entry) {
+		return o.entry
+	}
+	own := filepath.Join(filepath.Dir(o.entry), filepath.Base(o.node)+".json")
+	if _, err := os.Stat(own); err != nil {
+		return o.entry
+	}
+	return own
+}
+
+func isJSON(entry string) bool { return strings.HasPrefix(strings.TrimSpace(entry), "{") }
+
 // readEntry reads the entry from a file, or takes the JSON itself, and validates it.
 func readEntry(from string) (json.RawMessage, error) {
-	if strings.HasPrefix(strings.TrimSpace(from), "{") {
+	if isJSON(from) {
 		return parseEntry([]byte(from))
 	}
 	content, err := os.ReadFile(from)

@@ -110,7 +110,7 @@ func versionsOf(ctx context.Context, plugin string) ([]string, error) {
 
 // reloadEntry reads the entry again, which may be in a ConfigMap. While it is wrong, the last right one goes on.
 func (in *installer) reloadEntry() error {
-	entry, err := readEntry(in.entry)
+	entry, err := readEntry(in.entryOfNode())
 	if err != nil {
 		return fmt.Errorf("%w: the entry from before is used", err)
 	}

@@ -36,6 +36,7 @@ type options struct {
 	binDir       string
 	confDir      string
 	entry        string // JSON, or the path of a file with it
+	node         string // its name, or ""
 	removeOnExit bool
 	once         bool
 	check        bool
@@ -54,6 +55,7 @@ func parseOptions(args []string) options {
 	flags.StringVar(&o.binDir, "bin-dir", "/opt/cni/bin", "the node's `directory` of CNI plugins")
 	flags.StringVar(&o.confDir, "conf-dir", "/etc/cni/net.d", "the node's `directory` of CNI configurations")
 	flags.StringVar(&o.entry, "entry", defaultEntry, "the entry of vxcan in the pod network, `JSON` or a file with it")
+	flags.StringVar(&o.node, "node", "", "`name` of this node: if NAME.json is beside the file of --entry, it is the entry here")
 	flags.BoolVar(&o.removeOnExit, "remove-on-exit", false, "take the entry out again when stopped by a signal")
 	flags.BoolVar(&o.once, "once", false, "install and end, do not watch")
 	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, and change nothing")
@@ -81,7 +83,7 @@ func parseOptions(args []string) options {
 
 // run does what the options say.
 func (o options) run(ctx context.Context) error {
-	entry, err := readEntry(o.entry)
+	entry, err := readEntry(o.entryOfNode())
 	if err != nil {
 		return err
 	}

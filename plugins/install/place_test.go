@@ -228,6 +228,28 @@ func TestEntry(t *testing.T) {
 	}
 }
 
+// TestEntryOfNode: the entry of a node's own name goes before that of all.
+func TestEntryOfNode(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"entry", "node-2.example"} {
+		if err := os.WriteFile(filepath.Join(dir, name+".json"), []byte(testEntry), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := filepath.Join(dir, "entry.json")
+	for _, c := range []struct{ entry, node, want string }{
+		{all, "", all},
+		{all, "node-1", all},
+		{all, "node-2.example", filepath.Join(dir, "node-2.example.json")},
+		{testEntry, "node-2.example", testEntry},
+		{filepath.Join(dir, "no.json"), "node-1", filepath.Join(dir, "no.json")},
+	} {
+		if got := (options{entry: c.entry, node: c.node}).entryOfNode(); got != c.want {
+			t.Errorf("node %q: %s, want %s", c.node, got, c.want)
+		}
+	}
+}
+
 // TestPace: a quarrel is slowed down, and a rewrite now and then is not.
 func TestPace(t *testing.T) {
 	p := pace{left: burst, at: time.Now()}
