@@ -24,6 +24,9 @@ type machine struct {
 	root string // of its files
 	uid  int
 	host looker
+	// inPod reports that this is a container without the capabilities of root, as in the DaemonSet: it sees the kernel and the
+	// buses of its host, but neither its programs nor its files.
+	inPod bool
 	// What is nil is as on this host.
 	rootless func() bool                               // as bus.IsRootless
 	try      func(m bus.Module) error                  // as Module.Try
@@ -92,12 +95,14 @@ func (m *machine) kernel() (all []finding) {
 		add("VX110", fine, "user namespace: the buses of this user, without controllers", "")
 	case m.uid != 0:
 		add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
+	case m.inPod:
+		add("VX100", fine, "a container without capabilities: kernel modules are only looked for, and runtimes not at all", "")
 	}
 	for _, module := range bus.Modules {
 		if rootless && !module.Rootless {
 			continue
 		}
-		f := m.module(system, module, m.uid == 0)
+		f := m.module(system, module, m.uid == 0 && !m.inPod)
 		i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
 		f.Code = codes[i].code
 		all = append(all, f)
@@ -265,6 +270,9 @@ func (m *machine) backplane(hub string) (ends []string) {
 
 // runtimes looks at each runtime that is installed.
 func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
+	if m.inPod {
+		return nil
+	}
 	if m.installed("podman") {
 		all = append(all, m.podman(buses)...)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // code is a kind of finding, with a number that stays.
@@ -17,7 +18,7 @@ type code struct{ code, title, why string }
 
 // codes are all kinds of findings, in the order of their numbers.
 var codes = [...]code{
-	{"VX100", "root", "Without root, kernel modules are not tried, and buses are not looked at."},
+	{"VX100", "root", "Without root, kernel modules are not tried, and buses are not looked at. In a pod of the DaemonSet, which has no capabilities, buses are."},
 	{"VX101", "kernel module vcan", "A hub that no hardware is behind is a vcan device."},
 	{"VX102", "kernel module vxcan", "Each container is connected by a vxcan pair, and so are the two ends of a backplane."},
 	{"VX103", "kernel module can-gw", "Rules of the CAN gateway carry frames from the backplane to hub and containers."},
@@ -180,5 +181,13 @@ func writeCode(w io.Writer, name string) error {
 
 // newMachine is this host.
 func newMachine(host looker) *machine {
-	return &machine{root: "/", uid: os.Geteuid(), host: host}
+	return &machine{root: "/", uid: os.Geteuid(), host: host, inPod: os.Geteuid() == 0 && !hasNetAdmin()}
+}
+
+// hasNetAdmin reports whether this process may change the network, as root may.
+func hasNetAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err != nil || data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }

@@ -97,8 +97,12 @@ func TestDoctor(t *testing.T) {
 			m.release, m.try = "6.12.1-1-amd64", lacking("vxcan")
 			m.write(t, "proc/modules", "ext4 1 0")
 		}, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: reboot"}},
-		"foreign kernel":  {func(m *machine) { m.release, m.try = "6.18.0-fc", lacking("vxcan") }, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: use a kernel with CONFIG_CAN_VXCAN"}},
-		"short backlog":   {func(m *machine) { m.write(t, "proc/sys/net/core/netdev_max_backlog", "1000") }, []string{"warning VX112 net.core.netdev_max_backlog is 1000: a burst may lose frames on a bus with 2 containers: sudo sysctl -w net.core.netdev_max_backlog=65536"}},
+		"foreign kernel": {func(m *machine) { m.release, m.try = "6.18.0-fc", lacking("vxcan") }, []string{"failure VX102 module vxcan (CONFIG_CAN_VXCAN) cannot be used: use a kernel with CONFIG_CAN_VXCAN"}},
+		"short backlog":  {func(m *machine) { m.write(t, "proc/sys/net/core/netdev_max_backlog", "1000") }, []string{"warning VX112 net.core.netdev_max_backlog is 1000: a burst may lose frames on a bus with 2 containers: sudo sysctl -w net.core.netdev_max_backlog=65536"}},
+		"in a pod": {func(m *machine) {
+			m.inPod, m.try = true, nil
+			m.remove(t, "usr", "lib/modules/6.12.0-1-amd64/modules.builtin")
+		}, []string{"warning VX109 module act_police (CONFIG_NET_ACT_POLICE) is not there"}},
 		"no runtime":      {func(m *machine) { m.remove(t, "usr/bin", "usr/sbin", "usr/local/bin") }, []string{"warning VX200 no container runtime"}},
 		"wrong directory": {func(m *machine) { m.remove(t, "usr/local/libexec/netavark/vxcan") }, []string{"failure VX201 podman: netavark plugin vxcan is not in /usr/local/libexec/netavark or /usr/libexec/netavark or /usr/local/lib/netavark or /usr/lib/netavark: sudo make install"}},
 		"other directory": {func(m *machine) {

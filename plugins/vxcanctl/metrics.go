@@ -18,23 +18,28 @@ import (
 const metricsFile = "vxcan.prom"
 
 func newMetrics(host looker) *cobra.Command {
-	var dir string
+	var dir, address string
 	var format *string
 	cmd := &cobra.Command{
 		Use:   "metrics",
 		Short: "Print metrics of all buses for Prometheus",
 		Long: `Print metrics of all buses as Prometheus reads them. With --textfile, write them to DIR/` + metricsFile + ` for the textfile
-collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does that.
+collector of node_exporter: beside it, then renamed. vxcan-metrics.timer does that. With --listen, serve them until a
+signal comes: at /metrics, each time as they are then.
 
 JSON is that of status, which has the same numbers.
 
 ` + metricsTable(),
 		Example: `  vxcanctl metrics
-  vxcanctl metrics --textfile /var/lib/prometheus/node-exporter`,
+  vxcanctl metrics --textfile /var/lib/prometheus/node-exporter
+  vxcanctl metrics --listen 127.0.0.1:9732`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := asRoot(cmd); err != nil {
 				return err
+			}
+			if address != "" {
+				return serveMetrics(cmd.Context(), address, host)
 			}
 			all, err := host.Status(cmd.Context())
 			switch {
@@ -51,7 +56,9 @@ JSON is that of status, which has the same numbers.
 	format = addFormat(cmd, "prometheus", jsonFormat)
 	cmd.Flags().StringVar(&dir, "textfile", "", "write to `DIR`/"+metricsFile)
 	_ = cmd.MarkFlagDirname("textfile")
-	cmd.MarkFlagsMutuallyExclusive("textfile", "output")
+	cmd.Flags().StringVar(&address, "listen", "", "serve them by HTTP at an `ADDRESS`, such as 127.0.0.1:9732")
+	_ = cmd.RegisterFlagCompletionFunc("listen", cobra.NoFileCompletions)
+	cmd.MarkFlagsMutuallyExclusive("textfile", "output", "listen")
 	return cmd
 }
 
