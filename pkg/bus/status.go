@@ -122,6 +122,17 @@ func (h *Host) Attached() (counts map[[2]string]int, retErr error) {
 	return counts, nil
 }
 
+// Hubs names the CAN devices of this host that a bus has as its hub, or could have: controllers and vcans.
+func (h *Host) Hubs() (names []string, err error) {
+	_, v, err := h.look()
+	for _, link := range v.Links {
+		if link.CAN && link.Kind != canlink.Vxcan && config.CheckHub(link.Name) == nil {
+			names = append(names, link.Name)
+		}
+	}
+	return names, explain(err)
+}
+
 // look names the buses and shows the devices of the host. What could be seen is returned also with an error.
 func (h *Host) look() (names []string, v plan.View, err error) {
 	dir, err := h.netnsDir()
