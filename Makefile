@@ -46,7 +46,7 @@ VM     = $(strip $(SUDO) $(CURDIR)/bin/vm)
 export PATH := $(CURDIR)/bin/go/bin:$(PATH)
 export CGO_ENABLED = 0
 
-.PHONY: help build $(OUT)/share packages image check test job test-pkg-own test-sja1000 test-vm test-matrix test-unit test-install test-packages test-kube test-kube-only test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
+.PHONY: help build $(OUT)/share packages image push check test job test-pkg-own test-sja1000 test-vm test-matrix test-unit test-install test-packages test-kube test-kube-only test-kubelet test-nerdctl demo bench bench-quick bench-where lint install uninstall clean $(PRODUCT) $(INSTALLER) $(TOOLS)
 # Steps depend on what setup did before them; Go itself uses all CPUs.
 .NOTPARALLEL:
 
@@ -83,11 +83,21 @@ GO_BUILD = -trimpath -buildvcs=false
 PLATFORMS = amd64 arm64 arm/v7 riscv64
 KUBERNETES = go -C integration/kubernetes/installer
 
-image: setup-build ## make the container image of vxcan-install, for Kubernetes: an OCI layout in bin/image, and bin/image.tar
-	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install; do \
+# The name of the image, and where the manifests are written that have it, with the version.
+IMAGE     ?= localhost/vxcan-install
+MANIFESTS ?= $(CURDIR)/bin/kubernetes
+
+image: setup-build ## make the container image for Kubernetes, an OCI layout in bin/image and bin/image.tar, and its manifests in bin/kubernetes
+	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install vxcan-label:./plugins/label vxcanctl:./plugins/vxcanctl; do \
 		GOOS=linux GOARCH=$${platform%/*} GOARM=7 go build $(GO_BUILD) -ldflags '-s -w -X main.buildVersion=$(VERSION)' \
 			-o bin/platforms/$$platform/$${binary%:*} $${binary#*:} || exit; done; done
-	$(KUBERNETES) run . -version $(VERSION) -binaries $(CURDIR)/bin/platforms -out $(CURDIR)/bin/image $(PLATFORMS)
+	$(make_image) -binaries $(CURDIR)/bin/platforms $(PLATFORMS)
+
+push: setup-build ## push that image to a registry, and name it in bin/kubernetes: IMAGE=registry.example.com/vxcan-install
+	$(make_image) -push
+
+make_image = $(KUBERNETES) run . -image $(IMAGE) -version $(VERSION) -out $(CURDIR)/bin/image \
+	-manifests $(CURDIR)/conflist/kubernetes -to $(MANIFESTS)
 
 setup-%:
 	@$(SETUP) $*

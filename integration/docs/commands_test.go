@@ -299,14 +299,18 @@ func checkNetwork(program string, words []string) error {
 }
 
 func checkKubectl(words []string) error {
+	// What make image writes is a copy.
+	file := func(path string) string {
+		return root + strings.Replace(path, "bin/kubernetes/", "conflist/kubernetes/", 1)
+	}
 	for i, w := range words {
 		switch {
 		case w == "-k":
-			if _, err := os.Stat(root + words[i+1] + "/kustomization.yaml"); err != nil {
+			if _, err := os.Stat(file(words[i+1]) + "/kustomization.yaml"); err != nil {
 				return err
 			}
 		case w == "-f" && words[0] == "apply":
-			if _, err := os.Stat(root + words[i+1]); err != nil {
+			if _, err := os.Stat(file(words[i+1])); err != nil {
 				return err
 			}
 		case strings.Contains(w, "/vxcan") && w != "daemonset/vxcan" && w != "ds/vxcan":

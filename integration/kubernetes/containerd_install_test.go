@@ -1,6 +1,9 @@
 package kubernetes
 
 import (
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -11,21 +14,19 @@ import (
 	"github.com/vxcan/vxcan/integration/harness"
 )
 
-// installImage is what make image makes.
-const installImage = "localhost/vxcan-install:latest"
+// daemonPod is a pod as the DaemonSet of conflist/kubernetes with the component vxcanctl has it, with the rights of both
+// containers.
+type daemonPod struct {
+	c                   *harness.Containerd
+	sandbox             string
+	installer, vxcanctl string // IDs
+}
 
-// runInstaller runs the image as the DaemonSet of conflist/kubernetes does, and returns what stops it and gives its log.
-func runInstaller(c *harness.Containerd, entry string) (end func() (log string)) {
+const metricsAddress = "127.0.0.1:9732"
+
+func runDaemon(c *harness.Containerd, entry string) *daemonPod {
 	c.T.Helper()
-	must := func(err error) {
-		c.T.Helper()
-		if err != nil {
-			c.T.Fatalf("run the installer: %v\n%s", err, c.LastWords())
-		}
-	}
-	if _, err := os.Stat(harness.Repo("bin/image.tar")); err != nil {
-		c.T.Fatalf("%v; run make image first", err)
-	}
+	image := harness.InstallImage(c.T)
 	harness.Command(c.T, "ctr", "--namespace", "k8s.io", "image", "import", harness.Repo("bin/image.tar"))
 	sandbox := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: "vxcan", Uid: "uid-vxcan", Namespace: "kube-system"},
@@ -34,44 +35,104 @@ func runInstaller(c *harness.Containerd, entry string) (end func() (log string))
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
 		}},
 	}
+	d := &daemonPod{c: c}
 	pod, err := c.CRI.RunPodSandbox(c.T.Context(), &cri.RunPodSandboxRequest{Config: sandbox})
-	must(err)
-	container, err := c.CRI.CreateContainer(c.T.Context(), &cri.CreateContainerRequest{
-		PodSandboxId: pod.PodSandboxId, SandboxConfig: sandbox,
-		Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: "install"},
-			Image:    &cri.ImageSpec{Image: installImage},
-			Args:     []string{"--bin-dir=/host/bin", "--conf-dir=/host/conf", "--entry=" + entry, "--remove-on-exit"},
-			Mounts: []*cri.Mount{
-				{ContainerPath: "/host/bin", HostPath: c.Dir + "/bin"},
-				{ContainerPath: "/host/conf", HostPath: c.Dir + "/net.d"},
+	d.must(err)
+	d.sandbox = pod.PodSandboxId
+	start := func(name string, command, args []string, mounts ...*cri.Mount) string {
+		container, err := c.CRI.CreateContainer(c.T.Context(), &cri.CreateContainerRequest{
+			PodSandboxId: d.sandbox, SandboxConfig: sandbox,
+			Config: &cri.ContainerConfig{
+				Metadata: &cri.ContainerMetadata{Name: name},
+				Image:    &cri.ImageSpec{Image: image},
+				Command:  command,
+				Args:     args,
+				Mounts:   mounts,
+				LogPath:  name + ".log",
+				Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+					Capabilities:     &cri.Capability{DropCapabilities: []string{"ALL"}},
+					RunAsUser:        &cri.Int64Value{Value: 0},
+					NoNewPrivs:       true,
+					ReadonlyRootfs:   true,
+					NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+					Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
+				}},
 			},
-			LogPath: "install.log",
-			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-				Capabilities:     &cri.Capability{DropCapabilities: []string{"ALL"}},
-				RunAsUser:        &cri.Int64Value{Value: 0},
-				NoNewPrivs:       true,
-				ReadonlyRootfs:   true,
-				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
-				Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
-			}},
-		},
-	})
-	must(err)
-	_, err = c.CRI.StartContainer(c.T.Context(), &cri.StartContainerRequest{ContainerId: container.ContainerId})
-	must(err)
-	return func() string {
-		c.T.Helper()
-		began := time.Now()
-		_, err := c.CRI.StopContainer(c.T.Context(), &cri.StopContainerRequest{ContainerId: container.ContainerId, Timeout: 10})
-		must(err)
-		if took := time.Since(began); took > 8*time.Second {
-			c.T.Errorf("it took %v to stop", took)
+		})
+		d.must(err)
+		_, err = c.CRI.StartContainer(c.T.Context(), &cri.StartContainerRequest{ContainerId: container.ContainerId})
+		d.must(err)
+		return container.ContainerId
+	}
+	d.installer = start("install", nil, []string{"--bin-dir=/host/bin", "--conf-dir=/host/conf", "--entry=" + entry, "--remove-on-exit"},
+		&cri.Mount{ContainerPath: "/host/bin", HostPath: c.Dir + "/bin"},
+		&cri.Mount{ContainerPath: "/host/conf", HostPath: c.Dir + "/net.d"})
+	d.vxcanctl = start("vxcanctl", []string{"/vxcanctl", "metrics", "--listen=" + metricsAddress}, nil,
+		&cri.Mount{ContainerPath: "/var/lib/cni", HostPath: "/var/lib/cni", Readonly: true},
+		&cri.Mount{ContainerPath: "/lib/modules", HostPath: "/lib/modules", Readonly: true})
+	return d
+}
+
+func (d *daemonPod) must(err error) {
+	d.c.T.Helper()
+	if err != nil {
+		d.c.T.Fatalf("run the image: %v\n%s", err, d.c.LastWords())
+	}
+}
+
+// control is kubectl exec ds/vxcan -- vxcanctl.
+func (d *daemonPod) control(args ...string) (out string, status int32) {
+	d.c.T.Helper()
+	answer, err := d.c.CRI.ExecSync(d.c.T.Context(), &cri.ExecSyncRequest{ContainerId: d.vxcanctl, Cmd: append([]string{"vxcanctl"}, args...), Timeout: 60})
+	d.must(err)
+	return string(answer.Stdout) + string(answer.Stderr), answer.ExitCode
+}
+
+// end stops the pod, and returns the installer's log.
+func (d *daemonPod) end() string {
+	d.c.T.Helper()
+	began := time.Now()
+	for _, id := range []string{d.installer, d.vxcanctl} {
+		_, err := d.c.CRI.StopContainer(d.c.T.Context(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})
+		d.must(err)
+	}
+	if took := time.Since(began); took > 12*time.Second {
+		d.c.T.Errorf("it took %v to stop", took)
+	}
+	log, err := os.ReadFile(d.c.Dir + "/install.log")
+	d.must(err)
+	d.c.RemovePod(d.sandbox)
+	return string(log)
+}
+
+// expectShown: vxcanctl in its container, which has no capabilities, shows the bus of vcan0 whole, with these pods, and so do
+// its metrics. doctor looks at it.
+func (d *daemonPod) expectShown(pods ...string) {
+	t := d.c.T
+	t.Helper()
+	out, status := d.control()
+	t.Logf("vxcanctl: exit status %d\n%s", status, out)
+	answer, err := http.Get("http://" + metricsAddress + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	metrics, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(metrics), `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("metrics: %s, %v\n%s", answer.Status, err, metrics)
+	}
+	if status != 0 || !strings.Contains(out, "healthy") {
+		t.Error("vxcanctl does not show a healthy bus")
+	}
+	for _, pod := range pods {
+		if !strings.Contains(out, pod) || !strings.Contains(string(metrics), `name="`+pod+`"`) {
+			t.Errorf("%s is not shown", pod)
 		}
-		log, err := os.ReadFile(c.Dir + "/install.log")
-		must(err)
-		c.RemovePod(pod.PodSandboxId)
-		return string(log)
+	}
+	out, status = d.control("doctor")
+	t.Logf("vxcanctl doctor: exit status %d\n%s", status, out)
+	if !strings.Contains(out, fmt.Sprintf("bus vcan0 with %d container", len(pods))) {
+		t.Error("doctor does not look at the bus")
 	}
 }
 
@@ -91,7 +152,7 @@ func TestContainerdInstall(t *testing.T) {
 		t.Fatalf("before: %s", config)
 	}
 
-	end := runInstaller(c, string(entry))
+	daemon := runDaemon(c, string(entry))
 	loaded := func(want bool) {
 		t.Helper()
 		for range 100 {
@@ -114,8 +175,9 @@ func TestContainerdInstall(t *testing.T) {
 		stations = append(stations, c.Station(c.RunPod(name, "can0"), "can0"))
 	}
 	harness.ExpectExactlyOnce(t, stations, 20, true)
+	daemon.expectShown("default/engine", "default/a", "default/b", "default/c")
 
-	log := end()
+	log := daemon.end()
 	t.Log(log)
 	if !strings.Contains(log, "uid=0 capabilities=0000000000000000") {
 		t.Error("it has capabilities")

@@ -5,16 +5,22 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"sigs.k8s.io/yaml"
 )
 
 const binaries = "../../../bin/platforms"
@@ -36,14 +42,13 @@ func TestImage(t *testing.T) {
 		t.Error(err)
 	}
 	names, err := outer.IndexManifest()
-	if err != nil || len(names.Manifests) != 2 || names.Manifests[0].Digest != names.Manifests[1].Digest {
+	if err != nil || len(names.Manifests) != 1 {
 		t.Fatalf("%+v, %v", names, err)
 	}
-	for _, m := range names.Manifests {
-		t.Log(m.Annotations["io.containerd.image.name"], m.Digest)
-	}
-	if name := names.Manifests[1].Annotations["io.containerd.image.name"]; name != "localhost/vxcan-install:latest" {
-		t.Errorf("name %q", name)
+	version := names.Manifests[0].Annotations["org.opencontainers.image.ref.name"]
+	t.Log(version, names.Manifests[0].Digest)
+	if got := names.Manifests[0].Annotations["io.containerd.image.name"]; got != imageName+":"+version || version == "latest" {
+		t.Errorf("name %q", got)
 	}
 	index, err := outer.ImageIndex(names.Manifests[0].Digest)
 	if err != nil {
@@ -53,7 +58,6 @@ func TestImage(t *testing.T) {
 	if err != nil || manifest.MediaType != types.OCIImageIndex || len(manifest.Manifests) != len(platforms) {
 		t.Fatalf("%+v, %v", manifest, err)
 	}
-	version := names.Manifests[0].Annotations["org.opencontainers.image.ref.name"]
 	for i, m := range manifest.Manifests {
 		image, err := index.Image(m.Digest)
 		if err != nil {
@@ -66,12 +70,70 @@ func TestImage(t *testing.T) {
 	}
 
 	again := filepath.Join(t.TempDir(), "image")
-	digest, err := write(again, binaries, version, platforms)
+	digest, err := write(again, binaries, tagged(t, imageName, version), platforms)
 	if err != nil || digest != names.Manifests[0].Digest {
 		t.Errorf("made again: %s, %v; want %s", digest, err, names.Manifests[0].Digest)
 	}
 	if !bytes.Equal(readFile(t, again+".tar"), readFile(t, "../../../bin/image.tar")) {
 		t.Error("made again, the archive is another")
+	}
+}
+
+func tagged(t *testing.T, image, tag string) name.Tag {
+	t.Helper()
+	tagged, err := name.NewTag(image + ":" + tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tagged
+}
+
+// TestPush: what make push sends is what the registry has then, all platforms of it, and the manifests name it.
+func TestPush(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	image := strings.TrimPrefix(server.URL, "http://") + "/can/vxcan-install"
+	written := t.TempDir() + "/kubernetes"
+	for range 2 { // the second time the registry has everything
+		cmd, cancel := limited("make", "-s", "--no-print-directory", "-C", "../../..", "SETUP=:", "push", "IMAGE="+image, "MANIFESTS="+written)
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		t.Logf("make push IMAGE=%s\n%s", image, out)
+	}
+	var named struct {
+		Images []struct{ Name, NewTag string }
+	}
+	if err := yaml.Unmarshal(readFile(t, written+"/k3s/kustomization.yaml"), &named); err != nil || len(named.Images) != 1 || named.Images[0].Name != image {
+		t.Fatalf("%+v, %v", named, err)
+	}
+	pulled, err := remote.Index(tagged(t, image, named.Images[0].NewTag))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(pulled); err != nil {
+		t.Error(err)
+	}
+	path, err := layout.FromPath("../../../bin/image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := outer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pulled.Digest(); err != nil || got != names.Manifests[0].Digest {
+		t.Errorf("pulled %v, %v; pushed %v", got, err, names.Manifests[0].Digest)
+	}
+	if left := string(readFile(t, written+"/base/daemonset.yaml")) + string(readFile(t, written+"/components/labels/kustomization.yaml")) +
+		string(readFile(t, written+"/chart/values.yaml")); strings.Contains(left, imageName) || strings.Count(left, image) != 3 {
+		t.Errorf("manifests:\n%s", left)
 	}
 }
 
@@ -85,7 +147,7 @@ func expectImage(t *testing.T, image v1.Image, platform, version string) {
 		t.Fatal(err)
 	}
 	c := config.Config
-	if !slices.Equal(c.Entrypoint, []string{"/vxcan-install"}) || c.User != "0:0" || len(c.Env) > 0 || len(c.Cmd) > 0 ||
+	if !slices.Equal(c.Entrypoint, []string{"/vxcan-install"}) || c.User != "0:0" || !slices.Equal(c.Env, []string{"PATH=/"}) || len(c.Cmd) > 0 ||
 		len(c.Volumes) > 0 || len(c.ExposedPorts) > 0 {
 		t.Errorf("%s: config %+v", platform, c)
 	}

@@ -1,6 +1,7 @@
 // Command installer makes the container image of vxcan-install, FROM scratch and without Docker: an OCI image layout of
 // an index for all platforms, and the same as a tar archive that ctr, k3s, podman and Docker load. The same binaries give
-// the same bytes. It is in a module of its own, because its library asks for a newer Go than the rest.
+// the same bytes. With -push it sends what it made before to a registry. It is in a module of its own, because its library
+// asks for a newer Go than the rest.
 package main
 
 import (
@@ -17,10 +18,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -29,29 +33,67 @@ import (
 const imageName = "localhost/vxcan-install"
 
 // files are the image, all of it; they are in the directory of each platform.
-var files = []string{"vxcan", "vxcan-install"}
+var files = []string{"vxcan", "vxcan-install", "vxcan-label", "vxcanctl"}
 
 func main() {
 	version := flag.String("version", "unknown", "of the binaries")
 	binaries := flag.String("binaries", "bin/platforms", "`directory` with a directory of binaries for each platform")
+	image := flag.String("image", imageName, "`name` of the image, with that of its registry")
 	out := flag.String("out", "bin/image", "`directory` to write; the archive is beside it")
+	from := flag.String("manifests", "conflist/kubernetes", "`directory` with the manifests")
+	to := flag.String("to", "bin/kubernetes", "`directory` to write them to, with name and version of the image")
+	toRegistry := flag.Bool("push", false, "push what is in the directory already")
 	flag.Parse()
-	digest, err := write(*out, *binaries, *version, flag.Args())
+	name, err := name.NewTag(*image + ":" + *version)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s %s@%s\n", *out, imageName, digest)
+	var digest v1.Hash
+	if *toRegistry {
+		digest, err = push(*out, name)
+	} else {
+		digest, err = write(*out, *binaries, name, flag.Args())
+	}
+	if err == nil {
+		err = writeManifests(*to, *from, name)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s@%s, manifests in %s\n", name, digest, *to)
+}
+
+// push sends the index of a layout to the registry that its name has, with the credentials of docker login or podman login,
+// and returns its digest. What the registry has already is not sent again.
+func push(out string, to name.Tag) (v1.Hash, error) {
+	all, err := layout.ImageIndexFromPath(out)
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("%w; run make image first", err)
+	}
+	outer, err := all.IndexManifest()
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	if len(outer.Manifests) != 1 {
+		return v1.Hash{}, fmt.Errorf("%s has %d images, want one", out, len(outer.Manifests))
+	}
+	digest := outer.Manifests[0].Digest
+	index, err := all.ImageIndex(digest)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return digest, remote.WriteIndex(to, index, remote.WithAuthFromKeychain(authn.DefaultKeychain))
 }
 
 // write makes layout and archive, and returns the digest of the index.
-func write(out, binaries, version string, platforms []string) (v1.Hash, error) {
+func write(out, binaries string, to name.Tag, platforms []string) (v1.Hash, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, name := range platforms {
 		platform, err := v1.ParsePlatform("linux/" + name)
 		if err != nil {
 			return v1.Hash{}, err
 		}
-		image, err := newImage(filepath.Join(binaries, name), version, platform)
+		image, err := newImage(filepath.Join(binaries, name), to.TagStr(), platform)
 		if err != nil {
 			return v1.Hash{}, fmt.Errorf("image for %s: %w", name, err)
 		}
@@ -64,14 +106,11 @@ func write(out, binaries, version string, platforms []string) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	for _, tag := range []string{version, "latest"} {
-		name := imageName + ":" + tag
-		if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{
-			"org.opencontainers.image.ref.name": tag,
-			"io.containerd.image.name":          name,
-		})); err != nil {
-			return v1.Hash{}, err
-		}
+	if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{
+		"org.opencontainers.image.ref.name": to.TagStr(),
+		"io.containerd.image.name":          to.String(),
+	})); err != nil {
+		return v1.Hash{}, err
 	}
 	if err := archive(out+".tar", out); err != nil {
 		return v1.Hash{}, err
@@ -103,6 +142,7 @@ func newImage(dir, version string, platform *v1.Platform) (v1.Image, error) {
 	config.History = nil
 	config.Config = v1.Config{
 		Entrypoint: []string{"/vxcan-install"},
+		Env:        []string{"PATH=/"}, // for kubectl exec ds/vxcan -- vxcanctl
 		User:       "0:0",
 		WorkingDir: "/",
 		Labels: map[string]string{

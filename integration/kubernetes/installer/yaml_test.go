@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,10 +26,26 @@ func strict(t *testing.T, content []byte, v any) {
 	}
 }
 
-// build is kubectl kustomize: the objects of an overlay by their kinds.
-func build(t *testing.T, overlay string) map[string][]byte {
+// components are what the overlays can have more.
+var components = []string{"vxcanctl", "labels"}
+
+// build is kubectl kustomize of an overlay, with these components, as a user turns them on there: the objects by their kinds.
+func build(t *testing.T, overlay string, with ...string) map[string][]byte {
 	t.Helper()
-	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(manifests, overlay))
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(manifests)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, overlay, "kustomization.yaml")
+	text := string(readFile(t, file))
+	for _, name := range with {
+		text = turnOn(t, text, "#   - ../components/"+name)
+	}
+	if len(with) > 0 {
+		text = turnOn(t, text, "# components:")
+	}
+	put(t, file, text)
+	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Dir(file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,13 +57,33 @@ func build(t *testing.T, overlay string) map[string][]byte {
 		}
 		kinds[object.GetKind()] = content
 	}
-	if len(kinds) != 2 || objects.Size() != 2 {
-		t.Fatalf("%d objects of %d kinds, want a ConfigMap and a DaemonSet", objects.Size(), len(kinds))
+	if objects.Size() != len(kinds) {
+		t.Fatalf("%d objects of %d kinds", objects.Size(), len(kinds))
 	}
 	return kinds
 }
 
-// TestOverlays: each overlay has the directories of its distribution, and what is said of the installer's rights is so.
+// turnOn takes the comment sign from the line that begins so.
+func turnOn(t *testing.T, text, line string) string {
+	t.Helper()
+	if !strings.Contains(text, "\n"+line) {
+		t.Fatalf("no line %q in:\n%s", line, text)
+	}
+	return strings.Replace(text, "\n"+line, "\n"+line[2:], 1)
+}
+
+// release is the version that the manifests name: the newest of CHANGELOG.md.
+func release(t *testing.T) string {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^## \[(.*)\]`).FindSubmatch(readFile(t, "../../../CHANGELOG.md"))
+	if found == nil {
+		t.Fatal("no version in CHANGELOG.md")
+	}
+	return string(found[1])
+}
+
+// TestOverlays: each overlay has the directories of its distribution, and what is said of the installer's rights is so, also
+// of the containers that its components add.
 func TestOverlays(t *testing.T) {
 	overlays, err := filepath.Glob(manifests + "/*/kustomization.yaml")
 	if err != nil || len(overlays) != 4 {
@@ -59,6 +97,9 @@ func TestOverlays(t *testing.T) {
 	} {
 		t.Run(overlay, func(t *testing.T) {
 			kinds := build(t, overlay)
+			if len(kinds) != 2 {
+				t.Errorf("%d objects, want a ConfigMap and a DaemonSet", len(kinds))
+			}
 			var config core.ConfigMap
 			var set apps.DaemonSet
 			strict(t, kinds["ConfigMap"], &config)
@@ -67,16 +108,8 @@ func TestOverlays(t *testing.T) {
 				t.Errorf("%+v", config)
 			}
 			expectRights(t, &set)
-
-			// Every path of the arguments is where a volume is mounted, and the volumes are the directories.
-			pod := set.Spec.Template.Spec
-			container := pod.Containers[0]
-			mounted := map[string]core.VolumeSource{}
-			for _, m := range container.VolumeMounts {
-				i := slices.IndexFunc(pod.Volumes, func(v core.Volume) bool { return v.Name == m.Name })
-				mounted[m.MountPath] = pod.Volumes[i].VolumeSource
-			}
-			if len(mounted) != 3 || len(pod.Volumes) != 3 {
+			mounted := volumesOf(t, &set, "install")
+			if len(mounted) != 3 || len(set.Spec.Template.Spec.Volumes) != 3 {
 				t.Errorf("volumes: %v", mounted)
 			}
 			for i, dir := range []string{"/host/bin", "/host/conf"} {
@@ -87,34 +120,89 @@ func TestOverlays(t *testing.T) {
 			if m := mounted["/etc/vxcan"].ConfigMap; m == nil || m.Name != config.Name {
 				t.Errorf("entry: %+v", m)
 			}
-			args := []string{"--bin-dir=/host/bin", "--conf-dir=/host/conf", "--entry=/etc/vxcan/entry.json"}
-			if !slices.Equal(container.Args, args) {
-				t.Errorf("args %v", container.Args)
-			}
-			if got, want := container.ReadinessProbe.Exec.Command, append([]string{"/vxcan-install", "--check"}, args...); !slices.Equal(got, want) {
-				t.Errorf("probe %v, want %v", got, want)
-			}
-			if !strings.HasPrefix(container.Image, imageName+":") {
-				t.Errorf("image %s", container.Image)
-			}
+			expectArguments(t, &set)
 		})
 	}
 }
 
-func expectRights(t *testing.T, set *apps.DaemonSet) {
+// arguments are where each container has what the installer needs.
+var arguments = []string{"--bin-dir=/host/bin", "--conf-dir=/host/conf", "--entry=/etc/vxcan/entry.json"}
+
+func expectArguments(t *testing.T, set *apps.DaemonSet) {
+	t.Helper()
+	container := set.Spec.Template.Spec.Containers[0]
+	if !slices.Equal(container.Args, arguments) {
+		t.Errorf("args %v", container.Args)
+	}
+	if got, want := container.ReadinessProbe.Exec.Command, append([]string{"/vxcan-install", "--check"}, arguments...); !slices.Equal(got, want) {
+		t.Errorf("probe %v, want %v", got, want)
+	}
+	for _, c := range set.Spec.Template.Spec.Containers {
+		if want := imageName + ":" + release(t); c.Image != want {
+			t.Errorf("%s: image %s, want %s", c.Name, c.Image, want)
+		}
+	}
+}
+
+// volumesOf are the volumes of a container by where they are mounted.
+func volumesOf(t *testing.T, set *apps.DaemonSet, container string) map[string]core.VolumeSource {
 	t.Helper()
 	pod := set.Spec.Template.Spec
-	c := pod.Containers[0].SecurityContext
+	mounted := map[string]core.VolumeSource{}
+	i := slices.IndexFunc(pod.Containers, func(c core.Container) bool { return c.Name == container })
+	for _, m := range pod.Containers[i].VolumeMounts {
+		if container != "install" && !m.ReadOnly {
+			t.Errorf("%s may write %s", container, m.MountPath)
+		}
+		v := slices.IndexFunc(pod.Volumes, func(v core.Volume) bool { return v.Name == m.Name })
+		mounted[m.MountPath] = pod.Volumes[v].VolumeSource
+	}
+	return mounted
+}
+
+// TestComponents: what the components add has the installer's rights and writes nothing on the node. Only the container for
+// labels has a token.
+func TestComponents(t *testing.T) {
+	for _, overlay := range []string{"kubeadm", "k3s", "microk8s"} {
+		kinds := build(t, overlay, components...)
+		var set apps.DaemonSet
+		strict(t, kinds["DaemonSet"], &set)
+		expectRights(t, &set, "vxcanctl", "label")
+		expectArguments(t, &set)
+		pod := set.Spec.Template.Spec
+		if !slices.Equal(pod.Containers[2].Command, slices.Concat([]string{"/vxcan-label", arguments[2], "--", "/vxcan-install", "--check"}, arguments)) {
+			t.Errorf("label: %v", pod.Containers[2].Command)
+		}
+		for name, mounts := range map[string]int{"install": 3, "vxcanctl": 2, "label": 4} {
+			mounted := volumesOf(t, &set, name)
+			_, token := mounted["/var/run/secrets/kubernetes.io/serviceaccount"]
+			if len(mounted) != mounts || token != (name == "label") {
+				t.Errorf("%s: volumes %v", name, mounted)
+			}
+		}
+	}
+}
+
+// expectRights is what is said of the rights of the DaemonSet, which has these containers beside the installer.
+func expectRights(t *testing.T, set *apps.DaemonSet, beside ...string) {
+	t.Helper()
+	pod := set.Spec.Template.Spec
+	account := ""
+	if slices.Contains(beside, "label") {
+		account = "vxcan"
+	}
+	for i, name := range append([]string{"install"}, beside...) {
+		if len(pod.Containers) != len(beside)+1 || len(pod.InitContainers) != 0 || pod.Containers[i].Name != name {
+			t.Fatalf("containers %+v, want install and %v", pod.Containers, beside)
+		}
+		c := pod.Containers[i]
+		expectContext(t, c.SecurityContext)
+		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() {
+			t.Errorf("%s: no requests", name)
+		}
+	}
 	switch {
-	case len(pod.Containers) != 1 || len(pod.InitContainers) != 0:
-		t.Error("more than one container")
-	case *c.RunAsUser != 0 || *c.Privileged || *c.AllowPrivilegeEscalation || !*c.ReadOnlyRootFilesystem:
-		t.Errorf("%+v", c)
-	case len(c.Capabilities.Add) > 0 || !slices.Equal(c.Capabilities.Drop, []core.Capability{"ALL"}):
-		t.Errorf("capabilities: %+v", c.Capabilities)
-	case c.SeccompProfile.Type != core.SeccompProfileTypeRuntimeDefault:
-		t.Errorf("seccomp: %+v", c.SeccompProfile)
-	case *pod.AutomountServiceAccountToken || pod.ServiceAccountName != "":
+	case *pod.AutomountServiceAccountToken || pod.ServiceAccountName != account:
 		t.Error("it has a token of the API")
 	case !pod.HostNetwork || pod.HostPID || pod.HostIPC:
 		t.Error("namespaces")
@@ -126,13 +214,23 @@ func expectRights(t *testing.T, set *apps.DaemonSet) {
 		t.Error("not on every node")
 	case set.Spec.UpdateStrategy.Type != apps.RollingUpdateDaemonSetStrategyType:
 		t.Errorf("%+v", set.Spec.UpdateStrategy)
-	case pod.Containers[0].Resources.Requests.Cpu().IsZero() || pod.Containers[0].Resources.Requests.Memory().IsZero():
-		t.Error("no requests")
 	}
 	for name, value := range set.Spec.Selector.MatchLabels {
 		if set.Spec.Template.Labels[name] != value {
 			t.Errorf("label %s", name)
 		}
+	}
+}
+
+func expectContext(t *testing.T, c *core.SecurityContext) {
+	t.Helper()
+	switch {
+	case *c.RunAsUser != 0 || *c.Privileged || *c.AllowPrivilegeEscalation || !*c.ReadOnlyRootFilesystem:
+		t.Errorf("%+v", c)
+	case len(c.Capabilities.Add) > 0 || !slices.Equal(c.Capabilities.Drop, []core.Capability{"ALL"}):
+		t.Errorf("capabilities: %+v", c.Capabilities)
+	case c.SeccompProfile.Type != core.SeccompProfileTypeRuntimeDefault:
+		t.Errorf("seccomp: %+v", c.SeccompProfile)
 	}
 }
 

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+// released is where the manifests name the image of a release, and its version.
+var (
+	releasedImage = regexp.MustCompile(`\b` + regexp.QuoteMeta(imageName) + `\b`)
+	releasedTag   = regexp.MustCompile(`(vxcan-install:|newTag: |appVersion: ")[0-9][^"\s]*`)
+)
+
+// writeManifests copies overlays and chart, for an image of another name and version.
+func writeManifests(to, from string, image name.Tag) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if filepath.Ext(path) == ".yaml" {
+			content = releasedTag.ReplaceAll(content, []byte("${1}"+image.TagStr()))
+			content = releasedImage.ReplaceAll(content, []byte(image.Context().Name()))
+		}
+		return os.WriteFile(target, content, 0o644)
+	})
+}
