@@ -146,7 +146,7 @@ func (f format) files(t testing.TB) []string {
 	}
 	const doc = "/usr/share/doc/vxcan/"
 	for _, name := range []string{"README.md", "CHANGELOG.md", "LICENSE", "copyright", "integration/packages/README.md",
-		"plugins/docker/README.md", "plugins/install/README.md", "plugins/netavark/README.md", "plugins/vxcan/README.md", "plugins/vxcanctl/README.md"} {
+		"plugins/docker/README.md", "plugins/install/README.md", "plugins/label/README.md", "plugins/netavark/README.md", "plugins/vxcan/README.md", "plugins/vxcanctl/README.md"} {
 		files = append(files, plain+doc+name)
 	}
 	for _, path := range strings.Fields(harness.Command(t, "find", harness.Repo("conflist"), "-name", "yocto", "-prune", "-o", "-name", "buildroot", "-prune", "-o", "-type", "f", "-print")) {
