@@ -61,16 +61,7 @@ func NewContainerdWith(t testing.TB, conflist []byte) *Containerd {
 		t.Fatal(err)
 	}
 	Write(t, conf+"/10-pods.conflist", string(conflist))
-	config := fmt.Sprintf(`version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = %q
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = %q
-  conf_dir = %q
-`, podImage, bin, conf)
-	if err := os.WriteFile(c.Dir+"/config.toml", []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(c.Dir+"/config.toml", []byte(containerdConfig(CNIDirs{bin, conf})), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.End) // also of one that starts too slowly
@@ -79,6 +70,18 @@ func NewContainerdWith(t testing.TB, conflist []byte) *Containerd {
 		Command(t, "ctr", "--namespace", "k8s.io", "image", "import", ImageArchive(t, podImage))
 	}
 	return c
+}
+
+func containerdConfig(dirs CNIDirs) string {
+	return fmt.Sprintf(`version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %q
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = %q
+  conf_dir = %q
+`, podImage, dirs.Bin, dirs.Conf)
 }
 
 // Start starts the daemon and waits until it answers.

@@ -154,8 +154,11 @@ func parseLinks(t testing.TB, text string) []Link {
 // CANLinks names the CAN devices of the host, sorted.
 func CANLinks(t testing.TB) []string {
 	t.Helper()
-	var names []string
-	for _, l := range Links(t) {
+	return namesOfCAN(Links(t))
+}
+
+func namesOfCAN(links []Link) (names []string) {
+	for _, l := range links {
 		if l.Kind == "vcan" || l.Kind == "vxcan" {
 			names = append(names, l.Name)
 		}

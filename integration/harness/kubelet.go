@@ -181,26 +181,39 @@ func (n *Node) WaitFor(what string, condition func() bool) {
 	n.T.Fatalf("in vain for two minutes: %s; there are netns %v, IPs %v, host ends %v", what, PodNetns(n.T), PodIPs(n.T), HostEnds(n.T))
 }
 
-// Apply gives the kubelet the pod of conflist/kubernetes under a name, with an annotation, and an image that has what the
-// command there installs.
-func (n *Node) Apply(name, annotation string) {
-	n.T.Helper()
-	content, err := os.ReadFile(Repo("conflist/kubernetes/pod.yaml"))
+// Example is a file of conflist/kubernetes, with an image that has what the commands there install.
+func Example(t testing.TB, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(Repo("conflist/kubernetes/" + name))
 	if err != nil {
-		n.T.Fatal(err)
+		t.Fatal(err)
 	}
 	text := string(content)
-	for theirs, ours := range map[string]string{
-		"\n  name: engine\n":                                 "\n  name: " + name + "\n",
-		"vxcan/networks: can0":                               "vxcan/networks: " + annotation,
-		"image: debian:stable-slim":                          "image: " + canUtils + "\n      imagePullPolicy: Never",
-		"apt-get update && apt-get -y install can-utils && ": "",
+	for _, change := range [][2]string{
+		{"image: debian:stable-slim", "image: " + canUtils},
+		{"image: busybox:stable", "image: " + canUtils},
+		{"apt-get update && apt-get -y install can-utils && ", ""},
 	} {
-		if !strings.Contains(text, theirs) {
-			n.T.Fatalf("no %q in pod.yaml:\n%s", theirs, content)
-		}
-		text = strings.Replace(text, theirs, ours, 1)
+		text = strings.ReplaceAll(text, change[0], change[1])
 	}
+	return text
+}
+
+// replaceOnce replaces words that must be in a text.
+func replaceOnce(t testing.TB, text, old, new string) string {
+	t.Helper()
+	if !strings.Contains(text, old) {
+		t.Fatalf("no %q in:\n%s", old, text)
+	}
+	return strings.Replace(text, old, new, 1)
+}
+
+// Apply gives the kubelet the pod of conflist/kubernetes under a name, with an annotation.
+func (n *Node) Apply(name, annotation string) {
+	n.T.Helper()
+	text := Example(n.T, "pod.yaml")
+	text = replaceOnce(n.T, text, "\n  name: engine\n", "\n  name: "+name+"\n")
+	text = replaceOnce(n.T, text, "vxcan/networks: can0", "vxcan/networks: "+annotation)
 	Write(n.T, filepath.Join(n.Dir, name), text)
 	Command(n.T, "mv", filepath.Join(n.Dir, name), n.manifest(name))
 }

@@ -247,8 +247,12 @@ func TestEntryOfConfigMap(t *testing.T) {
 		t.Error("every pod is attached")
 	}
 	var pod core.Pod
+	var deployment apps.Deployment
 	strict(t, readFile(t, manifests+"/pod.yaml"), &pod)
-	if pod.Annotations["vxcan/networks"] != "can0" {
-		t.Errorf("annotations %v", pod.Annotations)
+	strict(t, readFile(t, manifests+"/deployment.yaml"), &deployment)
+	for _, annotations := range []map[string]string{pod.Annotations, deployment.Spec.Template.Annotations} {
+		if annotations["vxcan/networks"] != "can0" {
+			t.Errorf("annotations %v", annotations)
+		}
 	}
 }
