@@ -140,6 +140,19 @@ func TestStatusOf(t *testing.T) {
 	expect("without a container end", "vcan0 1", "vcan1 1", "hub vcan1 is missing")
 }
 
+// TestHubs: controllers and vcans, with or without a bus, and none of the devices that vxcan makes for one.
+func TestHubs(t *testing.T) {
+	w := newWorld(t)
+	w.attach("vcan0", "a", w.crowd)
+	w.run("ip link add can-engine type vcan")
+	var got []string
+	w.do(func() (err error) { got, err = w.host.Hubs(); return err })
+	slices.Sort(got)
+	if want := []string{"can-engine", "vcan0"}; !slices.Equal(got, want) {
+		t.Errorf("hubs %q, want %q", got, want)
+	}
+}
+
 // TestDifferencesOf: each difference names the host ends of the endpoints that it is about.
 func TestDifferencesOf(t *testing.T) {
 	w := newWorld(t)
