@@ -84,8 +84,8 @@ PLATFORMS = amd64 arm64 arm/v7 riscv64
 KUBERNETES = go -C integration/kubernetes/installer
 
 # The name of the image, and where the manifests are written that have it, with the version.
-IMAGE     ?= localhost/vxcan-install
-MANIFESTS ?= $(CURDIR)/bin/kubernetes
+IMAGE     = localhost/vxcan-install
+MANIFESTS = bin/kubernetes
 
 image: setup-build ## make the container image for Kubernetes, an OCI layout in bin/image and bin/image.tar, and its manifests in bin/kubernetes
 	for platform in $(PLATFORMS); do for binary in vxcan:./plugins/vxcan vxcan-install:./plugins/install vxcan-label:./plugins/label vxcanctl:./plugins/vxcanctl; do \
@@ -97,7 +97,7 @@ push: setup-build ## push that image to a registry, and name it in bin/kubernete
 	$(make_image) -push
 
 make_image = $(KUBERNETES) run . -image $(IMAGE) -version $(VERSION) -out $(CURDIR)/bin/image \
-	-manifests $(CURDIR)/conflist/kubernetes -to $(MANIFESTS)
+	-manifests $(CURDIR)/conflist/kubernetes -to $(abspath $(MANIFESTS))
 
 setup-%:
 	@$(SETUP) $*

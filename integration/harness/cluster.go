@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// clusterDir is on the disk of the machine, where a node's containerd may keep its layers, and lives through a reboot.
+	// clusterDir is on the disk of the machine, where a node's containerd may keep its layers.
 	clusterDir = "/var/lib/containers/cluster"
 	controlIP  = "10.9.0.1"  // of the control plane, in the network of the nodes
 	serviceIP  = "10.96.0.1" // of the API server, for pods; nobody else has a service, and there is no DNS
@@ -51,13 +51,14 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	t.Cleanup(c.end)
 	Command(t, "modprobe", "-a", "vcan", "vxcan", "can-gw", "veth", "bridge")
 	showClockSpeed(t, t.TempDir()+"/cpuinfo")
-	c.writeKeys()
+	c.writeKeys(nodes)
 	c.connect()
 	for _, name := range controlPlane {
 		c.StartPart(name)
 	}
 	for i := range nodes {
-		c.Nodes = append(c.Nodes, newClusterNode(c, i+1, dirs))
+		c.Nodes = append(c.Nodes, newClusterNode(c, i+1, dirs)) // in the list before it boots, for its logs
+		c.Nodes[i].PowerOn()
 	}
 	c.WaitFor("the nodes are known", func() bool { return strings.Count(c.Kubectl("get", "nodes", "-o", "name"), "\n") == nodes })
 	c.Kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=180s")
@@ -65,7 +66,7 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	return c
 }
 
-// expectBuilt tells which cluster is tested.
+// expectBuilt says which cluster is tested.
 func expectBuilt(t testing.TB) {
 	t.Helper()
 	built, err := buildinfo.ReadFile(BinDir(t) + "/kube")
@@ -82,11 +83,13 @@ func expectBuilt(t testing.TB) {
 // Run runs a part of a test, on the cluster as the part before left it.
 func (c *Cluster) Run(name string, test func(t *testing.T)) {
 	outer := c.T.(*testing.T)
-	outer.Run(name, func(t *testing.T) {
+	if !outer.Run(name, func(t *testing.T) {
 		c.use(t)
 		defer c.use(outer)
 		test(t)
-	})
+	}) {
+		outer.FailNow() // the next part starts from what this one leaves
+	}
 }
 
 // use has the cluster report its failures to a test.
@@ -108,13 +111,10 @@ const adminToken = "admin-token"
 
 func nodeToken(name string) string { return "token-of-" + name }
 
-func (c *Cluster) writeKeys() {
+func (c *Cluster) writeKeys(nodes int) {
 	c.T.Helper()
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		c.T.Fatal(err)
-	}
-	if _, err := os.Stat(c.file("sa.key")); err == nil {
-		return // as before the reboot
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -126,7 +126,7 @@ func (c *Cluster) writeKeys() {
 	}
 	Write(c.T, c.file("sa.key"), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
 	tokens := adminToken + `,admin,admin,"system:masters"` + "\n"
-	for i := range 9 {
+	for i := range nodes {
 		name := clusterNodeName(i + 1)
 		tokens += fmt.Sprintf("%s,system:node:%s,%s,\"system:nodes\"\n", nodeToken(name), name, name)
 	}
@@ -224,7 +224,7 @@ func startDaemon(t testing.TB, log string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// end shows the logs of a test that failed, and takes everything away, unless it is to live through a reboot.
+// end shows the logs of a test that failed, and takes everything away.
 func (c *Cluster) end() {
 	if c.T.Failed() {
 		for _, log := range []string{"kube-apiserver", "kube-controller-manager"} {
@@ -243,10 +243,7 @@ func (c *Cluster) end() {
 		c.StopPart(name)
 	}
 	_, err := Try("ip", "link", "del", switchName)
-	if os.Getenv("VXCAN_BOOT") != "1" {
-		err = errors.Join(err, RemoveContent(clusterDir))
-	}
-	if err != nil {
+	if err = errors.Join(err, RemoveContent(clusterDir)); err != nil {
 		c.T.Error(err)
 	}
 }

@@ -58,7 +58,6 @@ func newClusterNode(c *Cluster, number int, dirs CNIDirs) *ClusterNode {
 			c.T.Fatal(err)
 		}
 	}
-	n.PowerOn()
 	return n
 }
 
@@ -227,9 +226,6 @@ func (n *ClusterNode) StartKubelet() {
 		"--kubeconfig="+n.Dir+"/kubeconfig", "--hostname-override="+n.Name, "--node-ip="+n.IP())...)
 }
 
-// StopKubelet stops it; its pods run on.
-func (n *ClusterNode) StopKubelet() { stop(n.T, &n.kubelet, syscall.SIGTERM) }
-
 // makeCgroup makes the one below which a kubelet has its pods, with all controllers.
 func makeCgroup(t testing.TB, name string) {
 	t.Helper()
@@ -327,23 +323,13 @@ func (n *ClusterNode) podStation(pod ClusterPod, ifName string) Station {
 	return s
 }
 
-// Logged counts the lines of the kubelet's log with some words.
-func (n *ClusterNode) Logged(words string) int {
-	n.T.Helper()
-	content, err := os.ReadFile(n.Dir + "/kubelet.log")
-	if err != nil {
-		n.T.Fatal(err)
-	}
-	return strings.Count(string(content), words)
-}
-
 // Links lists the devices of the node.
 func (n *ClusterNode) Links() []Link {
 	n.T.Helper()
 	return parseLinks(n.T, n.Command("ip", "-details", "-json", "link"))
 }
 
-// Control runs vxcanctl on the node, with the status as JSON.
+// Control runs vxcanctl on the node.
 func (n *ClusterNode) Control(args ...string) string {
 	n.T.Helper()
 	return n.Command(append([]string{BinDir(n.T) + "/vxcanctl"}, args...)...)

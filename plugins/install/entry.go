@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func (o options) entryOfNode() string {
 		return o.entry
 	}
 	own := filepath.Join(filepath.Dir(o.entry), filepath.Base(o.node)+".json")
-	if _, err := os.Stat(own); err != nil {
+	if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) { // who cannot be read is not replaced by another one
 		return o.entry
 	}
 	return own

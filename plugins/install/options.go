@@ -58,7 +58,7 @@ func parseOptions(args []string) options {
 	flags.StringVar(&o.node, "node", "", "`name` of this node: if NAME.json is beside the file of --entry, it is the entry here")
 	flags.BoolVar(&o.removeOnExit, "remove-on-exit", false, "take the entry out again when stopped by a signal")
 	flags.BoolVar(&o.once, "once", false, "install and end, do not watch")
-	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, and change nothing")
+	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, print that entry, and change nothing")
 	flags.VisitAll(func(f *flag.Flag) {
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := os.LookupEnv(name); ok {
@@ -90,7 +90,11 @@ func (o options) run(ctx context.Context) error {
 	in := &installer{options: o, valid: entry}
 	switch {
 	case o.check:
-		return in.inPlace()
+		if err := in.inPlace(); err != nil {
+			return err
+		}
+		fmt.Println(string(entry))
+		return nil
 	case o.once:
 		return in.installOnce(ctx)
 	}

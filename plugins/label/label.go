@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,17 +20,24 @@ import (
 const (
 	// labelPrefix is that of the labels of a node; a hub follows.
 	labelPrefix = "vxcan.dev/hub-"
-	labelValue  = "true"
-	labelPoll   = 5 * time.Second
-	// labelAgain is how often labels are read that nothing has changed: somebody else may have.
+	// labelEntry is the label of a node where the hub of vxcan's entry in the pod network is there or is made: what a pod needs
+	// that names no hub, on nodes whose entries differ.
+	labelEntry = "vxcan.dev/hub"
+	labelValue = "true"
+	labelPoll  = 5 * time.Second
+	// labelAgain is how often labels are read that nothing has changed: somebody else may have. It is also the longest wait after
+	// an error.
 	labelAgain = 2 * time.Minute
+	// labelPatience is at how many looks in a row vxcan must be missing before the labels go. An upgrade takes one or two.
+	labelPatience = 4
 )
 
-// labeller keeps the labels of a node of Kubernetes: one for each hub that a pod on it can be on now.
+// labeller keeps the labels of a node of Kubernetes: one for each hub that there is, or that vxcan makes for its entry.
 type labeller struct {
-	node, entry  string // its name, and the file of vxcan's entry in the pod network, or ""
-	ready        []string
+	node         string
+	check        []string // the installer, which prints its entry in the pod network if plugin and entry are in place
 	removeOnExit bool
+	poll         time.Duration
 	hubs         func() ([]string, error)
 	api          nodeAPI
 }
@@ -38,50 +46,60 @@ type labeller struct {
 func (l *labeller) keep(ctx context.Context) error {
 	var done map[string]string // what the node has by our last look
 	var looked time.Time
-	said := ""
+	said, unready, wait := "", 0, l.poll
 	for {
 		want, err := l.want(ctx)
-		if err == nil && (done == nil || !maps.Equal(done, want) || time.Since(looked) > labelAgain) {
+		if errors.Is(err, errNotReady) {
+			if unready++; unready >= labelPatience {
+				want, err = nil, nil // the installer's log says why
+			}
+		} else {
+			unready = 0
+		}
+		if err == nil && (looked.IsZero() || !maps.Equal(done, want) || time.Since(looked) > labelAgain) {
 			if err = l.api.set(ctx, want); err == nil {
 				done, looked = want, time.Now()
 			}
 		}
-		if err != nil && ctx.Err() == nil && err.Error() != said {
-			slog.Warn(config.OneLine(err), "node", l.node)
-		}
-		said = ""
-		if err != nil {
+		switch {
+		case err == nil, errors.Is(err, errNotReady):
+			said, wait = "", l.poll
+		case ctx.Err() == nil && err.Error() != said:
 			said = err.Error()
+			slog.Warn(config.OneLine(err), "node", l.node)
+		default:
+			wait = min(2*wait, labelAgain)
 		}
 		select {
 		case <-ctx.Done():
-			if !l.removeOnExit {
-				return nil
-			}
-			last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			return l.api.set(last, nil)
-		case <-time.After(labelPoll):
+			return nil
+		case <-time.After(wait):
 		}
 	}
 }
 
+// errNotReady is a node where plugin or entry are not in place.
+var errNotReady = errors.New("vxcan is not installed")
+
 // want are the labels that the node is to have.
 func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 	labels := map[string]string{}
-	if len(l.ready) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-		if exec.CommandContext(ctx, l.ready[0], l.ready[1:]...).Run() != nil {
-			return labels, nil // the installer's log says why
-		}
+	if l.removeOnExit { // at the end, the account may be gone already
+		return labels, nil
+	}
+	hub, made, err := l.entry(ctx)
+	if err != nil {
+		return nil, err
 	}
 	hubs, err := l.hubs()
 	if err != nil {
 		return nil, err
 	}
-	if hub, made := l.hubOfEntry(); made {
+	if made {
 		hubs = append(hubs, hub)
+	}
+	if slices.Contains(hubs, hub) {
+		labels[labelEntry] = labelValue
 	}
 	for _, hub := range hubs {
 		if labelName.MatchString(hub) {
@@ -91,30 +109,32 @@ func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 	return labels, nil
 }
 
-// labelName is what Kubernetes allows behind the prefix of a label, and behind ours.
-var labelName = regexp.MustCompile(`^[A-Za-z0-9._-]*[A-Za-z0-9]$`)
-
-// hubOfEntry is the hub of the entry, and whether the plugin makes it where it is missing.
-func (l *labeller) hubOfEntry() (hub string, made bool) {
-	if l.entry == "" {
-		return "", false
-	}
-	content, err := os.ReadFile(filepath.Join(filepath.Dir(l.entry), filepath.Base(l.node)+".json"))
-	if err != nil {
-		if content, err = os.ReadFile(l.entry); err != nil {
-			return "", false
-		}
+// entry asks the installer for its entry, and returns the hub of it, and whether the plugin makes that where it is missing.
+func (l *labeller) entry(ctx context.Context) (hub string, made bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	const notInPlace = 1 // another status is trouble of its own, such as an entry that is being edited
+	content, err := exec.CommandContext(ctx, l.check[0], l.check[1:]...).Output()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == notInPlace:
+		return "", false, errNotReady
+	case err != nil:
+		return "", false, fmt.Errorf("%s: %w", l.check[0], err)
 	}
 	network := config.NewNetwork()
 	var keys map[string]json.RawMessage
-	if json.Unmarshal(content, &keys) != nil {
-		return "", false
+	if err := json.Unmarshal(content, &keys); err != nil {
+		return "", false, fmt.Errorf("%s: its entry: %w", l.check[0], err)
 	}
 	for name, value := range keys {
 		_, _ = network.SetJSON(name, value) // the installer refuses what is wrong
 	}
-	return network.Hub.Name, !network.Hub.Physical && config.CanMake(network.Hub.Name)
+	return network.Hub.Name, !network.Hub.Physical && config.CanMake(network.Hub.Name), nil
 }
+
+// labelName is what Kubernetes allows behind the prefix of a label, and behind ours.
+var labelName = regexp.MustCompile(`^[A-Za-z0-9._-]*[A-Za-z0-9]$`)
 
 // nodeAPI sets our labels of a node, all of them.
 type nodeAPI interface {
@@ -126,7 +146,7 @@ type nodeAPI interface {
 func patchOf(has, want map[string]string) []byte {
 	change := map[string]any{}
 	for name := range has {
-		if _, ok := want[name]; !ok && strings.HasPrefix(name, labelPrefix) {
+		if _, ok := want[name]; !ok && (name == labelEntry || strings.HasPrefix(name, labelPrefix)) {
 			change[name] = nil
 		}
 	}

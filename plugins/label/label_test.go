@@ -9,8 +9,11 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPatchOf(t *testing.T) {
@@ -23,6 +26,7 @@ func TestPatchOf(t *testing.T) {
 		{map[string]string{"zone": "a"}, nil, ""},
 		{map[string]string{"zone": "a", hub: "true"}, map[string]string{hub: "true"}, ""},
 		{map[string]string{"zone": "a", hub: "true"}, map[string]string{other: "true"}, `{"metadata":{"labels":{"` + hub + `":null,"` + other + `":"true"}}}`},
+		{map[string]string{labelEntry: "true", "vxcan.dev/other": "x"}, nil, `{"metadata":{"labels":{"` + labelEntry + `":null}}}`},
 		{map[string]string{hub: "false"}, map[string]string{hub: "true"}, `{"metadata":{"labels":{"` + hub + `":"true"}}}`},
 	} {
 		if got := strings.TrimSpace(string(patchOf(c.has, c.want))); got != c.patch {
@@ -31,41 +35,50 @@ func TestPatchOf(t *testing.T) {
 	}
 }
 
-// TestLabelsWanted: there is a label for each hub, and for that of the entry if vxcan makes it. There is none while the
-// installer's check fails.
+// says is an installer that prints an entry, and ends with a status.
+func says(entry string, status int) []string {
+	return []string{"sh", "-c", `printf %s "$1"; exit "$2"`, "sh", entry, strconv.Itoa(status)}
+}
+
+// TestLabelsWanted: there is a label for each hub, and for that of the entry if vxcan makes it.
 func TestLabelsWanted(t *testing.T) {
-	entry := filepath.Join(t.TempDir(), "entry.json")
-	write := func(name, content string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(filepath.Dir(entry), name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("entry.json", `{"type":"vxcan","hub":"vcan7","capabilities":{}}`)
-	write("node2.json", `{"type":"vxcan","hub":"can-engine","physical":true}`)
+	const made = `{"type":"vxcan","hub":"vcan7","capabilities":{}}`
+	const adapter = `{"type":"vxcan","hub":"can-engine","physical":true}`
 	for _, c := range []struct {
-		node  string
+		check []string
 		hubs  []string
-		ready string
 		want  []string
 	}{
-		{"node1", []string{"can0", "größe", "_"}, "true", []string{"can0", "vcan7"}},
-		{"node1", []string{"vcan7"}, "true", []string{"vcan7"}},
-		{"node2", []string{"can0"}, "true", []string{"can0"}},
-		{"node1", []string{"can0"}, "false", nil},
+		{says(made, 0), []string{"can0", "größe", "_"}, []string{labelPrefix + "can0", labelPrefix + "vcan7", labelEntry}},
+		{says(made, 0), []string{"vcan7"}, []string{labelPrefix + "vcan7", labelEntry}},
+		{says(adapter, 0), []string{"can0"}, []string{labelPrefix + "can0"}},
+		{says(adapter, 0), []string{"can0", "can-engine"}, []string{labelPrefix + "can0", labelPrefix + "can-engine", labelEntry}},
 	} {
-		l := labeller{node: c.node, entry: entry, ready: []string{c.ready}, hubs: func() ([]string, error) { return c.hubs, nil }}
+		l := labeller{check: c.check, hubs: func() ([]string, error) { return c.hubs, nil }}
 		want := map[string]string{}
-		for _, hub := range c.want {
-			want[labelPrefix+hub] = "true"
+		for _, label := range c.want {
+			want[label] = "true"
 		}
 		if got, err := l.want(t.Context()); err != nil || !maps.Equal(got, want) {
 			t.Errorf("%+v: %v, %v", c, got, err)
 		}
 	}
-	failing := labeller{hubs: func() ([]string, error) { return nil, errors.New("no kernel") }}
-	if got, err := failing.want(t.Context()); err == nil {
-		t.Errorf("%v without an error", got)
+	for _, l := range []labeller{
+		{check: says(made, 0), hubs: func() ([]string, error) { return nil, errors.New("no kernel") }},
+		{check: says(made, 2)},
+		{check: says("{", 0)},
+		{check: []string{"/no/such/program"}},
+	} {
+		if got, err := l.want(t.Context()); err == nil || errors.Is(err, errNotReady) {
+			t.Errorf("%v: %v, %v", l.check, got, err)
+		}
+	}
+	if _, err := (&labeller{check: says("", 1)}).want(t.Context()); !errors.Is(err, errNotReady) {
+		t.Errorf("not in place: %v", err)
+	}
+	leaving := labeller{check: says(made, 0), removeOnExit: true, hubs: func() ([]string, error) { return []string{"can0"}, nil }}
+	if got, err := leaving.want(t.Context()); err != nil || len(got) > 0 {
+		t.Errorf("with --remove-on-exit: %v, %v", got, err)
 	}
 }
 
@@ -119,33 +132,36 @@ func TestNodeOfCluster(t *testing.T) {
 	}
 }
 
-// TestLabelLeaves: at the end the labels go if asked to, as the installer's entry does.
-func TestLabelLeaves(t *testing.T) {
-	for _, remove := range []bool{false, true} {
-		ctx, cancel := context.WithCancel(t.Context())
-		api := &setLabels{stop: cancel}
-		l := labeller{removeOnExit: remove, api: api, hubs: func() ([]string, error) { return []string{"vcan0"}, nil }}
-		if err := l.keep(ctx); err != nil {
-			t.Error(err)
+// TestLabelPatience: the labels go when vxcan has been missing for some looks, not for one; and not while nobody can tell.
+func TestLabelPatience(t *testing.T) {
+	in, out := func() ([]string, error) { return []string{"vcan0"}, nil }, func() ([]string, error) { return nil, errNotReady }
+	broken := func() ([]string, error) { return nil, errors.New("no kernel") }
+	looks := []func() ([]string, error){in, out, broken, in}
+	for range labelPatience {
+		looks = append(looks, out)
+	}
+	looks = append(looks, in)
+	ctx, cancel := context.WithCancel(t.Context())
+	api := &setLabels{}
+	l := labeller{check: says("{}", 0), poll: time.Millisecond, api: api, hubs: func() ([]string, error) {
+		look := looks[0]
+		if looks = looks[1:]; len(looks) == 0 {
+			cancel()
 		}
-		want := []int{1}
-		if remove {
-			want = append(want, 0)
-		}
-		if len(api.sizes) != len(want) || api.sizes[len(want)-1] != want[len(want)-1] {
-			t.Errorf("remove %v: numbers of labels %v, want %v", remove, api.sizes, want)
-		}
+		return look()
+	}}
+	if err := l.keep(ctx); err != nil {
+		t.Error(err)
+	}
+	if want := []int{2, 0, 2}; !slices.Equal(api.sizes, want) {
+		t.Errorf("numbers of labels %v, want %v", api.sizes, want)
 	}
 }
 
-type setLabels struct {
-	sizes []int
-	stop  func()
-}
+type setLabels struct{ sizes []int }
 
 func (s *setLabels) set(_ context.Context, labels map[string]string) error {
 	s.sizes = append(s.sizes, len(labels))
-	s.stop()
 	return nil
 }
 

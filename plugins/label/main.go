@@ -1,5 +1,5 @@
-// Command vxcan-label keeps the labels of a node of Kubernetes: vxcan.dev/hub-NAME=true for each controller and vcan that pods
-// on the node can be on, and for the hub of vxcan's entry in the pod network, if the plugin makes it. It runs beside
+// Command vxcan-label keeps the labels of a node of Kubernetes: vxcan.dev/hub-NAME=true for each controller and vcan, and for
+// the hub of vxcan's entry in the pod network if the plugin makes it, and vxcan.dev/hub=true for that one. It runs beside
 // vxcan-install in a DaemonSet, without capabilities, and is the only program of vxcan that calls the API.
 package main
 

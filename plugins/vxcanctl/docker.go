@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"io"
 	"net"
-	"net/textproto"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -32,26 +30,28 @@ func dockerRuns() bool {
 // people: if Docker does not answer at once, there are none.
 func askDocker(ctx context.Context, socket string) map[string]dockerEndpoint {
 	names := make(map[string]dockerEndpoint)
-	deadline := time.Now().Add(time.Second)
-	dialer := net.Dialer{Deadline: deadline}
-	conn, err := dialer.DialContext(ctx, "unix", socket)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/containers/json", nil)
 	if err != nil {
 		return names
 	}
-	defer conn.Close()
-	_ = conn.SetDeadline(deadline)
-	// One request in the form that is answered in one piece. net/http would make vxcanctl twice as large.
-	_, _ = io.WriteString(conn, "GET /containers/json HTTP/1.0\r\n\r\n")
-	answer := textproto.NewReader(bufio.NewReader(conn))
-	_, _ = answer.ReadLine() // of a failure the document is no list
-	_, _ = answer.ReadMIMEHeader()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	answer, err := client.Do(request)
+	if err != nil {
+		return names
+	}
+	defer answer.Body.Close()
 	var containers []struct {
 		Names           []string
 		NetworkSettings struct {
 			Networks map[string]struct{ EndpointID string }
 		}
 	}
-	_ = json.NewDecoder(answer.R).Decode(&containers)
+	_ = json.NewDecoder(answer.Body).Decode(&containers) // of a failure the document is no list
 	for _, c := range containers {
 		for network, endpoint := range c.NetworkSettings.Networks {
 			if len(c.Names) > 0 {

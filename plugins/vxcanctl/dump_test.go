@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -105,8 +106,8 @@ func TestLateName(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
-	if host.asked != 1 {
-		t.Errorf("asked %d times", host.asked)
+	if asked := host.asked.Load(); asked != 1 {
+		t.Errorf("asked %d times", asked)
 	}
 	status.Endpoints[0].Name = "web"
 	s.asked["vx1"] = time.Now().Add(-time.Minute)
@@ -117,11 +118,11 @@ func TestLateName(t *testing.T) {
 
 type countingLooker struct {
 	fakeLooker
-	asked int
+	asked atomic.Int32
 }
 
 func (c *countingLooker) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, error) {
-	c.asked++
+	c.asked.Add(1)
 	return c.fakeLooker.Status(ctx, hubs...)
 }
 

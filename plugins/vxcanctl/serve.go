@@ -1,56 +1,41 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
-	"net/textproto"
+	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
 const (
-	requestTimeout = 10 * time.Second // for a request to be read, and an answer to be written
-	requestSize    = 64 << 10
-	requestsAtOnce = 16
+	requestTimeout = 5 * time.Second  // for a request to be read
+	answerTimeout  = 30 * time.Second // for the look, which may wait for the lock of a bus, and for the answer to be written
+	lookAge        = time.Second      // an answer may be this old: looks hold the locks of buses
 )
 
-// serveMetrics serves the metrics by HTTP until ctx ends: one answer a connection. net/http would make vxcanctl half as
-// large again.
+// serveMetrics serves the metrics by HTTP until ctx ends.
 func serveMetrics(ctx context.Context, address string, host looker) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", bracketed(address))
 	if err != nil {
 		return err
 	}
-	stopped := context.AfterFunc(ctx, func() { listener.Close() })
-	defer stopped()
-	var one sync.Mutex // each look holds the lock of a bus
-	places := make(chan struct{}, requestsAtOnce)
-	for {
-		conn, err := listener.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil: // too many open files
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
-		places <- struct{}{}
-		go func() {
-			defer func() { <-places }()
-			defer conn.Close()
-			answerHTTP(ctx, conn, host, &one)
-		}()
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", &metricsHandler{host: host, turn: make(chan struct{}, 1)})
+	server := http.Server{
+		Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout + 2*answerTimeout, IdleTimeout: requestTimeout,
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	stopped := context.AfterFunc(ctx, func() { server.Close() })
+	defer stopped()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // bracketed puts the brackets around an IPv6 address that a manifest cannot know to need them: $(IP):9732.
@@ -62,43 +47,41 @@ func bracketed(address string) string {
 	return net.JoinHostPort(address[:last], address[last+1:])
 }
 
-// answerHTTP reads a request (RFC 9112) and answers it.
-func answerHTTP(ctx context.Context, conn net.Conn, host looker, one *sync.Mutex) {
-	_ = conn.SetDeadline(time.Now().Add(requestTimeout))
-	request := textproto.NewReader(bufio.NewReader(io.LimitReader(conn, requestSize)))
-	line, err := request.ReadLine()
-	if err == nil {
-		_, err = request.ReadMIMEHeader()
-	}
-	words := strings.Fields(line)
-	status, kind, body := "400 Bad Request", "text/plain; charset=utf-8", []byte("vxcanctl: no request\n")
-	if err == nil && len(words) == 3 && strings.HasPrefix(words[2], "HTTP/1.") {
-		status, kind, body = metricsAnswer(ctx, words[0], words[1], host, one)
-	}
-	head := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n", status, kind, len(body))
-	if len(words) > 0 && words[0] == "HEAD" {
-		body = nil
-	}
-	_ = conn.SetDeadline(time.Now().Add(requestTimeout)) // the look may have waited for a lock
-	_, _ = conn.Write(append([]byte(head), body...))
+// metricsHandler answers with the metrics of a host. One request at a time looks.
+type metricsHandler struct {
+	host   looker
+	turn   chan struct{}
+	text   []byte
+	looked time.Time
 }
 
-// metricsAnswer is what GET /metrics is answered with. One look is taken at a time.
-func metricsAnswer(ctx context.Context, method, target string, host looker, one *sync.Mutex) (status, kind string, body []byte) {
-	kind = "text/plain; charset=utf-8"
-	path, _, _ := strings.Cut(target, "?")
-	switch {
-	case method != "GET" && method != "HEAD":
-		return "405 Method Not Allowed", kind, []byte("vxcanctl: GET alone\n")
-	case path != "/metrics":
-		return "404 Not Found", kind, []byte("vxcanctl: see /metrics\n")
+func (h *metricsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
+	defer cancel()
+	text, err := h.look(ctx)
+	if err != nil { // a part would look as if buses were gone
+		http.Error(w, config.OneLine(err), http.StatusInternalServerError)
+		return
 	}
-	one.Lock()
-	defer one.Unlock()
-	all, err := host.Status(ctx)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write(text) // who asked may have gone
+}
+
+func (h *metricsHandler) look(ctx context.Context) ([]byte, error) {
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-h.turn }()
+	if time.Since(h.looked) < lookAge {
+		return h.text, nil
+	}
+	all, err := h.host.Status(ctx)
 	var text bytes.Buffer
-	if err = errors.Join(err, writeMetrics(&text, all)); err != nil { // a part would look as if buses were gone
-		return "500 Internal Server Error", kind, []byte(config.OneLine(err) + "\n")
+	if err = errors.Join(err, writeMetrics(&text, all)); err != nil {
+		return nil, err
 	}
-	return "200 OK", "text/plain; version=0.0.4; charset=utf-8", text.Bytes()
+	h.text, h.looked = text.Bytes(), time.Now()
+	return h.text, nil
 }

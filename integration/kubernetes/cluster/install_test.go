@@ -20,9 +20,9 @@ func tooEarly(t *testing.T, c *harness.Cluster) {
 	t.Log(c.Kubectl("get", "pods"))
 }
 
-// overlay installs vxcan by an overlay, and starts pods on both nodes.
-func overlay(t *testing.T, c *harness.Cluster, name string) {
-	dir := harness.Manifests(t, name) + "/" + name
+// overlay installs vxcan by an overlay with components, and starts pods on both nodes.
+func overlay(t *testing.T, c *harness.Cluster, name string, components ...string) {
+	dir := harness.Manifests(t, name, components...) + "/" + name
 	t.Log(c.Kubectl("apply", "--dry-run=server", "-k", dir))
 	t.Log(c.Kubectl("apply", "-k", dir))
 	c.Rollout("daemonset/vxcan", "-n", "kube-system")
@@ -113,6 +113,7 @@ entryOfNode:
 	}
 	c.Apply(harness.Example(t, "deployment.yaml"))
 	c.Rollout("deployment/dashboard")
+	awaitSpread(c, 1, 1)
 	for i, hub := range []string{"vcan0", "vcan7"} {
 		n := c.Nodes[i]
 		stations := c.Stations(n, dashboards, hub, "can0")
@@ -127,6 +128,9 @@ entryOfNode:
 
 	c.Helm("upgrade", "vxcan", dir+"/chart", "--namespace", "kube-system", "--values", file, "--set", "removeOnExit=true")
 	c.Rollout("daemonset/vxcan", "-n", "kube-system")
+	for _, n := range c.Nodes {
+		c.WaitFor("the labels are gone on "+n.Name, func() bool { return !strings.Contains(labelsOf(c, n.Name), "vxcan.dev/") })
+	}
 	c.Helm("uninstall", "vxcan", "--namespace", "kube-system", "--wait")
 	for _, n := range c.Nodes {
 		c.WaitFor("the entry is gone on "+n.Name, func() bool { return !strings.Contains(n.PodNetworkFile(), "vxcan") })
@@ -199,6 +203,10 @@ func labels(t *testing.T, c *harness.Cluster) {
 // rights: the account of the labels may do nothing else with a node, nor anything with another one.
 func rights(t *testing.T, c *harness.Cluster) {
 	t.Helper()
+	owner := func(uid string) string {
+		return `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"node2","uid":"` + uid + `"}]}}`
+	}
+	c.Kubectl("patch", "node", "node1", "--type=merge", "-p", owner(c.Kubectl("get", "node", "node2", "-o", "jsonpath={.metadata.uid}")))
 	as := []string{"--as=system:serviceaccount:kube-system:vxcan", "--as-user-extra=authentication.kubernetes.io/node-name=node1"}
 	for _, test := range []struct {
 		words string // of the refusal; "" is allowed
@@ -207,10 +215,13 @@ func rights(t *testing.T, c *harness.Cluster) {
 		{"", []string{"label", "node", "node1", "vxcan.dev/hub-x=true"}},
 		{"", []string{"label", "node", "node1", "vxcan.dev/hub-x-"}},
 		{"vxcan labels only the node that it runs on", []string{"label", "node", "node2", "vxcan.dev/hub-x=true"}},
-		{"vxcan changes only labels vxcan.dev/hub-NAME", []string{"label", "node", "node1", "zone=a"}},
-		{"vxcan changes only labels vxcan.dev/hub-NAME", []string{"label", "node", "node1", "kubernetes.io/hostname-"}},
+		{"", []string{"label", "node", "node1", "vxcan.dev/hub=true", "--overwrite"}},
+		{"vxcan changes only labels", []string{"label", "node", "node1", "zone=a"}},
+		{"vxcan changes only labels", []string{"label", "node", "node1", "vxcan.dev/hubs=true"}},
+		{"vxcan changes only labels", []string{"label", "node", "node1", "kubernetes.io/hostname-"}},
 		{"vxcan changes only labels of a node", []string{"annotate", "node", "node1", "a=b"}},
 		{"vxcan changes only labels of a node", []string{"patch", "node", "node1", "-p", `{"spec":{"unschedulable":true}}`}},
+		{"vxcan changes only labels of a node", []string{"patch", "node", "node1", "--type=merge", "-p", owner("0c0ffee0-0000-4000-8000-000000000000")}},
 		{"forbidden", []string{"delete", "node", "node1"}},
 		{"forbidden", []string{"get", "secrets", "-n", "kube-system"}},
 		{"forbidden", []string{"get", "nodes"}},

@@ -103,6 +103,14 @@ func TestPush(t *testing.T) {
 		}
 		t.Logf("make push IMAGE=%s\n%s", image, out)
 	}
+	for refusal, arg := range map[string]string{"run make image": "VERSION=0.0.1", "not empty": "MANIFESTS=conflist/kubernetes"} {
+		cmd, cancel := limited("make", "-s", "--no-print-directory", "-C", "../../..", "SETUP=:", "push", "IMAGE="+image, "MANIFESTS="+written, arg)
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err == nil || !strings.Contains(string(out), refusal) {
+			t.Errorf("make push %s: %v: %s, want %s", arg, err, out, refusal)
+		}
+	}
 	var named struct {
 		Images []struct{ Name, NewTag string }
 	}

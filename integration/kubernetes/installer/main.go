@@ -77,7 +77,10 @@ func push(out string, to name.Tag) (v1.Hash, error) {
 	if len(outer.Manifests) != 1 {
 		return v1.Hash{}, fmt.Errorf("%s has %d images, want one", out, len(outer.Manifests))
 	}
-	digest := outer.Manifests[0].Digest
+	digest, version := outer.Manifests[0].Digest, outer.Manifests[0].Annotations["org.opencontainers.image.ref.name"]
+	if version != to.TagStr() {
+		return v1.Hash{}, fmt.Errorf("%s is an image of %s, want %s; run make image first", out, version, to.TagStr())
+	}
 	index, err := all.ImageIndex(digest)
 	if err != nil {
 		return v1.Hash{}, err

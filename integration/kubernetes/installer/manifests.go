@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,9 +17,21 @@ var (
 	releasedTag   = regexp.MustCompile(`(vxcan-install:|newTag: |appVersion: ")[0-9][^"\s]*`)
 )
 
-// writeManifests copies overlays and chart, for an image of another name and version.
+// writeManifests copies overlays and chart, for an image of another name and version. It replaces what it wrote before, and
+// nothing else.
 func writeManifests(to, from string, image name.Tag) error {
-	if err := os.RemoveAll(to); err != nil {
+	mark := filepath.Join(to, "written-by-make")
+	remove := os.Remove // an empty directory
+	if _, err := os.Stat(mark); err == nil {
+		remove = os.RemoveAll
+	}
+	if err := remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; name a directory that is not there (MANIFESTS=)", err)
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(mark, nil, 0o644); err != nil {
 		return err
 	}
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
