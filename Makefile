@@ -165,7 +165,7 @@ test-matrix: export VXCAN_TEST_CLEAN = 1
 test-matrix: export VXCAN_TEST_THOROUGH = 1
 test-matrix: export VXCAN_TEST_TEARDOWN = 20
 test-matrix: export VXCAN_TEST_RESTARTS = 10
-test-matrix: test test-kubelet test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet and nerdctl
+test-matrix: test test-kubelet test-cluster test-nerdctl ## the same with one more Debian release, newer than the stable one, with a kubelet, a cluster and nerdctl
 
 # nerdctl as a module that pins it with all that is in it, on the containerd of each release.
 test-nerdctl: export VXCAN_TEST_CAN = 1
@@ -236,23 +236,19 @@ test-kube: build image test-kube-only ## test the installer for Kubernetes, its 
 test-kube-only:
 	$(KUBERNETES) $(GO_TEST) .
 
-# Its version is in its go.mod, which may ask for a newer Go than ours do.
-bin/kubelet: integration/tools/kubelet/go.mod | setup-build
-	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubelet
+# The versions of Kubernetes and etcd are in its go.mod, which may ask for a newer Go than ours do. Helm asks the API server
+# for its version.
+bin/kube: integration/kube/go.mod integration/kube/main.go | setup-build
+	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(awk '$$1 == "k8s.io/kubernetes" { print $$2; exit }' $<)" -o $(CURDIR)/$@ .
 
 # Always on a kernel of its own, whose settings a kubelet changes.
 test-kubelet: export VXCAN_TEST_CAN = 1
 test-kubelet: export VXCAN_VM_COMMAND = $(VM)
 test-kubelet: export VXCAN_VM_SUITE = trixie
-test-kubelet: setup-test build bin/vm bin/kubelet ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
+test-kubelet: setup-test build bin/vm bin/kube ## test pods of a kubelet, which takes minutes to build, on Debian's containerd
 	go -C integration $(GO_TEST) -exec '$(VM) -boot' ./kubernetes/kubelet
 	go -C integration $(GO_TEST) -parallel 1 ./kubernetes/kubelet/reboot
 
-# The versions of Kubernetes and etcd are in its go.mod, which may ask for a newer Go than ours do.
-bin/kube: integration/kube/go.mod integration/kube/main.go | setup-build
-	GOTOOLCHAIN=auto go -C $(<D) build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/$@ .
-
-# Not in test-matrix yet: it has not run.
 test-cluster: export VXCAN_TEST_CAN = 1
 test-cluster: export VXCAN_VM_COMMAND = $(VM)
 test-cluster: export VXCAN_VM_SUITE = trixie

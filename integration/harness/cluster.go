@@ -46,7 +46,7 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Fatal("a cluster changes settings of the whole machine: run this by bin/vm -boot -mem 4096")
 	}
-	expectBuilt(t)
+	expectKube(t)
 	c := &Cluster{T: t, dir: clusterDir + "/control", began: time.Now(), parts: map[string]*exec.Cmd{}}
 	t.Cleanup(c.end)
 	Command(t, "modprobe", "-a", "vcan", "vxcan", "can-gw", "veth", "bridge")
@@ -66,12 +66,12 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	return c
 }
 
-// expectBuilt says which cluster is tested.
-func expectBuilt(t testing.TB) {
+// expectKube says which Kubernetes is tested.
+func expectKube(t testing.TB) {
 	t.Helper()
 	built, err := buildinfo.ReadFile(BinDir(t) + "/kube")
 	if err != nil {
-		t.Fatalf("%v; run make test-cluster", err)
+		t.Fatalf("%v; run make bin/kube", err)
 	}
 	for _, dep := range built.Deps {
 		if dep.Path == "k8s.io/kubernetes" || dep.Path == "go.etcd.io/etcd/server/v3" {

@@ -84,10 +84,10 @@ func awaitSpread(c *harness.Cluster, pods ...int) {
 }
 
 // talk fails the test unless a node and its pods hear every frame of each other once. It lets go of the pods' network
-// namespaces, which would outlive the pods otherwise.
+// namespaces, which would outlive the pods otherwise: the sockets at the end of a test of their own.
 func talk(t *testing.T, stations []harness.Station) {
 	t.Helper()
-	harness.ExpectExactlyOnce(t, stations, 20, true)
+	t.Run("talk", func(t *testing.T) { harness.ExpectExactlyOnce(t, stations, 20, true) })
 	for _, pod := range stations[1:] {
 		pod.Netns.Close()
 	}

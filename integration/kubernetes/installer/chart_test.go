@@ -211,7 +211,8 @@ seLinuxOptions: {type: spc_t}
 		"ConfigMap":                 {"namespace: can", "node2.json: |", `"hub": "can-engine"`},
 		"DaemonSet":                 {"namespace: can", "image: registry.example.com/vxcan-install:1.2.3", "--listen=$(VXCAN_NODE_IP):1234", `prometheus.io/port: "1234"`, "can: \"true\"", "type: spc_t", "containerPort: 1234"},
 		"ClusterRoleBinding":        {"namespace: can"},
-		"ValidatingAdmissionPolicy": {"system:serviceaccount:can:vxcan"},
+		"ServiceAccount":            {"namespace: can", "name: vxcan"},
+		"ValidatingAdmissionPolicy": {`username.endsWith(":vxcan")`},
 	} {
 		for _, word := range words {
 			if !strings.Contains(string(kinds[kind]), word) {

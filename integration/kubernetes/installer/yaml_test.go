@@ -170,7 +170,7 @@ func TestComponents(t *testing.T) {
 		expectRights(t, &set, "vxcanctl", "label")
 		expectArguments(t, &set)
 		pod := set.Spec.Template.Spec
-		if !slices.Equal(pod.Containers[2].Command, slices.Concat([]string{"/vxcan-label", arguments[2], "--", "/vxcan-install", "--check"}, arguments)) {
+		if !slices.Equal(pod.Containers[2].Command, slices.Concat([]string{"/vxcan-label", "/vxcan-install", "--check"}, arguments)) {
 			t.Errorf("label: %v", pod.Containers[2].Command)
 		}
 		for name, mounts := range map[string]int{"install": 3, "vxcanctl": 2, "label": 4} {
