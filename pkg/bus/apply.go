@@ -186,6 +186,9 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 			return false, err
 		}
 	}
+	if err := b.addTrunk(c.AddTrunk); err != nil {
+		return false, err
+	}
 	if restarted, err = b.applyController(c.Controller); err != nil {
 		return false, err
 	}
@@ -195,6 +198,23 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 		}
 	}
 	return restarted, nil
+}
+
+// addTrunk makes the trunk to another host.
+func (b *bus) addTrunk(t *plan.Trunk) error {
+	if t == nil {
+		return nil
+	}
+	noted := &b.trail.made
+	if !t.ForOthers {
+		noted = &b.trail.trunks
+	}
+	index := b.drawIndex(noted)
+	err := b.k.links.AddTunnel(t.Name, index, t.Alias, t.Tunnel)
+	if err != nil {
+		b.trail.notMade(err, index)
+	}
+	return err
 }
 
 func (b *bus) applyController(c plan.ControllerChange) (restarted bool, err error) {
@@ -243,7 +263,7 @@ func (b *bus) drawIndex(noted *[]int) int {
 	start := first + int(hash.Sum32()%parts)*part
 	for {
 		index := start + rand.IntN(2*len(b.view.Links)+64)
-		if b.view.At(index).Index == 0 && !slices.Contains(b.trail.made, index) && !slices.Contains(b.trail.pairs, index) {
+		if b.view.At(index).Index == 0 && !b.trail.has(index) {
 			*noted = append(*noted, index)
 			return index
 		}

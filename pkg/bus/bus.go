@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 	"github.com/vxcan/vxcan/pkg/store"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // Defaults of Host.
@@ -103,6 +105,7 @@ type bus struct {
 	broken error // why the record cannot be written
 	unread error // why it could not even be read, or is of a later version
 
+	span      config.Span // that the request asks for
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
@@ -210,6 +213,15 @@ func (b *bus) observe() (corrections []string, err error) {
 		copies := plan.CopyHooks(v.Link(name).Index, members...)
 		where, listed = append(where, copies...), append(listed, copies[0])
 	}
+	if v.Underlay, err = b.observeUnderlay(); err != nil {
+		return nil, err
+	}
+	if trunks := v.TrunkHooks(b.name); !v.Rootless && len(trunks) > 0 {
+		where = append(where, trunks...)
+		if v.HasTrunks(b.name) || len(v.Underlay.Addresses) > 0 {
+			listed = append(listed, trunks[0])
+		}
+	}
 	filters, err := b.k.tc.Get(where...)
 	if err != nil {
 		return nil, err
@@ -240,6 +252,19 @@ func (b *bus) observe() (corrections []string, err error) {
 		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, r.HostIf()))
 	}
 	return corrections, nil
+}
+
+// observeUnderlay looks at the way to the other hosts that somebody wants the bus to span.
+func (b *bus) observeUnderlay() (underlay.Underlay, error) {
+	hosts := b.span.Addresses()
+	for i := range b.endpoints {
+		hosts = append(hosts, b.endpoints[i].Hub.Span.Addresses()...)
+	}
+	if len(hosts) == 0 || b.k.rootless {
+		return underlay.Underlay{}, nil
+	}
+	slices.SortFunc(hosts, netip.Addr.Compare)
+	return underlay.Read(b.k.conn, slices.Compact(hosts)...)
 }
 
 // observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue for

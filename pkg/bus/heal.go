@@ -53,6 +53,11 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 		return fmt.Errorf("hub: %w", err)
 	}
 	return h.repair(ctx, hub.Name, func(b *bus, _ []string) error {
+		if b.span = hub.Span; b.span != (config.Span{}) {
+			if _, err := b.observe(); err != nil {
+				return err
+			}
+		}
 		if !hub.Physical {
 			_, err := b.mendFor(false, func() config.Hub { return hub })
 			return err

@@ -35,6 +35,9 @@ type BusStatus struct {
 	// does not, it is what the backplane carries.
 	Traffic   controller.Traffic `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
+	Trunks    []TrunkStatus      `json:"trunks,omitempty"` // of a bus that spans several hosts
+	// Unprotected reports trunks that are made without the firewall rules which they need, as the key unprotected allows.
+	Unprotected bool `json:"unprotected,omitempty"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
 	Differences []Difference `json:"differences"`
 }
@@ -81,6 +84,19 @@ type EndpointStatus struct {
 	// Waiting are frames in its own queue to the wire, and WireLost those that found it full.
 	Waiting  uint64 `json:"waiting"`
 	WireLost uint64 `json:"wireLost"`
+}
+
+// TrunkStatus is the trunk to another host. Its counters are those of its device, since it was made.
+type TrunkStatus struct {
+	Local  string `json:"local,omitempty"` // address of this host; "" if the trunk is missing
+	Peer   string `json:"peer"`            // address of the other host
+	Device string `json:"device,omitempty"`
+	Up     bool   `json:"up"`
+	// Sent are frames that have come from the other host, and Heard those that were sent to it. Lost are those that were dropped
+	// here on their way to it. What was lost between two hosts is what one says was Heard, less what the other says was Sent.
+	Sent  uint64 `json:"sent"`
+	Heard uint64 `json:"heard"`
+	Lost  uint64 `json:"lost"`
 }
 
 // Difference is one way in which a bus is not as it must be, and how that can be repaired.
@@ -238,6 +254,10 @@ func (b *bus) status() (s BusStatus, err error) {
 		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
 		all = append(all, plan.DiffEnd(e, end)...)
 	}
+	if s.Trunks, err = b.trunks(w); err != nil {
+		return s, err
+	}
+	s.Unprotected = w.Unprotected(b.view)
 	for _, d := range all {
 		if d.What != "" {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
@@ -245,6 +265,31 @@ func (b *bus) status() (s BusStatus, err error) {
 		}
 	}
 	return s, nil
+}
+
+// trunks is what the view shows of the trunks of a bus.
+func (b *bus) trunks(w plan.Want) (all []TrunkStatus, err error) {
+	peers := w.Peers(b.view)
+	var indexes []int
+	for _, p := range peers {
+		if p.Device.Index != 0 {
+			indexes = append(indexes, p.Device.Index)
+		}
+	}
+	traffic, err := b.k.links.TunnelTraffic(indexes...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range peers {
+		t := TrunkStatus{Peer: p.Address.String()}
+		if d := p.Device; d.Index != 0 {
+			t.Local, t.Device, t.Up = d.Tunnel.Local.String(), d.Name, d.Up
+			t.Sent, t.Heard, t.Lost = traffic[0].Received, traffic[0].Sent, traffic[0].Dropped
+			traffic = traffic[1:]
+		}
+		all = append(all, t)
+	}
+	return all, nil
 }
 
 func controllerStatus(c controller.Device, qdisc string) *ControllerStatus {

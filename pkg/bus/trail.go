@@ -17,6 +17,7 @@ type trail struct {
 	alone      bool               // no endpoint was there when the call began
 	pairs      []int              // ifindexes of endpoints
 	made       []int              // ifindexes of the hub and the backplane
+	trunks     []int              // ifindexes of trunks that no other endpoint wants
 	filtered   int                // ifindex of a hub that was there and had no filters of ours
 	queued     int                // ifindex of a hub whose transmit queue was not ours
 	controller *controller.Device // the hub before it was set up
@@ -31,8 +32,13 @@ type trail struct {
 func (t *trail) notMade(err error, indexes ...int) {
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
 		refused := func(i int) bool { return slices.Contains(indexes, i) }
-		t.made, t.pairs = slices.DeleteFunc(t.made, refused), slices.DeleteFunc(t.pairs, refused)
+		t.made, t.pairs, t.trunks = slices.DeleteFunc(t.made, refused), slices.DeleteFunc(t.pairs, refused), slices.DeleteFunc(t.trunks, refused)
 	}
+}
+
+// has reports whether the call has drawn an ifindex.
+func (t *trail) has(index int) bool {
+	return slices.Contains(t.made, index) || slices.Contains(t.pairs, index) || slices.Contains(t.trunks, index)
 }
 
 // undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
@@ -44,7 +50,7 @@ func (b *bus) undo() (retErr error) {
 	if t.saved && t.onDisk { // else close removes the file
 		retErr = b.file.Save(b.record)
 	}
-	if len(t.pairs) == 0 && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
+	if len(t.pairs)+len(t.trunks) == 0 && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
 		return retErr
 	}
 	failed := b.k
@@ -54,7 +60,7 @@ func (b *bus) undo() (retErr error) {
 	}
 	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
 	b.k, b.trail = k, trail{}
-	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(t.pairs...)}
+	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...)}
 	switch {
 	case t.queued != 0 && (t.alone || t.controller != nil):
 		errs = append(errs, k.tc.DeleteQueue(t.queued))
@@ -73,7 +79,7 @@ func (b *bus) undo() (retErr error) {
 	if t.promoted != 0 {
 		errs = append(errs, k.links.SetAlias(t.promoted, plan.TransientAlias))
 	}
-	if t.edited {
+	if t.edited || len(t.trunks) > 0 && !t.alone { // others have rules for error frames of other hosts
 		_, err := b.observe()
 		if err == nil {
 			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,6 +34,21 @@ func IsTransient(hub canlink.Link) bool {
 // IsOurBackplane reports whether a device is an end of a backplane that was made by us.
 func IsOurBackplane(end canlink.Link) bool {
 	return end.Kind == canlink.Vxcan && end.Alias == backplaneAlias
+}
+
+// trunkAlias is what a trunk says of itself.
+func trunkAlias(hub string, peer netip.Addr) string {
+	return strings.Join([]string{aliasMark, hub, "trunk", peer.String()}, " ")
+}
+
+// ParseTrunk reads the alias of a trunk. ok is false for any other device.
+func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, ok bool) {
+	words := strings.Split(l.Alias, " ")
+	if len(words) != 4 || words[0] != aliasMark || words[2] != "trunk" || l.Kind != canlink.GRE && l.Kind != canlink.GRE6 {
+		return "", netip.Addr{}, false
+	}
+	peer, err := netip.ParseAddr(words[3])
+	return words[1], peer, err == nil && l.Name == config.TrunkName(words[1], peer)
 }
 
 // Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that

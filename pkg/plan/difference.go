@@ -50,6 +50,18 @@ const (
 	BackplaneMTU     Kind = "backplane MTU"
 	BackplaneDown    Kind = "backplane down"
 
+	SpanOthers    Kind = "other hosts wanted"
+	SpanHosts     Kind = "hosts without this one"
+	SpanRootless  Kind = "hosts in a user namespace"
+	SpanOpen      Kind = "hosts without a firewall"
+	TrunkID       Kind = "bus-id of another bus"
+	TrunkForeign  Kind = "trunk name taken"
+	TrunkMissing  Kind = "trunk missing"
+	TrunkBroken   Kind = "trunk not as it was made"
+	TrunkDown     Kind = "trunk down"
+	TrunkUnwanted Kind = "trunk to no host of the bus"
+	TrunkMTU      Kind = "way to another host too small"
+
 	HostEndDown   Kind = "host end down"
 	ClassMissing  Kind = "class of the transmit queue missing"
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
@@ -92,7 +104,8 @@ type Change struct {
 	AddHub     string
 	HubAlias   string        // of AddHub, or of the hub that is there
 	AddPair    *canlink.Pair // without its indexes
-	HubMTU     int           // bytes, of a hub that is down; 0 leaves it
+	AddTrunk   *Trunk
+	HubMTU     int // bytes, of a hub that is down; 0 leaves it
 	Up         []int
 	Controller ControllerChange
 	Wiring     Wiring
@@ -134,7 +147,7 @@ type ControllerChange struct {
 
 // TouchesDevices reports whether the change makes or removes devices, so that rules come or go with it, or changes MTUs.
 func (c Change) TouchesDevices() bool {
-	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller.SetUp != nil
+	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.AddTrunk != nil || c.HubMTU != 0 || c.Controller.SetUp != nil
 }
 
 // Repairs reports whether the change repairs something for certain. A restart does not count: it may fail.
@@ -149,8 +162,9 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside lists refusals that concern the hub alone. The rest of the bus can still be repaired, for the endpoints that are there.
-var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers}
+// beside lists refusals that concern the hub or the other hosts alone. The rest of the bus can still be repaired, for the endpoints that are there.
+var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
+	SpanOthers, SpanHosts, SpanRootless, SpanOpen, TrunkID, TrunkForeign}
 
 // Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not
 // count.
@@ -165,7 +179,7 @@ func Refusal(all []Difference, lenient bool) error {
 
 // Summary says in a few words what the changes of some differences have done.
 func Summary(done []Difference) (words []string) {
-	var hostEnds int
+	var hostEnds, trunks, removed int
 	var wiring Wiring
 	add := func(did bool, what string) {
 		if did {
@@ -182,8 +196,13 @@ func Summary(done []Difference) (words []string) {
 		add(c.Controller.Restart, "restarted the controller")
 		add(d.Kind == HubDown, "set the hub up")
 		add(d.Kind == BackplaneDown, "set the backplane up")
-		if d.Kind == HostEndDown {
+		switch d.Kind {
+		case HostEndDown:
 			hostEnds++
+		case TrunkMissing, TrunkBroken, TrunkDown:
+			trunks++
+		case TrunkUnwanted:
+			removed++
 		}
 		wiring.Add(c.Wiring)
 	}
@@ -194,6 +213,8 @@ func Summary(done []Difference) (words []string) {
 		add(n > 0, fmt.Sprintf(format, n, what))
 	}
 	count("set %d %s up", hostEnds, "host end")
+	count("made or set up %d %s", trunks, "trunk")
+	count("removed %d %s", removed, "trunk")
 	count("added %d transmit %s", len(wiring.AddClasses), "queue")
 	count("set %d %s", len(wiring.SetFilters), "filter")
 	count("deleted %d %s", len(wiring.DeleteJobs), "rule")

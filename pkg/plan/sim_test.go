@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // host is a host with one bus, as far as a View shows it. It does what pkg/bus has the real kernel do.
@@ -50,6 +52,37 @@ func (h *host) addLink(l canlink.Link) *canlink.Link {
 	l.Index, l.CAN = h.next, true
 	h.v.Links = append(h.v.Links, l)
 	return &h.v.Links[len(h.v.Links)-1]
+}
+
+// span gives the host two devices on the way to other hosts, and has its bus span them.
+func (h *host) span(hosts ...string) *host {
+	h.hub.Span = config.Span{Hosts: strings.Join(hosts, ","), BusID: 7, Unprotected: true}
+	h.v.Underlay.Ways = make(map[netip.Addr]underlay.Way)
+	for i, a := range h.hub.Span.Addresses() {
+		if i == 0 {
+			h.v.Underlay.Addresses = []netip.Addr{a}
+			continue
+		}
+		eth := h.addLink(canlink.Link{Name: fmt.Sprint("eth", i%2), MTU: 1500, Up: true})
+		eth.CAN = false
+		h.v.Underlay.Ways[a] = underlay.Way{Dev: eth.Index}
+	}
+	return h
+}
+
+// addTrunk adds the trunk of a hub to another host.
+func (h *host) addTrunk(hub string, t canlink.Tunnel) *canlink.Link {
+	l := h.addLink(canlink.Link{Name: config.TrunkName(hub, t.Remote), Kind: t.Kind(), MTU: 1472, Up: true, Alias: trunkAlias(hub, t.Remote), Tunnel: t})
+	l.CAN = false
+	return l
+}
+
+// trunk is the first trunk, or nil.
+func (h *host) trunk() *canlink.Link {
+	for _, l := range h.v.trunksOf(h.hub.Name) {
+		return h.link(l.Name)
+	}
+	return nil
 }
 
 // link is a device of a name, to be changed.
@@ -168,6 +201,11 @@ func (h *host) apply(all []Difference) (changed bool) {
 			peer := h.addLink(canlink.Link{Name: p.PeerName, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias, PeerIndex: end}).Index
 			h.link(p.Name).PeerIndex = peer
 		}
+		if t := c.AddTrunk; t != nil {
+			if l := h.addTrunk(h.hub.Name, t.Tunnel); l.Name != t.Name || l.Alias != t.Alias {
+				panic(fmt.Sprintf("%+v", t))
+			}
+		}
 		if c.Controller.SetUp != nil {
 			h.setUp(*c.Controller.SetUp, c.Controller.Queue)
 		} else if c.Controller.Queue != 0 {
@@ -227,14 +265,14 @@ type party struct {
 	name          string
 	device        *device
 	send, receive func(id uint32) bool
-	hub, fd       bool
+	hub, fd, far  bool // far is all that is on another host
 }
 
 // model is the host as the kernel sends frames through it.
 func (h *host) model() (*model, []party) {
 	m := &model{host: make(map[uint32]*device), maxHops: 1}
 	for _, l := range h.v.Links {
-		if l.CAN {
+		if _, _, trunk := ParseTrunk(l); l.CAN || trunk {
 			m.add(uint32(l.Index), l.FD())
 		}
 	}
@@ -253,7 +291,7 @@ func (h *host) model() (*model, []party) {
 	anyID := func(uint32) bool { return true }
 	var parties []party
 	if hub := h.v.Link(h.hub.Name); hub.CAN {
-		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD()})
+		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD(), false})
 	}
 	for i, e := range h.endpoints() {
 		dev := m.host[uint32(e.Host.Index)]
@@ -266,7 +304,12 @@ func (h *host) model() (*model, []party) {
 		if err != nil {
 			panic(err)
 		}
-		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd})
+		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false})
+	}
+	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
+		dev := m.host[uint32(l.Index)]
+		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}
+		parties = append(parties, party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true})
 	}
 	return m, parties
 }
@@ -293,6 +336,12 @@ func (h *host) deliveries() (wrong []string) {
 				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id}, true)
 				for i, to := range parties {
 					want, why := 0, ""
+					if from.far && to.far && i != n { // which have a trunk of their own
+						if got := to.device.heard; got != 0 {
+							wrong = append(wrong, fmt.Sprintf("%s hears %X of %s by this host %d times", to.name, id, from.name, got))
+						}
+						continue
+					}
 					allowed := i == n || from.send(id) && to.receive(id)
 					if allowed && (!fd || to.fd) {
 						want = 1
