@@ -18,8 +18,8 @@ var ours = map[string]string{"vxcanctl": "plugins/vxcanctl", "vxcan-docker": "pl
 
 // others are programs of others that pages call, of whose arguments only paths are checked.
 var others = strings.Fields(`apk apt apt-get bitbake bitbake-layers bin/vm candump cangw cansend cat cd cnitool command cp ctr dmesg dnf
-	echo git go grep head ip ip6tables iptables journalctl loginctl man modprobe mv nerdctl nft opkg pkill printf rm slcand sysctl taskset tc tee udevadm vm
-	systemctl install kubectl microk8s podman docker make nsenter opkg test uname`)
+	echo git go grep head ip journalctl loginctl man modprobe mv nerdctl opkg pkill printf rm slcand sysctl taskset tc tee udevadm vm systemctl
+	install kubectl microk8s podman docker make nsenter opkg test uname`)
 
 // line is one command of a page.
 type line struct {

@@ -6,10 +6,13 @@ import (
 	"net/netip"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/rtnl"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // Module is a part of the kernel that a bus needs.
@@ -24,6 +27,9 @@ type Module struct {
 	Leaves bool
 	try    func() error
 }
+
+// byTable is what the kernel needs nftables for.
+const byTable = "the key hosts (but for unprotected)"
 
 const qdiscModule = "sch_ingress"
 
@@ -52,6 +58,18 @@ var Modules = [...]Module{
 	{"cls_fw", "CONFIG_NET_CLS_FW", fairQueue, false, false, cantc.ProbeQueue},
 	{canlink.ModuleGRE, "CONFIG_NET_IPGRE", "the key hosts", false, true, tryTunnel("192.0.2.1", "192.0.2.2")},
 	{canlink.Module6, "CONFIG_IPV6_GRE", "the key hosts with IPv6", false, true, tryTunnel("2001:db8::1", "2001:db8::2")},
+	{underlay.ModuleTables, "CONFIG_NF_TABLES_INET", byTable, false, false, tryTable},
+	{underlay.ModuleCT, "CONFIG_NFT_CT", byTable, false, false, tryTable},
+}
+
+// neededFor says what needs a module that not every bus needs, or "".
+func neededFor(module string) string {
+	for _, m := range Modules {
+		if m.Name == module && m.For != "" {
+			return ", which " + m.For + " needs"
+		}
+	}
+	return ""
 }
 
 // kernelConfig is the configuration of the kernel that makes a module.
@@ -70,7 +88,7 @@ func (m Module) Try() error {
 	err := m.try()
 	var other *rtnl.NoModuleError
 	if errors.As(err, &other) && other.Module != m.Name {
-		if other.Module == qdiscModule || other.Module == "sch_drr" { // nothing in them can be tried without them
+		if other.Module == qdiscModule || other.Module == "sch_drr" || other.Module == underlay.ModuleTables { // nothing in them can be tried without them
 			return fmt.Errorf("it needs module %s first", other.Module)
 		}
 		return nil // the kernel was asked for each action alone
@@ -94,6 +112,16 @@ func tryTunnel(local, remote string) func() error {
 		t := canlink.Tunnel{Local: netip.MustParseAddr(local), Remote: netip.MustParseAddr(remote), Key: 1}
 		return tryLinks(func(c *canlink.Conn) error { return c.AddTunnel("try", tryIndex, "try", t) })
 	}
+}
+
+func tryTable() error {
+	conn, err := rtnl.DialNewNetfilter()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return underlay.On(nil).Probe()
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(underlay.On(conn).Probe(), conn.Close())
 }
 
 func tryFilter(actions ...cantc.Action) func() error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -177,7 +178,7 @@ func TestSpanCircles(t *testing.T) {
 	for i, w := range h.worlds {
 		for j, hub := range []string{"vcan0", "vcan1"} {
 			r := request(hub, hub, w.crowd)
-			r.Hub.Span = config.Span{Hosts: lists[(i+j)%3], BusID: uint32(7 + j), Unprotected: true}
+			r.Hub.Span = config.Span{Hosts: lists[(i+j)%3], BusID: uint32(7 + j), Unprotected: h.open}
 			if err := w.attachRequest(r); err != nil {
 				t.Fatal(err)
 			}
@@ -293,21 +294,18 @@ type attacker struct {
 	fd    int // of a raw socket for GRE
 }
 
-func newAttacker(t *testing.T, w *world, masquerade bool) *attacker {
+func newAttacker(t *testing.T, w *world) *attacker {
 	t.Helper()
 	a := &attacker{t: t, netns: cantest.NewNetns(t)}
 	w.run("ip link add docker0 type veth peer name box0", "ip address add 172.17.0.1/16 dev docker0", "ip link set docker0 up")
 	w.move(w.netns, "box0", a.netns)
 	inside(t, a.netns, "ip link set lo up", "ip address add 172.17.0.2/16 dev box0", "ip link set box0 up", "ip route add default via 172.17.0.1")
-	for file, value := range map[string]string{"ip_forward": "1", "conf/all/rp_filter": "0", "conf/docker0/rp_filter": "2"} {
-		w.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0o644) })
-	}
-	if masquerade {
-		w.run("iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE")
-	}
+	w.set("ip_forward", "1")
+	w.set("conf/all/rp_filter", "0")
+	w.run("iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE")
 	err := a.netns.Do(func(ns.NetNS) (err error) {
 		a.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_GRE)
-		return err
+		return errors.Join(err, unix.SetsockoptInt(a.fd, unix.SOL_IP, unix.IP_TTL, 255))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +314,12 @@ func newAttacker(t *testing.T, w *world, masquerade bool) *attacker {
 	return a
 }
 
-// send sends a CAN frame in GRE with a key, from its own address, or from one that it forges.
+// set sets a parameter of IPv4.
+func (w *world) set(file, value string) {
+	w.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0o644) })
+}
+
+// send sends a CAN frame in GRE with a key and the highest TTL, from its own address, or from one that it forges.
 func (a *attacker) send(to, from string, key, id uint32) {
 	a.t.Helper()
 	packet := []byte{0x20, 0, 0, unix.ETH_P_CAN}
@@ -333,7 +336,7 @@ func (a *attacker) send(to, from string, key, id uint32) {
 			a.t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		head := []byte{0x45, 0, 0, byte(20 + len(packet)), 0, 1, 0x40, 0, 64, unix.IPPROTO_GRE, 0, 0}
+		head := []byte{0x45, 0, 0, byte(20 + len(packet)), 0, 1, 0x40, 0, 255, unix.IPPROTO_GRE, 0, 0}
 		head = append(append(head, netip.MustParseAddr(from).AsSlice()...), netip.MustParseAddr(to).AsSlice()...)
 		packet = append(head, packet...)
 	}
@@ -352,37 +355,25 @@ func (a *attacker) hears() (n int) {
 	}
 }
 
-// TestSpanAttack: what an ordinary container that is on no bus can do without the firewall rules, and with them, before the first
-// frame of its host and after it. The rules are those that ADD names.
+// TestSpanAttack: what ordinary containers that are on no bus can do to one of two hosts of three, with and without protection,
+// before the first frame of their host and after it. One is on the first host, and one on the third, which is in the list, and has
+// neither a bus nor a firewall: what is sent to it, nothing keeps from its containers, as conflist/hosts says.
 func TestSpanAttack(t *testing.T) {
 	for _, first := range []bool{false, true} {
-		for _, protected := range []bool{false, true} {
-			t.Run(fmt.Sprintf("first %v, protected %v", first, protected), func(t *testing.T) {
-				h := newHosts(t, 2, false)
+		for _, open := range []bool{true, false} {
+			if !open && cantest.LacksTables() {
+				continue // TestHostsGuarded of integration/bus/qemu has these
+			}
+			t.Run(fmt.Sprintf("first %v, unprotected %v", first, open), func(t *testing.T) {
+				h := newHosts(t, 3, false)
+				h.open = open
 				a, b := h.worlds[0], h.worlds[1]
-				evil := newAttacker(t, a, true)
-				attach := func() {
-					t.Helper()
-					for _, w := range h.worlds {
-						r := h.request("c0", w.crowd)
-						r.Hub.Span.Unprotected = !protected
-						err := w.attachRequest(r)
-						for protected && err != nil {
-							_, cure, found := strings.Cut(err.Error(), "(conflist/hosts): ")
-							if !found {
-								t.Fatal(err)
-							}
-							w.run(strings.Split(cure, "; ")...)
-							if err = w.attachRequest(r); err != nil {
-								t.Fatal(err)
-							}
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
+				near, far := newAttacker(t, a), newAttacker(t, h.worlds[2])
+				for _, w := range h.worlds[:2] {
+					if err := w.attachRequest(h.request("c0", w.crowd)); err != nil {
+						t.Fatal(err)
 					}
 				}
-				attach()
 				onA, onB := cantest.Listen(t, a.crowd, "can-c0"), cantest.Listen(t, b.crowd, "can-c0")
 				exchange := func(n uint32) {
 					for _, from := range []port{{a.crowd, "can-c0"}, {b.crowd, "can-c0"}} {
@@ -398,34 +389,53 @@ func TestSpanAttack(t *testing.T) {
 				if !first {
 					exchange(5)
 				}
-				evil.send(h.names[1], "", 7, 0x666)         // to the other host, by masquerading
-				evil.send(h.names[0], h.names[1], 7, 0x667) // to its own host, from the other one's address
+				attack := func() {
+					near.send(h.names[1], "", 7, 0x601) // by masquerading
+					far.send(h.names[0], "", 7, 0x602)
+					far.send(h.names[1], "", 7, 0x603)
+					for i, loose := range []string{"0", "2"} {
+						id := uint32(0x610 + 0x10*i)
+						for _, w := range h.worlds {
+							w.set("conf/all/rp_filter", loose)
+						}
+						for _, forged := range h.names[1:] {
+							near.send(h.names[0], forged, 7, id+1) // to its own host
+						}
+						near.send(h.names[1], h.names[0], 7, id+2)
+						near.send(h.names[1], h.names[2], 7, id+3)
+						far.send(h.names[0], h.names[1], 7, id+4)
+						far.send(h.names[0], h.names[2], 7, id+5)
+					}
+				}
+				attack()
 				exchange(5)
-				stolen := evil.hears()
+				stolen, elsewhere := near.hears(), far.hears()
+				attack()
 				cantest.WaitQuiet(0, onA, onB)
-				injected := 0
-				honest := 0
+				injected, honest := make(map[uint32]int), 0
 				for _, l := range []*cantest.Listener{onA, onB} {
-					for f, n := range mustHear(l) {
+					all, _ := l.Heard()
+					for f, n := range all {
 						if f.Data == "honest" {
 							honest += n
 						} else {
-							injected += n
+							injected[f.ID] += n
 						}
 					}
 				}
 				want := map[bool]int{false: 20, true: 10}[first]
-				t.Logf("injected %d, stolen %d, honest frames heard %d of %d", injected, stolen, honest, want)
-				if protected && (injected+stolen > 0 || honest != want) {
-					t.Errorf("injected %d, stolen %d, honest frames heard %d of %d", injected, stolen, honest, want)
+				t.Logf("injected %x, stolen %d, and %d on the host without a bus, honest frames heard %d of %d", injected, stolen, elsewhere, honest, want)
+				if !open && (len(injected)+stolen > 0 || honest != want) {
+					t.Errorf("injected %x, stolen %d, honest frames heard %d of %d", injected, stolen, honest, want)
 				}
-				if !protected && injected == 0 {
-					t.Error("without the rules nothing is injected: is the attack one?")
+				if open && len(injected) == 0 {
+					t.Error("unprotected, nothing is injected: is the attack one?")
 				}
-				if !protected && first && stolen == 0 {
-					t.Error("without the rules nothing is stolen: is the attack one?")
+				if open && first && stolen == 0 {
+					t.Error("unprotected, nothing is stolen: is the attack one?")
 				}
-				if all, err := a.status("vcan0"); err != nil || all[0].Unprotected == protected {
+				all, err := b.status("vcan0")
+				if err != nil || all[0].Unprotected != open || len(all[0].Differences) > 0 || !open && all[0].Trunks[1].Denied == 0 {
 					t.Errorf("%+v, %v", all, err)
 				}
 			})
@@ -433,49 +443,165 @@ func TestSpanAttack(t *testing.T) {
 	}
 }
 
-func mustHear(l *cantest.Listener) map[cantest.Frame]int { foreign, _ := l.Heard(); return foreign }
-
-// TestSpanFirewallGoes: without the rules, trunks that are there stay, and CHECK, status and the next ADD name them.
-func TestSpanFirewallGoes(t *testing.T) {
-	h := newHosts(t, 2, false)
-	ports := h.populate(1) // unprotected
-	w := h.worlds[0]
-	r := h.request("late", w.crowd)
-	r.Hub.Span.Unprotected = false
-	err := w.attachRequest(r)
-	const rules = "iptables -t raw -A PREROUTING -p gre ! -i eth0 -j DROP; iptables -t raw -A PREROUTING -p gre -j CT --notrack; iptables -t raw -A OUTPUT -p gre -j CT --notrack"
-	if err == nil || !strings.HasSuffix(err.Error(), rules) {
-		t.Fatalf("%v, want %s", err, rules)
+// TestSpanTable: whatever becomes of the table while frames come in, the trunk is closed or as it was, it has words, and the next
+// ADD and heal repair it.
+func TestSpanTable(t *testing.T) {
+	cantest.Require(t)
+	if cantest.LacksTables() {
+		return // TestSpanRefused has what is said then
 	}
-	for _, line := range strings.Split(rules, "; ") { // all of them are needed
-		if err := w.attachRequest(r); err == nil {
-			t.Errorf("before %s: no error", line)
+	for _, ipv6 := range []bool{false, true} {
+		h := newHosts(t, 2, ipv6)
+		ports := h.populate(1)
+		w := h.worlds[0]
+		match := "ip saddr 10.9.0.2 meta l4proto gre ip daddr 10.9.0.1"
+		if ipv6 {
+			match = "ip6 saddr 2001:db8::2 meta l4proto gre ip6 daddr 2001:db8::1"
 		}
-		w.run(line)
+		for i, damage := range []struct {
+			nft, words string
+			open       bool // it takes nothing away
+		}{
+			{"flush ruleset", "table inet vxcan-vcan0 is missing: frames from other hosts are dropped", false},
+			{"delete table inet vxcan-vcan0", "table inet vxcan-vcan0 is missing", false},
+			{"flush table inet vxcan-vcan0", "table inet vxcan-vcan0 is not as it must be (nft list table inet vxcan-vcan0)", false},
+			{"flush chain inet vxcan-vcan0 prerouting", "is not as it must be", true},
+			{"delete chain inet vxcan-vcan0 input", "is not as it must be", false},
+			{"add rule inet vxcan-vcan0 input " + match + " meta mark set 0x76786361", "is not as it must be", true},
+			{"add table inet vxcan-vcan0 { flags dormant; }", "is not as it must be", false},
+			{"insert rule inet vxcan-vcan0 input drop", "is not as it must be", false},
+			{"delete table inet vxcan-vcan0; add table inet vxcan-vcan0 { set mine { type mark; }; chain theirs { }; }", "is not as it must be", false},
+		} {
+			stop, done := make(chan bool), make(chan int)
+			go func() { // traffic from the other host
+				sender := cantest.NewSender(t, ports[3].netns, ports[3].name)
+				defer sender.Close()
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						done <- n
+						return
+					default:
+						_ = sender.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprint(n)})
+						time.Sleep(time.Millisecond)
+					}
+				}
+			}()
+			w.do(func() error {
+				if out, err := exec.Command("nft", damage.nft).CombinedOutput(); err != nil {
+					return fmt.Errorf("%s: %w: %s", damage.nft, err, out)
+				}
+				return nil
+			})
+			time.Sleep(20 * time.Millisecond) // for what is on its way
+			ear := cantest.Listen(t, ports[1].netns, ports[1].name)
+			all, err := w.status("vcan0")
+			if words := fmt.Sprint(all[0].Differences); err != nil || !strings.Contains(words, damage.words) {
+				t.Errorf("%s: %v, %s, want %s", damage.nft, err, words, damage.words)
+			}
+			time.Sleep(50 * time.Millisecond)
+			if heard := ear.Total(); (heard > 0) != damage.open {
+				t.Errorf("%s: %d frames from the other host", damage.nft, heard)
+			}
+			if i%2 == 0 {
+				if repaired := w.heal("vcan0"); !slices.Contains(repaired, "set the table") {
+					t.Errorf("%s: heal: %q", damage.nft, repaired)
+				}
+			} else if err := w.attachRequest(h.request("late", w.crowd)); err != nil {
+				t.Errorf("%s: ADD: %v", damage.nft, err)
+			}
+			if again := w.heal("vcan0"); len(again) > 0 {
+				t.Errorf("%s: heal again: %q", damage.nft, again)
+			}
+			before := ear.Total()
+			time.Sleep(50 * time.Millisecond)
+			close(stop)
+			if sent := <-done; ear.Total() == before {
+				t.Errorf("%s: repaired, and none of %d frames is heard", damage.nft, sent)
+			}
+			ear.Close()
+			w.expectExactlyOnce(ports...)
+		}
+		h.expectWhole()
 	}
-	if err := w.attachRequest(r); err != nil {
+}
+
+// TestSpanLeaves: on a hub of others, nothing of other hosts is left when the last container goes that asks for them, with or
+// without a DEL; on one that we made, it stays with the hub, and is repaired.
+func TestSpanLeaves(t *testing.T) {
+	h := newHosts(t, 2, false)
+	w := h.worlds[0]
+	w.run("ip link add mine mtu 72 type vcan", "ip link set mine up")
+	left := func() string {
+		all := w.inventory()
+		trunks := slices.ContainsFunc(all.links, func(name string) bool { return strings.HasPrefix(name, "vg") })
+		return fmt.Sprint("trunks ", trunks, " table ", strings.Contains(all.tables, "vxcan-"))
+	}
+	with := func(hub, id string, span config.Span) Request {
+		r := request(hub, id, w.crowd)
+		r.Hub.Span, r.Hub.Physical = span, hub == "mine"
+		return r
+	}
+	for _, how := range []string{"DEL", "GC", "heal"} {
+		asks, silent := with("mine", "asks", h.span()), with("mine", "silent", config.Span{})
+		for _, r := range []Request{asks, silent} {
+			if err := w.attachRequest(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, want := left(), fmt.Sprint("trunks true table ", !h.open); got != want {
+			t.Errorf("%s: %s, want %s", how, got, want)
+		}
+		w.do(func() error {
+			switch how {
+			case "DEL":
+				return w.host.Detach(context.Background(), "mine", asks.Attachment)
+			case "GC":
+				return w.host.Collect(context.Background(), func(a config.Attachment, _ bool) bool { return a == asks.Attachment })
+			}
+			return runLines("ip link del " + asks.HostIf())
+		})
+		if how == "heal" {
+			w.heal("mine")
+		}
+		if got := left(); got != "trunks false table false" {
+			t.Errorf("%s: %s", how, got)
+		}
+		if all, err := w.status("mine"); err != nil || len(all[0].Differences) > 0 || len(all[0].Trunks) > 0 {
+			t.Errorf("%s: %+v, %v", how, all, err)
+		}
+		w.expectExactlyOnce(port{w.crowd, "can-silent"}, port{w.netns, "mine"})
+		w.do(func() error { return w.host.Detach(context.Background(), "mine", silent.Attachment) })
+	}
+	alone := with("mine", "alone", h.span())
+	if err := w.attachRequest(alone); err != nil {
 		t.Fatal(err)
 	}
-	for _, more := range []string{"-i docker0 -j ACCEPT", "-j RETURN", "-s 192.0.2.1 -j ACCEPT"} { // a hole before them
-		w.run("iptables -t raw -I PREROUTING " + more)
-		err = w.attachRequest(r)
-		if hole := !strings.HasPrefix(more, "-i docker0"); hole != (err != nil) {
-			t.Errorf("%s: %v", more, err)
-		}
-		w.run("iptables -t raw -D PREROUTING " + more)
+	w.run("ip link del " + alone.HostIf())
+	if all, err := w.status("mine"); err != nil || len(all) != 1 || len(all[0].Trunks) != 1 {
+		t.Errorf("without a container: %+v, %v", all, err)
 	}
-	w.run("ip link add docker0 type bridge", "iptables -t raw -I PREROUTING -i docker0 -j ACCEPT")
-	if err = w.attachRequest(r); err == nil {
-		t.Error("a device whose packets are accepted: no error")
+	if w.heal("mine"); left() != "trunks false table false" {
+		t.Errorf("after heal: %s", left())
 	}
-	w.run("iptables -t raw -F")
-	w.do(func() error {
-		if err := w.host.Check(context.Background(), r, []string{"can-late"}); err == nil || !strings.Contains(err.Error(), rules) {
-			t.Errorf("CHECK: %v", err)
+	ours := with("vcan0", "ours", h.span())
+	if err := w.attachRequest(ours); err != nil {
+		t.Fatal(err)
+	}
+	w.do(func() error { return w.host.Detach(context.Background(), "vcan0", ours.Attachment) })
+	if got, want := left(), fmt.Sprint("trunks true table ", !h.open); got != want {
+		t.Errorf("our hub: %s, want %s", got, want)
+	}
+	if !h.open {
+		w.run("nft flush ruleset")
+		if done := w.heal("vcan0"); !slices.Contains(done, "set the table") {
+			t.Errorf("our hub: heal: %q", done)
 		}
-		return nil
-	})
-	w.expectExactlyOnce(ports...)
+	}
+	w.do(func() error { return w.host.Remove(context.Background(), "vcan0") })
+	if got := left(); got != "trunks false table false" {
+		t.Errorf("removed: %s", got)
+	}
 }
 
 // TestSpanSpeed shows what a trunk costs beside a bus of one host: the time of a frame and its answer, and frames a second.

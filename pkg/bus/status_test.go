@@ -178,7 +178,11 @@ func TestModules(t *testing.T) {
 	before := w.inventory()
 	w.do(func() error {
 		for _, m := range Modules {
-			if err := m.Try(); err != nil {
+			if err := m.Try(); cantest.LacksTables() && m.For == byTable { // which are said to be missing where they are
+				if err == nil {
+					t.Errorf("%s: no error", m.Name)
+				}
+			} else if err != nil {
 				t.Errorf("%s: %v", m.Name, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package canlink
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -49,7 +50,10 @@ const (
 	greLocal  = 6  // IFLA_GRE_LOCAL
 	greRemote = 7  // IFLA_GRE_REMOTE
 	greTTL    = 8  // IFLA_GRE_TTL
+	grePMTU   = 10 // IFLA_GRE_PMTUDISC
 	greFlags  = 13 // IFLA_GRE_FLAGS
+
+	greLink, greTOS, greEncap, greCollect, greIgnoreDF, greFWMark = 1, 9, 14, 18, 19, 20 // IFLA_GRE_LINK, _TOS, _ENCAP_TYPE …
 
 	greKey           = 0x2000 // GRE_KEY
 	ignoreEncapLimit = 1      // IP6_TNL_F_IGN_ENCAP_LIMIT
@@ -57,11 +61,11 @@ const (
 	inet6AddrGenNone = 1      // IN6_ADDR_GEN_MODE_NONE
 )
 
-// AddTunnel makes the device of a tunnel, up and without an address. The kernel answers EEXIST if the name or the index is
+// AddTunnel makes the device of a tunnel, down and without an address. The kernel answers EEXIST if the name or the index is
 // taken, or another device has a tunnel between these hosts with this key. Without the module it fails with a
 // rtnl.NoModuleError.
 func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
-	replies, err := c.conn.Batch(t.request(name, index), aliasRequest(index, alias), noAddressRequest(index), UpRequest(index))
+	replies, err := c.conn.Batch(t.request(name, index), aliasRequest(index, alias), noAddressRequest(index))
 	for i := 0; err == nil && i < len(replies); i++ {
 		if i == 2 && (errors.Is(replies[i].Err, unix.EAFNOSUPPORT) || errors.Is(replies[i].Err, unix.EOPNOTSUPP)) { // no IPv6 on this host
 			continue
@@ -112,10 +116,14 @@ func noAddressRequest(index int) *nl.NetlinkRequest {
 	return r
 }
 
+// greSizes are the sizes of attributes, in bytes.
+var greSizes = map[uint16]int{
+	greIFlags: 2, greOFlags: 2, greIKey: 4, greOKey: 4, greTTL: 1, grePMTU: 1, greFlags: 4, greLink: 4, greTOS: 1, greEncap: 2, greIgnoreDF: 1, greFWMark: 4,
+}
+
 // parseAttr reads the attributes of a tunnel's device.
 func (t *Tunnel) parseAttr(kind uint16, value []byte) error {
-	sizes := map[uint16]int{greIFlags: 2, greOFlags: 2, greIKey: 4, greOKey: 4, greTTL: 1}
-	if size, known := sizes[kind]; known && len(value) != size {
+	if size, known := greSizes[kind]; known && len(value) != size {
 		return fmt.Errorf("attribute %d of a tunnel: %d bytes, want %d", kind, len(value), size)
 	}
 	switch kind {
@@ -137,6 +145,14 @@ func (t *Tunnel) parseAttr(kind uint16, value []byte) error {
 		}
 	case greTTL:
 		t.TTL = value[0]
+	case grePMTU:
+		t.other = t.other || value[0] != 1
+	case greFlags: // the upper half is what the kernel has found out
+		t.other = t.other || binary.NativeEndian.Uint32(value)&0xffff != ignoreEncapLimit
+	case greLink, greTOS, greEncap, greIgnoreDF, greFWMark:
+		t.other = t.other || bytes.ContainsFunc(value, func(r rune) bool { return r != 0 })
+	case greCollect:
+		t.other = true
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func (w *watch) set(l canlink.Link) {
 
 // endpoint reads from an alias of which endpoint a device is the host end, or to which host it is a trunk.
 func endpoint(l canlink.Link) (Member, bool) {
-	if hub, peer, ok := plan.ParseTrunk(l); ok {
+	if hub, peer, _, ok := plan.ParseTrunk(l); ok {
 		return Member{Hub: hub, Index: l.Index, Device: l.Name, Peer: peer.String()}, true
 	}
 	a, ok := plan.ParseAlias(l.Alias)

@@ -186,7 +186,7 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "unprotected", Default: "false", json: jsonBool, In: everywhere, Of: OfSpan,
-		Meaning: "with `hosts`: do without the firewall rules. Without them, any container of these hosts can send to the bus, and receive it in place of a host",
+		Meaning: "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
 		set:     func(n *Network, value string) error { return setBool(&n.Hub.Span.Unprotected, value) },
 	},
 	{
@@ -357,9 +357,9 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		err = json.Unmarshal(value, &b)
 		text = strconv.FormatBool(b)
 	case jsonWhole:
-		var n int
+		var n int64
 		err = json.Unmarshal(value, &n)
-		text = strconv.Itoa(n)
+		text = strconv.FormatInt(n, 10)
 	case jsonNumber:
 		var n json.Number
 		err = json.Unmarshal(value, &n)

@@ -168,6 +168,9 @@ func TrunkName(hub string, peer netip.Addr) string {
 	return hashedName(trunkPrefix, hub, peer.String())
 }
 
+// TableName names the nftables table of a bus that spans several hosts.
+func TableName(hub string) string { return "vxcan-" + hub }
+
 // hashedName is a prefix of two bytes and 64 bits of the parts' hash.
 func hashedName(prefix string, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))

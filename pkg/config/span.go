@@ -16,7 +16,7 @@ type Span struct {
 	// Hosts are their addresses, sorted and separated by commas: the same list is always the same text.
 	Hosts string `json:"hosts,omitempty"`
 	BusID uint32 `json:"busID,omitempty"` // the GRE key
-	// Unprotected reports that trunks are made without the firewall rules that they need, see plan.TrunkOpen.
+	// Unprotected reports that trunks take the packets of everybody, see underlay.Table.
 	Unprotected bool `json:"unprotected,omitempty"`
 }
 
@@ -30,10 +30,23 @@ func (s Span) Addresses() (all []netip.Addr) {
 	return all
 }
 
-// SameAs reports whether two lists and numbers are the same.
-func (s Span) SameAs(other Span) bool { return s.Hosts == other.Hosts && s.BusID == other.BusID }
+// SpanOf is the Span of a list of addresses, in any order.
+func SpanOf(hosts []netip.Addr, busID uint32, unprotected bool) Span {
+	slices.SortFunc(hosts, netip.Addr.Compare)
+	var texts []string
+	for _, a := range slices.Compact(hosts) {
+		texts = append(texts, a.String())
+	}
+	return Span{strings.Join(texts, ","), busID, unprotected}
+}
 
-func (s Span) String() string { return fmt.Sprintf("hosts %s, bus-id %d", s.Hosts, s.BusID) }
+func (s Span) String() string {
+	words := fmt.Sprintf("hosts %s, bus-id %d", s.Hosts, s.BusID)
+	if s.Unprotected {
+		words += ", unprotected"
+	}
+	return words
+}
 
 // setHosts reads a list of addresses.
 func (s *Span) setHosts(value string) error {
@@ -60,12 +73,7 @@ func (s *Span) setHosts(value string) error {
 	if len(all) < 2 {
 		return fmt.Errorf("%w list %s: a bus of several hosts has two at least", ErrInvalid, value)
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	texts := make([]string, len(all))
-	for i, a := range all {
-		texts[i] = a.String()
-	}
-	s.Hosts = strings.Join(texts, ",")
+	s.Hosts = SpanOf(all, 0, false).Hosts
 	return nil
 }
 

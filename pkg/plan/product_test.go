@@ -60,6 +60,9 @@ var hubs = map[string]func() *host{
 		h.addController("can0", controller.Settings{})
 		return h.span("10.9.0.1", "10.9.0.2")
 	},
+	"own, two hosts, unprotected": func() *host {
+		return newHost(config.Hub{Name: "vcan0"}).span("10.9.0.1", "10.9.0.2").unprotected()
+	},
 	"classic vcan of others, physical": func() *host {
 		h := newHost(config.Hub{Name: "vcan8", Physical: true})
 		h.addLink(canlink.Link{Name: "vcan8", Kind: canlink.Vcan, MTU: canlink.ClassicMTU, Up: true})
@@ -167,7 +170,8 @@ func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
 
 // lacks reports whether a damage is one to trunks, which the bus has not: then there is no need to populate it.
 func (h *host) lacks(kind Kind) bool {
-	ofTrunks := []Kind{SpanOthers, SpanHosts, SpanOpen, TrunkID, TrunkForeign, TrunkMissing, TrunkBroken, TrunkDown, TrunkUnwanted, TrunkMTU}
+	ofTrunks := []Kind{SpanOthers, SpanHosts, TrunkID, TrunkForeign, TrunkMissing, TrunkBroken, TrunkDown, TrunkUnwanted, TrunkMTU,
+		TrunkNoWay, TrunkRouted, TableMissing, TableWrong, TableUnwanted}
 	return h.hub.Span.Hosts == "" && slices.Contains(ofTrunks, kind)
 }
 
@@ -180,6 +184,12 @@ func onSpan(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
 		do(h, h.trunk())
 		return true
 	}
+}
+
+// onTable is onSpan where a table guards the trunks.
+func onTable(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
+	spanned := onSpan(do)
+	return func(h *host) bool { return !h.hub.Span.Unprotected && spanned(h) }
 }
 
 func onController(do func(h *host, c *controller.Device)) func(h *host) bool {
@@ -313,7 +323,34 @@ var damages = []damage{
 		h.hub.Span = config.Span{Hosts: "10.9.0.1,10.9.0.2", BusID: 7}
 		return h.v.Rootless
 	}, refused, false},
-	{SpanOpen, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Unprotected = false }), refused, false},
+	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Unprotected = !h.hub.Span.Unprotected }), refused, true},
+	{TableMissing, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table = "" }), repaired, false},
+	{TableWrong, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table += "\nrule of somebody" }), repaired, false},
+	{TableWrong, onTable(func(h *host, trunk *canlink.Link) { // another device is on the way now
+		wlan := h.addLink(canlink.Link{Name: "wlan0", MTU: 1500, Up: true})
+		wlan.CAN = false
+		h.v.Underlay.Ways[trunk.Tunnel.Remote] = underlay.Way{Dev: wlan.Index}
+	}), repaired, false},
+	{TableUnwanted, func(h *host) bool {
+		h.v.Underlay.Table = "anything"
+		return h.hub.Span.Unprotected
+	}, repaired, false},
+	{TableUnwanted, func(h *host) bool { // nobody asks any more, on a hub that is not ours
+		for i := range h.records {
+			h.records[i].Hub.Span = config.Span{}
+		}
+		there := h.v.Underlay.Table != "" && !IsOurHub(*h.link(h.hub.Name))
+		h.hub.Span = config.Span{}
+		return there
+	}, repaired, false},
+	{TrunkNoWay, onTable(func(h *host, trunk *canlink.Link) {
+		delete(h.v.Underlay.Ways, trunk.Tunnel.Remote)
+	}), named, false},
+	{TrunkRouted, onTable(func(h *host, trunk *canlink.Link) {
+		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
+		way.Routed = true
+		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
+	}), refused, false},
 	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) { h.addTrunk("vcan5", trunk.Tunnel) }), refused, false},
 	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) {
 		h.addLink(canlink.Link{Name: "gre5", Kind: trunk.Kind, Tunnel: trunk.Tunnel}).CAN = false
@@ -327,6 +364,10 @@ var damages = []damage{
 	}), repaired, false},
 	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) { trunk.Tunnel.Key = 8 }), repaired, false},
 	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) { trunk.Tunnel.TTL = 64 }), repaired, false},
+	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) {
+		_, peer, open, _ := ParseTrunk(*trunk)
+		trunk.Alias = trunkAlias(h.hub.Name, peer, !open)
+	}), repaired, false},
 	{TrunkDown, onSpan(func(h *host, trunk *canlink.Link) { trunk.Up = false }), repaired, false},
 	{TrunkUnwanted, onSpan(func(h *host, trunk *canlink.Link) {
 		other := trunk.Tunnel
@@ -609,18 +650,18 @@ func TestRemoval(t *testing.T) {
 			}
 			there := h.v.At(hub.Index)
 			c := Removal(hub.Name, h.v)
-			h.apply([]Difference{{Change: Change{Remove: c.Remove}}})
+			h.apply([]Difference{{Change: Change{Remove: c.Remove, DeleteTable: c.DeleteTable}}})
 			h.wire(c.Wiring)
 			var left []string
 			for _, l := range h.v.Links {
-				if of, _, trunk := ParseTrunk(l); l.Index != hub.Index && l.Alias != "" && (!trunk || of == hub.Name) {
+				if of, _, _, trunk := ParseTrunk(l); l.Index != hub.Index && l.Alias != "" && (!trunk || of == hub.Name) {
 					left = append(left, l.Name)
 				}
 			}
 			if now := h.v.At(hub.Index); (now.Index == 0) != (there.Index == 0 || there.Name == hub.Name && IsOurHub(there)) {
 				t.Errorf("hub %s, damage %d (%s): the hub was %+v, is %+v", hubName, i, d.kind, there, now)
 			}
-			if len(left) > 0 || !slices.ContainsFunc(h.v.Jobs, func(j cangw.Job) bool { return j == rule[0] }) || h.v.At(foreign).Index == 0 {
+			if len(left) > 0 || h.v.Underlay.Table != "" || !slices.ContainsFunc(h.v.Jobs, func(j cangw.Job) bool { return j == rule[0] }) || h.v.At(foreign).Index == 0 {
 				t.Errorf("hub %s, damage %d (%s): left %q, rules %v", hubName, i, d.kind, left, h.v.Jobs)
 			}
 			for hook, f := range h.v.Filters {

@@ -11,7 +11,8 @@ import (
 type backplane struct {
 	tx, rx uint32
 	copies bool     // filters give each member its frames, in place of rules
-	trunks []uint32 // members that are on other hosts, see trunks
+	trunks []uint32 // members that are on other hosts, see Trunk
+	open   bool     // trunks take all, as the key unprotected allows
 }
 
 // member is a device that sends and receives on a bus: its hub, and the host end of every endpoint.

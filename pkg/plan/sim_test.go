@@ -23,6 +23,7 @@ type host struct {
 	v       View
 	records []Record
 	next    int // ifindex
+	table   underlay.Table
 	mtu     int // that an ADD asks for
 	first   int // of attachments, the front end of the first endpoint
 }
@@ -56,7 +57,7 @@ func (h *host) addLink(l canlink.Link) *canlink.Link {
 
 // span gives the host two devices on the way to other hosts, and has its bus span them.
 func (h *host) span(hosts ...string) *host {
-	h.hub.Span = config.Span{Hosts: strings.Join(hosts, ","), BusID: 7, Unprotected: true}
+	h.hub.Span = config.Span{Hosts: strings.Join(hosts, ","), BusID: 7}
 	h.v.Underlay.Ways = make(map[netip.Addr]underlay.Way)
 	for i, a := range h.hub.Span.Addresses() {
 		if i == 0 {
@@ -70,11 +71,27 @@ func (h *host) span(hosts ...string) *host {
 	return h
 }
 
+// unprotected has its trunks take the packets of everybody.
+func (h *host) unprotected() *host {
+	h.hub.Span.Unprotected = true
+	return h
+}
+
 // addTrunk adds the trunk of a hub to another host.
 func (h *host) addTrunk(hub string, t canlink.Tunnel) *canlink.Link {
-	l := h.addLink(canlink.Link{Name: config.TrunkName(hub, t.Remote), Kind: t.Kind(), MTU: 1472, Up: true, Alias: trunkAlias(hub, t.Remote), Tunnel: t})
+	alias := trunkAlias(hub, t.Remote, h.hub.Span.Unprotected)
+	l := h.addLink(canlink.Link{Name: config.TrunkName(hub, t.Remote), Kind: t.Kind(), MTU: 1472, Alias: alias, Tunnel: t})
 	l.CAN = false
 	return l
+}
+
+// mark is what packets of another host get.
+func (h *host) mark(peer netip.Addr) uint32 {
+	dev := h.v.At(h.v.Underlay.Ways[peer].Dev).Name
+	if dev != "" && h.table.Name != "" && h.table.Listing() == h.v.Underlay.Table && slices.Contains(h.table.Peers, underlay.Source{Address: peer, Device: dev}) {
+		return underlay.Mark
+	}
+	return 0
 }
 
 // trunk is the first trunk, or nil.
@@ -206,6 +223,11 @@ func (h *host) apply(all []Difference) (changed bool) {
 				panic(fmt.Sprintf("%+v", t))
 			}
 		}
+		if c.SetTable != nil {
+			h.table, h.v.Underlay.Table = *c.SetTable, c.SetTable.Listing()
+		} else if c.DeleteTable != "" {
+			h.table, h.v.Underlay.Table = underlay.Table{}, ""
+		}
 		if c.Controller.SetUp != nil {
 			h.setUp(*c.Controller.SetUp, c.Controller.Queue)
 		} else if c.Controller.Queue != 0 {
@@ -219,6 +241,11 @@ func (h *host) apply(all []Difference) (changed bool) {
 	}
 	if !changed {
 		h.wire(wiring)
+		for _, d := range all {
+			for _, index := range d.Change.UpLast {
+				h.link(h.v.At(index).Name).Up = true
+			}
+		}
 	}
 	return changed
 }
@@ -265,14 +292,15 @@ type party struct {
 	name          string
 	device        *device
 	send, receive func(id uint32) bool
-	hub, fd, far  bool // far is all that is on another host
+	hub, fd, far  bool   // far is all that is on another host
+	mark          uint32 // of its packets, if it is far
 }
 
 // model is the host as the kernel sends frames through it.
 func (h *host) model() (*model, []party) {
 	m := &model{host: make(map[uint32]*device), maxHops: 1}
 	for _, l := range h.v.Links {
-		if _, _, trunk := ParseTrunk(l); l.CAN || trunk {
+		if _, _, _, trunk := ParseTrunk(l); l.CAN || trunk {
 			m.add(uint32(l.Index), l.FD())
 		}
 	}
@@ -291,7 +319,7 @@ func (h *host) model() (*model, []party) {
 	anyID := func(uint32) bool { return true }
 	var parties []party
 	if hub := h.v.Link(h.hub.Name); hub.CAN {
-		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD(), false})
+		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD(), false, 0})
 	}
 	for i, e := range h.endpoints() {
 		dev := m.host[uint32(e.Host.Index)]
@@ -304,12 +332,12 @@ func (h *host) model() (*model, []party) {
 		if err != nil {
 			panic(err)
 		}
-		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false})
+		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false, 0})
 	}
 	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
 		dev := m.host[uint32(l.Index)]
 		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}
-		parties = append(parties, party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true})
+		parties = append(parties, party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true, h.mark(l.Tunnel.Remote)})
 	}
 	return m, parties
 }
@@ -324,6 +352,9 @@ func (h *host) deliveries() (wrong []string) {
 	senders := []int{0, len(parties) / 2, len(parties) - 1}
 	for _, n := range slices.Compact(senders) {
 		from := parties[n]
+		if from.far && !h.hub.Span.Unprotected {
+			wrong = append(wrong, h.forged(m, from, parties)...)
+		}
 		for _, id := range []uint32{0x100, 0x123, 0x200, 0x7ff, 0x18fef100 | unix.CAN_EFF_FLAG} {
 			for _, fd := range []bool{false, true} {
 				if fd && !from.fd {
@@ -333,7 +364,7 @@ func (h *host) deliveries() (wrong []string) {
 					p.device.heard = 0
 				}
 				m.passed = 0
-				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id}, true)
+				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id, mark: from.mark}, true)
 				for i, to := range parties {
 					want, why := 0, ""
 					if from.far && to.far && i != n { // which have a trunk of their own
@@ -343,7 +374,9 @@ func (h *host) deliveries() (wrong []string) {
 						continue
 					}
 					allowed := i == n || from.send(id) && to.receive(id)
-					if allowed && (!fd || to.fd) {
+					if i != n && from.far && from.mark == 0 && !h.hub.Span.Unprotected { // closed
+						want = 0
+					} else if allowed && (!fd || to.fd) {
 						want = 1
 					} else if !allowed {
 						why = forbidden
@@ -352,6 +385,23 @@ func (h *host) deliveries() (wrong []string) {
 						wrong = append(wrong, fmt.Sprintf("%s hears %X of %s (FD %v) %d times, want %d%s", to.name, id, from.name, fd, got, want, why))
 					}
 				}
+			}
+		}
+	}
+	return wrong
+}
+
+// forged lets others send frames in the name of another host: nobody may hear them.
+func (h *host) forged(m *model, from party, parties []party) (wrong []string) {
+	_, rx := config.BackplaneNames(h.hub.Name)
+	for _, mark := range []uint32{0, underlay.Mark + 1, from.device.peer.index, uint32(h.v.Link(rx).Index), uint32(h.v.Link(h.hub.Name).Index)} {
+		for _, p := range parties {
+			p.device.heard = 0
+		}
+		m.canSend(from.device, frame{origin: from.device.index, id: 0x100, mark: mark}, false)
+		for _, to := range parties {
+			if to.device.heard > 0 {
+				wrong = append(wrong, fmt.Sprintf("%s hears what is forged in the name of %s, mark %#x%s", to.name, from.name, mark, forbidden))
 			}
 		}
 	}

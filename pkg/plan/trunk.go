@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -19,11 +20,11 @@ import (
 // one at the end rx of the backplane copies to all trunks what has not come by one. So a frame crosses one trunk at most, and
 // each host reaches all others directly. Gateway rules bring every frame to the members of this host, wherever it comes from.
 //
+// A trunk takes only frames that have the mark of the bus's nftables table, see underlay.Table: without the table, or with another
+// one, it is closed. With the key unprotected there is none, and a trunk takes all.
+//
 // `mirred ingress` must never hand a frame that has come out of a tunnel to a CAN device: can_can_gw_rcv of net/can/gw.c stops the
 // kernel where ip_summed is not what CAN drivers set. On egress, vxcan sets it.
-
-// trunkTTL is the hop limit of outer packets.
-const trunkTTL = 255
 
 // Bytes that a tunnel with a key adds to a frame: an IPv4 header and a GRE header. IPv6 carries any frame, see RFC 8200.
 const trunkOverhead = 20 + 8
@@ -46,25 +47,49 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	return config.Span{}
 }
 
-// span is the hosts that the bus must span. Where nobody asks for any, the trunks that are there stay as they are.
-func (w Want) span() config.Span {
-	if w.Hub.Span.Hosts != "" {
+// span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they are
+// what its trunks tell. Those of another one go.
+func (w Want) span(v View) config.Span {
+	switch trunks := v.trunksOf(w.Hub.Name); {
+	case w.Hub.Span.Hosts != "":
 		return w.Hub.Span
+	case w.othersSpan.Hosts != "":
+		return w.othersSpan
+	case len(trunks) > 0 && IsOurHub(v.Link(w.Hub.Name)):
+		_, _, open, _ := ParseTrunk(trunks[0])
+		hosts := []netip.Addr{trunks[0].Tunnel.Local}
+		for _, l := range trunks {
+			_, peer, _, _ := ParseTrunk(l)
+			hosts = append(hosts, peer)
+		}
+		return config.SpanOf(hosts, trunks[0].Tunnel.Key, open)
 	}
-	return w.othersSpan
+	return config.Span{}
 }
 
-// Spans reports whether somebody on the bus wants it to span several hosts.
-func (w Want) Spans() bool { return w.span().Hosts != "" }
+// IsOpen reports whether the trunks of the bus take the packets of everybody.
+func (w Want) IsOpen(v View) bool { return w.span(v).Unprotected }
+
+// Spans reports whether the bus must span several hosts.
+func (w Want) Spans(v View) bool { return w.span(v).Hosts != "" }
 
 // trunksOf returns the trunks of a bus that are there, in the order of their peers.
 func (v View) trunksOf(hub string) (all []canlink.Link) {
 	for _, l := range v.Links {
-		if of, _, ok := ParseTrunk(l); ok && of == hub {
+		if of, _, _, ok := ParseTrunk(l); ok && of == hub {
 			all = append(all, l)
 		}
 	}
-	slices.SortFunc(all, func(a, b canlink.Link) int { return a.Tunnel.Remote.Compare(b.Tunnel.Remote) })
+	slices.SortFunc(all, func(a, b canlink.Link) int { return cmp.Or(a.Tunnel.Remote.Compare(b.Tunnel.Remote), a.Index-b.Index) })
+	return all
+}
+
+// Hosts are the addresses of the hosts that the trunks of a bus connect.
+func (v View) Hosts(hub string) (all []netip.Addr) {
+	for _, l := range v.trunksOf(hub) {
+		_, peer, _, _ := ParseTrunk(l)
+		all = append(all, l.Tunnel.Local, peer)
+	}
 	return all
 }
 
@@ -83,13 +108,13 @@ func (w Want) Peers(v View) (all []Peer) {
 	for _, l := range v.trunksOf(w.Hub.Name) { // an address may go
 		own = append(own, l.Tunnel.Local)
 	}
-	for _, a := range w.span().Addresses() {
-		if !slices.Contains(own, a) {
+	for _, a := range w.span(v).Addresses() {
+		if len(own) > 0 && !slices.Contains(own, a) {
 			all = append(all, Peer{Address: a})
 		}
 	}
 	for _, l := range v.trunksOf(w.Hub.Name) {
-		_, peer, _ := ParseTrunk(l)
+		_, peer, _, _ := ParseTrunk(l)
 		if i := slices.IndexFunc(all, func(p Peer) bool { return p.Address == peer }); i >= 0 {
 			all[i].Device = l
 		} else {
@@ -144,9 +169,18 @@ func trunkFilters(common backplane) (all []cantc.Filter) {
 			cantc.Filter{Hook: first[1], Program: anyFrame, Actions: []cantc.Action{cantc.MarkOnly(0)}},
 			// What is no CAN frame must not get to the IP stack of this host.
 			cantc.Filter{Hook: second[0], Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}},
-			cantc.Filter{Hook: first[0], Program: ofProtocol(true), Actions: []cantc.Action{cantc.Mark(dev), cantc.Forward(int(common.tx))}})
+			cantc.Filter{Hook: first[0], Program: common.fromTrunk(), Actions: []cantc.Action{cantc.Mark(dev), cantc.Forward(int(common.tx))}})
 	}
 	return all
+}
+
+// fromTrunk matches the CAN frames that a trunk takes.
+func (b backplane) fromTrunk() []unix.SockFilter {
+	if b.open {
+		return ofProtocol(true)
+	}
+	guarded := marked(underlay.Mark)
+	return slices.Concat(guarded[:1], []unix.SockFilter{{Code: guarded[1].Code, Jt: 1, K: underlay.Mark}, guarded[3]}, ofProtocol(true))
 }
 
 // notMarked matches frames with none of some marks.
@@ -188,14 +222,20 @@ func diffTrunkFilters(common backplane, v View, all *differences) {
 	}
 }
 
-// diffSpan compares the trunks of a bus that spans several hosts.
+// diffSpan compares the trunks of a bus that spans several hosts, and the table that guards them, which must be there first.
 func (w Want) diffSpan(v View, all *differences) {
-	name, span := w.Hub.Name, w.span()
+	name, span := w.Hub.Name, w.span(v)
+	table := config.TableName(name)
+	unwanted := func(l canlink.Link, why string) {
+		_, peer, _, _ := ParseTrunk(l)
+		all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: %s", peer, why)
+	}
 	if span.Hosts == "" {
-		for _, l := range v.trunksOf(name) { // left alone, see span
-			if !l.Up {
-				all.add(TrunkDown, Change{Up: []int{l.Index}}, "trunk to %s is down", l.Tunnel.Remote)
-			}
+		for _, l := range v.trunksOf(name) {
+			unwanted(l, "nothing on this bus asks for other hosts")
+		}
+		if v.Underlay.Table != "" {
+			all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: nothing on bus %s asks for other hosts", table, name)
 		}
 		return
 	}
@@ -203,17 +243,65 @@ func (w Want) diffSpan(v View, all *differences) {
 	if !ok {
 		return
 	}
-	safe := w.diffFirewall(local, v, all)
+	want := underlay.Table{Name: table, Local: local}
+	var trunks differences
 	for _, peer := range span.Addresses() {
 		if peer != local {
-			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: trunkTTL}, safe, v, all)
+			want.Peers = append(want.Peers, underlay.Source{Address: peer, Device: w.way(peer, v, all)})
+			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: underlay.HopLimit}, v, &trunks)
 		}
 	}
+	switch there := v.Underlay.Table; {
+	case span.Unprotected && there != "":
+		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected", table, name)
+	case span.Unprotected || there == want.Listing():
+	case there == "":
+		all.add(TableMissing, Change{SetTable: &want}, "table inet %s is missing: frames from other hosts are dropped", table)
+	default:
+		all.add(TableWrong, Change{SetTable: &want}, "table inet %s is not as it must be (nft list table inet %[1]s): frames from other hosts may be dropped", table)
+	}
+	*all = append(*all, trunks...)
 	for _, l := range v.trunksOf(name) {
-		if _, peer, _ := ParseTrunk(l); peer == local || !slices.Contains(span.Addresses(), peer) {
-			all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: it is none of the other hosts %s", peer, span.Hosts)
+		if _, peer, _, _ := ParseTrunk(l); peer == local || !slices.Contains(span.Addresses(), peer) {
+			unwanted(l, "it is none of the other hosts "+span.Hosts)
 		}
 	}
+}
+
+// way is the device on the way to another host, or "" if its packets cannot be told from those of others.
+func (w Want) way(peer netip.Addr, v View, all *differences) string {
+	way := v.Underlay.Ways[peer]
+	dev := v.At(way.Dev)
+	switch {
+	case w.span(v).Unprotected:
+	case dev.Name == "":
+		all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
+		return ""
+	case way.Routed:
+		w.spanTrouble(all, TrunkRouted, config.ErrInvalid, "use WireGuard and the addresses of its interfaces, or the key unprotected",
+			"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
+		return ""
+	}
+	mtu := way.MTU
+	if mtu == 0 || dev.MTU != 0 && dev.MTU < mtu {
+		mtu = dev.MTU
+	}
+	if need := canlink.FDMTU + trunkOverhead; peer.Is4() && mtu != 0 && mtu < need {
+		all.name(TrunkMTU, fmt.Sprintf("ip link set %s mtu %d, or more", Quote(dev.Name), need),
+			"the way to %s by %s has MTU %d: CAN FD frames need %d, and are lost", peer, Quote(dev.Name), mtu, need)
+	}
+	return dev.Name
+}
+
+// DiffSpan lists what is there of trunks on a bus that nothing asks for other hosts on, and that has no endpoints.
+func DiffSpan(hub string, v View) []Difference {
+	var all differences
+	w := NewWant(config.Hub{Name: hub}, nil, "")
+	w.diffSpan(v, &all)
+	if common := w.backplane(v); common.rx != 0 && len(common.trunks) == 0 {
+		diffTrunkFilters(common, v, &all)
+	}
+	return all
 }
 
 // spanTrouble adds a difference of trunks that only the administrator can repair. An endpoint that does not ask for other hosts
@@ -228,7 +316,7 @@ func (w Want) spanTrouble(all *differences, kind Kind, sentinel error, cure, for
 
 // local is which of the hosts is this one. ok is false where no trunk can be looked at.
 func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
-	name, span := w.Hub.Name, w.span()
+	name, span := w.Hub.Name, w.span(v)
 	var own []netip.Addr
 	for _, a := range span.Addresses() {
 		if slices.Contains(v.Underlay.Addresses, a) {
@@ -241,8 +329,8 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 		w.spanTrouble(all, SpanRootless, config.ErrInvalid, "have root make it, and lend it: sudo vxcanctl lend HUB --user USER --hosts HOSTS --bus-id ID",
 			"hub %s: a bus in a user namespace spans no other hosts (hosts)", name)
 		return local, false
-	case w.othersSpan.Hosts != "" && !w.othersSpan.SameAs(span):
-		w.spanTrouble(all, SpanOthers, config.ErrInvalid, "use the same list and number, or remove those containers first",
+	case w.othersSpan.Hosts != "" && w.othersSpan != span:
+		w.spanTrouble(all, SpanOthers, config.ErrInvalid, "use the same, or remove those containers first",
 			"hub %s: containers that are there have %s, this network has %s", name, w.othersSpan, span)
 		return local, false
 	case len(own) == 0:
@@ -255,13 +343,13 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 	return own[0], true
 }
 
-// diffTrunk compares the trunk to one host. Without a firewall it is not made.
-func (w Want) diffTrunk(want canlink.Tunnel, safe bool, v View, all *differences) {
+// diffTrunk compares the trunk to one host.
+func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 	hub, peer := w.Hub.Name, want.Remote
-	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer)
+	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.span(v).Unprotected)
 	l := v.Link(name)
 	for _, other := range v.Links {
-		of, _, ours := ParseTrunk(other)
+		of, _, _, ours := ParseTrunk(other)
 		switch {
 		case ours && of != hub && other.Tunnel.Key == want.Key:
 			w.spanTrouble(all, TrunkID, config.ErrInvalid, "give each bus a number of its own", "hub %s: bus-id %d is that of hub %s", hub, want.Key, of)
@@ -273,115 +361,15 @@ func (w Want) diffTrunk(want canlink.Tunnel, safe bool, v View, all *differences
 		}
 	}
 	add := Trunk{Name: name, Alias: alias, Tunnel: want, ForOthers: w.othersSpan.Hosts != ""}
+	of, _, _, ours := ParseTrunk(l)
 	switch {
-	case l.Index != 0 && l.Alias != alias || v.altNameOf(name).Index != 0:
+	case l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0:
 		w.spanTrouble(all, TrunkForeign, config.ErrInvalid, "rename or delete it", "%s is the name of another program's device, and the trunk to %s needs it", name, peer)
-	case l.Index == 0 && !safe:
-		// What is missing is named by diffFirewall.
 	case l.Index == 0:
 		all.add(TrunkMissing, Change{AddTrunk: &add}, "trunk to %s is missing", peer)
-	case l.Kind != want.Kind() || !l.Tunnel.Equal(want):
-		change := Change{Remove: []int{l.Index}}
-		if safe {
-			change.AddTrunk = &add
-		}
-		all.add(TrunkBroken, change, "trunk %s to %s is not as it was made (ip -details link show %[1]s)", name, peer)
+	case l.Kind != want.Kind() || !l.Tunnel.Equal(want) || l.Alias != alias:
+		all.add(TrunkBroken, Change{Remove: []int{l.Index}, AddTrunk: &add}, "trunk %s to %s is not as it was made (ip -details link show %[1]s)", name, peer)
 	case !l.Up:
-		all.add(TrunkDown, Change{Up: []int{l.Index}}, "trunk to %s is down", peer)
-	default:
-		w.diffWay(peer, v, all)
+		all.add(TrunkDown, Change{UpLast: []int{l.Index}}, "trunk to %s is down", peer)
 	}
-}
-
-// diffWay names a way to another host that does not carry every frame.
-func (w Want) diffWay(peer netip.Addr, v View, all *differences) {
-	way := v.Underlay.Ways[peer]
-	mtu, dev := way.MTU, v.At(way.Dev)
-	if mtu == 0 || dev.MTU != 0 && dev.MTU < mtu {
-		mtu = dev.MTU
-	}
-	if need := canlink.FDMTU + trunkOverhead; peer.Is4() && mtu != 0 && mtu < need {
-		all.name(TrunkMTU, fmt.Sprintf("ip link set %s mtu %d, or more", Quote(dev.Name), need),
-			"the way to %s by %s has MTU %d: CAN FD frames need %d, and are lost", peer, Quote(dev.Name), mtu, need)
-	}
-}
-
-// Unprotected reports that the firewall lacks rules, and that the administrator has trunks without them.
-func (w Want) Unprotected(v View) bool {
-	var none differences
-	local, ok := w.local(v, &none)
-	return ok && w.span().Unprotected && len(firewallLacks(local, v)) > 0
-}
-
-// diffFirewall reports whether trunks may be made.
-func (w Want) diffFirewall(local netip.Addr, v View, all *differences) (safe bool) {
-	missing := firewallLacks(local, v)
-	if len(missing) == 0 || w.span().Unprotected {
-		return true
-	}
-	w.spanTrouble(all, SpanOpen, ErrNotReady, strings.Join(missing, "; "),
-		"hub %s: no trunk without a firewall: a container of this host could send to the bus, and receive it in place of this host (conflist/hosts)", w.Hub.Name)
-	return false
-}
-
-// firewallLacks returns the rules that are missing, as commands. They keep packets of containers, and of machines that are not on
-// the way to other hosts, away from trunks. Without them, a container that can send IP packets can send frames to the bus, and
-// with the help of connection tracking receive those that are for this host.
-func firewallLacks(local netip.Addr, v View) (missing []string) {
-	line := func(format string, args ...any) {
-		program := "iptables"
-		if local.Is6() {
-			program = "ip6tables"
-		}
-		missing = append(missing, program+" -t raw -A "+fmt.Sprintf(format, args...))
-	}
-	uplinks, dropped := uplinks(v)
-	if slices.ContainsFunc(dropped, func(o origin) bool { return !v.Underlay.Firewall.Drops(o.of(local)) }) {
-		switch len(uplinks) {
-		case 0:
-			line("PREROUTING -p gre ! -i DEVICE -j DROP (DEVICE is the one on the way to the other hosts)")
-		case 1:
-			line("PREROUTING -p gre ! -i %s -j DROP", Quote(uplinks[0]))
-		default:
-			line("PREROUTING -p gre -i DEVICE -j DROP (for each DEVICE but %s)", strings.Join(uplinks, ", "))
-		}
-	}
-	untracked := func(name string) bool {
-		return v.Underlay.Firewall.Untracked(origin{v.Link(name).Index, name}.of(local))
-	}
-	if slices.ContainsFunc(uplinks, func(name string) bool { return !untracked(name) }) {
-		line("PREROUTING -p gre -j CT --notrack")
-	}
-	if !v.Underlay.Firewall.Untracked(origin{}.of(local)) {
-		line("OUTPUT -p gre -j CT --notrack")
-	}
-	return missing
-}
-
-// origin is where a packet comes from.
-type origin struct {
-	index int
-	name  string
-}
-
-func (d origin) of(local netip.Addr) underlay.Packet {
-	return underlay.Packet{IPv6: local.Is6(), Dev: d.index, Name: d.name}
-}
-
-// uplinks are the devices on the way to the other hosts, and others all other devices, with one that is still to come. Without a
-// way, any of those that are there may be on it.
-func uplinks(v View) (uplinks []string, others []origin) {
-	for _, way := range v.Underlay.Ways {
-		if name := v.At(way.Dev).Name; name != "" && !slices.Contains(uplinks, name) {
-			uplinks = append(uplinks, name)
-		}
-	}
-	slices.Sort(uplinks)
-	const lo = 1
-	for _, l := range v.Links {
-		if len(uplinks) > 0 && !slices.Contains(uplinks, l.Name) && !l.CAN && l.Index != lo {
-			others = append(others, origin{l.Index, l.Name})
-		}
-	}
-	return uplinks, append(others, origin{-1, "?"}) // which is the name of no device that anybody names
 }

@@ -133,6 +133,8 @@ func (v View) Buses() (names []string) {
 			names = append(names, l.Name)
 		} else if a, ok := ParseAlias(l.Alias); ok && l.Kind == canlink.Vxcan && config.CheckName(a.Hub) == nil {
 			names = append(names, a.Hub)
+		} else if hub, _, _, ok := ParseTrunk(l); ok && config.CheckName(hub) == nil {
+			names = append(names, hub)
 		}
 	}
 	slices.Sort(names)

@@ -105,7 +105,7 @@ func (w Want) members(hub canlink.Link) (members []member) {
 }
 
 func (w Want) backplane(v View) backplane {
-	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless, w.trunksThere(v)}
+	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless, w.trunksThere(v), w.span(v).Unprotected}
 }
 
 // Wire is the filters and rules of an endpoint whose pair has just been made.
@@ -131,6 +131,9 @@ func Removal(hubName string, v View) (c Change) {
 	w := NewWant(config.Hub{Name: hubName}, nil, "")
 	for _, l := range v.trunksOf(hubName) {
 		c.Remove = append(c.Remove, l.Index)
+	}
+	if v.Underlay.Table != "" {
+		c.DeleteTable = config.TableName(hubName)
 	}
 	for _, end := range []canlink.Link{v.Link(w.TX), v.Link(w.RX)} {
 		switch index := uint32(end.Index); {

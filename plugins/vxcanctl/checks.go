@@ -221,8 +221,8 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 			}
 		}
 		if s.Unprotected {
-			add("VX306", warning, fmt.Sprintf("bus %s spans other hosts without the firewall rules for that: any container of these hosts may send to it, and receive it", s.Hub),
-				"leave unprotected out of its network: then an ADD names the rules")
+			add("VX306", warning, fmt.Sprintf("bus %s spans other hosts unprotected: any container of these hosts may be able to send to it, and to receive it", s.Hub),
+				"leave unprotected out of its network, on all hosts, unless the network between them is safe by other means")
 		}
 		if devices := m.steered(s); len(devices) > 0 {
 			named := strings.Join(devices[:min(len(devices), 3)], ", ")

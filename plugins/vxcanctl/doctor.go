@@ -34,6 +34,8 @@ var codes = [...]code{
 	{"VX114", "kernel module cls_fw", "It puts each frame into the queue of its container."},
 	{"VX115", "kernel module ip_gre", "A bus that spans several hosts (key hosts) has a GRE tunnel to each other host."},
 	{"VX116", "kernel module ip6_gre", "The same between hosts with IPv6 addresses."},
+	{"VX117", "kernel module nf_tables", "It keeps the packets of others out of these tunnels, unless the key unprotected lets them in."},
+	{"VX118", "kernel module nft_ct", "It keeps connection tracking from giving the tunnels to a container."},
 	{"VX200", "no runtime", "Neither Podman nor Docker, containerd, nerdctl or k3s was found."},
 	{"VX201", "netavark plugin of Podman", "Podman with netavark looks for vxcan in its plugin directories."},
 	{"VX202", "CNI plugin of Podman", "Podman with the CNI backend looks for vxcan in its plugin directories."},
@@ -49,7 +51,7 @@ var codes = [...]code{
 	{"VX303", "state of a controller", "In error-passive the controller hears and sends, but the wire has many errors: look for a wrong bit rate, a missing termination, or no other node that acknowledges."},
 	{"VX304", "order of frames", "Receive packet steering (rps_cpus) on a device of a bus spreads the frames of one sender over several CPUs, so that they arrive in another order than they were sent in. net.core.rps_default_mask, or a rule of udev, sets it on each new device."},
 	{"VX305", "trunk to another host", "Frames that this host could not send to another one: the network takes less than the bus sends, or its MTU is below 100. Frames that were lost on the way are what this host says the other one HEARD, less what that host says this one SENT."},
-	{"VX306", "bus without a firewall", "A bus spans several hosts without the firewall rules for that (key unprotected). Where nothing else keeps GRE packets of others away, a container of these hosts, also one that is not on the bus, can send to it, and receive it in place of a host. The rules are in conflist/hosts."},
+	{"VX306", "unprotected bus", "A bus spans several hosts and takes the packets of everybody (key unprotected). Where nothing else keeps them away, a container of these hosts, also one that is not on the bus, can send to it, and receive it in place of a host."},
 }
 
 // finding is what one check has found.

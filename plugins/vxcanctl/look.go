@@ -211,7 +211,7 @@ func (l look) members(b bus.BusStatus, r *rateSince) table {
 	}
 	for _, trunk := range b.Trunks {
 		sent, heard := r.trunk(trunk)
-		add([]string{"(host " + trunk.Peer + ")", "", "", trunkWords(trunk)}, !trunk.Up, config.Policy{}, sent, 0, 0, heard, 0, trunk.Lost, 0, 0)
+		add([]string{"(host " + trunk.Peer + ")", "", "", trunkWords(trunk)}, !trunk.Up, config.Policy{}, sent, trunk.Denied, 0, heard, 0, trunk.Lost, 0, 0)
 	}
 	return t
 }

@@ -182,7 +182,7 @@ func cure(s bus.BusStatus, d bus.Difference) string {
 func withSudo(cure string) string { return needsSudo.ReplaceAllString(cure, "${1}sudo $2 ") }
 
 // needsSudo finds the commands in a cure, between words or alone.
-var needsSudo = regexp.MustCompile(`(^|; |, |\(|then )(ip|tc|cangw|iptables|ip6tables|vxcanctl) `)
+var needsSudo = regexp.MustCompile(`(^|; |, |\(|then )(ip|tc|cangw|vxcanctl) `)
 
 // upCommand sets up the interface of a container that is down, by the host's ip and capabilities: images often have no ip,
 // and containers no CAP_NET_ADMIN.
