@@ -255,8 +255,8 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeUnderlay looks at the way to the other hosts that somebody wants the bus to span, or that there are trunks to, and at the
-// table that guards these.
+// observeUnderlay looks at the way to the other hosts that somebody wants the bus to span, or that there are trunks to, and at
+// the table that guards these.
 func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	hosts := b.span.Addresses()
 	for i := range b.endpoints {
@@ -277,8 +277,8 @@ func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	return u, err
 }
 
-// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue for
-// each endpoint, or empty.
+// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue
+// for each endpoint, or empty.
 func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
 	q, err = b.k.tc.Queue(hub)
 	if err != nil && !errors.Is(err, unix.ENODEV) {

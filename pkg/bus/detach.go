@@ -72,8 +72,8 @@ func (b *bus) detach(hostIfs []string) error {
 	return err
 }
 
-// leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them any more. On a hub that we made it
-// stays, as the hub does.
+// leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them any more. On a hub that we made
+// it stays, as the hub does.
 func (b *bus) leaveHosts() error {
 	b.leaving, b.span = true, config.Span{}
 	if _, err := b.observe(); err != nil || plan.IsOurHub(b.view.Link(b.name)) {

@@ -184,8 +184,8 @@ func (w *world) inventory() (all inventory) {
 	return all
 }
 
-// expectExactlyOnce lets each of some interfaces send a classic, an extended, an FD and a remote frame, and fails unless all others
-// hear each of them exactly once, and the sender does not.
+// expectExactlyOnce lets each of some interfaces send a classic, an extended, an FD and a remote frame, and fails unless all
+// others hear each of them exactly once, and the sender does not.
 func (w *world) expectExactlyOnce(interfaces ...port) {
 	w.t.Helper()
 	var listeners []*cantest.Listener

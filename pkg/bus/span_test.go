@@ -160,8 +160,8 @@ func inside(t *testing.T, netns ns.NetNS, lines ...string) {
 	}
 }
 
-// TestSpanErrorFrames: error frames of a controller on one host reach the containers and the programs of all hosts, once, and no
-// other wire. Containers elsewhere reach its wire.
+// TestSpanErrorFrames: error frames of a controller on one host reach the containers and the programs of all hosts, once, and
+// no other wire. Containers elsewhere reach its wire.
 func TestSpanErrorFrames(t *testing.T) {
 	h := newHosts(t, 3, false)
 	var wires []*cantest.Controller

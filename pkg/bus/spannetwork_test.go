@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -294,18 +293,22 @@ type attacker struct {
 	fd    int // of a raw socket for GRE
 }
 
-func newAttacker(t *testing.T, w *world) *attacker {
+func newAttacker(t *testing.T, w *world, ipv6 bool) *attacker {
 	t.Helper()
 	a := &attacker{t: t, netns: cantest.NewNetns(t)}
 	w.run("ip link add docker0 type veth peer name box0", "ip address add 172.17.0.1/16 dev docker0", "ip link set docker0 up")
 	w.move(w.netns, "box0", a.netns)
 	inside(t, a.netns, "ip link set lo up", "ip address add 172.17.0.2/16 dev box0", "ip link set box0 up", "ip route add default via 172.17.0.1")
+	w.run("ip address add 2001:db8:17::1/64 nodad dev docker0", "ip6tables -t nat -A POSTROUTING -s 2001:db8:17::/64 ! -o docker0 -j MASQUERADE")
+	inside(t, a.netns, "ip address add 2001:db8:17::2/64 nodad dev box0", "ip route add default via 2001:db8:17::1")
+	w.do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644) })
 	w.set("ip_forward", "1")
 	w.set("conf/all/rp_filter", "0")
 	w.run("iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE")
+	family := map[bool]int{false: unix.AF_INET, true: unix.AF_INET6}[ipv6]
 	err := a.netns.Do(func(ns.NetNS) (err error) {
-		a.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_GRE)
-		return errors.Join(err, unix.SetsockoptInt(a.fd, unix.SOL_IP, unix.IP_TTL, 255))
+		a.fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_GRE)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -319,30 +322,15 @@ func (w *world) set(file, value string) {
 	w.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0o644) })
 }
 
-// send sends a CAN frame in GRE with a key and the highest TTL, from its own address, or from one that it forges.
+// send sends a frame by its own address, or by one that it forges.
 func (a *attacker) send(to, from string, key, id uint32) {
-	a.t.Helper()
-	packet := []byte{0x20, 0, 0, unix.ETH_P_CAN}
-	packet = binary.BigEndian.AppendUint32(packet, key)
-	frame := binary.NativeEndian.AppendUint32(nil, id)
-	packet = append(append(packet, frame...), 8, 0, 0, 0, 'i', 'n', 'j', 'e', 'c', 't', 'e', 'd')
-	fd := a.fd
-	if from != "" {
-		err := a.netns.Do(func(ns.NetNS) (err error) {
-			fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-			return err
-		})
-		if err != nil {
-			a.t.Fatal(err)
+	if from == "" {
+		from = "172.17.0.2"
+		if strings.Contains(to, ":") {
+			from = "2001:db8:17::2"
 		}
-		defer unix.Close(fd)
-		head := []byte{0x45, 0, 0, byte(20 + len(packet)), 0, 1, 0x40, 0, 255, unix.IPPROTO_GRE, 0, 0}
-		head = append(append(head, netip.MustParseAddr(from).AsSlice()...), netip.MustParseAddr(to).AsSlice()...)
-		packet = append(head, packet...)
 	}
-	if err := unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: netip.MustParseAddr(to).As4()}); err != nil {
-		a.t.Fatal(err)
-	}
+	cantest.SendGRE(a.t, a.netns, from, to, key, id)
 }
 
 // hears counts the GRE packets that have come in since the last call.
@@ -356,95 +344,94 @@ func (a *attacker) hears() (n int) {
 }
 
 // TestSpanAttack: what ordinary containers that are on no bus can do to one of two hosts of three, with and without protection,
-// before the first frame of their host and after it. One is on the first host, and one on the third, which is in the list, and has
-// neither a bus nor a firewall: what is sent to it, nothing keeps from its containers, as conflist/hosts says.
+// before the first frame of their host and after it. One is on the first host, and one on the third, which is in the list, and
+// has neither a bus nor a firewall: what is sent to it, nothing keeps from its containers, as conflist/hosts says.
 func TestSpanAttack(t *testing.T) {
-	for _, first := range []bool{false, true} {
-		for _, open := range []bool{true, false} {
-			if !open && cantest.LacksTables() {
-				continue // TestHostsGuarded of integration/bus/qemu has these
-			}
-			t.Run(fmt.Sprintf("first %v, unprotected %v", first, open), func(t *testing.T) {
-				h := newHosts(t, 3, false)
-				h.open = open
-				a, b := h.worlds[0], h.worlds[1]
-				near, far := newAttacker(t, a), newAttacker(t, h.worlds[2])
-				for _, w := range h.worlds[:2] {
-					if err := w.attachRequest(h.request("c0", w.crowd)); err != nil {
-						t.Fatal(err)
-					}
-				}
-				onA, onB := cantest.Listen(t, a.crowd, "can-c0"), cantest.Listen(t, b.crowd, "can-c0")
-				exchange := func(n uint32) {
-					for _, from := range []port{{a.crowd, "can-c0"}, {b.crowd, "can-c0"}} {
-						sender := cantest.NewSender(t, from.netns, from.name)
-						for i := range n {
-							if err := sender.Send(cantest.Frame{ID: 0x100 + i, Data: "honest"}); err != nil {
-								t.Error(err)
-							}
-						}
-						sender.Close()
-					}
-				}
-				if !first {
-					exchange(5)
-				}
-				attack := func() {
-					near.send(h.names[1], "", 7, 0x601) // by masquerading
-					far.send(h.names[0], "", 7, 0x602)
-					far.send(h.names[1], "", 7, 0x603)
-					for i, loose := range []string{"0", "2"} {
-						id := uint32(0x610 + 0x10*i)
-						for _, w := range h.worlds {
-							w.set("conf/all/rp_filter", loose)
-						}
-						for _, forged := range h.names[1:] {
-							near.send(h.names[0], forged, 7, id+1) // to its own host
-						}
-						near.send(h.names[1], h.names[0], 7, id+2)
-						near.send(h.names[1], h.names[2], 7, id+3)
-						far.send(h.names[0], h.names[1], 7, id+4)
-						far.send(h.names[0], h.names[2], 7, id+5)
-					}
-				}
-				attack()
-				exchange(5)
-				stolen, elsewhere := near.hears(), far.hears()
-				attack()
-				cantest.WaitQuiet(0, onA, onB)
-				injected, honest := make(map[uint32]int), 0
-				for _, l := range []*cantest.Listener{onA, onB} {
-					all, _ := l.Heard()
-					for f, n := range all {
-						if f.Data == "honest" {
-							honest += n
-						} else {
-							injected[f.ID] += n
-						}
-					}
-				}
-				want := map[bool]int{false: 20, true: 10}[first]
-				t.Logf("injected %x, stolen %d, and %d on the host without a bus, honest frames heard %d of %d", injected, stolen, elsewhere, honest, want)
-				if !open && (len(injected)+stolen > 0 || honest != want) {
-					t.Errorf("injected %x, stolen %d, honest frames heard %d of %d", injected, stolen, honest, want)
-				}
-				if open && len(injected) == 0 {
-					t.Error("unprotected, nothing is injected: is the attack one?")
-				}
-				if open && first && stolen == 0 {
-					t.Error("unprotected, nothing is stolen: is the attack one?")
-				}
-				all, err := b.status("vcan0")
-				if err != nil || all[0].Unprotected != open || len(all[0].Differences) > 0 || !open && all[0].Trunks[1].Denied == 0 {
-					t.Errorf("%+v, %v", all, err)
-				}
-			})
+	for n := range 8 {
+		first, open, ipv6 := n&1 > 0, n&2 == 0, n&4 > 0
+		if !open && cantest.LacksTables() || ipv6 && open { // TestHostsGuarded of integration/bus/qemu has these
+			continue
 		}
+		t.Run(fmt.Sprintf("first %v, unprotected %v, IPv6 %v", first, open, ipv6), func(t *testing.T) {
+			h := newHosts(t, 3, ipv6)
+			h.open = open
+			a, b := h.worlds[0], h.worlds[1]
+			near, far := newAttacker(t, a, ipv6), newAttacker(t, h.worlds[2], ipv6)
+			for _, w := range h.worlds[:2] {
+				if err := w.attachRequest(h.request("c0", w.crowd)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			onA, onB := cantest.Listen(t, a.crowd, "can-c0"), cantest.Listen(t, b.crowd, "can-c0")
+			exchange := func(n uint32) {
+				for _, from := range []port{{a.crowd, "can-c0"}, {b.crowd, "can-c0"}} {
+					sender := cantest.NewSender(t, from.netns, from.name)
+					for i := range n {
+						if err := sender.Send(cantest.Frame{ID: 0x100 + i, Data: "honest"}); err != nil {
+							t.Error(err)
+						}
+					}
+					sender.Close()
+				}
+			}
+			if !first {
+				exchange(5)
+			}
+			attack := func() {
+				near.send(h.names[1], "", 7, 0x601) // by masquerading
+				far.send(h.names[0], "", 7, 0x602)
+				far.send(h.names[1], "", 7, 0x603)
+				for i, loose := range []string{"0", "2"} {
+					id := uint32(0x610 + 0x10*i)
+					for _, w := range h.worlds {
+						w.set("conf/all/rp_filter", loose)
+					}
+					for _, forged := range h.names[1:] {
+						near.send(h.names[0], forged, 7, id+1) // to its own host
+					}
+					near.send(h.names[1], h.names[0], 7, id+2)
+					near.send(h.names[1], h.names[2], 7, id+3)
+					far.send(h.names[0], h.names[1], 7, id+4)
+					far.send(h.names[0], h.names[2], 7, id+5)
+				}
+			}
+			attack()
+			exchange(5)
+			stolen, elsewhere := near.hears(), far.hears()
+			attack()
+			cantest.WaitQuiet(0, onA, onB)
+			injected, honest := make(map[uint32]int), 0
+			for _, l := range []*cantest.Listener{onA, onB} {
+				all, _ := l.Heard()
+				for f, n := range all {
+					if f.Data == "honest" {
+						honest += n
+					} else {
+						injected[f.ID] += n
+					}
+				}
+			}
+			want := map[bool]int{false: 20, true: 10}[first]
+			t.Logf("injected %x, stolen %d, and %d on the host without a bus, honest frames heard %d of %d", injected, stolen, elsewhere, honest, want)
+			if !open && (len(injected)+stolen > 0 || honest != want) {
+				t.Errorf("injected %x, stolen %d, honest frames heard %d of %d", injected, stolen, honest, want)
+			}
+			if open && len(injected) == 0 {
+				t.Error("unprotected, nothing is injected: is the attack one?")
+			}
+			if open && first && stolen == 0 {
+				t.Error("unprotected, nothing is stolen: is the attack one?")
+			}
+			all, err := b.status("vcan0")
+			if err != nil || all[0].Unprotected != open || len(all[0].Differences) > 0 || !open && all[0].Trunks[1].Denied == 0 {
+				t.Errorf("%+v, %v", all, err)
+			}
+		})
 	}
 }
 
-// TestSpanTable: whatever becomes of the table while frames come in, the trunk is closed or as it was, it has words, and the next
-// ADD and heal repair it.
+// TestSpanTable: whatever becomes of the table while frames come in, the trunk is closed or as it was, it has words, and the
+// next ADD and heal repair it.
 func TestSpanTable(t *testing.T) {
 	cantest.Require(t)
 	if cantest.LacksTables() {

@@ -31,8 +31,8 @@ type BusStatus struct {
 	// Waiting and WireLost are those of programs on the hub, see EndpointStatus.
 	Waiting  uint64 `json:"waiting"`
 	WireLost uint64 `json:"wireLost"`
-	// Traffic counts the frames of a hub whose Controller is nil. A vcan sends every frame of the bus; in a user namespace, where it
-	// does not, it is what the backplane carries.
+	// Traffic counts the frames of a hub whose Controller is nil. A vcan sends every frame of the bus; in a user namespace, where
+	// it does not, it is what the backplane carries.
 	Traffic   controller.Traffic `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
 	Trunks    []TrunkStatus      `json:"trunks,omitempty"` // of a bus that spans several hosts

@@ -1,7 +1,9 @@
 // Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices and vxcan pairs, and the tunnels that
-// carry CAN frames to other hosts. It knows no bus and no gateway rule, starts no process and keeps nothing. Real controllers are in pkg/controller.
+// carry CAN frames to other hosts. It knows no bus and no gateway rule, starts no process and keeps nothing. Real controllers
+// are in pkg/controller.
 //
-// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h, net/ipv4/ip_gre.c, net/ipv6/ip6_gre.c.
+// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h, net/ipv4/ip_gre.c,
+// net/ipv6/ip6_gre.c.
 package canlink
 
 import (

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestReadmeKeys: the tables of keys, of controllers, of buses of several hosts and of all else, are those that the front ends parse by.
+// TestReadmeKeys: the tables of keys, of controllers, of buses of several hosts and of all else, are those that the front ends
+// parse by.
 func TestReadmeKeys(t *testing.T) {
 	where := map[FrontEnd]string{everywhere: "everywhere", everywhere &^ Docker: "all but Docker", CNI: "CNI", CNI | Netavark: "CNI, Podman"}
 	for file, of := range map[string]Noun{"../../README.md": "", "../../conflist/controller/README.md": OfController, "../../conflist/hosts/README.md": OfSpan} {

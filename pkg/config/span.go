@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// MaxHosts is how many hosts a bus can span: a filter has 32 actions at most (TCA_ACT_MAX_PRIO of linux/pkt_cls.h), one for each
-// other host.
+// MaxHosts is how many hosts a bus can span: a filter has 32 actions at most (TCA_ACT_MAX_PRIO of linux/pkt_cls.h), one for
+// each other host.
 const MaxHosts = 32
 
 // Span is the hosts that a bus spans. The zero Span is that of a bus of one host.

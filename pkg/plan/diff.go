@@ -307,7 +307,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
 		}
-		if !ofBus {
+		if !ofBus && !slices.Contains(common.trunks, uint32(f.Dev)) {
 			all.of(v.At(f.Dev).Name)
 		}
 	}

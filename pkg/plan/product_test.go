@@ -21,7 +21,8 @@ import (
 )
 
 // What is right for each feature alone can be wrong where two meet. So these tests go through products: every kind of hub ×
-// policy and list × number of endpoints × front end of the first endpoint × damage. The verbs' products, with requests that fail, are in pkg/bus.
+// policy and list × number of endpoints × front end of the first endpoint × damage. The verbs' products, with requests that
+// fail, are in pkg/bus.
 
 // hubs are the kinds of hubs that there are.
 var hubs = map[string]func() *host{
@@ -168,11 +169,13 @@ func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
 	return func(h *host) bool { return do(h, h.link(h.records[0].HostIf())) }
 }
 
-// lacks reports whether a damage is one to trunks, which the bus has not: then there is no need to populate it.
+// lacks reports whether there is no need to populate a bus for a damage: it is one to trunks, and there are none, or another
+// one, and there are so many that it takes its time.
 func (h *host) lacks(kind Kind) bool {
 	ofTrunks := []Kind{SpanOthers, SpanHosts, TrunkID, TrunkForeign, TrunkMissing, TrunkBroken, TrunkDown, TrunkUnwanted, TrunkMTU,
 		TrunkNoWay, TrunkRouted, TableMissing, TableWrong, TableUnwanted}
-	return h.hub.Span.Hosts == "" && slices.Contains(ofTrunks, kind)
+	hosts := strings.Count(h.hub.Span.Hosts, ",") + 1
+	return slices.Contains(ofTrunks, kind) && hosts == 1 || !slices.Contains(ofTrunks, kind) && hosts == config.MaxHosts
 }
 
 // onSpan does something to a bus of several hosts, with its first trunk.

@@ -39,8 +39,8 @@ var ErrorFrames = cangw.Filter{Mask: 0x3fffffff}
 // ifindex, is off (IIFTxOK), because a container can choose what it finds there.
 //
 // The hub's frames get to tx by a rule, with its hop limit, because what is sent to the hub with Echo comes back from it;
-// an endpoint's by its filter. Error frames of a controller, of this host or another one, go to the endpoints and to programs on
-// a vcan. None goes to a controller, which would send it as a data frame.
+// an endpoint's by its filter. Error frames of a controller, of this host or another one, go to the endpoints and to programs
+// on a vcan. None goes to a controller, which would send it as a data frame.
 func rules(common backplane, members []member) []cangw.Rule {
 	var all []cangw.Rule
 	if common.copies {

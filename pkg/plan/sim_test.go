@@ -85,13 +85,10 @@ func (h *host) addTrunk(hub string, t canlink.Tunnel) *canlink.Link {
 	return l
 }
 
-// mark is what packets of another host get.
-func (h *host) mark(peer netip.Addr) uint32 {
+// trusts reports whether the packets of another host get the mark, if the table is as it was set.
+func (h *host) trusts(peer netip.Addr) bool {
 	dev := h.v.At(h.v.Underlay.Ways[peer].Dev).Name
-	if dev != "" && h.table.Name != "" && h.table.Listing() == h.v.Underlay.Table && slices.Contains(h.table.Peers, underlay.Source{Address: peer, Device: dev}) {
-		return underlay.Mark
-	}
-	return 0
+	return dev != "" && slices.Contains(h.table.Peers, underlay.Source{Address: peer, Device: dev})
 }
 
 // trunk is the first trunk, or nil.
@@ -334,10 +331,15 @@ func (h *host) model() (*model, []party) {
 		}
 		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false, 0})
 	}
+	guarded := h.table.Name != "" && h.table.Listing() == h.v.Underlay.Table
 	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
 		dev := m.host[uint32(l.Index)]
 		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}
-		parties = append(parties, party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true, h.mark(l.Tunnel.Remote)})
+		far := party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true, 0}
+		if guarded && h.trusts(l.Tunnel.Remote) {
+			far.mark = underlay.Mark
+		}
+		parties = append(parties, far)
 	}
 	return m, parties
 }

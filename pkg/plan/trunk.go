@@ -20,11 +20,11 @@ import (
 // one at the end rx of the backplane copies to all trunks what has not come by one. So a frame crosses one trunk at most, and
 // each host reaches all others directly. Gateway rules bring every frame to the members of this host, wherever it comes from.
 //
-// A trunk takes only frames that have the mark of the bus's nftables table, see underlay.Table: without the table, or with another
-// one, it is closed. With the key unprotected there is none, and a trunk takes all.
+// A trunk takes only frames that have the mark of the bus's nftables table, see underlay.Table: without the table, or with
+// another one, it is closed. With the key unprotected there is none, and a trunk takes all.
 //
-// `mirred ingress` must never hand a frame that has come out of a tunnel to a CAN device: can_can_gw_rcv of net/can/gw.c stops the
-// kernel where ip_summed is not what CAN drivers set. On egress, vxcan sets it.
+// `mirred ingress` must never hand a frame that has come out of a tunnel to a CAN device: can_can_gw_rcv of net/can/gw.c stops
+// the kernel where ip_summed is not what CAN drivers set. On egress, vxcan sets it.
 
 // Bytes that a tunnel with a key adds to a frame: an IPv4 header and a GRE header. IPv6 carries any frame, see RFC 8200.
 const trunkOverhead = 20 + 8
@@ -47,8 +47,8 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	return config.Span{}
 }
 
-// span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they are
-// what its trunks tell. Those of another one go.
+// span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
+// are what its trunks tell. Those of another one go.
 func (w Want) span(v View) config.Span {
 	switch trunks := v.trunksOf(w.Hub.Name); {
 	case w.Hub.Span.Hosts != "":
@@ -147,8 +147,8 @@ func (v View) TrunkHooks(hub string) (all []cantc.Hook) {
 // spreadHook is where the filter is that copies frames to trunks.
 func spreadHook(rx uint32) cantc.Hook { return hooks(int(rx), FirstPrio)[0] }
 
-// trunkFilters are the filters that connect trunks. The one at rx is the first: it must know a trunk as such before a frame comes
-// by it.
+// trunkFilters are the filters that connect trunks. The one at rx is the first: it must know a trunk as such before a frame
+// comes by it.
 func trunkFilters(common backplane) (all []cantc.Filter) {
 	if len(common.trunks) == 0 || common.copies {
 		return nil

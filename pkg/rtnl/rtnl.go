@@ -1,8 +1,8 @@
 // Package rtnl is one netlink socket, of NETLINK_ROUTE or of NETLINK_NETFILTER, that sends many requests in one datagram.
 //
 // The encoder is that of vishvananda/netlink, which sends one request at a time and waits for the answer. A batch is about ten
-// times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows nothing
-// of links, filters or rules: pkg/canlink, pkg/cantc, pkg/cangw and pkg/underlay encode those.
+// times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows
+// nothing of links, filters or rules: pkg/canlink, pkg/cantc, pkg/cangw and pkg/underlay encode those.
 //
 // mdlayher/netlink 1.9.0, the newest that Go 1.24 builds, was tried in its place behind the same encoder. Dial, a dump of 101
 // links, 64 look-ups in one datagram and close take 413 thousand instructions in user space and 80 system calls here, and 2.7
@@ -62,8 +62,8 @@ type socket struct {
 
 // receiveSize is the receive buffer in bytes. The kernel cannot answer more: a dump makes datagrams of 32 KiB, or of one
 // message if that is longer, and no attribute of a message is longer than 64 KiB, and no message that is asked for here has two
-// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the buffer
-// that are not used are never touched.
+// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the
+// buffer that are not used are never touched.
 const receiveSize = 128 << 10
 
 // Dial opens a socket in the calling thread's network namespace.

@@ -21,8 +21,8 @@ const (
 	ModuleCT     = "nft_ct"
 )
 
-// Mark is the mark (struct sk_buff) of GRE packets that come from another host of a bus itself. What comes out of a tunnel has the
-// mark of the packet that it was in, and what comes from another network namespace has none.
+// Mark is the mark (struct sk_buff) of GRE packets that come from another host of a bus itself. What comes out of a tunnel has
+// the mark of the packet that it was in, and what comes from another network namespace has none.
 const Mark = 0x76786361
 
 // HopLimit is that of outer packets. A packet that arrives with it was forwarded by nobody.
@@ -52,8 +52,8 @@ type Tables struct{ conn rtnl.Conn }
 // On wraps a socket of NETLINK_NETFILTER. nil is that of a kernel that has none.
 func On(conn rtnl.Conn) *Tables { return &Tables{conn} }
 
-// Listing returns a table as the kernel lists it, in one form: names and numbers of what is in it, without handles and counters. It
-// is "" if there is no such table.
+// Listing returns a table as the kernel lists it, in one form: names and numbers of what is in it, without handles and
+// counters. It is "" if there is no such table.
 func (t *Tables) Listing(name string) (listing string, err error) {
 	if t.conn == nil {
 		return "", nil
@@ -106,8 +106,8 @@ func (t *Tables) rules(name string) (lines []string, err error) {
 	return lines, nil
 }
 
-// Set makes a table, in the place of one of its name if there is one. No packet sees something in between. Without the modules it
-// fails with a rtnl.NoModuleError.
+// Set makes a table, in the place of one of its name if there is one. No packet sees something in between. Without the modules
+// it fails with a rtnl.NoModuleError.
 func (t *Tables) Set(table Table) error {
 	named := text(unix.NFTA_TABLE_NAME, table.Name)
 	// The first makes sure that there is one to be deleted.
@@ -164,8 +164,8 @@ func (t *Tables) Probe() error {
 	return t.Delete("vxcan-try")
 }
 
-// chain is one of a table. Priorities are those of linux/netfilter_ipv4.h: raw is before connection tracking (-200), and the last
-// one behind all that others have there by custom.
+// chain is one of a table. Priorities are those of linux/netfilter_ipv4.h: raw is before connection tracking (-200), and the
+// last one behind all that others have there by custom.
 type chain struct {
 	name     string
 	hook     uint32
@@ -310,8 +310,8 @@ var compared = map[string][]uint16{
 	"rule":  {unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS},
 }
 
-// describe lists the attributes of a message behind struct nfgenmsg that are compared. The order of attributes means nothing, but
-// for that of expressions.
+// describe lists the attributes of a message behind struct nfgenmsg that are compared. The order of attributes means nothing,
+// but for that of expressions.
 func describe(kind string, data []byte) (string, error) {
 	if len(data) < nl.SizeofNfgenmsg {
 		return "", fmt.Errorf("nfgenmsg: %d bytes, want at least %d", len(data), nl.SizeofNfgenmsg)

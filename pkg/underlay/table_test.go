@@ -191,6 +191,7 @@ func TestTableFails(t *testing.T) {
 // TestWays: addresses of the host, and the way to others, from the right address.
 func TestWays(t *testing.T) {
 	cantest.Require(t)
+	run(t, "", "modprobe", "ipv6")
 	hosts := []netip.Addr{a("10.9.0.1"), a("10.9.0.2"), a("192.0.2.1"), a("198.51.100.1"), a("198.51.100.2"), a("203.0.113.1"), a("203.0.113.5")}
 	hosts6 := []netip.Addr{a("2001:db8::1"), a("2001:db8::2"), a("2001:db8:1::1")}
 	want := map[netip.Addr]Way{

@@ -1,10 +1,12 @@
-// Package underlay is what a host has of the IP network that carries its tunnels: addresses and the way to other hosts, which it
-// reads, and a table of nftables that keeps the packets of all others out of the tunnels, which it makes.
+// Package underlay is what a host has of the IP network that carries its tunnels: addresses and the way to other hosts, which
+// it reads, and a table of nftables that keeps the packets of all others out of the tunnels, which it makes.
 //
-// github.com/google/nftables v0.3.0 was looked at in place of table.go. It brings four modules, has sockets of its own, which tests
-// cannot fail one message of, and returns no more of an error than its text; what it would save is the 90 lines that encode.
+// github.com/google/nftables v0.3.0 was looked at in place of table.go. It brings four modules, has sockets of its own, which
+// tests cannot fail one message of, and returns no more of an error than its text; what it would save is the 90 lines that
+// encode.
 //
-// Kernel: linux/rtnetlink.h, linux/if_addr.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c.
+// Kernel: linux/rtnetlink.h, linux/if_addr.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h,
+// net/netfilter/nf_tables_api.c.
 package underlay
 
 import (
@@ -82,8 +84,8 @@ func addresses(conn rtnl.Conn) (all []netip.Addr, err error) {
 	return all, err
 }
 
-// unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the other
-// end of a link then.
+// unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
+// other end of a link then.
 func unmarshalAddress(b []byte) (a netip.Addr, err error) {
 	if len(b) < ifaddrmsgSize {
 		return a, fmt.Errorf("ifaddrmsg: %d bytes, want at least %d", len(b), ifaddrmsgSize)

@@ -216,7 +216,7 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 		}
 		for _, t := range s.Trunks {
 			if t.Lost > 0 {
-				add("VX305", warning, fmt.Sprintf("bus %s: %d frames to host %s were dropped on this host", s.Hub, t.Lost, t.Peer),
+				add("VX305", warning, fmt.Sprintf("bus %s: %d frames to host %s were dropped on this host since the trunk was made", s.Hub, t.Lost, t.Peer),
 					"look at the way to it: ip -s link show "+t.Device+"; ip route get "+t.Peer)
 			}
 		}

@@ -104,7 +104,7 @@ func TestDoctor(t *testing.T) {
 			m.host = fakeLooker{all: []bus.BusStatus{{Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Unprotected: true, Trunks: []bus.TrunkStatus{
 				{Local: "10.9.0.1", Peer: "10.9.0.2", Device: "vg1", Up: true, Heard: 5}, {Local: "10.9.0.1", Peer: "10.9.0.3", Device: "vg2", Up: true, Lost: 7},
 			}}}}
-		}, []string{"warning VX305 bus vcan0: 7 frames to host 10.9.0.3 were dropped on this host: look at the way to it: ip -s link show vg2; ip route get 10.9.0.3", "warning VX306 bus vcan0 spans other hosts unprotected: any container of these hosts may"}},
+		}, []string{"warning VX305 bus vcan0: 7 frames to host 10.9.0.3 were dropped on this host since the trunk was made: look at the way to it: ip -s link show vg2; ip route get 10.9.0.3", "warning VX306 bus vcan0 spans other hosts unprotected: any container of these hosts may"}},
 		"old kernel": {func(m *machine) { m.release = "5.10.0-1-amd64" }, []string{"warning VX111 Linux 5.10.0-1-amd64 is older than 6.1"}},
 		"kernel upgraded": {func(m *machine) {
 			m.release, m.try = "6.12.1-1-amd64", lacking("vxcan")

@@ -67,8 +67,8 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-// TestHostsKilled: an ADD that asks for other hosts is killed at each of its messages. The next ADD of anything on the bus mends
-// it.
+// TestHostsKilled: an ADD that asks for other hosts is killed at each of its messages. The next ADD of anything on the bus
+// mends it.
 func TestHostsKilled(t *testing.T) {
 	harness.AtEach(t, "ADD of hosts", func(t *testing.T, n int) bool {
 		far := harness.NewOtherHost(t)
