@@ -52,6 +52,21 @@ func SpanKeys() string {
 	return strings.Join(append([]string{`"hosts":["10.9.0.1","10.9.0.2"],"bus-id":7`}, open(`"unprotected":true`)...), ",")
 }
 
+// SpanOptions are the same keys as options of Docker and Podman.
+func SpanOptions() []string {
+	return append([]string{"hosts=10.9.0.1,10.9.0.2", "bus-id=7"}, open("unprotected=true")...)
+}
+
+// ExpectNoTrunk fails the test if a trunk is left on this host.
+func ExpectNoTrunk(t *testing.T) {
+	t.Helper()
+	for _, l := range Links(t) {
+		if strings.Contains(l.Alias, " trunk ") {
+			t.Errorf("left: %+v", l)
+		}
+	}
+}
+
 // open is what a kernel without nftables needs.
 func open(key string) []string {
 	if cantest.LacksTables() {

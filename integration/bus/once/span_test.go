@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -62,9 +61,30 @@ func TestHosts(t *testing.T) {
 	far.Run(t, "detach", "vcan0", "--netns", far.Box.ID)
 	harness.Vxcanctl(t, "remove", "vcan0")
 	far.Run(t, "remove", "vcan0")
-	if out, _ := exec.Command("ip", "-brief", "link").CombinedOutput(); strings.Contains(string(out), "vg") {
-		t.Errorf("left: %s", out)
+	harness.ExpectNoTrunk(t)
+}
+
+// TestHostsLent: a user has a container on a bus of two hosts that root lends.
+func TestHostsLent(t *testing.T) {
+	far := harness.NewOtherHost(t)
+	harness.NewUser(t)
+	harness.Lends(t)
+	lend := []string{"lend", "vcan0", "--user", harness.RootlessUser}
+	for _, o := range harness.SpanOptions() {
+		lend = append(lend, "--"+o)
 	}
+	harness.Vxcanctl(t, lend...)
+	far.Attach(t)
+	c := harness.NewUserContainer(t, "c")
+	call := harness.OnLent(c)
+	call.Add(t)
+	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), c.On("can0"), far.Box.On("can0")}, 20, true)
+	if wrong := harness.WrongWith(t, "vcan0"); wrong != "" {
+		t.Error(wrong)
+	}
+	call.OK(t, "DEL")
+	harness.Vxcanctl(t, "remove", "vcan0")
+	harness.ExpectNoTrunk(t)
 }
 
 // TestHostsKilled: an ADD that asks for other hosts is killed at each of its messages. The next ADD of anything on the bus
