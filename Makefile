@@ -143,7 +143,7 @@ job: ## run one of them, such as JOB=own:uml:podman
 		&& result=passed || result=FAILED; echo "$(JOB) $$result after $$(($$(date +%s) - begin)) s"; test $$result = passed
 
 # What talks to the kernel: all of it in each machine is for test-matrix.
-KERNEL_PKGS = $(if $(MATRIX),./...,$(patsubst %,./pkg/%,bus cangw canid canlink cantc capture controller lend rtnl))
+KERNEL_PKGS = $(if $(MATRIX),./...,$(patsubst %,./pkg/%,bus cangw canid canlink cantc capture controller lend rtnl underlay))
 # -short is without the many failures of our own, one after the other, which depend on no kernel.
 test-pkg-own:
 	go $(GO_TEST) -exec '$(VM)' $(KERNEL_PKGS)

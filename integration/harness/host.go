@@ -101,7 +101,7 @@ func FreshHost(t testing.TB) {
 	cantest.Require(t)
 	clean := func() {
 		for _, link := range Links(t) {
-			if link.Kind == "vcan" || link.Kind == "vxcan" {
+			if link.Kind == "vcan" || link.Kind == "vxcan" || strings.HasPrefix(link.Alias, "vxcan ") {
 				_, _ = Try("ip", "link", "del", link.Name) // the other end of a pair goes along
 			}
 		}

@@ -48,6 +48,10 @@ func Control(t testing.TB, wrap []string, args ...string) (stdout, stderr string
 type BusStatus struct {
 	Hub                    string
 	Endpoints, Differences []map[string]any
+	Trunks                 []struct {
+		Device string
+		Denied int
+	}
 }
 
 // StatusOf is what vxcanctl status says of these buses, or of all.

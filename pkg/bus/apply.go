@@ -51,7 +51,8 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 		}
 		changed = changed || d.Change.TouchesDevices()
 		wiring.Add(d.Change.Wiring)
-		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() {
+		isNew := slices.ContainsFunc(d.Change.UpLast, b.trail.has) // was repaired in the round before
+		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() && !isNew {
 			repaired = append(repaired, d)
 		}
 	}
@@ -62,6 +63,11 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 		return repaired, false, err
 	}
 	for _, d := range all {
+		for _, index := range d.Change.UpLast {
+			if _, err := b.k.links.SetUp(index); err != nil {
+				return repaired, false, fmt.Errorf("device %s: %w", b.view.At(index).Name, err)
+			}
+		}
 		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "") {
 			repaired = append(repaired, d)
 		}
@@ -157,7 +163,15 @@ func (b *bus) explainTC(err error) error {
 
 // applyDevices makes, removes and sets up devices. restarted reports whether a controller was restarted.
 func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
+	for _, index := range c.Remove {
+		if l := b.view.At(index); l.Kind == canlink.GRE || l.Kind == canlink.GRE6 {
+			b.trail.gone = append(b.trail.gone, l)
+		}
+	}
 	if err := b.k.links.Delete(c.Remove...); err != nil {
+		return false, err
+	}
+	if err := b.applyTable(c); err != nil {
 		return false, err
 	}
 	now := b.view.Link(b.name)
@@ -186,6 +200,9 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 			return false, err
 		}
 	}
+	if err := b.addTrunk(c.AddTrunk); err != nil {
+		return false, err
+	}
 	if restarted, err = b.applyController(c.Controller); err != nil {
 		return false, err
 	}
@@ -195,6 +212,39 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 		}
 	}
 	return restarted, nil
+}
+
+// applyTable sets or deletes the table that guards the trunks.
+func (b *bus) applyTable(c plan.Change) error {
+	if c.SetTable == nil && c.DeleteTable == "" {
+		return nil
+	}
+	b.trail.table = true
+	tables, err := b.k.tables()
+	switch {
+	case err != nil:
+		return err
+	case c.SetTable != nil:
+		return tables.Set(*c.SetTable)
+	}
+	return tables.Delete(c.DeleteTable)
+}
+
+// addTrunk makes the trunk to another host.
+func (b *bus) addTrunk(t *plan.Trunk) error {
+	if t == nil {
+		return nil
+	}
+	noted := &b.trail.made
+	if !t.ForOthers {
+		noted = &b.trail.trunks
+	}
+	index := b.drawIndex(noted)
+	err := b.k.links.AddTunnel(t.Name, index, t.Alias, t.Tunnel)
+	if err != nil {
+		b.trail.notMade(err, index)
+	}
+	return err
 }
 
 func (b *bus) applyController(c plan.ControllerChange) (restarted bool, err error) {
@@ -243,7 +293,7 @@ func (b *bus) drawIndex(noted *[]int) int {
 	start := first + int(hash.Sum32()%parts)*part
 	for {
 		index := start + rand.IntN(2*len(b.view.Links)+64)
-		if b.view.At(index).Index == 0 && !slices.Contains(b.trail.made, index) && !slices.Contains(b.trail.pairs, index) {
+		if b.view.At(index).Index == 0 && !b.trail.has(index) {
 			*noted = append(*noted, index)
 			return index
 		}

@@ -169,6 +169,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	}
 	defer func() { retErr = errors.Join(retErr, at.k.close()) }()
 	hostIf := r.HostIf()
+	b.span = r.Hub.Span
 	want := func() plan.Want {
 		w := plan.NewWant(r.Hub, b.endpoints, hostIf)
 		w.MTU = r.Endpoint.MTU

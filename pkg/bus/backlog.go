@@ -31,7 +31,7 @@ func ShortBacklog(now, containers int) (what, command string) {
 		fmt.Sprintf("sudo sysctl -w net.core.netdev_max_backlog=%d", max(need, backlog))
 }
 
-// warn reports queues that are too short for a burst and not ours to change.
+// warn reports queues that are too short for a burst and not ours to change, and hosts that are not reached yet.
 func (b *bus) warn(w plan.Want) {
 	if c := b.view.Controller; !w.SetsUp() && c.Index != 0 && c.Queue < config.DefaultTxQueue {
 		b.notice("the transmit queue of controller %s holds %d frames, so that bursts lose frames: ip link set %s txqueuelen %d",
@@ -43,6 +43,11 @@ func (b *bus) warn(w plan.Want) {
 	}
 	if module := b.view.QueueLacks; module != "" {
 		b.notice("all containers share the transmit queue of controller %s: the kernel lacks module %s (%s)", b.name, module, kernelConfig(module))
+	}
+	for _, d := range plan.Diff(w, b.view) {
+		if d.Kind == plan.TrunkNoWay {
+			b.notice("%s", d)
+		}
 	}
 	b.warnOfBacklog()
 }

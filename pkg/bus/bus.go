@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/rtnl"
 	"github.com/vxcan/vxcan/pkg/store"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // Defaults of Host.
@@ -62,7 +64,7 @@ type Host struct {
 	// administrator should know. nil is allowed.
 	Notice func(hub, what string)
 
-	dial func(netns ns.NetNS) (rtnl.Conn, error) // nil is the real kernel
+	dial dialer // nil is the real kernel
 }
 
 // NewHost is the buses of this host as plugins use them: notices are logged, and LockTimeoutEnv holds.
@@ -103,6 +105,8 @@ type bus struct {
 	broken error // why the record cannot be written
 	unread error // why it could not even be read, or is of a later version
 
+	span      config.Span // that the request asks for
+	leaving   bool        // the last that asked for other hosts has gone, or the bus goes: the table may be all that is left
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
@@ -210,6 +214,15 @@ func (b *bus) observe() (corrections []string, err error) {
 		copies := plan.CopyHooks(v.Link(name).Index, members...)
 		where, listed = append(where, copies...), append(listed, copies[0])
 	}
+	if v.Underlay, err = b.observeUnderlay(v); err != nil {
+		return nil, err
+	}
+	if trunks := v.TrunkHooks(b.name); !v.Rootless {
+		where = append(where, trunks...)
+		if v.HasTrunks(b.name) || len(v.Underlay.Addresses) > 0 {
+			listed = append(listed, trunks...)
+		}
+	}
 	filters, err := b.k.tc.Get(where...)
 	if err != nil {
 		return nil, err
@@ -242,8 +255,30 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue for
-// each endpoint, or empty.
+// observeUnderlay looks at the way to the other hosts that somebody wants the bus to span, or that there are trunks to, and at
+// the table that guards these.
+func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
+	hosts := b.span.Addresses()
+	for i := range b.endpoints {
+		hosts = append(hosts, b.endpoints[i].Hub.Span.Addresses()...)
+	}
+	hosts = append(hosts, v.Hosts(b.name)...)
+	if len(hosts) == 0 && !b.leaving || b.k.rootless {
+		return u, nil
+	}
+	slices.SortFunc(hosts, netip.Addr.Compare)
+	if u, err = underlay.Read(b.k.conn, slices.Compact(hosts)...); err != nil {
+		return u, err
+	}
+	tables, err := b.k.tables()
+	if err == nil {
+		u.Table, err = tables.Listing(config.TableName(b.name))
+	}
+	return u, err
+}
+
+// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue
+// for each endpoint, or empty.
 func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
 	q, err = b.k.tc.Queue(hub)
 	if err != nil && !errors.Is(err, unix.ENODEV) {

@@ -40,6 +40,7 @@ func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr e
 		return err
 	}
 	defer func() { retErr = errors.Join(retErr, at.k.close()) }()
+	b.span = r.Hub.Span
 	damage, err := lasting(func() ([]string, error) { return b.damage(r, contIfs, at) })
 	if err != nil {
 		return err

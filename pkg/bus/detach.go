@@ -50,6 +50,8 @@ func (b *bus) detach(hostIfs []string) error {
 		hub, err := b.k.link(b.name)
 		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
+	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" }
+	spanned := slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasTrunks(b.name)
 	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return slices.Contains(hostIfs, r.HostIf()) })
 	if err := errors.Join(errs...); err != nil {
@@ -60,8 +62,34 @@ func (b *bus) detach(hostIfs []string) error {
 			return err
 		}
 	}
+	var err error
+	if spanned && !slices.ContainsFunc(b.record.endpoints, spans) {
+		err = b.leaveHosts()
+	}
 	if b.onDisk && (len(b.record.endpoints) < before || before == 0) || b.broken != nil {
 		b.saveOrGoOn()
+	}
+	return err
+}
+
+// leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them any more. On a hub that we made
+// it stays, as the hub does.
+func (b *bus) leaveHosts() error {
+	b.leaving, b.span = true, config.Span{}
+	if _, err := b.observe(); err != nil || plan.IsOurHub(b.view.Link(b.name)) {
+		return err
+	}
+	for range 2 { // devices, and then what was wired to them
+		all := plan.DiffSpan(b.name, b.view)
+		if len(b.endpoints) > 0 {
+			all = plan.Diff(plan.NewWant(b.agreedHub(), b.endpoints, ""), b.view)
+		}
+		if _, _, err := b.apply(all); err != nil {
+			return err
+		}
+		if _, err := b.observe(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -82,11 +110,12 @@ func (b *bus) removeTransient() error {
 // removeDevices takes away what plan.Removal says. removed reports whether there was anything.
 func (b *bus) removeDevices() (removed bool, err error) {
 	c := plan.Removal(b.name, b.view)
-	err = errors.Join(b.k.links.Delete(c.Remove...), b.k.gw.DeleteJobs(c.Wiring.DeleteJobs...), b.k.tc.Delete(c.Wiring.DeleteFilters...))
+	err = errors.Join(b.k.links.Delete(c.Remove...), b.applyTable(plan.Change{DeleteTable: c.DeleteTable}),
+		b.k.gw.DeleteJobs(c.Wiring.DeleteJobs...), b.k.tc.Delete(c.Wiring.DeleteFilters...))
 	if hub := b.view.Link(b.name); b.view.Queue.Ours && hub.Index != 0 {
 		return true, errors.Join(err, b.k.tc.DeleteQueue(hub.Index))
 	}
-	return len(c.Remove) > 0 || !c.Wiring.Empty(), err
+	return len(c.Remove) > 0 || c.DeleteTable != "" || !c.Wiring.Empty(), err
 }
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left reports that the devices of an attachment
@@ -141,6 +170,10 @@ func (h *Host) Remove(ctx context.Context, hub string) error {
 	return h.repair(ctx, hub, func(b *bus, corrections []string) error {
 		if len(b.endpoints) > 0 {
 			return fmt.Errorf("%w by %s", ErrInUse, b.users())
+		}
+		b.leaving = true
+		if _, err := b.observe(); err != nil {
+			return err
 		}
 		removed, err := b.removeDevices()
 		b.saveOrGoOn()

@@ -108,12 +108,13 @@ func attachFailingAt(t *testing.T, f fault, here bool, there string) bool {
 
 type inventory struct {
 	links, files []string
+	tables       string // of nftables
 	rules        []cangw.Rule
 	filters      []string
 }
 
 func (i inventory) equal(j inventory) bool {
-	return slices.Equal(i.links, j.links) && slices.Equal(i.rules, j.rules) && slices.Equal(i.files, j.files) && slices.Equal(i.filters, j.filters)
+	return slices.Equal(i.links, j.links) && slices.Equal(i.rules, j.rules) && slices.Equal(i.files, j.files) && slices.Equal(i.filters, j.filters) && i.tables == j.tables
 }
 
 // takeInventory lists what is in the current netns and in the state directory.
@@ -161,6 +162,13 @@ func takeInventory(t *testing.T, dir string) inventory {
 	}
 	if all.files, err = filepath.Glob(dir + "/*/*"); err != nil {
 		t.Fatal(err)
+	}
+	if !cantest.LacksTables() {
+		out, err := exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft: %v: %s", err, out)
+		}
+		all.tables = string(out)
 	}
 	return all
 }

@@ -23,11 +23,15 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 		}
 		now := b.view.Link(hub)
 		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
-			if !now.CAN && len(corrections) == 0 {
+			trunks := b.view.HasTrunks(hub)
+			if !now.CAN && len(corrections) == 0 && !trunks {
 				return ErrNoBus
 			}
 			if err := b.detach(nil); err != nil {
 				return err
+			}
+			if trunks {
+				done = append(done, "removed the trunks")
 			}
 			if plan.IsTransient(now) {
 				b.notice("removed the hub, which was made for pods that are gone")
@@ -53,6 +57,11 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 		return fmt.Errorf("hub: %w", err)
 	}
 	return h.repair(ctx, hub.Name, func(b *bus, _ []string) error {
+		if b.span = hub.Span; b.span != (config.Span{}) {
+			if _, err := b.observe(); err != nil {
+				return err
+			}
+		}
 		if !hub.Physical {
 			_, err := b.mendFor(false, func() config.Hub { return hub })
 			return err

@@ -15,6 +15,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 	"github.com/vxcan/vxcan/pkg/rtnl"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // kernel is one socket in a network namespace, and everything that a bus has there.
@@ -25,7 +26,13 @@ type kernel struct {
 	tc          *cantc.Conn
 	gw          *cangw.Conn
 	rootless    bool // see plan.View
+
+	dial      dialer
+	netfilter rtnl.Conn // nil until it is needed
 }
+
+// dialer opens a socket of a netlink protocol in a network namespace; nil is the host's.
+type dialer func(netns ns.NetNS, protocol int) (rtnl.Conn, error)
 
 // connect opens a socket in a network namespace; nil is the host's.
 func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
@@ -40,21 +47,43 @@ func (h *Host) connect(netns ns.NetNS) (*kernel, error) {
 			return nil, err
 		}
 	}
-	conn, err := dial(netns)
+	conn, err := dial(netns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn), rootless}, nil
+	return &kernel{conn, canlink.On(conn), controller.On(conn), cantc.On(conn), cangw.On(conn), rootless, dial, nil}, nil
 }
 
-func dialKernel(netns ns.NetNS) (rtnl.Conn, error) {
-	if netns == nil {
-		return rtnl.Dial()
+func dialKernel(netns ns.NetNS, protocol int) (rtnl.Conn, error) {
+	switch {
+	case netns != nil:
+		return rtnl.DialAt(netns)
+	case protocol == unix.NETLINK_NETFILTER:
+		return rtnl.DialNetfilter()
 	}
-	return rtnl.DialAt(netns)
+	return rtnl.Dial()
 }
 
-func (k *kernel) close() error { return k.conn.Close() }
+func (k *kernel) close() error {
+	if k.netfilter != nil {
+		return errors.Join(k.conn.Close(), k.netfilter.Close())
+	}
+	return k.conn.Close()
+}
+
+// tables is where the nftables of the host's network namespace are. There are none in a kernel without nf_tables.
+func (k *kernel) tables() (*underlay.Tables, error) {
+	if k.netfilter == nil {
+		conn, err := k.dial(nil, unix.NETLINK_NETFILTER)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return underlay.On(nil), nil
+		} else if err != nil {
+			return nil, err
+		}
+		k.netfilter = conn
+	}
+	return underlay.On(k.netfilter), nil
+}
 
 // linkAt is a device by its ifindex, or the zero Link.
 func (k *kernel) linkAt(index int) (canlink.Link, error) {
@@ -144,7 +173,7 @@ func explain(err error) error {
 	case err == nil, errors.Is(err, ErrNoKernelSupport), errors.Is(err, ErrPermission):
 		return err
 	case errors.As(err, &missing):
-		return fmt.Errorf("%w: module %s (%s) is missing", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module))
+		return fmt.Errorf("%w: module %s (%s) is missing%s", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module), neededFor(missing.Module))
 	case errors.Is(err, rtnl.ErrPermission):
 		return fmt.Errorf("%w: CAP_NET_ADMIN is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
 	case errors.Is(err, rtnl.ErrInterrupted):

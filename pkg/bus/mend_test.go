@@ -184,8 +184,8 @@ func (w *world) inventory() (all inventory) {
 	return all
 }
 
-// expectExactlyOnce lets each of some interfaces send a classic, an extended and an FD frame, and fails unless all others
-// hear each of them exactly once, and the sender does not.
+// expectExactlyOnce lets each of some interfaces send a classic, an extended, an FD and a remote frame, and fails unless all
+// others hear each of them exactly once, and the sender does not.
 func (w *world) expectExactlyOnce(interfaces ...port) {
 	w.t.Helper()
 	var listeners []*cantest.Listener
@@ -196,7 +196,7 @@ func (w *world) expectExactlyOnce(interfaces ...port) {
 	for i, from := range interfaces {
 		sender := cantest.NewSender(w.t, from.netns, from.name)
 		id := uint32(0x100 + i)
-		sent[i] = []cantest.Frame{{ID: id, Data: "classic"}, {ID: id | 0x80000000, Data: "extended"}, {ID: id, FD: true, Data: "twelve bytes"}}
+		sent[i] = []cantest.Frame{{ID: id, Data: "classic"}, {ID: id | 0x80000000, Data: "extended"}, {ID: id, FD: true, Data: "twelve bytes"}, {ID: id | 0x40000000}}
 		for _, f := range sent[i] {
 			if err := sender.Send(f); err != nil {
 				w.t.Errorf("%s: %v", from.name, err)
@@ -204,7 +204,7 @@ func (w *world) expectExactlyOnce(interfaces ...port) {
 		}
 		sender.Close()
 	}
-	cantest.WaitQuiet(3*len(interfaces)*len(interfaces), listeners...)
+	cantest.WaitQuiet(4*len(interfaces)*len(interfaces), listeners...)
 	for to, l := range listeners {
 		foreign, _ := l.Heard()
 		l.Close()

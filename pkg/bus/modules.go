@@ -3,12 +3,16 @@ package bus
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/rtnl"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // Module is a part of the kernel that a bus needs.
@@ -19,8 +23,13 @@ type Module struct {
 	For string
 	// Rootless reports that a bus in a user namespace needs it, too.
 	Rootless bool
-	try      func() error
+	// Leaves reports that the module makes devices of its own in each network namespace when it is loaded.
+	Leaves bool
+	try    func() error
 }
+
+// byTable is what the kernel needs nftables for.
+const byTable = "the key hosts (but for unprotected)"
 
 const qdiscModule = "sch_ingress"
 
@@ -29,24 +38,38 @@ const fairQueue = "a queue of each container on a controller"
 
 // Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
 var Modules = [...]Module{
-	{canlink.Vcan, "CONFIG_CAN_VCAN", "", true, func() error {
-		return tryLinks(func(c *canlink.Conn) error { return c.AddVcan("try", 2, canlink.FDMTU, "") })
+	{canlink.Vcan, "CONFIG_CAN_VCAN", "", true, false, func() error {
+		return tryLinks(func(c *canlink.Conn) error { return c.AddVcan("try", tryIndex, canlink.FDMTU, "") })
 	}},
-	{canlink.Vxcan, "CONFIG_CAN_VXCAN", "", true, func() error {
+	{canlink.Vxcan, "CONFIG_CAN_VXCAN", "", true, false, func() error {
 		return tryLinks(func(c *canlink.Conn) error {
-			_, err := c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: 2, PeerIndex: 3, MTU: canlink.FDMTU})
+			_, err := c.AddPair(canlink.Pair{Name: "try0", PeerName: "try1", Index: tryIndex, PeerIndex: tryIndex + 1, MTU: canlink.FDMTU})
 			return err
 		})
 	}},
-	{cangw.Module, "CONFIG_CAN_GW", "", false, tryGateway},
-	{qdiscModule, "CONFIG_NET_SCH_INGRESS", "", true, tryFilter()},
-	{"cls_bpf", "CONFIG_NET_CLS_BPF", "", true, tryFilter()},
-	{"act_gact", "CONFIG_NET_ACT_GACT", "", true, tryFilter(cantc.Drop())},
-	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", "", true, tryFilter(cantc.Mark(1))},
-	{"act_mirred", "CONFIG_NET_ACT_MIRRED", "", true, tryFilter(cantc.Forward(1))},
-	{"act_police", "CONFIG_NET_ACT_POLICE", "the key rate", true, tryFilter(cantc.Limit(1, 1))},
-	{"sch_drr", "CONFIG_NET_SCH_DRR", fairQueue, false, cantc.ProbeQueue},
-	{"cls_fw", "CONFIG_NET_CLS_FW", fairQueue, false, cantc.ProbeQueue},
+	{cangw.Module, "CONFIG_CAN_GW", "", false, false, tryGateway},
+	{qdiscModule, "CONFIG_NET_SCH_INGRESS", "", true, false, tryFilter()},
+	{"cls_bpf", "CONFIG_NET_CLS_BPF", "", true, false, tryFilter()},
+	{"act_gact", "CONFIG_NET_ACT_GACT", "", true, false, tryFilter(cantc.Drop())},
+	{"act_skbedit", "CONFIG_NET_ACT_SKBEDIT", "", true, false, tryFilter(cantc.Mark(1))},
+	{"act_mirred", "CONFIG_NET_ACT_MIRRED", "", true, false, tryFilter(cantc.Forward(1))},
+	{"act_police", "CONFIG_NET_ACT_POLICE", "the key rate", true, false, tryFilter(cantc.Limit(1, 1))},
+	{"sch_drr", "CONFIG_NET_SCH_DRR", fairQueue, false, false, cantc.ProbeQueue},
+	{"cls_fw", "CONFIG_NET_CLS_FW", fairQueue, false, false, cantc.ProbeQueue},
+	{canlink.ModuleGRE, "CONFIG_NET_IPGRE", "the key hosts", false, true, tryTunnel("192.0.2.1", "192.0.2.2")},
+	{canlink.Module6, "CONFIG_IPV6_GRE", "the key hosts with IPv6", false, true, tryTunnel("2001:db8::1", "2001:db8::2")},
+	{underlay.ModuleTables, "CONFIG_NF_TABLES_INET", byTable, false, false, tryTable},
+	{underlay.ModuleCT, "CONFIG_NFT_CT", byTable, false, false, tryTable},
+}
+
+// neededFor says what needs a module that not every bus needs, or "".
+func neededFor(module string) string {
+	for _, m := range Modules {
+		if m.Name == module && m.For != "" {
+			return ", which " + m.For + " needs"
+		}
+	}
+	return ""
 }
 
 // kernelConfig is the configuration of the kernel that makes a module.
@@ -65,7 +88,7 @@ func (m Module) Try() error {
 	err := m.try()
 	var other *rtnl.NoModuleError
 	if errors.As(err, &other) && other.Module != m.Name {
-		if other.Module == qdiscModule || other.Module == "sch_drr" { // nothing in them can be tried without them
+		if other.Module == qdiscModule || other.Module == "sch_drr" || other.Module == underlay.ModuleTables { // nothing in them can be tried without them
 			return fmt.Errorf("it needs module %s first", other.Module)
 		}
 		return nil // the kernel was asked for each action alone
@@ -73,12 +96,32 @@ func (m Module) Try() error {
 	return explain(err)
 }
 
+// tryIndex is the ifindex of a device to be tried: the lowest ones are those of devices that some modules make by themselves.
+const tryIndex = 1 << 20
+
 func tryLinks(add func(*canlink.Conn) error) error {
 	conn, err := rtnl.DialNew() // in a netns that is gone with it
 	if err != nil {
 		return err
 	}
 	return errors.Join(add(canlink.On(conn)), conn.Close())
+}
+
+func tryTunnel(local, remote string) func() error {
+	return func() error {
+		t := canlink.Tunnel{Local: netip.MustParseAddr(local), Remote: netip.MustParseAddr(remote), Key: 1}
+		return tryLinks(func(c *canlink.Conn) error { return c.AddTunnel("try", tryIndex, "try", t) })
+	}
+}
+
+func tryTable() error {
+	conn, err := rtnl.DialNewNetfilter()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return underlay.On(nil).Probe()
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(underlay.On(conn).Probe(), conn.Close())
 }
 
 func tryFilter(actions ...cantc.Action) func() error {

@@ -16,16 +16,25 @@ import (
 // that of the call, after the first `done` parts of it have been carried out.
 type tapped struct {
 	rtnl.Conn
-	before func(call string) (done float64, err error)
+	netfilter bool
+	before    func(call string) (done float64, err error)
 }
 
 func (t *tapped) Batch(requests ...*nl.NetlinkRequest) ([]rtnl.Reply, error) {
 	if len(requests) == 0 {
 		return t.Conn.Batch()
 	}
-	done, err := t.before(nameOf(requests[0]))
+	isTransaction := t.netfilter && requests[0].Type == unix.NFNL_MSG_BATCH_BEGIN
+	name := nameOf(requests[0])
+	if isTransaction {
+		name = "set table"
+	}
+	done, err := t.before(name)
 	if err == nil {
 		return t.Conn.Batch(requests...)
+	}
+	if isTransaction && done < 1 { // all of it or nothing
+		done = 0
 	}
 	if n := int(done * float64(len(requests))); n > 0 {
 		_, _ = t.Conn.Batch(requests[:n]...)
@@ -66,18 +75,20 @@ func nameOf(r *nl.NetlinkRequest) string {
 		return "delete filters"
 	case unix.RTM_GETTFILTER:
 		return "filters"
+	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETTABLE:
+		return "table"
 	}
 	return fmt.Sprint("message ", r.Type)
 }
 
 // tap has a host's verbs call before before each message.
 func (h *Host) tap(before func(call string) (done float64, err error)) {
-	h.dial = func(netns ns.NetNS) (rtnl.Conn, error) {
-		conn, err := dialKernel(netns)
+	h.dial = func(netns ns.NetNS, protocol int) (rtnl.Conn, error) {
+		conn, err := dialKernel(netns, protocol)
 		if err != nil {
 			return nil, err
 		}
-		return &tapped{conn, before}, nil
+		return &tapped{conn, protocol == unix.NETLINK_NETFILTER, before}, nil
 	}
 }
 

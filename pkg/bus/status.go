@@ -31,10 +31,13 @@ type BusStatus struct {
 	// Waiting and WireLost are those of programs on the hub, see EndpointStatus.
 	Waiting  uint64 `json:"waiting"`
 	WireLost uint64 `json:"wireLost"`
-	// Traffic counts the frames of a hub whose Controller is nil. A vcan sends every frame of the bus; in a user namespace, where it
-	// does not, it is what the backplane carries.
+	// Traffic counts the frames of a hub whose Controller is nil. A vcan sends every frame of the bus; in a user namespace, where
+	// it does not, it is what the backplane carries.
 	Traffic   controller.Traffic `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
+	Trunks    []TrunkStatus      `json:"trunks,omitempty"` // of a bus that spans several hosts
+	// Unprotected reports trunks that take the packets of everybody, as the key unprotected allows.
+	Unprotected bool `json:"unprotected,omitempty"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
 	Differences []Difference `json:"differences"`
 }
@@ -81,6 +84,22 @@ type EndpointStatus struct {
 	// Waiting are frames in its own queue to the wire, and WireLost those that found it full.
 	Waiting  uint64 `json:"waiting"`
 	WireLost uint64 `json:"wireLost"`
+}
+
+// TrunkStatus is the trunk to another host. Its counters are those of its device, since it was made.
+type TrunkStatus struct {
+	Local  string `json:"local,omitempty"` // address of this host; "" if the trunk is missing
+	Peer   string `json:"peer"`            // address of the other host
+	BusID  uint32 `json:"busID,omitempty"` // the same on all hosts of the bus
+	Device string `json:"device,omitempty"`
+	Up     bool   `json:"up"`
+	// Sent are frames that have come from the other host, and Heard those that were sent to it. Lost are those that were dropped
+	// here on their way to it. What was lost between two hosts is what one says was Heard, less what the other says was Sent.
+	Sent  uint64 `json:"sent"`
+	Heard uint64 `json:"heard"`
+	Lost  uint64 `json:"lost"`
+	// Denied are packets for the tunnel that are not from the other host itself, and what is no CAN frame.
+	Denied uint64 `json:"denied"`
 }
 
 // Difference is one way in which a bus is not as it must be, and how that can be repaired.
@@ -194,7 +213,7 @@ func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool,
 		return s.Differences, err
 	})
 	s.Differences = differences
-	return s, len(s.Endpoints) > 0 || plan.IsOurHub(b.view.Link(hub)), err
+	return s, len(s.Endpoints) > 0 || plan.IsOurHub(b.view.Link(hub)) || len(s.Trunks) > 0, err
 }
 
 // status is what the view shows.
@@ -249,6 +268,10 @@ func (b *bus) status() (s BusStatus, err error) {
 		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
 		all = append(all, plan.DiffEnd(e, end)...)
 	}
+	if s.Trunks, err = b.trunks(w, count); err != nil {
+		return s, err
+	}
+	s.Unprotected = w.IsOpen(b.view)
 	for _, d := range all {
 		if d.What != "" {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
@@ -256,6 +279,32 @@ func (b *bus) status() (s BusStatus, err error) {
 		}
 	}
 	return s, nil
+}
+
+// trunks is what the view shows of the trunks of a bus.
+func (b *bus) trunks(w plan.Want, count counters) (all []TrunkStatus, err error) {
+	peers := w.Peers(b.view)
+	var indexes []int
+	for _, p := range peers {
+		if p.Device.Index != 0 {
+			indexes = append(indexes, p.Device.Index)
+		}
+	}
+	traffic, err := b.k.links.TunnelTraffic(indexes...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range peers {
+		t := TrunkStatus{Peer: p.Address.String()}
+		if d := p.Device; d.Index != 0 {
+			t.Local, t.BusID, t.Device, t.Up = d.Tunnel.Local.String(), d.Tunnel.Key, d.Name, d.Up
+			t.Heard, t.Lost, t.Denied = traffic[0].Sent, traffic[0].Dropped, count.last(d.Index, cantc.Ingress, plan.SecondPrio)
+			t.Sent = less(traffic[0].Received, t.Denied)
+			traffic = traffic[1:]
+		}
+		all = append(all, t)
+	}
+	return all, nil
 }
 
 func controllerStatus(c controller.Device, qdisc string) *ControllerStatus {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -183,16 +184,24 @@ func TestDifferencesOf(t *testing.T) {
 
 // TestModules: this kernel has them all, and trying them leaves nothing.
 func TestModules(t *testing.T) {
+	if out, err := exec.Command("modprobe", "-a", "ip_gre", "ip6_gre").CombinedOutput(); err != nil { // which have devices in each netns
+		t.Fatalf("%v: %s", err, out)
+	}
 	w := newWorld(t)
+	before := w.inventory()
 	w.do(func() error {
 		for _, m := range Modules {
-			if err := m.Try(); err != nil {
+			if err := m.Try(); cantest.LacksTables() && m.For == byTable { // which are said to be missing where they are
+				if err == nil {
+					t.Errorf("%s: no error", m.Name)
+				}
+			} else if err != nil {
 				t.Errorf("%s: %v", m.Name, err)
 			}
 		}
 		return nil
 	})
-	if got := w.inventory(); !slices.Equal(got.links, []string{"lo"}) || len(got.rules) > 0 {
+	if got := w.inventory(); !before.equal(got) {
 		t.Errorf("left: %+v", got)
 	}
 }

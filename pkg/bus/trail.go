@@ -6,7 +6,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
@@ -16,7 +18,10 @@ import (
 type trail struct {
 	alone      bool               // no endpoint was there when the call began
 	pairs      []int              // ifindexes of endpoints
-	made       []int              // ifindexes of the hub and the backplane
+	made       []int              // ifindexes of the hub and the backplane, and of trunks that other endpoints want
+	trunks     []int              // ifindexes of trunks that no other endpoint wants
+	gone       []canlink.Link     // trunks that were removed
+	table      bool               // the table that guards the trunks was set or deleted
 	filtered   int                // ifindex of a hub that was there and had no filters of ours
 	queued     int                // ifindex of a hub whose transmit queue was not ours
 	controller *controller.Device // the hub before it was set up
@@ -31,20 +36,29 @@ type trail struct {
 func (t *trail) notMade(err error, indexes ...int) {
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
 		refused := func(i int) bool { return slices.Contains(indexes, i) }
-		t.made, t.pairs = slices.DeleteFunc(t.made, refused), slices.DeleteFunc(t.pairs, refused)
+		for _, drawn := range []*[]int{&t.made, &t.pairs, &t.trunks} {
+			*drawn = slices.DeleteFunc(*drawn, refused)
+		}
 	}
+}
+
+// has reports whether the call has drawn an ifindex.
+func (t *trail) has(index int) bool {
+	return slices.Contains(t.made, index) || slices.Contains(t.pairs, index) || slices.Contains(t.trunks, index)
 }
 
 // undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
 // hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
-// the record. It has a socket of its own, because that of the call may be what has failed.
+// the record. It brings back trunks that it has removed. It has a socket of its own, because that of the call may be what has
+// failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	b.record, b.onDisk = t.record, t.onDisk
 	if t.saved && t.onDisk { // else close removes the file
 		retErr = b.file.Save(b.record)
 	}
-	if len(t.pairs) == 0 && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
+	respan := len(t.trunks)+len(t.gone) > 0 || t.table
+	if len(t.pairs) == 0 && !respan && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
 		return retErr
 	}
 	failed := b.k
@@ -54,7 +68,7 @@ func (b *bus) undo() (retErr error) {
 	}
 	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
 	b.k, b.trail = k, trail{}
-	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(t.pairs...)}
+	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...)}
 	switch {
 	case t.queued != 0 && (t.alone || t.controller != nil):
 		errs = append(errs, k.tc.DeleteQueue(t.queued))
@@ -73,13 +87,34 @@ func (b *bus) undo() (retErr error) {
 	if t.promoted != 0 {
 		errs = append(errs, k.links.SetAlias(t.promoted, plan.TransientAlias))
 	}
-	if t.edited {
+	if respan {
+		errs = append(errs, b.respan(t))
+	}
+	if t.edited || respan { // others have rules for error frames of other hosts
 		_, err := b.observe()
-		if err == nil {
+		if err == nil && (len(b.endpoints) > 0 || b.view.HasTrunks(b.name)) {
 			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
 			_, err = b.mend(true, plan.Diff(want(), b.view), want)
 		}
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// respan brings back trunks that were removed, and takes away the table: for trunks that are there, it is made again.
+func (b *bus) respan(t trail) error {
+	b.span = config.Span{}
+	tables, err := b.k.tables()
+	errs := []error{err}
+	if err == nil && t.table {
+		errs = append(errs, tables.Delete(config.TableName(b.name)))
+	}
+	for _, l := range t.gone {
+		if there, err := b.k.link(l.Name); err != nil || there.Index != 0 {
+			errs = append(errs, err)
+		} else {
+			errs = append(errs, b.k.links.AddTunnel(l.Name, l.Index, l.Alias, l.Tunnel))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -1,7 +1,9 @@
-// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices and vxcan pairs. It knows no bus
-// and no gateway rule, starts no process and keeps nothing. Real controllers are in pkg/controller.
+// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices and vxcan pairs, and the tunnels that
+// carry CAN frames to other hosts. It knows no bus and no gateway rule, starts no process and keeps nothing. Real controllers
+// are in pkg/controller.
 //
-// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h.
+// Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h, net/ipv4/ip_gre.c,
+// net/ipv6/ip6_gre.c.
 package canlink
 
 import (
@@ -54,7 +56,8 @@ type Link struct {
 	// moment after the carrier of a device that is up comes on, until its link watch has run (net/core/link_watch.c).
 	Active bool
 	// Used reports that the carrier has been up: both ends of a pair were, at the same time.
-	Used bool
+	Used   bool
+	Tunnel Tunnel // of a device of the kinds GRE and GRE6
 }
 
 // FD reports whether the device takes CAN FD frames.
@@ -300,8 +303,11 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 		})
 	case unix.IFLA_LINKINFO:
 		return rtnl.Attrs(value, func(kind uint16, value []byte) error {
-			if kind == nl.IFLA_INFO_KIND {
+			switch {
+			case kind == nl.IFLA_INFO_KIND:
 				l.Kind = unix.ByteSliceToString(value)
+			case kind == nl.IFLA_INFO_DATA && (l.Kind == GRE || l.Kind == GRE6): // comes behind the kind
+				return rtnl.Attrs(value, l.Tunnel.parseAttr)
 			}
 			return nil
 		})

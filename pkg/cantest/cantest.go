@@ -60,6 +60,12 @@ func Require(t testing.TB) {
 	}
 }
 
+// LacksTables reports a kernel without nftables for IP, and without WireGuard: that of Debian's User Mode Linux.
+func LacksTables() bool {
+	cpu, _ := os.ReadFile("/proc/cpuinfo")
+	return bytes.Contains(cpu, []byte("User Mode Linux"))
+}
+
 // NewNetns makes a network namespace, with nothing in it but its lo, and deletes it when the test ends.
 func NewNetns(t testing.TB) ns.NetNS {
 	t.Helper()

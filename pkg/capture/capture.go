@@ -24,18 +24,22 @@ import (
 // ErrStop ends a capture without an error when a Handler returns it.
 var ErrStop = errors.New("stop")
 
-// Member is a sender of frames on a bus: the hub, for programs on the host and for the wire, or the host end of an
-// endpoint.
+// Member is a sender of frames on a bus: the hub, for programs on the host and for the wire, the host end of an endpoint, or a
+// trunk, for all members on another host.
 type Member struct {
 	Hub    string // name of the bus
 	Index  int    // ifindex of the device
 	Device string // name of the hub or the host end, "" for a device that was never seen
-	// Attachment is that of the endpoint; it is zero for the hub, and for a device whose alias does not tell it.
+	Peer   string // of a trunk, the address of the other host
+	// Attachment is that of the endpoint; it is zero for the hub and a trunk, and for a device whose alias does not tell it.
 	config.Attachment
 }
 
 // IsHub reports whether the member is the hub itself.
 func (m Member) IsHub() bool { return m.Device == m.Hub }
+
+// IsEndpoint reports whether the member is an endpoint, or may be.
+func (m Member) IsEndpoint() bool { return !m.IsHub() && m.Peer == "" }
 
 // Frame is a frame of a bus.
 type Frame struct {

@@ -20,7 +20,7 @@ type watch struct {
 	events *nl.NetlinkSocket
 	buf    []byte
 	links  map[int]canlink.Link // by ifindex
-	// senders are endpoints by ifindex, those that are gone too: their last frames may still wait to be read.
+	// senders are endpoints and trunks by ifindex, those that are gone too: their last frames may still wait to be read.
 	senders map[uint32]Member
 }
 
@@ -69,8 +69,11 @@ func (w *watch) set(l canlink.Link) {
 	}
 }
 
-// endpoint reads from an alias of which endpoint a device is the host end.
+// endpoint reads from an alias of which endpoint a device is the host end, or to which host it is a trunk.
 func endpoint(l canlink.Link) (Member, bool) {
+	if hub, peer, _, ok := plan.ParseTrunk(l); ok {
+		return Member{Hub: hub, Index: l.Index, Device: l.Name, Peer: peer.String()}, true
+	}
 	a, ok := plan.ParseAlias(l.Alias)
 	if !ok || l.Kind != canlink.Vxcan || a.HostIf() != l.Name { // a container end may have the same alias
 		return Member{}, false
@@ -140,7 +143,7 @@ func (w *watch) named(name string) canlink.Link {
 	return canlink.Link{}
 }
 
-// members returns the hub and the endpoints of a bus, as far as they are there.
+// members returns the hub, the endpoints and the trunks of a bus, as far as they are there.
 func (w *watch) members(hub string) (members []Member) {
 	for _, l := range w.links {
 		if l.Name == hub {

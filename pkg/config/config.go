@@ -41,6 +41,7 @@ type Hub struct {
 	FairQueue bool `json:"fairQueue,omitempty"`
 	// Transient reports that a pod named the hub, not the administrator: if it has to be made, it goes with its last endpoint.
 	Transient bool `json:"transient,omitempty"`
+	Span      Span `json:"span,omitzero"`
 }
 
 // SetsUp reports whether the hub is a controller that is ours to set up.
@@ -178,6 +179,9 @@ func (n *Network) Check() error {
 	}
 	if n.Endpoint.Policy.Burst != 0 && n.Endpoint.Policy.Rate == 0 {
 		return fmt.Errorf("%w: burst needs rate", ErrInvalid)
+	}
+	if err := n.Hub.Span.check(); err != nil {
+		return err
 	}
 	_, err := InterfaceOn(n.Hub.Name, n.Interface)
 	return err

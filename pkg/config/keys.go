@@ -27,10 +27,11 @@ type Key struct {
 // Noun is what a key says something of. A key of one noun never changes another.
 type Noun string
 
-// The nouns. OfController is a hub that is hardware.
+// The nouns. OfController is a hub that is hardware, and OfSpan a hub whose bus spans several hosts.
 const (
 	OfHub        Noun = "hub"
 	OfController Noun = "controller"
+	OfSpan       Noun = "bus of several hosts"
 	OfEndpoint   Noun = "endpoint"
 	OfNetwork    Noun = "network"
 )
@@ -57,6 +58,7 @@ const (
 	jsonNumber jsonKind = "a number"
 	jsonArray  jsonKind = "an array of names"
 	jsonIDs    jsonKind = "a string or an array of strings"
+	jsonHosts  jsonKind = "an array of IP addresses"
 )
 
 // Keys are all keys, in the order of the documentation. Those of a controller are spelled as ip link spells them; without
@@ -171,6 +173,21 @@ var Keys = [...]Key{
 		Name: "fair-queue", Default: "false, and true with `bitrate`", json: jsonBool, In: everywhere, Of: OfHub,
 		Meaning: "a transmit queue of its own for each container, also on a controller that its owner sets up",
 		set:     func(n *Network, value string) error { return setBool(&n.Hub.FairQueue, value) },
+	},
+	{
+		Name: "hosts", Default: "none", json: jsonHosts, In: everywhere, Of: OfSpan,
+		Meaning: "IP addresses of all hosts that the bus spans, this one included: the same list on each host",
+		set:     func(n *Network, value string) error { return n.Hub.Span.setHosts(value) },
+	},
+	{
+		Name: "bus-id", Default: "none", json: jsonWhole, In: everywhere, Of: OfSpan,
+		Meaning: "with `hosts`: the number of the bus, the same on each host, and another one for each bus",
+		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Span.BusID, value) },
+	},
+	{
+		Name: "unprotected", Default: "false", json: jsonBool, In: everywhere, Of: OfSpan,
+		Meaning: "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
+		set:     func(n *Network, value string) error { return setBool(&n.Hub.Span.Unprotected, value) },
 	},
 	{
 		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,
@@ -340,9 +357,9 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		err = json.Unmarshal(value, &b)
 		text = strconv.FormatBool(b)
 	case jsonWhole:
-		var n int
+		var n int64
 		err = json.Unmarshal(value, &n)
-		text = strconv.Itoa(n)
+		text = strconv.FormatInt(n, 10)
 	case jsonNumber:
 		var n json.Number
 		err = json.Unmarshal(value, &n)
@@ -350,7 +367,7 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 		if len(value) > 0 && value[0] == '"' {
 			err = errors.New("a string")
 		}
-	case jsonArray, jsonIDs:
+	case jsonArray, jsonIDs, jsonHosts:
 		if k == jsonIDs && json.Unmarshal(value, &text) == nil {
 			return text, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode"
@@ -138,11 +139,12 @@ const (
 	containerPrefix = "vc" // container ends that a runtime is to move
 	txPrefix        = "tx" // backplanes of hubs with long names
 	rxPrefix        = "rx"
+	trunkPrefix     = "vg" // trunks to other hosts
 
 	hashDigits = "0123456789abcdefghijklmnopqrstuv"
 )
 
-var hashPrefixes = []string{hostPrefix, containerPrefix, txPrefix, rxPrefix}
+var hashPrefixes = []string{hostPrefix, containerPrefix, txPrefix, rxPrefix, trunkPrefix}
 
 // Backplanes are called after their hub, to be recognised in `cangw -L`.
 const txSuffix, rxSuffix = "-tx", "-rx"
@@ -160,6 +162,14 @@ func BackplaneNames(hub string) (tx, rx string) {
 	}
 	return hashedName(txPrefix, hub), hashedName(rxPrefix, hub)
 }
+
+// TrunkName names the trunk of a bus to another host.
+func TrunkName(hub string, peer netip.Addr) string {
+	return hashedName(trunkPrefix, hub, peer.String())
+}
+
+// TableName names the nftables table of a bus that spans several hosts.
+func TableName(hub string) string { return "vxcan-" + hub }
 
 // hashedName is a prefix of two bytes and 64 bits of the parts' hash.
 func hashedName(prefix string, parts ...string) string {

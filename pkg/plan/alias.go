@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,6 +34,29 @@ func IsTransient(hub canlink.Link) bool {
 // IsOurBackplane reports whether a device is an end of a backplane that was made by us.
 func IsOurBackplane(end canlink.Link) bool {
 	return end.Kind == canlink.Vxcan && end.Alias == backplaneAlias
+}
+
+// Words of a trunk's alias.
+const trunkMark, openMark = "trunk", "unprotected"
+
+// trunkAlias is what a trunk says of itself. open is that of the key unprotected.
+func trunkAlias(hub string, peer netip.Addr, open bool) string {
+	words := []string{aliasMark, hub, trunkMark, peer.String()}
+	if open {
+		words = append(words, openMark)
+	}
+	return strings.Join(words, " ")
+}
+
+// ParseTrunk reads the alias of a trunk. ok is false for any other device.
+func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
+	alias, open := strings.CutSuffix(l.Alias, " "+openMark)
+	words := strings.Split(alias, " ")
+	if len(words) != 4 || words[0] != aliasMark || words[2] != trunkMark || l.Kind != canlink.GRE && l.Kind != canlink.GRE6 {
+		return "", netip.Addr{}, false, false
+	}
+	peer, err := netip.ParseAddr(words[3])
+	return words[1], peer, open, err == nil && l.Name == config.TrunkName(words[1], peer)
 }
 
 // Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that

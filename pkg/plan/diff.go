@@ -23,6 +23,7 @@ func Diff(w Want, v View) []Difference {
 			all.of(e.Host.Name)
 		}
 	}
+	w.diffSpan(v, &all)
 	w.diffWiring(v, &all)
 	return all
 }
@@ -208,11 +209,12 @@ func (w Want) diffWiring(v View, all *differences) {
 			}
 		}
 	}
+	diffTrunkFilters(common, v, all)
 	w.diffForeign(hub, v, all)
 	diffCopies(common, members, v, all)
 	w.diffQueue(v, attaching, &own.Change.Wiring, all)
 	jobs := v.Jobs
-	if hub.Index == 0 { // rules for error frames of a controller wait for it
+	if hub.Index == 0 && len(common.trunks) == 0 { // rules for error frames of a controller wait for it
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })
 	}
 	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, uint32(hub.Index))
@@ -305,7 +307,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
 		}
-		if !ofBus {
+		if !ofBus && !slices.Contains(common.trunks, uint32(f.Dev)) {
 			all.of(v.At(f.Dev).Name)
 		}
 	}

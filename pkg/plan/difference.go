@@ -9,6 +9,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // How a difference can be repaired.
@@ -50,6 +51,22 @@ const (
 	BackplaneMTU     Kind = "backplane MTU"
 	BackplaneDown    Kind = "backplane down"
 
+	SpanOthers    Kind = "other hosts wanted"
+	SpanHosts     Kind = "hosts without this one"
+	SpanRootless  Kind = "hosts in a user namespace"
+	TrunkID       Kind = "bus-id of another bus"
+	TrunkForeign  Kind = "trunk name taken"
+	TrunkMissing  Kind = "trunk missing"
+	TrunkBroken   Kind = "trunk not as it was made"
+	TrunkDown     Kind = "trunk down"
+	TrunkUnwanted Kind = "trunk to no host of the bus"
+	TrunkMTU      Kind = "way to another host too small"
+	TrunkNoWay    Kind = "no way to another host"
+	TrunkRouted   Kind = "router on the way to another host"
+	TableMissing  Kind = "table missing"
+	TableWrong    Kind = "table not as it must be"
+	TableUnwanted Kind = "table not wanted"
+
 	HostEndDown   Kind = "host end down"
 	ClassMissing  Kind = "class of the transmit queue missing"
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
@@ -86,16 +103,20 @@ type Difference struct {
 	Change  Change
 }
 
-// Change is what to do about a difference, in the order of the fields.
+// Change is what to do about a difference, in the order of the fields. UpLast goes up behind the wiring.
 type Change struct {
-	Remove     []int // ifindexes of devices
-	AddHub     string
-	HubAlias   string        // of AddHub, or of the hub that is there
-	AddPair    *canlink.Pair // without its indexes
-	HubMTU     int           // bytes, of a hub that is down; 0 leaves it
-	Up         []int
-	Controller ControllerChange
-	Wiring     Wiring
+	Remove      []int // ifindexes of devices
+	SetTable    *underlay.Table
+	DeleteTable string
+	AddHub      string
+	HubAlias    string        // of AddHub, or of the hub that is there
+	AddPair     *canlink.Pair // without its indexes
+	AddTrunk    *Trunk
+	HubMTU      int // bytes, of a hub that is down; 0 leaves it
+	Up          []int
+	UpLast      []int
+	Controller  ControllerChange
+	Wiring      Wiring
 }
 
 // Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
@@ -134,12 +155,12 @@ type ControllerChange struct {
 
 // TouchesDevices reports whether the change makes or removes devices, so that rules come or go with it, or changes MTUs.
 func (c Change) TouchesDevices() bool {
-	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller.SetUp != nil
+	return len(c.Remove) > 0 || c.AddHub != "" || c.AddPair != nil || c.AddTrunk != nil || c.HubMTU != 0 || c.Controller.SetUp != nil
 }
 
 // Repairs reports whether the change repairs something for certain. A restart does not count: it may fail.
 func (c Change) Repairs() bool {
-	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up) > 0 || c.Controller.Queue != 0
+	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up)+len(c.UpLast) > 0 || c.Controller.Queue != 0 || c.SetTable != nil || c.DeleteTable != ""
 }
 
 func (d Difference) String() string {
@@ -149,8 +170,10 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside lists refusals that concern the hub alone. The rest of the bus can still be repaired, for the endpoints that are there.
-var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers}
+// beside lists refusals that concern the hub or the other hosts alone. The rest of the bus can still be repaired, for the
+// endpoints that are there.
+var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
+	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted}
 
 // Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not
 // count.
@@ -165,7 +188,7 @@ func Refusal(all []Difference, lenient bool) error {
 
 // Summary says in a few words what the changes of some differences have done.
 func Summary(done []Difference) (words []string) {
-	var hostEnds int
+	var hostEnds, trunks, removed int
 	var wiring Wiring
 	add := func(did bool, what string) {
 		if did {
@@ -177,13 +200,20 @@ func Summary(done []Difference) (words []string) {
 		add(c.AddHub != "", "made the hub again")
 		add(c.HubMTU != 0, "set the MTU of the hub")
 		add(c.AddPair != nil, "made the backplane again")
+		add(c.SetTable != nil, "set the table")
+		add(c.DeleteTable != "", "deleted the table")
 		add(c.Controller.SetUp != nil, "set the controller up")
 		add(c.Controller.SetUp == nil && c.Controller.Queue != 0, "made the transmit queue of the controller longer")
 		add(c.Controller.Restart, "restarted the controller")
 		add(d.Kind == HubDown, "set the hub up")
 		add(d.Kind == BackplaneDown, "set the backplane up")
-		if d.Kind == HostEndDown {
+		switch d.Kind {
+		case HostEndDown:
 			hostEnds++
+		case TrunkMissing, TrunkBroken, TrunkDown:
+			trunks++
+		case TrunkUnwanted:
+			removed++
 		}
 		wiring.Add(c.Wiring)
 	}
@@ -194,6 +224,8 @@ func Summary(done []Difference) (words []string) {
 		add(n > 0, fmt.Sprintf(format, n, what))
 	}
 	count("set %d %s up", hostEnds, "host end")
+	count("made or set up %d %s", trunks, "trunk")
+	count("removed %d %s", removed, "trunk")
 	count("added %d transmit %s", len(wiring.AddClasses), "queue")
 	count("set %d %s", len(wiring.SetFilters), "filter")
 	count("deleted %d %s", len(wiring.DeleteJobs), "rule")

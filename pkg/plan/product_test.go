@@ -17,10 +17,12 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // What is right for each feature alone can be wrong where two meet. So these tests go through products: every kind of hub ×
-// policy and list × number of endpoints × front end of the first endpoint × damage. The verbs' products, with requests that fail, are in pkg/bus.
+// policy and list × number of endpoints × front end of the first endpoint × damage. The verbs' products, with requests that
+// fail, are in pkg/bus.
 
 // hubs are the kinds of hubs that there are.
 var hubs = map[string]func() *host{
@@ -43,6 +45,24 @@ var hubs = map[string]func() *host{
 		h := newHost(config.Hub{Name: "vcan7"})
 		h.addLink(canlink.Link{Name: "vcan7", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
 		return h
+	},
+	"own, three hosts": func() *host {
+		return newHost(config.Hub{Name: "vcan0"}).span("10.9.0.1", "10.9.0.2", "10.9.0.3")
+	},
+	"own, 32 hosts of IPv6": func() *host {
+		var all []string
+		for i := range config.MaxHosts {
+			all = append(all, fmt.Sprintf("2001:db8::1%02x", i))
+		}
+		return newHost(config.Hub{Name: "vcan0"}).span(all...)
+	},
+	"FD controller set up, two hosts": func() *host {
+		h := newHost(config.Hub{Name: "can0", Physical: true, Controller: controller.Settings{Bitrate: 500_000, FD: true, DataBitrate: 2_000_000}})
+		h.addController("can0", controller.Settings{})
+		return h.span("10.9.0.1", "10.9.0.2")
+	},
+	"own, two hosts, unprotected": func() *host {
+		return newHost(config.Hub{Name: "vcan0"}).span("10.9.0.1", "10.9.0.2").unprotected()
 	},
 	"classic vcan of others, physical": func() *host {
 		h := newHost(config.Hub{Name: "vcan8", Physical: true})
@@ -130,6 +150,15 @@ func onRX(do func(h *host, end *canlink.Link)) func(h *host) bool {
 	}
 }
 
+// onRootRX does something to the end of the backplane that members get their frames from, where there are rules.
+func onRootRX(do func(h *host, end *canlink.Link)) func(h *host) bool {
+	return func(h *host) bool {
+		_, rx := config.BackplaneNames(h.hub.Name)
+		do(h, h.link(rx))
+		return !h.v.Rootless && h.hub.Span.Hosts == ""
+	}
+}
+
 // withRules is a damage to gateway rules, which not every bus has.
 func withRules(do func(h *host) bool) func(h *host) bool {
 	return func(h *host) bool { return len(h.v.Jobs) > 0 && do(h) }
@@ -138,6 +167,32 @@ func withRules(do func(h *host) bool) func(h *host) bool {
 // onHost does something to the host end of the first endpoint.
 func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
 	return func(h *host) bool { return do(h, h.link(h.records[0].HostIf())) }
+}
+
+// lacks reports whether there is no need to populate a bus for a damage: it is one to trunks, and there are none, or another
+// one, and there are so many that it takes its time.
+func (h *host) lacks(kind Kind) bool {
+	ofTrunks := []Kind{SpanOthers, SpanHosts, TrunkID, TrunkForeign, TrunkMissing, TrunkBroken, TrunkDown, TrunkUnwanted, TrunkMTU,
+		TrunkNoWay, TrunkRouted, TableMissing, TableWrong, TableUnwanted}
+	hosts := strings.Count(h.hub.Span.Hosts, ",") + 1
+	return slices.Contains(ofTrunks, kind) && hosts == 1 || !slices.Contains(ofTrunks, kind) && hosts == config.MaxHosts
+}
+
+// onSpan does something to a bus of several hosts, with its first trunk.
+func onSpan(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
+	return func(h *host) bool {
+		if h.hub.Span.Hosts == "" {
+			return false
+		}
+		do(h, h.trunk())
+		return true
+	}
+}
+
+// onTable is onSpan where a table guards the trunks.
+func onTable(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
+	spanned := onSpan(do)
+	return func(h *host) bool { return !h.hub.Span.Unprotected && spanned(h) }
 }
 
 func onController(do func(h *host, c *controller.Device)) func(h *host) bool {
@@ -261,6 +316,90 @@ var damages = []damage{
 	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
 	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
 
+	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.BusID = 9 }), refused, false},
+	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Hosts = "10.9.0.1,10.9.0.9" }), refused, false},
+	{SpanHosts, onSpan(func(h *host, _ *canlink.Link) { h.v.Underlay.Addresses = nil }), refused, false},
+	{SpanHosts, onSpan(func(h *host, trunk *canlink.Link) {
+		h.v.Underlay.Addresses = append(h.v.Underlay.Addresses, trunk.Tunnel.Remote)
+	}), refused, false},
+	{SpanRootless, func(h *host) bool {
+		h.hub.Span = config.Span{Hosts: "10.9.0.1,10.9.0.2", BusID: 7}
+		return h.v.Rootless
+	}, refused, false},
+	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Unprotected = !h.hub.Span.Unprotected }), refused, true},
+	{TableMissing, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table = "" }), repaired, false},
+	{TableWrong, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table += "\nrule of somebody" }), repaired, false},
+	{TableWrong, onTable(func(h *host, trunk *canlink.Link) { // another device is on the way now
+		wlan := h.addLink(canlink.Link{Name: "wlan0", MTU: 1500, Up: true})
+		wlan.CAN = false
+		h.v.Underlay.Ways[trunk.Tunnel.Remote] = underlay.Way{Dev: wlan.Index}
+	}), repaired, false},
+	{TableUnwanted, func(h *host) bool {
+		h.v.Underlay.Table = "anything"
+		return h.hub.Span.Unprotected
+	}, repaired, false},
+	{TableUnwanted, func(h *host) bool { // nobody asks any more, on a hub that is not ours
+		for i := range h.records {
+			h.records[i].Hub.Span = config.Span{}
+		}
+		there := h.v.Underlay.Table != "" && !IsOurHub(*h.link(h.hub.Name))
+		h.hub.Span = config.Span{}
+		return there
+	}, repaired, false},
+	{TrunkNoWay, onTable(func(h *host, trunk *canlink.Link) {
+		delete(h.v.Underlay.Ways, trunk.Tunnel.Remote)
+	}), named, false},
+	{TrunkRouted, onTable(func(h *host, trunk *canlink.Link) {
+		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
+		way.Routed = true
+		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
+	}), refused, false},
+	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) { h.addTrunk("vcan5", trunk.Tunnel) }), refused, false},
+	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) {
+		h.addLink(canlink.Link{Name: "gre5", Kind: trunk.Kind, Tunnel: trunk.Tunnel}).CAN = false
+	}), refused, false},
+	{TrunkForeign, onSpan(func(h *host, trunk *canlink.Link) { trunk.Alias = "" }), refused, false},
+	{TrunkMissing, onSpan(func(h *host, trunk *canlink.Link) { h.remove(trunk.Index) }), repaired, false},
+	{TrunkMissing, onSpan(func(h *host, _ *canlink.Link) {
+		for trunk := h.trunk(); trunk != nil; trunk = h.trunk() {
+			h.remove(trunk.Index)
+		}
+	}), repaired, false},
+	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) { trunk.Tunnel.Key = 8 }), repaired, false},
+	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) { trunk.Tunnel.TTL = 64 }), repaired, false},
+	{TrunkBroken, onSpan(func(h *host, trunk *canlink.Link) {
+		_, peer, open, _ := ParseTrunk(*trunk)
+		trunk.Alias = trunkAlias(h.hub.Name, peer, !open)
+	}), repaired, false},
+	{TrunkDown, onSpan(func(h *host, trunk *canlink.Link) { trunk.Up = false }), repaired, false},
+	{TrunkUnwanted, onSpan(func(h *host, trunk *canlink.Link) {
+		other := trunk.Tunnel
+		other.Remote = other.Remote.Next()
+		for slices.Contains(h.hub.Span.Addresses(), other.Remote) {
+			other.Remote = other.Remote.Next()
+		}
+		h.addTrunk(h.hub.Name, other)
+	}), repaired, false},
+	{TrunkMTU, func(h *host) bool {
+		if h.trunk() != nil {
+			h.v.Underlay.Ways[h.trunk().Tunnel.Remote] = underlay.Way{Dev: h.link("eth1").Index, MTU: 90}
+		}
+		return h.trunk() != nil && h.trunk().Kind == canlink.GRE
+	}, named, false},
+	{FilterWrong, onSpan(func(h *host, trunk *canlink.Link) {
+		for _, hook := range h.v.TrunkHooks(h.hub.Name) {
+			delete(h.v.Filters, hook)
+		}
+	}), repaired, false},
+	{FilterWrong, onSpan(func(h *host, trunk *canlink.Link) {
+		hook := Hooks(trunk.Index, true)[2]
+		delete(h.v.Filters, hook)
+	}), repaired, false},
+	{FilterWrong, onRootRX(func(h *host, rx *canlink.Link) { // of trunks that are gone
+		hook := spreadHook(uint32(rx.Index))
+		h.v.Filters[hook] = cantc.Installed{Filter: cantc.Filter{Hook: hook, Program: notMarked([]uint32{99}), Actions: []cantc.Action{cantc.Copy(0)}}, Kind: cantc.Kind}
+	}), repaired, false},
+
 	{ClassMissing, func(h *host) bool { h.v.Queue = cantc.Queue{}; return h.hub.IsFair() }, repaired, false},
 	{ClassMissing, onHost(func(h *host, end *canlink.Link) bool {
 		if class := h.v.Queue.Class(uint32(end.Index)); class != nil {
@@ -337,8 +476,15 @@ func TestProduct(t *testing.T) {
 				if askName == "longest lists" && (endpoints > 1) != (hubName == "own") { // which take their time
 					continue
 				}
+				// A trunk has no policy: what it does with one does not depend on which.
+				if strings.Contains(hubName, "hosts") && (askName != "small lists" || endpoints > 1 && hubName != "own, three hosts") {
+					continue
+				}
 				for i, d := range damages {
 					h := newHost()
+					if h.lacks(d.kind) {
+						continue
+					}
 					h.first = n
 					if !populate(t, h, ask, endpoints) || !d.do(h) {
 						continue
@@ -488,6 +634,9 @@ func TestRemoval(t *testing.T) {
 	for hubName, newHost := range hubs {
 		for i, d := range damages {
 			h := newHost()
+			if h.lacks(d.kind) {
+				continue
+			}
 			foreign := h.addLink(canlink.Link{Name: "vcan90", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true}).Index
 			rule := plain(cangw.Rule{Src: uint32(foreign), Dst: uint32(h.addLink(canlink.Link{Name: "vcan91", Kind: canlink.Vcan}).Index)})
 			if !populate(t, h, asks["small lists"], 2) {
@@ -504,18 +653,18 @@ func TestRemoval(t *testing.T) {
 			}
 			there := h.v.At(hub.Index)
 			c := Removal(hub.Name, h.v)
-			h.apply([]Difference{{Change: Change{Remove: c.Remove}}})
+			h.apply([]Difference{{Change: Change{Remove: c.Remove, DeleteTable: c.DeleteTable}}})
 			h.wire(c.Wiring)
 			var left []string
 			for _, l := range h.v.Links {
-				if l.Index != hub.Index && l.Alias != "" {
+				if of, _, _, trunk := ParseTrunk(l); l.Index != hub.Index && l.Alias != "" && (!trunk || of == hub.Name) {
 					left = append(left, l.Name)
 				}
 			}
 			if now := h.v.At(hub.Index); (now.Index == 0) != (there.Index == 0 || there.Name == hub.Name && IsOurHub(there)) {
 				t.Errorf("hub %s, damage %d (%s): the hub was %+v, is %+v", hubName, i, d.kind, there, now)
 			}
-			if len(left) > 0 || !slices.ContainsFunc(h.v.Jobs, func(j cangw.Job) bool { return j == rule[0] }) || h.v.At(foreign).Index == 0 {
+			if len(left) > 0 || h.v.Underlay.Table != "" || !slices.ContainsFunc(h.v.Jobs, func(j cangw.Job) bool { return j == rule[0] }) || h.v.At(foreign).Index == 0 {
 				t.Errorf("hub %s, damage %d (%s): left %q, rules %v", hubName, i, d.kind, left, h.v.Jobs)
 			}
 			for hook, f := range h.v.Filters {
@@ -565,7 +714,7 @@ func TestEveryKey(t *testing.T) {
 		"hub": "vcan7", "physical": "true", "interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5",
 		"pod-hubs": "bench*", "bitrate": "500000", "sample-point": "0.875", "fd": "true", "dbitrate": "2000000", "dsample-point": "0.8",
 		"restart-ms": "100", "txqueuelen": "50", "termination": "120", "listen-only": "true", "one-shot": "true", "triple-sampling": "true",
-		"fair-queue": "true", "lent": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
+		"fair-queue": "true", "lent": "true", "hosts": "10.9.0.1,10.9.0.2", "bus-id": "7", "unprotected": "true", "berr-reporting": "true", "presume-ack": "true", "fd-non-iso": "true",
 	}
 	for _, k := range config.Keys {
 		n, fresh := config.NewNetwork(), config.NewNetwork()
@@ -591,7 +740,7 @@ func TestEveryKey(t *testing.T) {
 			changed = append(changed, config.OfNetwork)
 		}
 		of := k.Of
-		if of == config.OfController {
+		if of == config.OfController || of == config.OfSpan {
 			of = config.OfHub
 		}
 		if !slices.Equal(changed, []config.Noun{of}) {

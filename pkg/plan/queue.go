@@ -26,6 +26,7 @@ func (w Want) compareClasses(v View) (missing []uint32, unwanted []cantc.Class) 
 		for i := range w.Endpoints {
 			wanted = append(wanted, uint32(w.Endpoints[i].Host.Index))
 		}
+		wanted = append(wanted, w.trunksThere(v)...)
 		for _, mark := range wanted {
 			if v.Queue.Class(mark) == nil {
 				missing = append(missing, mark)
@@ -55,7 +56,7 @@ func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences)
 	if len(missing) > 0 {
 		all.add(ClassMissing, Change{Wiring: Wiring{AddClasses: missing}},
 			"the transmit queue of controller %s lacks %d of its %d classes (tc class show dev %[1]s): containers share one queue",
-			w.Hub.Name, len(missing), len(w.Endpoints)+1)
+			w.Hub.Name, len(missing), len(w.Endpoints)+len(w.trunksThere(v))+1)
 	}
 	if len(unwanted) > 0 {
 		*all = append(*all, Difference{Kind: ClassUnwanted, Change: Change{Wiring: Wiring{DeleteClasses: unwanted}}})

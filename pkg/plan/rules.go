@@ -10,7 +10,9 @@ import (
 // gateway's hop counter back at 0, so that one more rule may pass it on.
 type backplane struct {
 	tx, rx uint32
-	copies bool // filters give each member its frames, in place of rules
+	copies bool     // filters give each member its frames, in place of rules
+	trunks []uint32 // members that are on other hosts, see Trunk
+	open   bool     // trunks take all, as the key unprotected allows
 }
 
 // member is a device that sends and receives on a bus: its hub, and the host end of every endpoint.
@@ -37,8 +39,8 @@ var ErrorFrames = cangw.Filter{Mask: 0x3fffffff}
 // ifindex, is off (IIFTxOK), because a container can choose what it finds there.
 //
 // The hub's frames get to tx by a rule, with its hop limit, because what is sent to the hub with Echo comes back from it;
-// an endpoint's by its filter. Error frames of a controller go to the endpoints. None goes to a controller, which would
-// send it as a data frame.
+// an endpoint's by its filter. Error frames of a controller, of this host or another one, go to the endpoints and to programs
+// on a vcan. None goes to a controller, which would send it as a data frame.
 func rules(common backplane, members []member) []cangw.Rule {
 	var all []cangw.Rule
 	if common.copies {
@@ -50,20 +52,22 @@ func rules(common backplane, members []member) []cangw.Rule {
 			all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.IIFTxOK | cangw.FD, Hops: maxHops})
 		}
 	}
-	addErrors := func(src, dst uint32) {
-		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: cangw.IIFTxOK, Filter: ErrorFrames, Hops: maxHops})
+	addErrors := func(src, dst uint32, flags cangw.Flags) {
+		all = append(all, cangw.Rule{Src: src, Dst: dst, Flags: flags | cangw.IIFTxOK, Filter: ErrorFrames, Hops: maxHops})
 	}
-	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller })
+	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller }) || len(common.trunks) > 0
 	for _, m := range members {
 		if !m.hub {
 			if withErrors {
-				addErrors(common.rx, m.dev)
+				addErrors(common.rx, m.dev, 0)
 			}
 			add(common.rx, m.dev, 0, m.fd)
 			continue
 		}
 		if m.controller {
-			addErrors(m.dev, common.tx)
+			addErrors(m.dev, common.tx, 0)
+		} else if withErrors { // of a controller on another host
+			addErrors(common.rx, m.dev, cangw.Echo)
 		}
 		add(m.dev, common.tx, 0, m.fd)
 		add(common.rx, m.dev, cangw.Echo, m.fd) // for programs on the hub

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // host is a host with one bus, as far as a View shows it. It does what pkg/bus has the real kernel do.
@@ -21,6 +23,7 @@ type host struct {
 	v       View
 	records []Record
 	next    int // ifindex
+	table   underlay.Table
 	mtu     int // that an ADD asks for
 	first   int // of attachments, the front end of the first endpoint
 }
@@ -50,6 +53,50 @@ func (h *host) addLink(l canlink.Link) *canlink.Link {
 	l.Index, l.CAN = h.next, true
 	h.v.Links = append(h.v.Links, l)
 	return &h.v.Links[len(h.v.Links)-1]
+}
+
+// span gives the host two devices on the way to other hosts, and has its bus span them.
+func (h *host) span(hosts ...string) *host {
+	h.hub.Span = config.Span{Hosts: strings.Join(hosts, ","), BusID: 7}
+	h.v.Underlay.Ways = make(map[netip.Addr]underlay.Way)
+	for i, a := range h.hub.Span.Addresses() {
+		if i == 0 {
+			h.v.Underlay.Addresses = []netip.Addr{a}
+			continue
+		}
+		eth := h.addLink(canlink.Link{Name: fmt.Sprint("eth", i%2), MTU: 1500, Up: true})
+		eth.CAN = false
+		h.v.Underlay.Ways[a] = underlay.Way{Dev: eth.Index}
+	}
+	return h
+}
+
+// unprotected has its trunks take the packets of everybody.
+func (h *host) unprotected() *host {
+	h.hub.Span.Unprotected = true
+	return h
+}
+
+// addTrunk adds the trunk of a hub to another host.
+func (h *host) addTrunk(hub string, t canlink.Tunnel) *canlink.Link {
+	alias := trunkAlias(hub, t.Remote, h.hub.Span.Unprotected)
+	l := h.addLink(canlink.Link{Name: config.TrunkName(hub, t.Remote), Kind: t.Kind(), MTU: 1472, Alias: alias, Tunnel: t})
+	l.CAN = false
+	return l
+}
+
+// trusts reports whether the packets of another host get the mark, if the table is as it was set.
+func (h *host) trusts(peer netip.Addr) bool {
+	dev := h.v.At(h.v.Underlay.Ways[peer].Dev).Name
+	return dev != "" && slices.Contains(h.table.Peers, underlay.Source{Address: peer, Device: dev})
+}
+
+// trunk is the first trunk, or nil.
+func (h *host) trunk() *canlink.Link {
+	for _, l := range h.v.trunksOf(h.hub.Name) {
+		return h.link(l.Name)
+	}
+	return nil
 }
 
 // link is a device of a name, to be changed.
@@ -168,6 +215,16 @@ func (h *host) apply(all []Difference) (changed bool) {
 			peer := h.addLink(canlink.Link{Name: p.PeerName, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias, PeerIndex: end}).Index
 			h.link(p.Name).PeerIndex = peer
 		}
+		if t := c.AddTrunk; t != nil {
+			if l := h.addTrunk(h.hub.Name, t.Tunnel); l.Name != t.Name || l.Alias != t.Alias {
+				panic(fmt.Sprintf("%+v", t))
+			}
+		}
+		if c.SetTable != nil {
+			h.table, h.v.Underlay.Table = *c.SetTable, c.SetTable.Listing()
+		} else if c.DeleteTable != "" {
+			h.table, h.v.Underlay.Table = underlay.Table{}, ""
+		}
 		if c.Controller.SetUp != nil {
 			h.setUp(*c.Controller.SetUp, c.Controller.Queue)
 		} else if c.Controller.Queue != 0 {
@@ -181,6 +238,11 @@ func (h *host) apply(all []Difference) (changed bool) {
 	}
 	if !changed {
 		h.wire(wiring)
+		for _, d := range all {
+			for _, index := range d.Change.UpLast {
+				h.link(h.v.At(index).Name).Up = true
+			}
+		}
 	}
 	return changed
 }
@@ -227,14 +289,15 @@ type party struct {
 	name          string
 	device        *device
 	send, receive func(id uint32) bool
-	hub, fd       bool
+	hub, fd, far  bool   // far is all that is on another host
+	mark          uint32 // of its packets, if it is far
 }
 
 // model is the host as the kernel sends frames through it.
 func (h *host) model() (*model, []party) {
 	m := &model{host: make(map[uint32]*device), maxHops: 1}
 	for _, l := range h.v.Links {
-		if l.CAN {
+		if _, _, _, trunk := ParseTrunk(l); l.CAN || trunk {
 			m.add(uint32(l.Index), l.FD())
 		}
 	}
@@ -253,7 +316,7 @@ func (h *host) model() (*model, []party) {
 	anyID := func(uint32) bool { return true }
 	var parties []party
 	if hub := h.v.Link(h.hub.Name); hub.CAN {
-		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD()})
+		parties = append(parties, party{hub.Name, m.host[uint32(hub.Index)], anyID, anyID, true, hub.FD(), false, 0})
 	}
 	for i, e := range h.endpoints() {
 		dev := m.host[uint32(e.Host.Index)]
@@ -266,7 +329,17 @@ func (h *host) model() (*model, []party) {
 		if err != nil {
 			panic(err)
 		}
-		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd})
+		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false, 0})
+	}
+	guarded := h.table.Name != "" && h.table.Listing() == h.v.Underlay.Table
+	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
+		dev := m.host[uint32(l.Index)]
+		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}
+		far := party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true, 0}
+		if guarded && h.trusts(l.Tunnel.Remote) {
+			far.mark = underlay.Mark
+		}
+		parties = append(parties, far)
 	}
 	return m, parties
 }
@@ -281,6 +354,9 @@ func (h *host) deliveries() (wrong []string) {
 	senders := []int{0, len(parties) / 2, len(parties) - 1}
 	for _, n := range slices.Compact(senders) {
 		from := parties[n]
+		if from.far && !h.hub.Span.Unprotected {
+			wrong = append(wrong, h.forged(m, from, parties)...)
+		}
 		for _, id := range []uint32{0x100, 0x123, 0x200, 0x7ff, 0x18fef100 | unix.CAN_EFF_FLAG} {
 			for _, fd := range []bool{false, true} {
 				if fd && !from.fd {
@@ -290,11 +366,19 @@ func (h *host) deliveries() (wrong []string) {
 					p.device.heard = 0
 				}
 				m.passed = 0
-				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id}, true)
+				m.canSend(from.device, frame{origin: from.device.index, fd: fd, id: id, mark: from.mark}, true)
 				for i, to := range parties {
 					want, why := 0, ""
+					if from.far && to.far && i != n { // which have a trunk of their own
+						if got := to.device.heard; got != 0 {
+							wrong = append(wrong, fmt.Sprintf("%s hears %X of %s by this host %d times", to.name, id, from.name, got))
+						}
+						continue
+					}
 					allowed := i == n || from.send(id) && to.receive(id)
-					if allowed && (!fd || to.fd) {
+					if i != n && from.far && from.mark == 0 && !h.hub.Span.Unprotected { // closed
+						want = 0
+					} else if allowed && (!fd || to.fd) {
 						want = 1
 					} else if !allowed {
 						why = forbidden
@@ -303,6 +387,23 @@ func (h *host) deliveries() (wrong []string) {
 						wrong = append(wrong, fmt.Sprintf("%s hears %X of %s (FD %v) %d times, want %d%s", to.name, id, from.name, fd, got, want, why))
 					}
 				}
+			}
+		}
+	}
+	return wrong
+}
+
+// forged lets others send frames in the name of another host: nobody may hear them.
+func (h *host) forged(m *model, from party, parties []party) (wrong []string) {
+	_, rx := config.BackplaneNames(h.hub.Name)
+	for _, mark := range []uint32{0, underlay.Mark + 1, from.device.peer.index, uint32(h.v.Link(rx).Index), uint32(h.v.Link(h.hub.Name).Index)} {
+		for _, p := range parties {
+			p.device.heard = 0
+		}
+		m.canSend(from.device, frame{origin: from.device.index, id: 0x100, mark: mark}, false)
+		for _, to := range parties {
+			if to.device.heard > 0 {
+				wrong = append(wrong, fmt.Sprintf("%s hears what is forged in the name of %s, mark %#x%s", to.name, from.name, mark, forbidden))
 			}
 		}
 	}

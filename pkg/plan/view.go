@@ -12,6 +12,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantc"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
 // ErrNotReady is a hub that is missing or down where only its owner can change that.
@@ -28,6 +29,8 @@ type View struct {
 	Controller controller.Device // the hub, if it is one that netlink can set up
 	Queue      cantc.Queue       // the transmit queue of a hub that is hardware
 	QueueLacks string            // the kernel module that a queue of each endpoint needs, where it is known to be missing
+	// Underlay is what carries the trunks of a bus that spans several hosts.
+	Underlay underlay.Underlay
 	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours. In a user
 	// namespace they are also those that copy frames from the backplane.
 	Entries []cantc.Entry
@@ -130,6 +133,8 @@ func (v View) Buses() (names []string) {
 			names = append(names, l.Name)
 		} else if a, ok := ParseAlias(l.Alias); ok && l.Kind == canlink.Vxcan && config.CheckName(a.Hub) == nil {
 			names = append(names, a.Hub)
+		} else if hub, _, _, ok := ParseTrunk(l); ok && config.CheckName(hub) == nil {
+			names = append(names, hub)
 		}
 	}
 	slices.Sort(names)

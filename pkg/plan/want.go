@@ -21,12 +21,15 @@ type Want struct {
 	others config.Hub
 	// fair reports that somebody on the bus wants a transmit queue of its own for each endpoint.
 	fair bool
+	// othersSpan is the hosts that the other endpoints ask for; else the zero Span.
+	othersSpan config.Span
 }
 
 // NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there.
 func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 	w := Want{Hub: hub, Endpoints: endpoints, Attaching: attaching, fair: hub.IsFair()}
 	w.TX, w.RX = config.BackplaneNames(hub.Name)
+	w.othersSpan = spanOf(endpoints, attaching)
 	for i := range endpoints {
 		e := &endpoints[i]
 		if e.Host.Name == attaching {
@@ -59,6 +62,7 @@ func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	if now.Index != 0 {
 		hub.Transient = IsTransient(now)
 	}
+	hub.Span = spanOf(endpoints, "")
 	return hub
 }
 
@@ -101,7 +105,7 @@ func (w Want) members(hub canlink.Link) (members []member) {
 }
 
 func (w Want) backplane(v View) backplane {
-	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless}
+	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless, w.trunksThere(v), w.span(v).Unprotected}
 }
 
 // Wire is the filters and rules of an endpoint whose pair has just been made.
@@ -125,6 +129,12 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 // ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
 func Removal(hubName string, v View) (c Change) {
 	w := NewWant(config.Hub{Name: hubName}, nil, "")
+	for _, l := range v.trunksOf(hubName) {
+		c.Remove = append(c.Remove, l.Index)
+	}
+	if v.Underlay.Table != "" {
+		c.DeleteTable = config.TableName(hubName)
+	}
 	for _, end := range []canlink.Link{v.Link(w.TX), v.Link(w.RX)} {
 		switch index := uint32(end.Index); {
 		case IsOurBackplane(end):
@@ -134,6 +144,9 @@ func Removal(hubName string, v View) (c Change) {
 				if j.Src == index || j.Dst == index {
 					c.Wiring.DeleteJobs = append(c.Wiring.DeleteJobs, j)
 				}
+			}
+			if spread := spreadHook(index); v.HasTrunks(hubName) && v.Filters[spread].Kind == cantc.Kind {
+				c.Wiring.DeleteFilters = append(c.Wiring.DeleteFilters, spread)
 			}
 			for _, e := range v.Entries {
 				if e.Dev == end.Index && w.backplane(v).isCopy(e) {

@@ -1,15 +1,15 @@
-// Package rtnl is one NETLINK_ROUTE socket that sends many requests in one datagram.
+// Package rtnl is one netlink socket, of NETLINK_ROUTE or of NETLINK_NETFILTER, that sends many requests in one datagram.
 //
 // The encoder is that of vishvananda/netlink, which sends one request at a time and waits for the answer. A batch is about ten
-// times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows nothing
-// of links, filters or rules: pkg/canlink, pkg/cantc and pkg/cangw encode those.
+// times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows
+// nothing of links, filters or rules: pkg/canlink, pkg/cantc, pkg/cangw and pkg/underlay encode those.
 //
 // mdlayher/netlink 1.9.0, the newest that Go 1.24 builds, was tried in its place behind the same encoder. Dial, a dump of 101
 // links, 64 look-ups in one datagram and close take 413 thousand instructions in user space and 80 system calls here, and 2.7
 // million and 245 there. It would save some 55 of 403 lines, but drops the mark of an interrupted dump, does not check who
 // sent a datagram, and loses the error number of an error with the kernel's words.
 //
-// Kernel headers: linux/netlink.h, linux/rtnetlink.h.
+// Kernel headers: linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h.
 package rtnl
 
 import (
@@ -28,7 +28,8 @@ type Conn interface {
 	// Batch sends the requests, however many, and returns one reply for each, in the order of the requests. The kernel
 	// carries out all of them in order, whether or not earlier ones failed. Up to 32 requests of at most 64 KiB in total,
 	// at most one of them a look-up, go in one datagram: a kill cannot come between them. The error is the socket's own; what
-	// the kernel refused is in the replies.
+	// the kernel refused is in the replies. From NFNL_MSG_BATCH_BEGIN to NFNL_MSG_BATCH_END, which must be all requests, the
+	// kernel carries out everything or nothing.
 	Batch(requests ...*nl.NetlinkRequest) ([]Reply, error)
 	// Dump sends a dump request and calls each with the payload of every message until each fails. It returns the number
 	// of datagrams in the answer: what changes in the kernel between two of them can be missing or doubled. Parts of the
@@ -52,21 +53,27 @@ type Reply struct {
 
 // socket implements Conn.
 type socket struct {
-	fd     int
-	buf    []byte
-	room   room
-	broken error // of the first receive that failed: after it, the answer to any request can be lost
+	fd        int
+	netfilter bool
+	buf       []byte
+	room      room
+	broken    error // of the first receive that failed: after it, the answer to any request can be lost
 }
 
 // receiveSize is the receive buffer in bytes. The kernel cannot answer more: a dump makes datagrams of 32 KiB, or of one
 // message if that is longer, and no attribute of a message is longer than 64 KiB, and no message that is asked for here has two
-// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the buffer
-// that are not used are never touched.
+// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the
+// buffer that are not used are never touched.
 const receiveSize = 128 << 10
 
 // Dial opens a socket in the calling thread's network namespace.
-func Dial() (Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE) // the first send binds it
+func Dial() (Conn, error) { return open(unix.NETLINK_ROUTE) }
+
+// DialNetfilter is Dial for NETLINK_NETFILTER. It fails with EPROTONOSUPPORT where the kernel has no nfnetlink.
+func DialNetfilter() (Conn, error) { return open(unix.NETLINK_NETFILTER) }
+
+func open(protocol int) (Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol) // the first send binds it
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", meaning(err))
 	}
@@ -78,7 +85,7 @@ func Dial() (Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	return &socket{fd: fd, buf: make([]byte, receiveSize), room: room}, nil
+	return &socket{fd: fd, netfilter: protocol == unix.NETLINK_NETFILTER, buf: make([]byte, receiveSize), room: room}, nil
 }
 
 // DialAt opens a socket in another network namespace. (ns.Do of containernetworking/plugins would do, but it starts a
@@ -111,7 +118,12 @@ func DialAt(netns ns.NetNS) (conn Conn, retErr error) {
 }
 
 // DialNew opens a socket in a new network namespace, which lives as long as the socket.
-func DialNew() (Conn, error) {
+func DialNew() (Conn, error) { return openNew(unix.NETLINK_ROUTE) }
+
+// DialNewNetfilter is DialNew for NETLINK_NETFILTER, see DialNetfilter.
+func DialNewNetfilter() (Conn, error) { return openNew(unix.NETLINK_NETFILTER) }
+
+func openNew(protocol int) (Conn, error) {
 	type result struct {
 		conn Conn
 		err  error
@@ -123,7 +135,7 @@ func DialNew() (Conn, error) {
 			done <- result{err: fmt.Errorf("make a network namespace: %w", meaning(err))}
 			return
 		}
-		conn, err := Dial()
+		conn, err := open(protocol)
 		done <- result{conn, err}
 	}()
 	r := <-done
@@ -148,7 +160,11 @@ func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	replies := make([]Reply, len(requests))
 	for done := 0; done < len(messages); {
 		n := c.room.fit(messages[done:])
-		if err := c.exchange(messages[done:done+n], replies[done:done+n]); err != nil {
+		isTransaction := c.netfilter && header(messages[0]).kind() == unix.NFNL_MSG_BATCH_BEGIN
+		if isTransaction {
+			n = len(messages)
+		}
+		if err := c.exchange(messages[done:done+n], replies[done:done+n], isTransaction); err != nil {
 			return nil, err
 		}
 		done += n
@@ -156,12 +172,15 @@ func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	return replies, nil
 }
 
-// exchange sends messages in one datagram and reads the replies.
-func (c *socket) exchange(messages [][]byte, replies []Reply) error {
+// exchange sends messages in one datagram and reads the replies. An error of all of a transaction is that of its first message.
+func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool) error {
 	// Errors are always answered. The end of the batch is the answer to the last request: its acknowledgement, or for a
 	// look-up the message that it asked for.
-	last := header(messages[len(messages)-1])
-	if !last.isGet() {
+	first, last := header(messages[0]), header(messages[len(messages)-1])
+	if isTransaction { // whose end is not acknowledged before Linux 6.10
+		last = header(messages[len(messages)-2])
+	}
+	if isTransaction || !last.isGet() {
 		last.setAck()
 	}
 	index := make(map[uint32]int, len(messages))
@@ -189,6 +208,9 @@ func (c *socket) exchange(messages [][]byte, replies []Reply) error {
 				}
 			default:
 				replies[i].Data = append([]byte(nil), m.data...)
+			}
+			if isTransaction && m.seq == first.seq() && replies[i].Err != nil { // none of it is done
+				return nil
 			}
 			if m.seq == last.seq() && (m.kind == unix.NLMSG_ERROR || !last.wantsAck()) {
 				return nil

@@ -32,8 +32,10 @@ func TestKeys(t *testing.T) {
 	values := map[string]string{
 		"interface": "can3", "mtu": "16", "send": "100", "receive": "200", "rate": "100", "burst": "5", "bitrate": "500000",
 		"sample-point": "0.875", "dbitrate": "2000000", "dsample-point": "0.8", "restart-ms": "100", "txqueuelen": "50", "termination": "120",
+		"hosts": "10.9.0.1,10.9.0.2", "bus-id": "7",
 	}
-	beside := map[string]string{"burst": " --rate 100", "dsample-point": " --dbitrate 2000000 --fd", "dbitrate": " --fd", "fd": " --dbitrate 2000000", "fd-non-iso": " --fd --dbitrate 2000000", "fair-queue": " --physical"}
+	beside := map[string]string{"burst": " --rate 100", "dsample-point": " --dbitrate 2000000 --fd", "dbitrate": " --fd", "fd": " --dbitrate 2000000", "fd-non-iso": " --fd --dbitrate 2000000", "fair-queue": " --physical",
+		"hosts": " --bus-id 7", "bus-id": " --hosts 10.9.0.1,10.9.0.2", "unprotected": " --hosts 10.9.0.1,10.9.0.2 --bus-id 7"}
 	none, err := parse(t, "can0", "")
 	if err != nil {
 		t.Fatal(err)

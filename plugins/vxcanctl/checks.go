@@ -102,7 +102,11 @@ func (m *machine) kernel() (all []finding) {
 		if rootless && !module.Rootless {
 			continue
 		}
-		f := m.module(system, module, m.uid == 0 && !m.inPod)
+		loaded := !module.Leaves || m.has("/sys/module/"+module.Name)
+		if !loaded && system.foreign { // whose files do not tell
+			continue
+		}
+		f := m.module(system, module, m.uid == 0 && !m.inPod && loaded)
 		i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
 		f.Code = codes[i].code
 		all = append(all, f)
@@ -214,6 +218,16 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 			add("VX301", failure, what, cureOf(s, s.Differences[0]))
 		} else {
 			add("VX301", fine, what, "")
+		}
+		for _, t := range s.Trunks {
+			if t.Lost > 0 {
+				add("VX305", warning, fmt.Sprintf("bus %s: %d frames to host %s were dropped on this host since the trunk was made", s.Hub, t.Lost, t.Peer),
+					"look at the way to it: ip -s link show "+t.Device+"; ip route get "+t.Peer)
+			}
+		}
+		if s.Unprotected {
+			add("VX306", warning, fmt.Sprintf("bus %s spans other hosts unprotected: any container of these hosts may be able to send to it, and to receive it", s.Hub),
+				"leave unprotected out of its network, on all hosts, unless the network between them is safe by other means")
 		}
 		if devices := m.steered(s); len(devices) > 0 {
 			named := strings.Join(devices[:min(len(devices), 3)], ", ")

@@ -33,6 +33,10 @@ var codes = [...]code{
 	{"VX112", "queue for bursts", "A frame waits in the kernel's queue once for each receiver. Where net.core.netdev_max_backlog is below 1000 for each container on a bus, bursts lose frames."},
 	{"VX113", "kernel module sch_drr", "A controller that vxcan sets up has a queue of each container in it. Without it all share one, which one container can fill."},
 	{"VX114", "kernel module cls_fw", "It puts each frame into the queue of its container."},
+	{"VX115", "kernel module ip_gre", "A bus that spans several hosts (key hosts) has a GRE tunnel to each other host."},
+	{"VX116", "kernel module ip6_gre", "The same between hosts with IPv6 addresses."},
+	{"VX117", "kernel module nf_tables", "It keeps the packets of others out of these tunnels, unless the key unprotected lets them in."},
+	{"VX118", "kernel module nft_ct", "It keeps connection tracking from giving the tunnels to a container."},
 	{"VX200", "no runtime", "Neither Podman nor Docker, containerd, nerdctl or k3s was found."},
 	{"VX201", "netavark plugin of Podman", "Podman with netavark looks for vxcan in its plugin directories."},
 	{"VX202", "CNI plugin of Podman", "Podman with the CNI backend looks for vxcan in its plugin directories."},
@@ -47,6 +51,8 @@ var codes = [...]code{
 	{"VX302", "queue of a controller", "The kernel's default transmit queue of 10 frames loses most of a burst."},
 	{"VX303", "state of a controller", "In error-passive the controller hears and sends, but the wire has many errors: look for a wrong bit rate, a missing termination, or no other node that acknowledges."},
 	{"VX304", "order of frames", "Receive packet steering (rps_cpus) on a device of a bus spreads the frames of one sender over several CPUs, so that they arrive in another order than they were sent in. net.core.rps_default_mask, or a rule of udev, sets it on each new device."},
+	{"VX305", "trunk to another host", "Frames that this host could not send to another one: the network takes less than the bus sends, or its MTU is below 100. Frames that were lost on the way are what this host says the other one HEARD, less what that host says this one SENT."},
+	{"VX306", "unprotected bus", "A bus spans several hosts and takes the packets of everybody (key unprotected). Where nothing else keeps them away, a container of these hosts, also one that is not on the bus, can send to it, and receive it in place of a host."},
 }
 
 // finding is what one check has found.
@@ -111,8 +117,8 @@ var errFound = errors.New("something is wrong")
 func doctorHelp() string {
 	var b strings.Builder
 	b.WriteString(`Look at the kernel, at each container runtime that is installed, and at each bus. Each check is one line, and below one
-that is not ok is what mends it. Kernel modules are really tried, which loads them; nothing else is changed. Without
-root it does what it can. -o short leaves out what is ok.
+that is not ok is what mends it. Kernel modules are really tried, which loads them, but for those of tunnels, which would
+make devices; nothing else is changed. Without root it does what it can. -o short leaves out what is ok.
 
 JSON: {"version": 1, "findings": [...]}, each with code, category (kernel, runtimes, buses), level (ok, warning,
 failure), what and remedy.

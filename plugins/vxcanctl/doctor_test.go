@@ -27,7 +27,7 @@ func soundHost(t *testing.T) *machine {
 	m.write(t, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n")
 	m.write(t, "proc/sys/net/core/netdev_max_backlog", "65536\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.dep", "kernel/drivers/net/can/vcan.ko.xz:\nkernel/drivers/net/can/vxcan.ko.xz:\nkernel/net/can/can-gw.ko.xz: kernel/net/can/can.ko.xz\n"+
-		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\nkernel/net/sched/sch_drr.ko.xz:\nkernel/net/sched/cls_fw.ko.xz:\n")
+		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\nkernel/net/sched/sch_drr.ko.xz:\nkernel/net/sched/cls_fw.ko.xz:\nkernel/net/ipv4/ip_gre.ko.xz:\nkernel/net/ipv6/ip6_gre.ko.xz:\nkernel/net/netfilter/nf_tables.ko.xz:\nkernel/net/netfilter/nft_ct.ko.xz:\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.builtin", "kernel/net/sched/act_police.ko\n")
 	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/bin/crictl", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
 		m.write(t, program, "")
@@ -86,12 +86,25 @@ func TestDoctor(t *testing.T) {
 		"no vcan on Debian":  {func(m *machine) { m.try = lacking("vcan") }, []string{"failure VX101 module vcan (CONFIG_CAN_VCAN) cannot be used: sudo apt install --reinstall linux-image-$(uname -r)"}},
 		"no queues":          {func(m *machine) { m.try = lacking("sch_drr", "cls_fw") }, []string{"warning VX113 module sch_drr (CONFIG_NET_SCH_DRR) cannot be used, which a queue of each container on a controller needs", "warning VX114 module cls_fw"}},
 		"no rate":            {func(m *machine) { m.try = lacking("act_police") }, []string{"warning VX109 module act_police (CONFIG_NET_ACT_POLICE) cannot be used, which the key rate needs: sudo apt"}},
-		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX1"}, 11)},
+		"not permitted":      {func(m *machine) { m.try = func(bus.Module) error { return bus.ErrPermission } }, slices.Repeat([]string{"warning VX1"}, len(bus.Modules)-2)},
 		"no root":            {func(m *machine) { m.uid, m.try = 1000, nil }, []string{"warning VX100 not root"}},
 		"no root, no module": {func(m *machine) { m.uid, m.try = 1000, nil; m.remove(t, "lib/modules/6.12.0-1-amd64/modules.builtin") }, []string{"warning VX100", "warning VX109 module act_police (CONFIG_NET_ACT_POLICE) is not there"}},
 		"rootless": {func(m *machine) {
-			m.rootless, m.try = func() bool { return true }, lacking("can-gw", "sch_drr", "cls_fw")
+			m.rootless, m.try = func() bool { return true }, lacking("can-gw", "sch_drr", "cls_fw", "ip_gre", "ip6_gre", "nf_tables", "nft_ct")
 		}, nil},
+		"no tunnels": {func(m *machine) {
+			m.try = lacking("ip_gre", "ip6_gre")
+			m.write(t, "sys/module/ip_gre/refcnt", "0")
+			m.write(t, "sys/module/ip6_gre/refcnt", "0")
+		}, []string{"warning VX115 module ip_gre (CONFIG_NET_IPGRE) cannot be used, which the key hosts needs: sudo apt", "warning VX116 module ip6_gre"}},
+		"no nftables": {func(m *machine) { m.try = lacking("nf_tables", "nft_ct") }, []string{
+			"warning VX117 module nf_tables (CONFIG_NF_TABLES_INET) cannot be used, which the key hosts (but for unprotected) needs", "warning VX118 module nft_ct",
+		}},
+		"trunk that drops, unprotected": {func(m *machine) {
+			m.host = fakeLooker{all: []bus.BusStatus{{Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Unprotected: true, Trunks: []bus.TrunkStatus{
+				{Local: "10.9.0.1", Peer: "10.9.0.2", Device: "vg1", Up: true, Heard: 5}, {Local: "10.9.0.1", Peer: "10.9.0.3", Device: "vg2", Up: true, Lost: 7},
+			}}}}
+		}, []string{"warning VX305 bus vcan0: 7 frames to host 10.9.0.3 were dropped on this host since the trunk was made: look at the way to it: ip -s link show vg2; ip route get 10.9.0.3", "warning VX306 bus vcan0 spans other hosts unprotected: any container of these hosts may"}},
 		"old kernel": {func(m *machine) { m.release = "5.10.0-1-amd64" }, []string{"warning VX111 Linux 5.10.0-1-amd64 is older than 6.1"}},
 		"kernel upgraded": {func(m *machine) {
 			m.release, m.try = "6.12.1-1-amd64", lacking("vxcan")

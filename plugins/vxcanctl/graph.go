@@ -20,7 +20,7 @@ func newGraph(host looker) *cobra.Command {
 		Use:   "graph [HUB ...]",
 		Short: "Show buses as trees, or as a graph for Graphviz",
 		Long: `Show the buses of this host, or those of some hubs, as trees: a hub, and below it the containers on the bus, with
-their policies. With -o dot it is a graph for Graphviz: vxcanctl graph -o dot | dot -Tsvg.
+their policies, and the other hosts that it spans. With -o dot it is a graph for Graphviz: vxcanctl graph -o dot | dot -Tsvg.
 
 JSON is that of status.`,
 		Example: `  vxcanctl graph
@@ -60,6 +60,9 @@ func writeTree(w io.Writer, style style, all []bus.BusStatus) (err error) {
 		}
 		for _, e := range s.Endpoints {
 			leaves = append(leaves, fmt.Sprintf("%s  %s %s", containerOf(e), interfaceOf(e), edgeWords(e)))
+		}
+		for _, t := range s.Trunks {
+			leaves = append(leaves, fmt.Sprintf("host %s  %s", t.Peer, trunkEdge(t)))
 		}
 		for i, leaf := range leaves {
 			if i == len(leaves)-1 {
@@ -101,6 +104,15 @@ func edgeWords(e bus.EndpointStatus) string {
 	return words
 }
 
+// trunkEdge tells what a trunk has carried, and what it could not.
+func trunkEdge(t bus.TrunkStatus) string {
+	words := fmt.Sprintf("%s, sent %d, heard %d", trunkWords(t), t.Sent, t.Heard)
+	if t.Lost > 0 {
+		words += fmt.Sprintf(", dropped here %d", t.Lost)
+	}
+	return words
+}
+
 // policyWords is the beginning of a policy.
 func policyWords(p config.Policy) string {
 	return runewidth.Truncate(plain(p.String()), 43, "...")
@@ -129,6 +141,11 @@ func writeDot(w io.Writer, all []bus.BusStatus) (err error) {
 			node := quote(plain(e.Runtime + " " + id))
 			print("  %s [label=%s];", node, quote(containerOf(e)+"\n"+plain(runtimeOf(e))))
 			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceOf(e)+"\n"+networkOf(e)))
+		}
+		for _, t := range s.Trunks {
+			node := quote("host " + t.Peer)
+			print("  %s [shape=box3d, label=%s];", node, quote("host "+t.Peer))
+			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(trunkEdge(t)))
 		}
 	}
 	print("}")

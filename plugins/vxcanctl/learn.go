@@ -159,7 +159,7 @@ type sightings struct {
 func newLearner(hub string, members []capture.Member, stderr io.Writer) *learner {
 	l := &learner{hub: hub, members: make(map[string]*presence), seen: make(map[sending]*sightings), stderr: stderr}
 	for _, m := range members {
-		if !m.IsHub() {
+		if m.IsEndpoint() {
 			l.members[m.Device] = &presence{Member: m}
 		}
 	}
@@ -189,6 +189,7 @@ func (l *learner) Change(c capture.Change) error {
 	switch m := c.Member; {
 	case m == (capture.Member{}):
 		fmt.Fprintf(l.stderr, "vxcanctl: bus %s: %s\n", c.Hub, stateWords(c))
+	case !m.IsEndpoint():
 	case c.Gone && l.members[m.Device] != nil:
 		l.members[m.Device].until = time.Now()
 	case l.members[m.Device] == nil:

@@ -209,7 +209,22 @@ func (l look) members(b bus.BusStatus, r *rateSince) table {
 		add([]string{containerOf(e), plain(runtimeOf(e)), networkOf(e), interfaceOf(e)}, !e.Up, e.Policy,
 			sent, e.DeniedSend, e.OverRate, heard, e.DeniedReceive, e.Lost, e.Waiting, e.WireLost)
 	}
+	for _, trunk := range b.Trunks {
+		sent, heard := r.trunk(trunk)
+		add([]string{"(host " + trunk.Peer + ")", "", "", trunkWords(trunk)}, !trunk.Up, config.Policy{}, sent, trunk.Denied, 0, heard, 0, trunk.Lost, 0, 0)
+	}
 	return t
+}
+
+// trunkWords are the device of a trunk, and whether it is down.
+func trunkWords(t bus.TrunkStatus) string {
+	switch {
+	case t.Device == "":
+		return "missing"
+	case !t.Up:
+		return t.Device + " down"
+	}
+	return t.Device
 }
 
 // sortKeys are the orders of containers, by the key that chooses one. Numbers are in descending order.

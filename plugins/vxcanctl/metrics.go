@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -87,6 +88,15 @@ func perController(value func(c *bus.ControllerStatus) uint64) func(bus.BusStatu
 	}
 }
 
+// perTrunk is one value of each trunk.
+func perTrunk(value func(t bus.TrunkStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
+	return func(s bus.BusStatus, sample func(uint64, ...string)) {
+		for _, t := range s.Trunks {
+			sample(value(t), "bus_id", strconv.FormatUint(uint64(t.BusID), 10), "local", t.Local, "peer", t.Peer)
+		}
+	}
+}
+
 var controllerStates = [...]string{"error-active", "error-warning", "error-passive", "bus-off", "stopped", "sleeping"}
 
 // metrics are all families.
@@ -115,6 +125,11 @@ var metrics = [...]metric{
 	{"vxcan_endpoint_over_rate_frames_total", "counter", "Frames of the container beyond its rate.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.OverRate })},
 	{"vxcan_endpoint_waiting_frames", "gauge", "Frames of the container in its own queue to the wire.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Waiting })},
 	{"vxcan_endpoint_wire_lost_frames_total", "counter", "Frames of the container that found its own queue to the wire full.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.WireLost })},
+	{"vxcan_trunk_up", "gauge", "1 if the trunk to the other host is there and up, else 0. It says nothing of the other host.", perTrunk(func(t bus.TrunkStatus) uint64 { return number(t.Up) })},
+	{"vxcan_trunk_received_frames_total", "counter", "Frames that have come from the other host.", perTrunk(func(t bus.TrunkStatus) uint64 { return t.Sent })},
+	{"vxcan_trunk_transmitted_frames_total", "counter", "Frames that were sent to the other host. Those that it has not received were lost on the way.", perTrunk(func(t bus.TrunkStatus) uint64 { return t.Heard })},
+	{"vxcan_trunk_denied_packets_total", "counter", "Packets for the tunnel that were not from the other host itself, and what was no CAN frame.", perTrunk(func(t bus.TrunkStatus) uint64 { return t.Denied })},
+	{"vxcan_trunk_dropped_frames_total", "counter", "Frames to the other host that were dropped on this one.", perTrunk(func(t bus.TrunkStatus) uint64 { return t.Lost })},
 	{"vxcan_controller_state", "gauge", "1 for the state that the controller is in, 0 for the others.", func(s bus.BusStatus, sample func(uint64, ...string)) {
 		for _, state := range controllerStates {
 			if s.Controller != nil {
@@ -146,7 +161,8 @@ func number(yes bool) uint64 {
 // metricsTable is the documentation of all metrics.
 func metricsTable() string {
 	var b strings.Builder
-	b.WriteString("Metrics, each with the label hub; those of endpoints also with runtime, network, container, name, interface, device:\n")
+	b.WriteString("Metrics, each with the label hub; those of endpoints also with runtime, network, container, name, interface, device, and those\n" +
+		"of trunks with bus_id, local and peer, the addresses of both hosts:\n")
 	for _, m := range metrics {
 		fmt.Fprintf(&b, "  %s (%s): %s\n", m.name, m.kind, m.help)
 	}

@@ -50,7 +50,9 @@ func (noCloser) Close() error { return nil }
 // nic is the interface of a sender.
 func nic(m capture.Member, sender string) pcapgo.NgInterface {
 	about := "hub: programs on the host and the wire"
-	if !m.IsHub() {
+	if m.Peer != "" {
+		about = fmt.Sprintf("bus %s, device %s: members on host %s", m.Hub, m.Device, m.Peer)
+	} else if !m.IsHub() {
 		about = plain(fmt.Sprintf("bus %s, device %s: %s", m.Hub, m.Device, m.Attachment))
 	}
 	return pcapgo.NgInterface{Name: sender, Description: about, LinkType: linkTypeSocketCAN}

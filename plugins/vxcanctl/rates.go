@@ -42,11 +42,28 @@ func (r *rateSince) endpoint(e bus.EndpointStatus) (sent, heard uint64) {
 	return uint64(r.per(old.Sent, e.Sent) + 0.5), uint64(r.per(old.Heard, e.Heard) + 0.5)
 }
 
+func (r *rateSince) trunk(t bus.TrunkStatus) (sent, heard uint64) {
+	if r == nil {
+		return t.Sent, t.Heard
+	}
+	old := t // one that was just made
+	for _, b := range r.before.Trunks {
+		if b.Device == t.Device {
+			old = b
+		}
+	}
+	return uint64(r.per(old.Sent, t.Sent) + 0.5), uint64(r.per(old.Heard, t.Heard) + 0.5)
+}
+
 // frames is how many frames a second are on the bus.
 func (r *rateSince) frames(s bus.BusStatus) uint64 {
 	frames, _ := r.hub(s)
 	for _, e := range s.Endpoints {
 		sent, _ := r.endpoint(e)
+		frames += sent
+	}
+	for _, t := range s.Trunks {
+		sent, _ := r.trunk(t)
 		frames += sent
 	}
 	return frames

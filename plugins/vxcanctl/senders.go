@@ -56,7 +56,7 @@ func (s *senders) endpoint(ctx context.Context, m capture.Member) bus.EndpointSt
 // after it has joined.
 func (s *senders) settled(m capture.Member) bool {
 	e, ok := s.known[m.Device]
-	return m.IsHub() || ok && (e.Name != "" || e.Runtime != "docker")
+	return !m.IsEndpoint() || ok && (e.Name != "" || e.Runtime != "docker")
 }
 
 // name is the whole name of a member.
@@ -64,6 +64,8 @@ func (s *senders) name(ctx context.Context, m capture.Member) string {
 	switch {
 	case m.IsHub():
 		return m.Hub
+	case m.Peer != "":
+		return m.Peer
 	case m.Device == "":
 		return fmt.Sprint("device-", m.Index)
 	}
@@ -104,6 +106,6 @@ func (s *senders) label(ctx context.Context, m capture.Member) string {
 func (s *senders) is(ctx context.Context, m capture.Member, names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		byID := len(name) >= 4 && strings.HasPrefix(m.ContainerID, name)
-		return name == m.Device || byID || !m.IsHub() && (name == s.name(ctx, m) || name == s.endpoint(ctx, m).Name)
+		return name == m.Device || byID || m.Peer != "" && name == m.Peer || m.IsEndpoint() && (name == s.name(ctx, m) || name == s.endpoint(ctx, m).Name)
 	})
 }

@@ -26,8 +26,9 @@ with the command that repairs it. A line for each container follows, and its pol
 Counters are frames since the container was attached or its bus repaired. SENT got to the bus. SEND DENIED and RECEIVE
 DENIED were kept back by the policy, OVER RATE by its rate. HEARD was handed to the container. LOST was not taken by an
 interface: a controller's queue was full, or it was down. A column with nothing in it is left out. The line (host) is for
-programs on the host, and for the wire, error frames of the controller included. RUNTIME is cni where it is not known which
-runtime called.
+programs on the host, and for the wire, error frames of the controller included. A line (host ADDRESS) is for another host
+that the bus spans: SENT are frames that came from it, SEND DENIED packets that only said so, HEARD those that were sent to
+it, LOST those of them that were dropped on this host. RUNTIME is cni where it is not known which runtime called.
 
 A terminal that is too narrow for all columns has some of them in a line below each container. In a pipe nothing is cut.
 
@@ -39,8 +40,8 @@ and --dbitrate, buses that have no bit rate are loaded as if they had these.
 JSON: {"version": 1, "buses": [...]}, each bus with hub, kind (vcan, can, hardware, or "" if the hub is not there), up,
 mtu, controller (device, state, bitrate, dbitrate, txqueuelen, restartMS, errors, traffic, events), traffic (of a hub that
 is no controller), sent, heard, lost, endpoints (runtime, network, networkName, containerID, ifName, entry, name, hostIf,
-interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost) and differences (kind, hostIfs, what, cure,
-byHeal), which is empty if the bus is healthy. There, runtime is the front end that was called: cni, netavark or docker.
+interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost), trunks (local, peer, busID, device, up, sent,
+heard, lost, denied) and differences (kind, hostIfs, what, cure, byHeal), which is empty if the bus is healthy. There, runtime is the front end that was called: cni, netavark or docker.
 With --watch it is one document a line, with totals.
 
 Exit status: 0, also if a bus is not healthy (see doctor); 1 if one cannot be looked at.`

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/integration/harness"
@@ -274,10 +275,15 @@ func (b *floodedBus) quiet() {
 }
 
 // netnsIDs lists the ids that the kernel has given to network namespaces with a pair to this one. An id is there until
-// nothing refers to its namespace any more.
+// nothing refers to its namespace any more. Its own, which a look into a container by vxcanctl status gives it, does not count.
 func netnsIDs(t *testing.T) []string {
 	t.Helper()
-	return slices.Collect(strings.Lines(harness.Command(t, "ip", "netns", "list-id")))
+	own, err := netlink.GetNetNsIdByPid(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := slices.Collect(strings.Lines(harness.Command(t, "ip", "netns", "list-id")))
+	return slices.DeleteFunc(all, func(line string) bool { return strings.HasPrefix(line, fmt.Sprintf("nsid %d ", own)) })
 }
 
 // expectUnloadable fails the test unless the kernel gives modules back.

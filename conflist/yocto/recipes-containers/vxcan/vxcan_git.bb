@@ -65,6 +65,6 @@ RDEPENDS:${PN}-ctl = "${PN}"
 RRECOMMENDS:${PN} = "kernel-module-can-raw kernel-module-can-gw kernel-module-vcan kernel-module-vxcan \
     kernel-module-sch-ingress kernel-module-cls-bpf kernel-module-act-gact kernel-module-act-skbedit \
     kernel-module-act-mirred kernel-module-act-police \
-    kernel-module-sch-drr kernel-module-cls-fw"
+    kernel-module-sch-drr kernel-module-cls-fw kernel-module-ip-gre kernel-module-ip6-gre kernel-module-nf-tables kernel-module-nft-ct"
 
 INSANE_SKIP:${PN} += "already-stripped"

@@ -1,0 +1,202 @@
+package canlink
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Kinds of tunnels, and the modules that make them. A tunnel carries CAN frames, and is no CAN device (ARPHRD_IPGRE).
+const (
+	GRE       = "gre"
+	GRE6      = "ip6gre"
+	ModuleGRE = "ip_gre"
+	Module6   = "ip6_gre"
+)
+
+// Tunnel is a GRE tunnel to another host. Frames that are sent to its device come out of that of the other host, without an IP
+// packet in between but the outer one. Two hosts have at most one with a key.
+type Tunnel struct {
+	Local, Remote netip.Addr
+	Key           uint32
+	TTL           uint8 // of the outer packets
+	other         bool  // has something that AddTunnel does not set
+}
+
+// Equal reports whether two tunnels are the same, also in what AddTunnel does not set.
+func (t Tunnel) Equal(other Tunnel) bool { return t == other }
+
+// Kind is the kind of the tunnel's device.
+func (t Tunnel) Kind() string {
+	if t.Remote.Is4() {
+		return GRE
+	}
+	return GRE6
+}
+
+// Numbers from linux/if_tunnel.h, linux/ip6_tunnel.h and linux/if_link.h.
+const (
+	greIFlags = 2  // IFLA_GRE_IFLAGS
+	greOFlags = 3  // IFLA_GRE_OFLAGS
+	greIKey   = 4  // IFLA_GRE_IKEY
+	greOKey   = 5  // IFLA_GRE_OKEY
+	greLocal  = 6  // IFLA_GRE_LOCAL
+	greRemote = 7  // IFLA_GRE_REMOTE
+	greTTL    = 8  // IFLA_GRE_TTL
+	grePMTU   = 10 // IFLA_GRE_PMTUDISC
+	greFlags  = 13 // IFLA_GRE_FLAGS
+
+	greLink, greTOS, greEncap, greCollect, greIgnoreDF, greFWMark = 1, 9, 14, 18, 19, 20 // IFLA_GRE_LINK, _TOS, _ENCAP_TYPE …
+
+	greKey           = 0x2000 // GRE_KEY
+	ignoreEncapLimit = 1      // IP6_TNL_F_IGN_ENCAP_LIMIT
+	inet6AddrGenMode = 8      // IFLA_INET6_ADDR_GEN_MODE
+	inet6AddrGenNone = 1      // IN6_ADDR_GEN_MODE_NONE
+)
+
+// AddTunnel makes the device of a tunnel, down and without an address. The kernel answers EEXIST if the name or the index is
+// taken, or another device has a tunnel between these hosts with this key. Without the module it fails with a
+// rtnl.NoModuleError.
+func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
+	replies, err := c.conn.Batch(t.request(name, index), aliasRequest(index, alias), noAddressRequest(index))
+	for i := 0; err == nil && i < len(replies); i++ {
+		if i == 2 && (errors.Is(replies[i].Err, unix.EAFNOSUPPORT) || errors.Is(replies[i].Err, unix.EOPNOTSUPP)) { // no IPv6 on this host
+			continue
+		}
+		err = replies[i].Err
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		module := ModuleGRE
+		if t.Kind() == GRE6 {
+			module = Module6
+		}
+		err = &rtnl.NoModuleError{Module: module}
+	}
+	if err != nil {
+		return fmt.Errorf("add tunnel %s to %s: %w", name, t.Remote, err)
+	}
+	return nil
+}
+
+func (t Tunnel) request(name string, index int) *nl.NetlinkRequest {
+	r := addRequest(index, false)
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(t.Kind()))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	key := binary.BigEndian.AppendUint32(nil, t.Key)
+	for _, flags := range []int{greIFlags, greOFlags} {
+		data.AddRtAttr(flags, binary.BigEndian.AppendUint16(nil, greKey))
+	}
+	data.AddRtAttr(greIKey, key)
+	data.AddRtAttr(greOKey, key)
+	data.AddRtAttr(greLocal, t.Local.AsSlice())
+	data.AddRtAttr(greRemote, t.Remote.AsSlice())
+	data.AddRtAttr(greTTL, []byte{t.TTL})
+	if t.Kind() == GRE6 { // without the flag each packet gets an extension header, which some routers drop
+		data.AddRtAttr(greFlags, nl.Uint32Attr(ignoreEncapLimit))
+	}
+	r.AddData(info)
+	return r
+}
+
+// noAddressRequest keeps IPv6 from giving a device an address.
+func noAddressRequest(index int) *nl.NetlinkRequest {
+	r := ChangeRequest(index)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(inet6AddrGenMode, []byte{inet6AddrGenNone})
+	r.AddData(spec)
+	return r
+}
+
+// greSizes are the sizes of attributes, in bytes.
+var greSizes = map[uint16]int{
+	greIFlags: 2, greOFlags: 2, greIKey: 4, greOKey: 4, greTTL: 1, grePMTU: 1, greFlags: 4, greLink: 4, greTOS: 1, greEncap: 2, greIgnoreDF: 1, greFWMark: 4,
+}
+
+// parseAttr reads the attributes of a tunnel's device.
+func (t *Tunnel) parseAttr(kind uint16, value []byte) error {
+	if size, known := greSizes[kind]; known && len(value) != size {
+		return fmt.Errorf("attribute %d of a tunnel: %d bytes, want %d", kind, len(value), size)
+	}
+	switch kind {
+	case greIFlags, greOFlags:
+		t.other = t.other || binary.BigEndian.Uint16(value) != greKey
+	case greIKey:
+		t.Key = binary.BigEndian.Uint32(value)
+	case greOKey: // comes behind greIKey (ipgre_fill_info of net/ipv4/ip_gre.c)
+		t.other = t.other || binary.BigEndian.Uint32(value) != t.Key
+	case greLocal, greRemote:
+		a, ok := netip.AddrFromSlice(value)
+		if !ok {
+			return fmt.Errorf("attribute %d of a tunnel: %d bytes, want 4 or 16", kind, len(value))
+		}
+		if kind == greLocal {
+			t.Local = a
+		} else {
+			t.Remote = a
+		}
+	case greTTL:
+		t.TTL = value[0]
+	case grePMTU:
+		t.other = t.other || value[0] != 1
+	case greFlags: // the upper half is what the kernel has found out
+		t.other = t.other || binary.NativeEndian.Uint32(value)&0xffff != ignoreEncapLimit
+	case greLink, greTOS, greEncap, greIgnoreDF, greFWMark:
+		t.other = t.other || bytes.ContainsFunc(value, func(r rune) bool { return r != 0 })
+	case greCollect:
+		t.other = true
+	}
+	return nil
+}
+
+// TunnelTraffic counts the packets of a tunnel since it was made.
+type TunnelTraffic struct {
+	Received, Sent uint64
+	Dropped        uint64 // on this host, in place of being sent
+}
+
+// TunnelTraffic returns the counters of tunnels, in the order of their ifindexes. They are zero for what is not there.
+func (c *Conn) TunnelTraffic(indexes ...int) (all []TunnelTraffic, err error) {
+	err = rtnl.Each(c.conn, indexes, GetRequest, func(_ int, r rtnl.Reply) error {
+		var t TunnelTraffic
+		if r.Err == nil {
+			var err error
+			if t, err = unmarshalTraffic(r.Data); err != nil {
+				return err
+			}
+		} else if !errors.Is(r.Err, unix.ENODEV) {
+			return r.Err
+		}
+		all = append(all, t)
+		return nil
+	})
+	return all, err
+}
+
+// unmarshalTraffic reads the beginning of struct rtnl_link_stats64 (linux/if_link.h).
+func unmarshalTraffic(data []byte) (t TunnelTraffic, err error) {
+	const size = 64
+	if len(data) < unix.SizeofIfInfomsg {
+		return t, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)
+	}
+	err = rtnl.Attrs(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
+		if kind != unix.IFLA_STATS64 {
+			return nil
+		}
+		if len(value) < size {
+			return fmt.Errorf("IFLA_STATS64: %d bytes, want at least %d", len(value), size)
+		}
+		number := func(i int) uint64 { return binary.NativeEndian.Uint64(value[8*i:]) }
+		t = TunnelTraffic{Received: number(0), Sent: number(1), Dropped: number(5) + number(7)} // tx_errors, tx_dropped
+		return nil
+	})
+	return t, err
+}

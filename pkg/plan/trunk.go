@@ -1,0 +1,375 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/underlay"
+)
+
+// A bus that spans several hosts has a trunk to each other host, a GRE tunnel. A trunk is one more member: what comes by it is
+// marked with its ifindex and goes to the backplane. Filters give it its frames, because the gateway sends to CAN devices only:
+// one at the end rx of the backplane copies to all trunks what has not come by one. So a frame crosses one trunk at most, and
+// each host reaches all others directly. Gateway rules bring every frame to the members of this host, wherever it comes from.
+//
+// A trunk takes only frames that have the mark of the bus's nftables table, see underlay.Table: without the table, or with
+// another one, it is closed. With the key unprotected there is none, and a trunk takes all.
+//
+// `mirred ingress` must never hand a frame that has come out of a tunnel to a CAN device: can_can_gw_rcv of net/can/gw.c stops
+// the kernel where ip_summed is not what CAN drivers set. On egress, vxcan sets it.
+
+// Bytes that a tunnel with a key adds to a frame: an IPv4 header and a GRE header. IPv6 carries any frame, see RFC 8200.
+const trunkOverhead = 20 + 8
+
+// Trunk is a trunk to be made.
+type Trunk struct {
+	Name, Alias string
+	canlink.Tunnel
+	// ForOthers reports that endpoints that are there want it, and not only the one that is being attached.
+	ForOthers bool
+}
+
+// spanOf is the hosts that endpoints ask for, but for the one that is being attached.
+func spanOf(endpoints []Endpoint, attaching string) config.Span {
+	for i := range endpoints {
+		if e := &endpoints[i]; e.Hub.Span.Hosts != "" && e.Host.Name != attaching {
+			return e.Hub.Span
+		}
+	}
+	return config.Span{}
+}
+
+// span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
+// are what its trunks tell. Those of another one go.
+func (w Want) span(v View) config.Span {
+	switch trunks := v.trunksOf(w.Hub.Name); {
+	case w.Hub.Span.Hosts != "":
+		return w.Hub.Span
+	case w.othersSpan.Hosts != "":
+		return w.othersSpan
+	case len(trunks) > 0 && IsOurHub(v.Link(w.Hub.Name)):
+		_, _, open, _ := ParseTrunk(trunks[0])
+		hosts := []netip.Addr{trunks[0].Tunnel.Local}
+		for _, l := range trunks {
+			_, peer, _, _ := ParseTrunk(l)
+			hosts = append(hosts, peer)
+		}
+		return config.SpanOf(hosts, trunks[0].Tunnel.Key, open)
+	}
+	return config.Span{}
+}
+
+// IsOpen reports whether the trunks of the bus take the packets of everybody.
+func (w Want) IsOpen(v View) bool { return w.span(v).Unprotected }
+
+// Spans reports whether the bus must span several hosts.
+func (w Want) Spans(v View) bool { return w.span(v).Hosts != "" }
+
+// trunksOf returns the trunks of a bus that are there, in the order of their peers.
+func (v View) trunksOf(hub string) (all []canlink.Link) {
+	for _, l := range v.Links {
+		if of, _, _, ok := ParseTrunk(l); ok && of == hub {
+			all = append(all, l)
+		}
+	}
+	slices.SortFunc(all, func(a, b canlink.Link) int { return cmp.Or(a.Tunnel.Remote.Compare(b.Tunnel.Remote), a.Index-b.Index) })
+	return all
+}
+
+// Hosts are the addresses of the hosts that the trunks of a bus connect.
+func (v View) Hosts(hub string) (all []netip.Addr) {
+	for _, l := range v.trunksOf(hub) {
+		_, peer, _, _ := ParseTrunk(l)
+		all = append(all, l.Tunnel.Local, peer)
+	}
+	return all
+}
+
+// HasTrunks reports whether a bus has a trunk.
+func (v View) HasTrunks(hub string) bool { return len(v.trunksOf(hub)) > 0 }
+
+// Peer is another host that a bus spans, and the trunk to it.
+type Peer struct {
+	Address netip.Addr
+	Device  canlink.Link // the zero Link if the trunk is missing
+}
+
+// Peers are the other hosts of a bus: those that are asked for, and those that there are trunks to.
+func (w Want) Peers(v View) (all []Peer) {
+	own := slices.Clone(v.Underlay.Addresses)
+	for _, l := range v.trunksOf(w.Hub.Name) { // an address may go
+		own = append(own, l.Tunnel.Local)
+	}
+	for _, a := range w.span(v).Addresses() {
+		if len(own) > 0 && !slices.Contains(own, a) {
+			all = append(all, Peer{Address: a})
+		}
+	}
+	for _, l := range v.trunksOf(w.Hub.Name) {
+		_, peer, _, _ := ParseTrunk(l)
+		if i := slices.IndexFunc(all, func(p Peer) bool { return p.Address == peer }); i >= 0 {
+			all[i].Device = l
+		} else {
+			all = append(all, Peer{peer, l})
+		}
+	}
+	return all
+}
+
+// trunksThere are the ifindexes of the trunks of the bus.
+func (w Want) trunksThere(v View) (all []uint32) {
+	for _, l := range v.trunksOf(w.Hub.Name) {
+		all = append(all, uint32(l.Index))
+	}
+	return all
+}
+
+// TrunkHooks is where the filters of trunks are: at the backplane's end rx, and at each trunk.
+func (v View) TrunkHooks(hub string) (all []cantc.Hook) {
+	_, rx := config.BackplaneNames(hub)
+	if index := v.Link(rx).Index; index != 0 {
+		all = append(all, spreadHook(uint32(index)))
+	}
+	for _, l := range v.trunksOf(hub) {
+		all = append(all, Hooks(l.Index, true)...)
+	}
+	return all
+}
+
+// spreadHook is where the filter is that copies frames to trunks.
+func spreadHook(rx uint32) cantc.Hook { return hooks(int(rx), FirstPrio)[0] }
+
+// trunkFilters are the filters that connect trunks. The one at rx is the first: it must know a trunk as such before a frame
+// comes by it.
+func trunkFilters(common backplane) (all []cantc.Filter) {
+	if len(common.trunks) == 0 || common.copies {
+		return nil
+	}
+	spread := cantc.Filter{Hook: spreadHook(common.rx), Program: notMarked(common.trunks)}
+	for i, dev := range common.trunks {
+		if i < len(common.trunks)-1 {
+			spread.Actions = append(spread.Actions, cantc.Mirror(int(dev)))
+		} else {
+			spread.Actions = append(spread.Actions, cantc.Copy(int(dev)))
+		}
+	}
+	all = append(all, spread)
+	for _, dev := range common.trunks {
+		first, second := hooks(int(dev), FirstPrio), hooks(int(dev), SecondPrio)
+		all = append(all,
+			// Outside, marks mean something else: those of firewalls and of policy routing.
+			cantc.Filter{Hook: first[1], Program: anyFrame, Actions: []cantc.Action{cantc.MarkOnly(0)}},
+			// What is no CAN frame must not get to the IP stack of this host.
+			cantc.Filter{Hook: second[0], Program: anyFrame, Actions: []cantc.Action{cantc.Drop()}},
+			cantc.Filter{Hook: first[0], Program: common.fromTrunk(), Actions: []cantc.Action{cantc.Mark(dev), cantc.Forward(int(common.tx))}})
+	}
+	return all
+}
+
+// fromTrunk matches the CAN frames that a trunk takes.
+func (b backplane) fromTrunk() []unix.SockFilter {
+	if b.open {
+		return ofProtocol(true)
+	}
+	guarded := marked(underlay.Mark)
+	return slices.Concat(guarded[:1], []unix.SockFilter{{Code: guarded[1].Code, Jt: 1, K: underlay.Mark}, guarded[3]}, ofProtocol(true))
+}
+
+// notMarked matches frames with none of some marks.
+func notMarked(marks []uint32) []unix.SockFilter {
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark}}
+	for i, mark := range marks {
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(marks) - i), K: mark})
+	}
+	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K})
+}
+
+// diffTrunkFilters compares the filters of the trunks that are there, and finds what is left of others.
+func diffTrunkFilters(common backplane, v View, all *differences) {
+	wanted := trunkFilters(common)
+	for _, dev := range append([]uint32{common.rx}, common.trunks...) {
+		var wrong Wiring
+		where := Hooks(int(dev), true)
+		if dev == common.rx {
+			where = []cantc.Hook{spreadHook(dev)}
+		}
+		for _, f := range wanted {
+			held := func(e cantc.Entry) bool {
+				return e.Dev == f.Dev && e.Dir == f.Dir && e.Prio == f.Prio && e.Holds()
+			}
+			if f.Dev == int(dev) && !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
+				wrong.SetFilters = append(wrong.SetFilters, f)
+			}
+		}
+		for _, h := range where {
+			there, ok := v.Filters[h]
+			isWanted := func(f cantc.Filter) bool { return f.Hook == h }
+			if ok && there.Kind == cantc.Kind && !common.copies && !slices.ContainsFunc(wanted, isWanted) {
+				wrong.DeleteFilters = append(wrong.DeleteFilters, h)
+			}
+		}
+		if !wrong.Empty() {
+			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, int(dev), v))
+		}
+	}
+}
+
+// diffSpan compares the trunks of a bus that spans several hosts, and the table that guards them, which must be there first.
+func (w Want) diffSpan(v View, all *differences) {
+	name, span := w.Hub.Name, w.span(v)
+	table := config.TableName(name)
+	unwanted := func(l canlink.Link, why string) {
+		_, peer, _, _ := ParseTrunk(l)
+		all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: %s", peer, why)
+	}
+	if span.Hosts == "" {
+		for _, l := range v.trunksOf(name) {
+			unwanted(l, "nothing on this bus asks for other hosts")
+		}
+		if v.Underlay.Table != "" {
+			all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: nothing on bus %s asks for other hosts", table, name)
+		}
+		return
+	}
+	local, ok := w.local(v, all)
+	if !ok {
+		return
+	}
+	want := underlay.Table{Name: table, Local: local}
+	var trunks differences
+	for _, peer := range span.Addresses() {
+		if peer != local {
+			want.Peers = append(want.Peers, underlay.Source{Address: peer, Device: w.way(peer, v, all)})
+			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: underlay.HopLimit}, v, &trunks)
+		}
+	}
+	switch there := v.Underlay.Table; {
+	case span.Unprotected && there != "":
+		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected", table, name)
+	case span.Unprotected || there == want.Listing():
+	case there == "":
+		all.add(TableMissing, Change{SetTable: &want}, "table inet %s is missing: frames from other hosts are dropped", table)
+	default:
+		all.add(TableWrong, Change{SetTable: &want}, "table inet %s is not as it must be (nft list table inet %[1]s): frames from other hosts may be dropped", table)
+	}
+	*all = append(*all, trunks...)
+	for _, l := range v.trunksOf(name) {
+		if _, peer, _, _ := ParseTrunk(l); peer == local || !slices.Contains(span.Addresses(), peer) {
+			unwanted(l, "it is none of the other hosts "+span.Hosts)
+		}
+	}
+}
+
+// way is the device on the way to another host, or "" if its packets cannot be told from those of others.
+func (w Want) way(peer netip.Addr, v View, all *differences) string {
+	way := v.Underlay.Ways[peer]
+	dev := v.At(way.Dev)
+	switch {
+	case w.span(v).Unprotected:
+	case dev.Name == "":
+		all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
+		return ""
+	case way.Routed:
+		w.spanTrouble(all, TrunkRouted, config.ErrInvalid, "use WireGuard and the addresses of its interfaces, or the key unprotected",
+			"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
+		return ""
+	}
+	mtu := way.MTU
+	if mtu == 0 || dev.MTU != 0 && dev.MTU < mtu {
+		mtu = dev.MTU
+	}
+	if need := canlink.FDMTU + trunkOverhead; peer.Is4() && mtu != 0 && mtu < need {
+		all.name(TrunkMTU, fmt.Sprintf("ip link set %s mtu %d, or more", Quote(dev.Name), need),
+			"the way to %s by %s has MTU %d: CAN FD frames need %d, and are lost", peer, Quote(dev.Name), mtu, need)
+	}
+	return dev.Name
+}
+
+// DiffSpan lists what is there of trunks on a bus that nothing asks for other hosts on, and that has no endpoints.
+func DiffSpan(hub string, v View) []Difference {
+	var all differences
+	w := NewWant(config.Hub{Name: hub}, nil, "")
+	w.diffSpan(v, &all)
+	if common := w.backplane(v); common.rx != 0 && len(common.trunks) == 0 {
+		diffTrunkFilters(common, v, &all)
+	}
+	return all
+}
+
+// spanTrouble adds a difference of trunks that only the administrator can repair. An endpoint that does not ask for other hosts
+// is attached all the same.
+func (w Want) spanTrouble(all *differences, kind Kind, sentinel error, cure, format string, args ...any) {
+	if w.Hub.Span.Hosts != "" {
+		all.refuse(kind, sentinel, cure, format, args...)
+	} else {
+		all.name(kind, cure, format, args...)
+	}
+}
+
+// local is which of the hosts is this one. ok is false where no trunk can be looked at.
+func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
+	name, span := w.Hub.Name, w.span(v)
+	var own []netip.Addr
+	for _, a := range span.Addresses() {
+		if slices.Contains(v.Underlay.Addresses, a) {
+			own = append(own, a)
+		}
+	}
+	list := strings.ReplaceAll(span.Hosts, ",", ", ")
+	switch {
+	case v.Rootless:
+		w.spanTrouble(all, SpanRootless, config.ErrInvalid, "have root make it, and lend it: sudo vxcanctl lend HUB --user USER --hosts HOSTS --bus-id ID",
+			"hub %s: a bus in a user namespace spans no other hosts (hosts)", name)
+		return local, false
+	case w.othersSpan.Hosts != "" && w.othersSpan != span:
+		w.spanTrouble(all, SpanOthers, config.ErrInvalid, "use the same, or remove those containers first",
+			"hub %s: containers that are there have %s, this network has %s", name, w.othersSpan, span)
+		return local, false
+	case len(own) == 0:
+		w.spanTrouble(all, SpanHosts, ErrNotReady, "add it", "hub %s: none of hosts %s is an address of this host", name, list)
+		return local, false
+	case len(own) > 1:
+		w.spanTrouble(all, SpanHosts, config.ErrInvalid, "leave one of them out", "hub %s: of hosts %s, both %s and %s are addresses of this host", name, list, own[0], own[1])
+		return local, false
+	}
+	return own[0], true
+}
+
+// diffTrunk compares the trunk to one host.
+func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
+	hub, peer := w.Hub.Name, want.Remote
+	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.span(v).Unprotected)
+	l := v.Link(name)
+	for _, other := range v.Links {
+		of, _, _, ours := ParseTrunk(other)
+		switch {
+		case ours && of != hub && other.Tunnel.Key == want.Key:
+			w.spanTrouble(all, TrunkID, config.ErrInvalid, "give each bus a number of its own", "hub %s: bus-id %d is that of hub %s", hub, want.Key, of)
+			return
+		case other.Name != name && other.Kind == want.Kind() && other.Tunnel.Local == want.Local && other.Tunnel.Remote == peer && other.Tunnel.Key == want.Key:
+			w.spanTrouble(all, TrunkID, config.ErrInvalid, "use another number, or ip link del "+Quote(other.Name),
+				"hub %s: device %s of another program has a GRE tunnel to %s with key %d, the bus-id", hub, Quote(other.Name), peer, want.Key)
+			return
+		}
+	}
+	add := Trunk{Name: name, Alias: alias, Tunnel: want, ForOthers: w.othersSpan.Hosts != ""}
+	of, _, _, ours := ParseTrunk(l)
+	switch {
+	case l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0:
+		w.spanTrouble(all, TrunkForeign, config.ErrInvalid, "rename or delete it", "%s is the name of another program's device, and the trunk to %s needs it", name, peer)
+	case l.Index == 0:
+		all.add(TrunkMissing, Change{AddTrunk: &add}, "trunk to %s is missing", peer)
+	case l.Kind != want.Kind() || !l.Tunnel.Equal(want) || l.Alias != alias:
+		all.add(TrunkBroken, Change{Remove: []int{l.Index}, AddTrunk: &add}, "trunk %s to %s is not as it was made (ip -details link show %[1]s)", name, peer)
+	case !l.Up:
+		all.add(TrunkDown, Change{UpLast: []int{l.Index}}, "trunk to %s is down", peer)
+	}
+}

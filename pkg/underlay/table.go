@@ -1,0 +1,373 @@
+package underlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Modules of the kernel that a Table needs.
+const (
+	ModuleTables = "nf_tables"
+	ModuleCT     = "nft_ct"
+)
+
+// Mark is the mark (struct sk_buff) of GRE packets that come from another host of a bus itself. What comes out of a tunnel has
+// the mark of the packet that it was in, and what comes from another network namespace has none.
+const Mark = 0x76786361
+
+// HopLimit is that of outer packets. A packet that arrives with it was forwarded by nobody.
+const HopLimit = 255
+
+// Table is the nftables table of family inet that guards the tunnels of a bus. Each of its rules is about one other host:
+//
+//   - connection tracking does not see the tunnel, because with it a container that sends first could have its host hand it the
+//     packets that are for the host;
+//   - what comes from the other host with the whole hop limit, by the device on the way to it, gets Mark. Packets that a host
+//     forwards or masquerades for a container have a lower one, and those of its own containers come by another device.
+type Table struct {
+	Name  string
+	Local netip.Addr
+	Peers []Source
+}
+
+// Source is where packets of another host come from.
+type Source struct {
+	Address netip.Addr
+	Device  string // "" if there is no way to it: its packets get no mark
+}
+
+// Tables are the nftables of a network namespace.
+type Tables struct{ conn rtnl.Conn }
+
+// On wraps a socket of NETLINK_NETFILTER. nil is that of a kernel that has none.
+func On(conn rtnl.Conn) *Tables { return &Tables{conn} }
+
+// Listing returns a table as the kernel lists it, in one form: names and numbers of what is in it, without handles and
+// counters. It is "" if there is no such table.
+func (t *Tables) Listing(name string) (listing string, err error) {
+	if t.conn == nil {
+		return "", nil
+	}
+	requests := []*nl.NetlinkRequest{message(unix.NFT_MSG_GETTABLE, text(unix.NFTA_TABLE_NAME, name))}
+	for _, c := range chains {
+		requests = append(requests, message(unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, name), text(unix.NFTA_CHAIN_NAME, c.name)))
+	}
+	replies, err := t.conn.Batch(requests...)
+	if err != nil {
+		return "", fmt.Errorf("table %s: %w", name, err)
+	}
+	var lines []string
+	for i, r := range replies {
+		switch {
+		case i == 0 && (errors.Is(r.Err, unix.ENOENT) || errors.Is(r.Err, unix.EINVAL)): // EINVAL: no nf_tables
+			return "", nil
+		case errors.Is(r.Err, unix.ENOENT):
+			continue
+		case r.Err != nil:
+			return "", fmt.Errorf("table %s: %w", name, r.Err)
+		}
+		line, err := describe(map[bool]string{true: "table", false: "chain"}[i == 0], r.Data)
+		if err != nil {
+			return "", fmt.Errorf("table %s: %w", name, err)
+		}
+		lines = append(lines, line)
+	}
+	rules, err := t.rules(name)
+	return strings.Join(append(lines, rules...), "\n"), err
+}
+
+// rules lists the rules of a table, in their order.
+func (t *Tables) rules(name string) (lines []string, err error) {
+	const tries = 10 // a busy firewall does change
+	for range tries {
+		lines = nil
+		_, err = t.conn.Dump(message(unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, name)), func(data []byte) error {
+			line, err := describe("rule", data)
+			lines = append(lines, line)
+			return err
+		})
+		if !errors.Is(err, rtnl.ErrInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rules of table %s: %w", name, err)
+	}
+	return lines, nil
+}
+
+// Set makes a table, in the place of one of its name if there is one. No packet sees something in between. Without the modules
+// it fails with a rtnl.NoModuleError.
+func (t *Tables) Set(table Table) error {
+	named := text(unix.NFTA_TABLE_NAME, table.Name)
+	// The first makes sure that there is one to be deleted.
+	requests := []*nl.NetlinkRequest{create(unix.NFT_MSG_NEWTABLE, named), message(unix.NFT_MSG_DELTABLE, named)}
+	if err := t.transact(append(requests, table.requests()...)); err != nil {
+		return fmt.Errorf("set table %s: %w", table.Name, err)
+	}
+	return nil
+}
+
+// Delete deletes a table. One that is not there is no error.
+func (t *Tables) Delete(name string) error {
+	err := t.transact([]*nl.NetlinkRequest{message(unix.NFT_MSG_DELTABLE, text(unix.NFTA_TABLE_NAME, name))})
+	var missing *rtnl.NoModuleError
+	if err == nil || errors.Is(err, unix.ENOENT) || errors.As(err, &missing) {
+		return nil
+	}
+	return fmt.Errorf("delete table %s: %w", name, err)
+}
+
+func (t *Tables) transact(requests []*nl.NetlinkRequest) error {
+	if t.conn == nil {
+		return &rtnl.NoModuleError{Module: ModuleTables}
+	}
+	edge := func(kind int) *nl.NetlinkRequest {
+		r := nl.NewNetlinkRequest(kind, 0)
+		r.AddData(&nl.Nfgenmsg{ResId: nl.Swap16(unix.NFNL_SUBSYS_NFTABLES)})
+		return r
+	}
+	all := append(append([]*nl.NetlinkRequest{edge(unix.NFNL_MSG_BATCH_BEGIN)}, requests...), edge(unix.NFNL_MSG_BATCH_END))
+	replies, err := t.conn.Batch(all...)
+	if err != nil {
+		return err
+	}
+	for i, r := range replies {
+		switch {
+		case errors.Is(r.Err, unix.EOPNOTSUPP): // no nf_tables, or not for family inet
+			return &rtnl.NoModuleError{Module: ModuleTables}
+		case errors.Is(r.Err, unix.ENOENT) && bytes.Contains(all[i].Serialize(), []byte("notrack")):
+			return &rtnl.NoModuleError{Module: ModuleCT}
+		case r.Err != nil:
+			return r.Err
+		}
+	}
+	return nil
+}
+
+// Probe reports whether the kernel has what a Table needs, in the network namespace of the socket.
+func (t *Tables) Probe() error {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	if err := t.Set(Table{Name: "vxcan-try", Local: a, Peers: []Source{{Address: b, Device: "lo"}}}); err != nil {
+		return err
+	}
+	return t.Delete("vxcan-try")
+}
+
+// chain is one of a table. Priorities are those of linux/netfilter_ipv4.h: raw is before connection tracking (-200), and the
+// last one behind all that others have there by custom.
+type chain struct {
+	name     string
+	hook     uint32
+	priority int32
+}
+
+const (
+	raw, last = -300, 300
+	accept    = 1 // NF_ACCEPT of linux/netfilter.h
+)
+
+var chains = [...]chain{
+	{"prerouting", unix.NF_INET_PRE_ROUTING, raw}, {"output", unix.NF_INET_LOCAL_OUT, raw}, {"input", unix.NF_INET_LOCAL_IN, last},
+}
+
+// requests makes the table in an empty place.
+func (t Table) requests() []*nl.NetlinkRequest {
+	all := []*nl.NetlinkRequest{create(unix.NFT_MSG_NEWTABLE, text(unix.NFTA_TABLE_NAME, t.Name))}
+	for _, c := range chains {
+		hook := nl.NewRtAttr(unix.NFTA_CHAIN_HOOK, nil)
+		hook.AddRtAttr(unix.NFTA_HOOK_HOOKNUM, number(c.hook))
+		hook.AddRtAttr(unix.NFTA_HOOK_PRIORITY, number(uint32(c.priority)))
+		all = append(all, create(unix.NFT_MSG_NEWCHAIN, text(unix.NFTA_CHAIN_TABLE, t.Name), text(unix.NFTA_CHAIN_NAME, c.name), hook,
+			nl.NewRtAttr(unix.NFTA_CHAIN_POLICY, number(accept)), text(unix.NFTA_CHAIN_TYPE, "filter")))
+	}
+	rule := func(c chain, expressions ...*nl.RtAttr) {
+		list := nl.NewRtAttr(unix.NFTA_RULE_EXPRESSIONS, nil)
+		for _, e := range expressions {
+			list.AddChild(e)
+		}
+		r := create(unix.NFT_MSG_NEWRULE, text(unix.NFTA_RULE_TABLE, t.Name), text(unix.NFTA_RULE_CHAIN, c.name), list)
+		r.Flags |= unix.NLM_F_APPEND
+		all = append(all, r)
+	}
+	for _, p := range t.Peers {
+		rule(chains[0], append(gre(p.Address, t.Local), expression("notrack"))...)
+	}
+	for _, p := range t.Peers {
+		rule(chains[1], append(gre(t.Local, p.Address), expression("notrack"))...)
+	}
+	for _, p := range t.Peers {
+		if p.Device == "" {
+			continue
+		}
+		device := make([]byte, unix.IFNAMSIZ)
+		copy(device, p.Device)
+		match := append(meta(unix.NFT_META_IIFNAME, device), gre(p.Address, t.Local)...)
+		match = append(match, payload(map[bool]uint32{true: 8, false: 7}[t.Local.Is4()], []byte{HopLimit})...)
+		value := nl.NewRtAttr(unix.NFTA_IMMEDIATE_DATA, nil)
+		value.AddRtAttr(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, Mark))
+		rule(chains[2], append(match,
+			expression("immediate", nl.NewRtAttr(unix.NFTA_IMMEDIATE_DREG, number(unix.NFT_REG_1)), value),
+			expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(unix.NFT_META_MARK)), nl.NewRtAttr(unix.NFTA_META_SREG, number(unix.NFT_REG_1))))...)
+	}
+	return all
+}
+
+// gre matches the GRE packets from one host to another. Addresses are at these offsets of struct iphdr and struct ipv6hdr.
+func gre(from, to netip.Addr) []*nl.RtAttr {
+	family, source, destination := byte(unix.NFPROTO_IPV4), uint32(12), uint32(16)
+	if from.Is6() {
+		family, source, destination = unix.NFPROTO_IPV6, 8, 24
+	}
+	return slices.Concat(meta(unix.NFT_META_NFPROTO, []byte{family}), payload(source, from.AsSlice()),
+		meta(unix.NFT_META_L4PROTO, []byte{unix.IPPROTO_GRE}), payload(destination, to.AsSlice()))
+}
+
+// meta matches what the kernel knows of a packet.
+func meta(key uint32, value []byte) []*nl.RtAttr {
+	return []*nl.RtAttr{
+		expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(key)), nl.NewRtAttr(unix.NFTA_META_DREG, number(unix.NFT_REG_1))), equal(value),
+	}
+}
+
+// payload matches bytes of the IP header.
+func payload(offset uint32, value []byte) []*nl.RtAttr {
+	return []*nl.RtAttr{expression("payload",
+		nl.NewRtAttr(unix.NFTA_PAYLOAD_DREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_PAYLOAD_BASE, number(unix.NFT_PAYLOAD_NETWORK_HEADER)),
+		nl.NewRtAttr(unix.NFTA_PAYLOAD_OFFSET, number(offset)), nl.NewRtAttr(unix.NFTA_PAYLOAD_LEN, number(uint32(len(value))))), equal(value)}
+}
+
+// equal compares register 1.
+func equal(value []byte) *nl.RtAttr {
+	data := nl.NewRtAttr(unix.NFTA_CMP_DATA, nil)
+	data.AddRtAttr(unix.NFTA_DATA_VALUE, value)
+	return expression("cmp", nl.NewRtAttr(unix.NFTA_CMP_SREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_CMP_OP, number(unix.NFT_CMP_EQ)), data)
+}
+
+func expression(name string, attrs ...*nl.RtAttr) *nl.RtAttr {
+	e := nl.NewRtAttr(unix.NFTA_LIST_ELEM, nil)
+	e.AddChild(text(unix.NFTA_EXPR_NAME, name))
+	if len(attrs) > 0 {
+		data := e.AddRtAttr(unix.NFTA_EXPR_DATA, nil)
+		for _, a := range attrs {
+			data.AddChild(a)
+		}
+	}
+	return e
+}
+
+// Numbers of nf_tables are big-endian.
+func number(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
+
+func text(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
+
+func message(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|kind, 0)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET, Version: nl.NFNETLINK_V0})
+	for _, a := range attrs {
+		r.AddData(a)
+	}
+	return r
+}
+
+func create(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
+	r := message(kind, attrs...)
+	r.Flags |= unix.NLM_F_CREATE
+	return r
+}
+
+// Listing is that of the kernel once the table is set.
+func (t Table) Listing() string {
+	lines := []string{fmt.Sprintf("table 1=%x 2=%x 3=%x", nl.ZeroTerminated(t.Name), number(0), number(uint32(len(chains))))} // name, flags, use
+	for i, r := range t.requests()[1:] {
+		kind := "rule"
+		if i < len(chains) {
+			kind = "chain"
+		}
+		line, err := describe(kind, r.Serialize()[unix.SizeofNlMsghdr:])
+		if err != nil {
+			panic(err) // of our own bytes
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// compared are the attributes that make a table, a chain or a rule what it is.
+var compared = map[string][]uint16{
+	"table": {unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS, unix.NFTA_TABLE_USE},
+	"chain": {unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE},
+	"rule":  {unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS},
+}
+
+// describe lists the attributes of a message behind struct nfgenmsg that are compared. The order of attributes means nothing,
+// but for that of expressions.
+func describe(kind string, data []byte) (string, error) {
+	if len(data) < nl.SizeofNfgenmsg {
+		return "", fmt.Errorf("nfgenmsg: %d bytes, want at least %d", len(data), nl.SizeofNfgenmsg)
+	}
+	nested := map[uint16]bool{}
+	switch kind {
+	case "chain":
+		nested[unix.NFTA_CHAIN_HOOK] = true
+	case "rule":
+		nested[unix.NFTA_RULE_EXPRESSIONS] = true
+	}
+	var words []string
+	err := rtnl.Attrs(data[nl.SizeofNfgenmsg:], func(attr uint16, value []byte) error {
+		if !slices.Contains(compared[kind], attr) {
+			return nil
+		}
+		word := fmt.Sprintf("%d=%x", attr, value)
+		if nested[attr] {
+			inner, err := describeNested(value, kind == "rule")
+			if err != nil {
+				return err
+			}
+			word = fmt.Sprintf("%d={%s}", attr, inner)
+		}
+		words = append(words, word)
+		return nil
+	})
+	slices.Sort(words)
+	return kind + " " + strings.Join(words, " "), err
+}
+
+// describeNested is describe for attributes in another one; of a list of expressions also for those in these.
+func describeNested(value []byte, list bool) (string, error) {
+	var words []string
+	err := rtnl.Attrs(value, func(attr uint16, value []byte) error {
+		word := fmt.Sprintf("%d=%x", attr, value)
+		if list {
+			var name, inner string
+			err := rtnl.Attrs(value, func(attr uint16, value []byte) (err error) {
+				if attr == unix.NFTA_EXPR_NAME {
+					name = nl.BytesToString(value)
+				} else if attr == unix.NFTA_EXPR_DATA {
+					inner, err = describeNested(value, false)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			word = name + "(" + inner + ")"
+		}
+		words = append(words, word)
+		return nil
+	})
+	if !list {
+		slices.Sort(words)
+	}
+	return strings.Join(words, " "), err
+}

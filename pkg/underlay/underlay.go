@@ -1,0 +1,154 @@
+// Package underlay is what a host has of the IP network that carries its tunnels: addresses and the way to other hosts, which
+// it reads, and a table of nftables that keeps the packets of all others out of the tunnels, which it makes.
+//
+// github.com/google/nftables v0.3.0 was looked at in place of table.go. It brings four modules, has sockets of its own, which
+// tests cannot fail one message of, and returns no more of an error than its text; what it would save is the 90 lines that
+// encode.
+//
+// Kernel: linux/rtnetlink.h, linux/if_addr.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h,
+// net/netfilter/nf_tables_api.c.
+package underlay
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
+)
+
+// Underlay is what one look shows.
+type Underlay struct {
+	Addresses []netip.Addr // of this host
+	Ways      map[netip.Addr]Way
+	Table     string // Listing of the table of the bus; "" if there is none
+}
+
+// Way is how packets get to another host.
+type Way struct {
+	Dev    int  // ifindex; 0 is no way
+	MTU    int  // of the route, in bytes; 0 is that of the device
+	Routed bool // by a gateway
+}
+
+// Read looks at the way to other hosts, which is that of packets from this one's address, the first of hosts that it has.
+func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
+	if u.Addresses, err = addresses(conn); err != nil {
+		return u, fmt.Errorf("list addresses: %w", err)
+	}
+	u.Ways = make(map[netip.Addr]Way, len(hosts))
+	isOwn := func(a netip.Addr) bool { return slices.Contains(u.Addresses, a) }
+	var local netip.Addr
+	if i := slices.IndexFunc(hosts, isOwn); i >= 0 {
+		local = hosts[i]
+	}
+	others := slices.DeleteFunc(slices.Clone(hosts), isOwn)
+	request := func(a netip.Addr) *nl.NetlinkRequest { return wayRequest(local, a) }
+	err = rtnl.Each(conn, others, request, func(a netip.Addr, r rtnl.Reply) error {
+		if errors.Is(r.Err, unix.ENETUNREACH) || errors.Is(r.Err, unix.EHOSTUNREACH) || errors.Is(r.Err, unix.EINVAL) || errors.Is(r.Err, unix.EACCES) {
+			return nil // there is no route, or one that says so
+		} else if r.Err != nil {
+			return fmt.Errorf("look up route to %s: %w", a, r.Err)
+		}
+		way, err := unmarshalWay(r.Data)
+		u.Ways[a] = way
+		return err
+	})
+	return u, err
+}
+
+const ifaddrmsgSize = 8 // struct ifaddrmsg
+
+func addresses(conn rtnl.Conn) (all []netip.Addr, err error) {
+	const tries = 10
+	for range tries {
+		all = nil
+		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
+		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+		_, err = conn.Dump(r, func(data []byte) error {
+			a, err := unmarshalAddress(data)
+			if a.IsValid() {
+				all = append(all, a)
+			}
+			return err
+		})
+		if !errors.Is(err, rtnl.ErrInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
+// unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
+// other end of a link then.
+func unmarshalAddress(b []byte) (a netip.Addr, err error) {
+	if len(b) < ifaddrmsgSize {
+		return a, fmt.Errorf("ifaddrmsg: %d bytes, want at least %d", len(b), ifaddrmsgSize)
+	}
+	local := false
+	err = rtnl.Attrs(b[ifaddrmsgSize:], func(kind uint16, value []byte) error {
+		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !local {
+			own, ok := netip.AddrFromSlice(value)
+			if !ok {
+				return fmt.Errorf("attribute %d: %d bytes, want 4 or 16", kind, len(value))
+			}
+			a, local = own, kind == unix.IFA_LOCAL
+		}
+		return nil
+	})
+	return a, err
+}
+
+// wayRequest asks which way the kernel takes from one address to another. Policy routing may look at both.
+func wayRequest(from, to netip.Addr) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	family := unix.AF_INET6
+	if to.Is4() {
+		family = unix.AF_INET
+	}
+	head := unix.RtMsg{Family: uint8(family), Dst_len: uint8(to.BitLen())}
+	if from.IsValid() {
+		head.Src_len = uint8(from.BitLen())
+	}
+	r.AddData(&nl.RtMsg{RtMsg: head})
+	r.AddData(nl.NewRtAttr(unix.RTA_DST, to.AsSlice()))
+	if from.IsValid() {
+		r.AddData(nl.NewRtAttr(unix.RTA_SRC, from.AsSlice()))
+	}
+	return r
+}
+
+func unmarshalWay(b []byte) (w Way, err error) {
+	if len(b) < unix.SizeofRtMsg {
+		return w, fmt.Errorf("rtmsg: %d bytes, want at least %d", len(b), unix.SizeofRtMsg)
+	}
+	number := func(kind uint16, value []byte, to *int) error {
+		if len(value) != 4 {
+			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))
+		}
+		*to = int(binary.NativeEndian.Uint32(value))
+		return nil
+	}
+	err = rtnl.Attrs(b[unix.SizeofRtMsg:], func(kind uint16, value []byte) error {
+		switch kind {
+		case unix.RTA_OIF:
+			return number(kind, value, &w.Dev)
+		case unix.RTA_GATEWAY, unix.RTA_VIA:
+			w.Routed = true
+		case unix.RTA_METRICS:
+			return rtnl.Attrs(value, func(kind uint16, value []byte) error {
+				if kind == unix.RTAX_MTU {
+					return number(kind, value, &w.MTU)
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	return w, err
+}
