@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
+)
+
+// hosts: one bus over both nodes. Then its hub on the first node is a controller, whose wire pods on the second node reach.
+func hosts(t *testing.T, c *harness.Cluster) {
+	harness.Command(t, "modprobe", "-a", "ip_gre", "slcan")
+	first, second, open := c.Nodes[0], c.Nodes[1], ""
+	if cantest.LacksTables() {
+		open = `,"unprotected":true`
+	}
+	entry := func(keys string) string {
+		return fmt.Sprintf(`{"type":"vxcan",%s,"hosts":[%q,%q],"bus-id":7%s,"capabilities":{"io.kubernetes.cri.pod-annotations":true}}`, keys, first.IP(), second.IP(), open)
+	}
+	configure(t, c, map[string]string{"entry.json": entry(`"hub":"vcan0"`)})
+	again(t, c)
+	talk(t, append(c.Stations(first, dashboards, "vcan0", "can0"), c.Stations(second, dashboards, "vcan0", "can0")...))
+	t.Log(second.Control("status"))
+
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=0")
+	expectOnlyHub(t, c, first)
+	first.Control("remove", "vcan0")
+	adapter := cantest.NewController(t, "can-engine")
+	harness.Command(t, "ip", "link", "set", "can-engine", "netns", first.Name)
+	first.Command("ip", "link", "set", "can-engine", "up")
+	configure(t, c, map[string]string{
+		"entry.json": entry(`"hub":"vcan0"`), first.Name + ".json": entry(`"hub":"can-engine","physical":true`),
+	})
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
+	c.Rollout("deployment/dashboard")
+	awaitSpread(c, 1, 1)
+	wire := adapter.Listen()
+	far, near := c.Stations(second, dashboards, "vcan0", "can0"), c.Stations(first, dashboards, "can-engine", "can0")[1]
+	t.Run("wire", func(t *testing.T) {
+		parties := []harness.Party{{Name: "wire", Listener: wire, Send: adapter.Send}}
+		for _, s := range append(far, near) {
+			parties = append(parties, s.Party(t))
+		}
+		harness.Exchange(t, parties, 20, false)
+	})
+	for _, s := range append(far, near) {
+		if s.IfName == "can0" {
+			s.Netns.Close()
+		}
+	}
+	t.Log(first.Control("status"))
+	t.Log(second.Control("status"))
+
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=0")
+	configure(t, c, map[string]string{"entry.json": `{"type":"vxcan","hub":"vcan0","capabilities":{"io.kubernetes.cri.pod-annotations":true}}`})
+	for _, n := range c.Nodes {
+		c.WaitFor("no pod is on a bus of "+n.Name, func() bool { return !strings.Contains(n.Control("status"), "default/") })
+		n.Control("heal")
+	}
+	second.Control("remove", "vcan0")
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
+	c.Rollout("deployment/dashboard")
+	exchange(t, c, 1, 1)
+}
+
+// configure changes the ConfigMap, and waits until each node has its entry.
+func configure(t *testing.T, c *harness.Cluster, entries map[string]string) {
+	t.Helper()
+	object := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: vxcan, namespace: kube-system}\ndata:\n"
+	for name, entry := range entries {
+		object += fmt.Sprintf("  %s: %q\n", name, entry)
+	}
+	c.Apply(object)
+	for _, n := range c.Nodes {
+		own, ok := entries[n.Name+".json"]
+		if !ok {
+			own = entries["entry.json"]
+		}
+		var entry struct{ Hub string }
+		if err := json.Unmarshal([]byte(own), &entry); err != nil {
+			t.Fatal(err)
+		}
+		has := func(text string) bool {
+			return strings.Contains(text, `"`+entry.Hub+`"`) && strings.Contains(text, "bus-id") == strings.Contains(own, "bus-id")
+		}
+		c.WaitFor(n.Name+" has its entry", func() bool { return has(n.PodNetworkFile()) })
+		c.WaitFor("containerd of "+n.Name+" has loaded it", func() bool { return has(strings.ReplaceAll(n.CNIConfig(), `\"`, `"`)) })
+	}
+}
+
+// again starts the pods of the Deployment again.
+func again(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=0")
+	c.WaitFor("no pod is left", func() bool { return len(c.Pods(dashboards)) == 0 })
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
+	c.Rollout("deployment/dashboard")
+	awaitSpread(c, 1, 1)
+}
