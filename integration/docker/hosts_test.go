@@ -6,8 +6,8 @@ import (
 	"github.com/vxcan/vxcan/integration/harness"
 )
 
-// TestDockerHosts: a network that spans two hosts is one command. Its container is on the bus of both, also after a restart, and the
-// trunk goes with the network.
+// TestDockerHosts: a network that spans two hosts is one command. Its container is on the bus of both, also after a restart,
+// and the trunk goes with the network.
 func TestDockerHosts(t *testing.T) {
 	d := harness.StartDocker(t)
 	far := harness.NewOtherHost(t)

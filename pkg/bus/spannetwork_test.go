@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +29,10 @@ func flood(t *testing.T, frames int, from []port, loses bool, ears ...*cantest.L
 	for i, p := range from {
 		sender := cantest.NewSender(t, p.netns, p.name)
 		go func() {
-			var err error
+			runtime.LockOSThread() // for ever: the thread ends with its goroutine
+			var cpu unix.CPUSet    // a sender that changes its CPU sends out of order, on any bus
+			cpu.Set(i % runtime.NumCPU())
+			err := unix.SchedSetaffinity(0, &cpu)
 			for n := range frames {
 				f := cantest.Frame{ID: uint32(0x100 + i), FD: n%2 > 0, Data: fmt.Sprint(n)}
 				for err = sender.Send(f); errors.Is(err, unix.ENOBUFS); err = sender.Send(f) {

@@ -288,7 +288,7 @@ func create(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
 
 // Listing is that of the kernel once the table is set.
 func (t Table) Listing() string {
-	lines := []string{fmt.Sprintf("table 1=%x 2=%x 3=%x", nl.ZeroTerminated(t.Name), number(0), number(uint32(len(chains))))} // name, flags, use
+	lines := []string{fmt.Sprintf("table %x %x %x", nl.ZeroTerminated(t.Name), number(0), number(uint32(len(chains))))} // name, flags, use
 	for i, r := range t.requests()[1:] {
 		kind := "rule"
 		if i < len(chains) {
@@ -303,71 +303,24 @@ func (t Table) Listing() string {
 	return strings.Join(lines, "\n")
 }
 
-// compared are the attributes that make a table, a chain or a rule what it is.
+// compared are the attributes that make a table, a chain or a rule what it is. The kernel lists what is in them as it was sent.
 var compared = map[string][]uint16{
 	"table": {unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS, unix.NFTA_TABLE_USE},
 	"chain": {unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE},
 	"rule":  {unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS},
 }
 
-// describe lists the attributes of a message behind struct nfgenmsg that are compared. The order of attributes means nothing,
-// but for that of expressions.
+// describe lists the attributes of a message behind struct nfgenmsg that are compared, in the order of their numbers.
 func describe(kind string, data []byte) (string, error) {
 	if len(data) < nl.SizeofNfgenmsg {
 		return "", fmt.Errorf("nfgenmsg: %d bytes, want at least %d", len(data), nl.SizeofNfgenmsg)
 	}
-	nested := map[uint16]bool{}
-	switch kind {
-	case "chain":
-		nested[unix.NFTA_CHAIN_HOOK] = true
-	case "rule":
-		nested[unix.NFTA_RULE_EXPRESSIONS] = true
-	}
-	var words []string
+	words := make([]string, len(compared[kind]))
 	err := rtnl.Attrs(data[nl.SizeofNfgenmsg:], func(attr uint16, value []byte) error {
-		if !slices.Contains(compared[kind], attr) {
-			return nil
+		if i := slices.Index(compared[kind], attr); i >= 0 {
+			words[i] = fmt.Sprintf("%x", value)
 		}
-		word := fmt.Sprintf("%d=%x", attr, value)
-		if nested[attr] {
-			inner, err := describeNested(value, kind == "rule")
-			if err != nil {
-				return err
-			}
-			word = fmt.Sprintf("%d={%s}", attr, inner)
-		}
-		words = append(words, word)
 		return nil
 	})
-	slices.Sort(words)
 	return kind + " " + strings.Join(words, " "), err
-}
-
-// describeNested is describe for attributes in another one; of a list of expressions also for those in these.
-func describeNested(value []byte, list bool) (string, error) {
-	var words []string
-	err := rtnl.Attrs(value, func(attr uint16, value []byte) error {
-		word := fmt.Sprintf("%d=%x", attr, value)
-		if list {
-			var name, inner string
-			err := rtnl.Attrs(value, func(attr uint16, value []byte) (err error) {
-				if attr == unix.NFTA_EXPR_NAME {
-					name = nl.BytesToString(value)
-				} else if attr == unix.NFTA_EXPR_DATA {
-					inner, err = describeNested(value, false)
-				}
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			word = name + "(" + inner + ")"
-		}
-		words = append(words, word)
-		return nil
-	})
-	if !list {
-		slices.Sort(words)
-	}
-	return strings.Join(words, " "), err
 }
