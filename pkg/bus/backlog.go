@@ -44,10 +44,8 @@ func (b *bus) warn(w plan.Want) {
 	if module := b.view.QueueLacks; module != "" {
 		b.notice("all containers share the transmit queue of controller %s: the kernel lacks module %s (%s)", b.name, module, kernelConfig(module))
 	}
-	for _, d := range plan.Diff(w, b.view) {
-		if d.Kind == plan.TrunkNoWay {
-			b.notice("%s", d)
-		}
+	for _, d := range w.Unreached(b.view) {
+		b.notice("%s", d)
 	}
 	b.warnOfBacklog()
 }

@@ -106,7 +106,7 @@ type bus struct {
 	unread error // why it could not even be read, or is of a later version
 
 	span      config.Span // that the request asks for
-	leaving   bool        // the last that asked for other hosts has gone, or the bus goes: the table may be all that is left
+	leaving   bool        // the table may be all that is left of other hosts
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
@@ -274,7 +274,8 @@ func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	if err == nil {
 		u.Table, err = tables.Listing(config.TableName(b.name))
 	}
-	return u, err
+	u.Unread = err // which DEL must not wait for
+	return u, nil
 }
 
 // observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue

@@ -110,7 +110,8 @@ func (b *bus) removeTransient() error {
 // removeDevices takes away what plan.Removal says. removed reports whether there was anything.
 func (b *bus) removeDevices() (removed bool, err error) {
 	c := plan.Removal(b.name, b.view)
-	err = errors.Join(b.k.links.Delete(c.Remove...), b.applyTable(plan.Change{DeleteTable: c.DeleteTable}),
+	// The table first: it is found by the trunks, which are closed without it.
+	err = errors.Join(b.applyTable(plan.Change{DeleteTable: c.DeleteTable}), b.k.links.Delete(c.Remove...),
 		b.k.gw.DeleteJobs(c.Wiring.DeleteJobs...), b.k.tc.Delete(c.Wiring.DeleteFilters...))
 	if hub := b.view.Link(b.name); b.view.Queue.Ours && hub.Index != 0 {
 		return true, errors.Join(err, b.k.tc.DeleteQueue(hub.Index))
@@ -171,7 +172,6 @@ func (h *Host) Remove(ctx context.Context, hub string) error {
 		if len(b.endpoints) > 0 {
 			return fmt.Errorf("%w by %s", ErrInUse, b.users())
 		}
-		b.leaving = true
 		if _, err := b.observe(); err != nil {
 			return err
 		}

@@ -86,6 +86,7 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, correctio
 	if b.unread != nil { // what it says must not be undone
 		return b.unread
 	}
+	b.leaving = true // a call that was killed may have left it
 	corrections, err := b.observe()
 	if err != nil {
 		return err

@@ -328,13 +328,18 @@ func (w *world) set(file, value string) {
 
 // send sends a frame by its own address, or by one that it forges.
 func (a *attacker) send(to, from string, key, id uint32) {
+	a.t.Helper()
+	a.sendPart(to, from, key, id, cantest.Whole)
+}
+
+func (a *attacker) sendPart(to, from string, key, id uint32, part cantest.Part) {
 	if from == "" {
 		from = "172.17.0.2"
 		if strings.Contains(to, ":") {
 			from = "2001:db8:17::2"
 		}
 	}
-	cantest.SendGRE(a.t, a.netns, from, to, key, id)
+	cantest.SendGRE(a.t, a.netns, from, to, key, id, part)
 }
 
 // hears counts the GRE packets that have come in since the last call.
@@ -397,6 +402,10 @@ func TestSpanAttack(t *testing.T) {
 					near.send(h.names[1], h.names[2], 7, id+3)
 					far.send(h.names[0], h.names[1], 7, id+4)
 					far.send(h.names[0], h.names[2], 7, id+5)
+					// Two of them put a packet together: the forged beginning with the whole TTL, and an end that comes by the right device.
+					near.sendPart(h.names[0], h.names[2], 7, id+6, cantest.First)
+					far.sendPart(h.names[0], "", 7, id+6, cantest.First)
+					far.sendPart(h.names[0], "", 7, id+6, cantest.Last)
 				}
 			}
 			attack()
@@ -456,11 +465,11 @@ func TestSpanTable(t *testing.T) {
 			{"flush ruleset", "table inet vxcan-vcan0 is missing: frames from other hosts are dropped", false},
 			{"delete table inet vxcan-vcan0", "table inet vxcan-vcan0 is missing", false},
 			{"flush table inet vxcan-vcan0", "table inet vxcan-vcan0 is not as it must be (nft list table inet vxcan-vcan0)", false},
-			{"flush chain inet vxcan-vcan0 prerouting", "is not as it must be", true},
-			{"delete chain inet vxcan-vcan0 input", "is not as it must be", false},
-			{"add rule inet vxcan-vcan0 input " + match + " meta mark set 0x76786361", "is not as it must be", true},
+			{"flush chain inet vxcan-vcan0 prerouting", "is not as it must be", false},
+			{"delete chain inet vxcan-vcan0 output", "is not as it must be", true},
+			{"add rule inet vxcan-vcan0 prerouting " + match + " meta mark set 0x3163", "is not as it must be", true},
 			{"add table inet vxcan-vcan0 { flags dormant; }", "is not as it must be", false},
-			{"insert rule inet vxcan-vcan0 input drop", "is not as it must be", false},
+			{"insert rule inet vxcan-vcan0 prerouting drop", "is not as it must be", false},
 			{"delete table inet vxcan-vcan0; add table inet vxcan-vcan0 { set mine { type mark; }; chain theirs { }; }", "is not as it must be", false},
 		} {
 			stop, done := make(chan bool), make(chan int)

@@ -49,7 +49,7 @@ func (t *trail) has(index int) bool {
 
 // undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
 // hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
-// the record. It brings back trunks that it has removed. It has a socket of its own, because that of the call may be what has
+// the record. It brings back trunks that it has removed; where none is left, their table goes. It has a socket of its own, because that of the call may be what has
 // failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
@@ -92,6 +92,9 @@ func (b *bus) undo() (retErr error) {
 	}
 	if t.edited || respan { // others have rules for error frames of other hosts
 		_, err := b.observe()
+		if err == nil && t.table && !b.view.HasTrunks(b.name) {
+			err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
+		}
 		if err == nil && (len(b.endpoints) > 0 || b.view.HasTrunks(b.name)) {
 			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
 			_, err = b.mend(true, plan.Diff(want(), b.view), want)
@@ -101,14 +104,10 @@ func (b *bus) undo() (retErr error) {
 	return errors.Join(errs...)
 }
 
-// respan brings back trunks that were removed, and takes away the table: for trunks that are there, it is made again.
+// respan brings back trunks that were removed.
 func (b *bus) respan(t trail) error {
 	b.span = config.Span{}
-	tables, err := b.k.tables()
-	errs := []error{err}
-	if err == nil && t.table {
-		errs = append(errs, tables.Delete(config.TableName(b.name)))
-	}
+	var errs []error
 	for _, l := range t.gone {
 		if there, err := b.k.link(l.Name); err != nil || there.Index != 0 {
 			errs = append(errs, err)

@@ -65,6 +65,7 @@ const (
 	TrunkRouted   Kind = "router on the way to another host"
 	TableMissing  Kind = "table missing"
 	TableWrong    Kind = "table not as it must be"
+	TableUnread   Kind = "table that cannot be read"
 	TableUnwanted Kind = "table not wanted"
 
 	HostEndDown   Kind = "host end down"
@@ -173,7 +174,7 @@ func (d Difference) String() string {
 // beside lists refusals that concern the hub or the other hosts alone. The rest of the bus can still be repaired, for the
 // endpoints that are there.
 var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
-	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted}
+	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 
 // Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not
 // count.

@@ -173,7 +173,7 @@ func onHost(do func(h *host, end *canlink.Link) bool) func(h *host) bool {
 // one, and there are so many that it takes its time.
 func (h *host) lacks(kind Kind) bool {
 	ofTrunks := []Kind{SpanOthers, SpanHosts, TrunkID, TrunkForeign, TrunkMissing, TrunkBroken, TrunkDown, TrunkUnwanted, TrunkMTU,
-		TrunkNoWay, TrunkRouted, TableMissing, TableWrong, TableUnwanted}
+		TrunkNoWay, TrunkRouted, TableMissing, TableWrong, TableUnread, TableUnwanted}
 	hosts := strings.Count(h.hub.Span.Hosts, ",") + 1
 	return slices.Contains(ofTrunks, kind) && hosts == 1 || !slices.Contains(ofTrunks, kind) && hosts == config.MaxHosts
 }
@@ -334,6 +334,7 @@ var damages = []damage{
 		wlan.CAN = false
 		h.v.Underlay.Ways[trunk.Tunnel.Remote] = underlay.Way{Dev: wlan.Index}
 	}), repaired, false},
+	{TableUnread, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table, h.v.Underlay.Unread = "", errors.New("no answer") }), refused, false},
 	{TableUnwanted, func(h *host) bool {
 		h.v.Underlay.Table = "anything"
 		return h.hub.Span.Unprotected
@@ -353,7 +354,13 @@ var damages = []damage{
 		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
 		way.Routed = true
 		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
+		h.v.Underlay.Table = "" // else it is so for a moment
 	}), refused, false},
+	{TrunkNoWay, onTable(func(h *host, trunk *canlink.Link) {
+		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
+		way.Routed = true
+		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
+	}), named, false},
 	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) { h.addTrunk("vcan5", trunk.Tunnel) }), refused, false},
 	{TrunkID, onSpan(func(h *host, trunk *canlink.Link) {
 		h.addLink(canlink.Link{Name: "gre5", Kind: trunk.Kind, Tunnel: trunk.Tunnel}).CAN = false

@@ -231,11 +231,11 @@ func (w Want) diffSpan(v View, all *differences) {
 		all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: %s", peer, why)
 	}
 	if span.Hosts == "" {
-		for _, l := range v.trunksOf(name) {
-			unwanted(l, "nothing on this bus asks for other hosts")
-		}
 		if v.Underlay.Table != "" {
 			all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: nothing on bus %s asks for other hosts", table, name)
+		}
+		for _, l := range v.trunksOf(name) { // by which a table is found
+			unwanted(l, "nothing on this bus asks for other hosts")
 		}
 		return
 	}
@@ -243,17 +243,19 @@ func (w Want) diffSpan(v View, all *differences) {
 	if !ok {
 		return
 	}
-	want := underlay.Table{Name: table, Local: local}
+	want := underlay.Table{Name: table, Local: local, Key: span.BusID}
 	var trunks differences
 	for _, peer := range span.Addresses() {
 		if peer != local {
-			want.Peers = append(want.Peers, underlay.Source{Address: peer, Device: w.way(peer, v, all)})
+			want.Peers = append(want.Peers, underlay.Source{Address: peer, Device: w.way(want, peer, v, all)})
 			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: underlay.HopLimit}, v, &trunks)
 		}
 	}
 	switch there := v.Underlay.Table; {
 	case span.Unprotected && there != "":
 		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected", table, name)
+	case v.Underlay.Unread != nil && !span.Unprotected:
+		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+name, "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
 	case span.Unprotected || there == want.Listing():
 	case there == "":
 		all.add(TableMissing, Change{SetTable: &want}, "table inet %s is missing: frames from other hosts are dropped", table)
@@ -268,14 +270,25 @@ func (w Want) diffSpan(v View, all *differences) {
 	}
 }
 
-// way is the device on the way to another host, or "" if its packets cannot be told from those of others.
-func (w Want) way(peer netip.Addr, v View, all *differences) string {
+// way is the device on the way to another host, or "" if its packets cannot be told from those of others. A network that is away
+// for a moment takes no rule out of the table.
+func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
+	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed) {
+		i := slices.IndexFunc(v.Links, func(l canlink.Link) bool {
+			return t.Has(v.Underlay.Table, underlay.Source{Address: peer, Device: l.Name})
+		})
+		if i >= 0 || dev.Name == "" {
+			all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
+		}
+		if i >= 0 {
+			return v.Links[i].Name
+		}
+	}
 	switch {
 	case w.span(v).Unprotected:
 	case dev.Name == "":
-		all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
 		return ""
 	case way.Routed:
 		w.spanTrouble(all, TrunkRouted, config.ErrInvalid, "use WireGuard and the addresses of its interfaces, or the key unprotected",
@@ -291,6 +304,13 @@ func (w Want) way(peer netip.Addr, v View, all *differences) string {
 			"the way to %s by %s has MTU %d: CAN FD frames need %d, and are lost", peer, Quote(dev.Name), mtu, need)
 	}
 	return dev.Name
+}
+
+// Unreached lists the other hosts that there is no way to.
+func (w Want) Unreached(v View) []Difference {
+	var all differences
+	w.diffSpan(v, &all)
+	return slices.DeleteFunc(all, func(d Difference) bool { return d.Kind != TrunkNoWay })
 }
 
 // DiffSpan lists what is there of trunks on a bus that nothing asks for other hosts on, and that has no endpoints.

@@ -22,21 +22,26 @@ const (
 )
 
 // Mark is the mark (struct sk_buff) of GRE packets that come from another host of a bus itself. What comes out of a tunnel has
-// the mark of the packet that it was in, and what comes from another network namespace has none.
-const Mark = 0x76786361
+// the mark of the packet that it was in, and what comes from another network namespace has none. Programs that clear bits of
+// marks on the way leave these alone: kube-proxy has 0xc000, Calico and Tailscale 0xffff0000, the VPC plugin of AWS 0x80, and
+// Cilium does not have 0x1 in 0xf00.
+const Mark = 0x3163
 
 // HopLimit is that of outer packets. A packet that arrives with it was forwarded by nobody.
 const HopLimit = 255
 
-// Table is the nftables table of family inet that guards the tunnels of a bus. Each of its rules is about one other host:
+// Table is the nftables table of family inet that guards the tunnels of a bus. Each of its rules is about the GRE packets with
+// the bus's key between this host and another one:
 //
-//   - connection tracking does not see the tunnel, because with it a container that sends first could have its host hand it the
-//     packets that are for the host;
-//   - what comes from the other host with the whole hop limit, by the device on the way to it, gets Mark. Packets that a host
-//     forwards or masquerades for a container have a lower one, and those of its own containers come by another device.
+//   - what comes with the whole hop limit, by the device on the way to the other host, gets Mark. Packets that a host forwards or
+//     masquerades for a container have a lower one, and those of its own containers come by another device. It must be no
+//     fragment, and is looked at before fragments are put together: the whole has the hop limit of one and the device of another;
+//   - connection tracking does not see it, because with that a container that sends first could have its host hand it the packets
+//     that are for the host.
 type Table struct {
 	Name  string
 	Local netip.Addr
+	Key   uint32
 	Peers []Source
 }
 
@@ -158,14 +163,13 @@ func (t *Tables) transact(requests []*nl.NetlinkRequest) error {
 // Probe reports whether the kernel has what a Table needs, in the network namespace of the socket.
 func (t *Tables) Probe() error {
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	if err := t.Set(Table{Name: "vxcan-try", Local: a, Peers: []Source{{Address: b, Device: "lo"}}}); err != nil {
+	if err := t.Set(Table{Name: "vxcan-try", Local: a, Key: 1, Peers: []Source{{Address: b, Device: "lo"}}}); err != nil {
 		return err
 	}
 	return t.Delete("vxcan-try")
 }
 
-// chain is one of a table. Priorities are those of linux/netfilter_ipv4.h: raw is before connection tracking (-200), and the
-// last one behind all that others have there by custom.
+// chain is one of a table. Priorities are those of linux/netfilter_ipv4.h: before defragmentation, and before connection tracking.
 type chain struct {
 	name     string
 	hook     uint32
@@ -173,12 +177,12 @@ type chain struct {
 }
 
 const (
-	raw, last = -300, 300
-	accept    = 1 // NF_ACCEPT of linux/netfilter.h
+	rawBeforeDefrag, raw = -450, -300
+	accept               = 1 // NF_ACCEPT of linux/netfilter.h
 )
 
 var chains = [...]chain{
-	{"prerouting", unix.NF_INET_PRE_ROUTING, raw}, {"output", unix.NF_INET_LOCAL_OUT, raw}, {"input", unix.NF_INET_LOCAL_IN, last},
+	{"prerouting", unix.NF_INET_PRE_ROUTING, rawBeforeDefrag}, {"output", unix.NF_INET_LOCAL_OUT, raw},
 }
 
 // requests makes the table in an empty place.
@@ -191,47 +195,68 @@ func (t Table) requests() []*nl.NetlinkRequest {
 		all = append(all, create(unix.NFT_MSG_NEWCHAIN, text(unix.NFTA_CHAIN_TABLE, t.Name), text(unix.NFTA_CHAIN_NAME, c.name), hook,
 			nl.NewRtAttr(unix.NFTA_CHAIN_POLICY, number(accept)), text(unix.NFTA_CHAIN_TYPE, "filter")))
 	}
-	rule := func(c chain, expressions ...*nl.RtAttr) {
+	rule := func(c chain, expressions ...[]*nl.RtAttr) {
 		list := nl.NewRtAttr(unix.NFTA_RULE_EXPRESSIONS, nil)
-		for _, e := range expressions {
+		for _, e := range slices.Concat(expressions...) {
 			list.AddChild(e)
 		}
 		r := create(unix.NFT_MSG_NEWRULE, text(unix.NFTA_RULE_TABLE, t.Name), text(unix.NFTA_RULE_CHAIN, c.name), list)
 		r.Flags |= unix.NLM_F_APPEND
 		all = append(all, r)
 	}
-	for _, p := range t.Peers {
-		rule(chains[0], append(gre(p.Address, t.Local), expression("notrack"))...)
+	ip := ipv4
+	if t.Local.Is6() {
+		ip = ipv6
+	}
+	// struct gre_base_hdr of net/gre.h, with a key (GRE_KEY) and nothing else that is optional.
+	keyed := append(payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, []byte{0x20, 0}), payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 4, number(t.Key))...)
+	protocol, isGRE := meta(unix.NFT_META_NFPROTO, []byte{ip.family}), meta(unix.NFT_META_L4PROTO, []byte{unix.IPPROTO_GRE})
+	field := func(offset uint32, value []byte) []*nl.RtAttr {
+		return payload(unix.NFT_PAYLOAD_NETWORK_HEADER, offset, value)
 	}
 	for _, p := range t.Peers {
-		rule(chains[1], append(gre(t.Local, p.Address), expression("notrack"))...)
-	}
-	for _, p := range t.Peers {
-		if p.Device == "" {
-			continue
+		source, destination := field(ip.source, p.Address.AsSlice()), field(ip.destination, t.Local.AsSlice())
+		if p.Device != "" {
+			device := make([]byte, unix.IFNAMSIZ)
+			copy(device, p.Device)
+			match := [][]*nl.RtAttr{meta(unix.NFT_META_IIFNAME, device), protocol, source, field(6, ip.direct), destination}
+			if t.Local.Is4() { // that of IPv6 is in direct
+				match = append(match, isGRE)
+			}
+			rule(chains[0], append(match, keyed, setMark())...)
 		}
-		device := make([]byte, unix.IFNAMSIZ)
-		copy(device, p.Device)
-		match := append(meta(unix.NFT_META_IIFNAME, device), gre(p.Address, t.Local)...)
-		match = append(match, payload(map[bool]uint32{true: 8, false: 7}[t.Local.Is4()], []byte{HopLimit})...)
-		value := nl.NewRtAttr(unix.NFTA_IMMEDIATE_DATA, nil)
-		value.AddRtAttr(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, Mark))
-		rule(chains[2], append(match,
-			expression("immediate", nl.NewRtAttr(unix.NFTA_IMMEDIATE_DREG, number(unix.NFT_REG_1)), value),
-			expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(unix.NFT_META_MARK)), nl.NewRtAttr(unix.NFTA_META_SREG, number(unix.NFT_REG_1))))...)
+		rule(chains[0], protocol, source, isGRE, destination, keyed, notrack())
+	}
+	for _, p := range t.Peers {
+		rule(chains[1], protocol, field(ip.source, t.Local.AsSlice()), isGRE, field(ip.destination, p.Address.AsSlice()), keyed, notrack())
 	}
 	return all
 }
 
-// gre matches the GRE packets from one host to another. Addresses are at these offsets of struct iphdr and struct ipv6hdr.
-func gre(from, to netip.Addr) []*nl.RtAttr {
-	family, source, destination := byte(unix.NFPROTO_IPV4), uint32(12), uint32(16)
-	if from.Is6() {
-		family, source, destination = unix.NFPROTO_IPV6, 8, 24
-	}
-	return slices.Concat(meta(unix.NFT_META_NFPROTO, []byte{family}), payload(source, from.AsSlice()),
-		meta(unix.NFT_META_L4PROTO, []byte{unix.IPPROTO_GRE}), payload(destination, to.AsSlice()))
+// header is where struct iphdr or struct ipv6hdr has what rules look at.
+type header struct {
+	family              byte
+	source, destination uint32
+	// direct is what is from byte 6 on in a packet that nobody has forwarded and that is no fragment. IPv4: that it must not become
+	// one (tunnels say so), and the hop limit. IPv6: the next header, which is GRE's, and the hop limit.
+	direct []byte
 }
+
+var (
+	ipv4 = header{unix.NFPROTO_IPV4, 12, 16, []byte{0x40, 0, HopLimit}}
+	ipv6 = header{unix.NFPROTO_IPV6, 8, 24, []byte{unix.IPPROTO_GRE, HopLimit}}
+)
+
+func setMark() []*nl.RtAttr {
+	value := nl.NewRtAttr(unix.NFTA_IMMEDIATE_DATA, nil)
+	value.AddRtAttr(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, Mark))
+	return []*nl.RtAttr{
+		expression("immediate", nl.NewRtAttr(unix.NFTA_IMMEDIATE_DREG, number(unix.NFT_REG_1)), value),
+		expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(unix.NFT_META_MARK)), nl.NewRtAttr(unix.NFTA_META_SREG, number(unix.NFT_REG_1))),
+	}
+}
+
+func notrack() []*nl.RtAttr { return []*nl.RtAttr{expression("notrack")} }
 
 // meta matches what the kernel knows of a packet.
 func meta(key uint32, value []byte) []*nl.RtAttr {
@@ -240,10 +265,10 @@ func meta(key uint32, value []byte) []*nl.RtAttr {
 	}
 }
 
-// payload matches bytes of the IP header.
-func payload(offset uint32, value []byte) []*nl.RtAttr {
+// payload matches bytes of a header.
+func payload(base, offset uint32, value []byte) []*nl.RtAttr {
 	return []*nl.RtAttr{expression("payload",
-		nl.NewRtAttr(unix.NFTA_PAYLOAD_DREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_PAYLOAD_BASE, number(unix.NFT_PAYLOAD_NETWORK_HEADER)),
+		nl.NewRtAttr(unix.NFTA_PAYLOAD_DREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_PAYLOAD_BASE, number(base)),
 		nl.NewRtAttr(unix.NFTA_PAYLOAD_OFFSET, number(offset)), nl.NewRtAttr(unix.NFTA_PAYLOAD_LEN, number(uint32(len(value))))), equal(value)}
 }
 
@@ -301,6 +326,13 @@ func (t Table) Listing() string {
 		lines = append(lines, line)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Has reports whether a listing has the rule by which packets of another host get Mark.
+func (t Table) Has(listing string, from Source) bool {
+	t.Peers = []Source{from}
+	rules := strings.Split(t.Listing(), "\n")[1+len(chains):]
+	return listing != "" && slices.Contains(strings.Split(listing, "\n"), rules[0])
 }
 
 // compared are the attributes that make a table, a chain or a rule what it is. The kernel lists what is in them as it was sent.

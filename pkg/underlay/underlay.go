@@ -27,6 +27,7 @@ type Underlay struct {
 	Addresses []netip.Addr // of this host
 	Ways      map[netip.Addr]Way
 	Table     string // Listing of the table of the bus; "" if there is none
+	Unread    error  // why Table could not be listed
 }
 
 // Way is how packets get to another host.

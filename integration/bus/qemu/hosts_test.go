@@ -68,11 +68,11 @@ func TestHostsGuarded(t *testing.T) {
 	ear := cantest.Listen(t, a.Netns, "can0")
 	attack := func() {
 		for _, from := range []string{"172.17.2.2", there} {
-			cantest.SendGRE(t, beyond.Netns, from, here, 7, 0x600)
+			cantest.SendGRE(t, beyond.Netns, from, here, 7, 0x600, cantest.Whole)
 		}
-		cantest.SendGRE(t, near.Netns, there, here, 7, 0x601)
+		cantest.SendGRE(t, near.Netns, there, here, 7, 0x601, cantest.Whole)
 		for _, from := range []string{"172.17.1.2", here} {
-			cantest.SendGRE(t, near.Netns, from, there, 7, 0x602)
+			cantest.SendGRE(t, near.Netns, from, there, 7, 0x602, cantest.Whole)
 		}
 	}
 	attack() // nothing but this host has a bus
