@@ -523,6 +523,33 @@ func TestSpanTable(t *testing.T) {
 			w.expectExactlyOnce(ports...)
 		}
 		h.expectWhole()
+		if !ipv6 { // an address of IPv6 goes with the wire, and then ADD is refused
+			h.away(ports)
+		}
+	}
+}
+
+// away: the wire is away while a container starts. The table stays as it is, and when the wire is back, so are the other hosts.
+func (h *hosts) away(ports []port) {
+	h.t.Helper()
+	w := h.worlds[0]
+	want := w.inventory().tables
+	w.run("ip link set eth0 down")
+	if err := w.attachRequest(h.request("away", w.crowd)); err != nil {
+		h.t.Errorf("the wire is away: %v", err)
+	}
+	if got := w.inventory().tables; got != want {
+		h.t.Errorf("the wire is away: table\n%s\nwant\n%s", got, want)
+	}
+	w.run("ip link set eth0 up")
+	ear, sender := cantest.Listen(h.t, ports[1].netns, ports[1].name), cantest.NewSender(h.t, ports[3].netns, ports[3].name)
+	defer ear.Close()
+	defer sender.Close()
+	for deadline := time.Now().Add(20 * time.Second); ear.Total() == 0; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatal("the wire is back, and nothing is heard")
+		}
+		_ = sender.Send(cantest.Frame{ID: 0x100})
 	}
 }
 
@@ -601,6 +628,15 @@ func TestSpanLeaves(t *testing.T) {
 	w.do(func() error { return w.host.Remove(context.Background(), "vcan0") })
 	if got := left(); got != "trunks false table false" {
 		t.Errorf("removed: %s", got)
+	}
+	if !h.open { // as a call leaves it that is killed
+		if err := w.attachRequest(with("vcan0", "silent", config.Span{})); err != nil {
+			t.Fatal(err)
+		}
+		w.run("nft add table inet vxcan-vcan0")
+		if done := w.heal("vcan0"); len(done) == 0 || left() != "trunks false table false" {
+			t.Errorf("a table alone: heal: %q, %s", done, left())
+		}
 	}
 }
 
