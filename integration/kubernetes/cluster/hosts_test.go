@@ -30,7 +30,7 @@ func hosts(t *testing.T, c *harness.Cluster) {
 	first.Control("remove", "vcan0")
 	adapter := cantest.NewController(t, "can-engine")
 	harness.Command(t, "ip", "link", "set", "can-engine", "netns", first.Name)
-	first.Command("ip", "link", "set", "can-engine", "up")
+	first.Command("ip", "link", "set", "can-engine", "txqueuelen", "1000", "up") // all send at once
 	configure(t, c, map[string]string{
 		"entry.json": entry(`"hub":"vcan0"`), first.Name + ".json": entry(`"hub":"can-engine","physical":true`),
 	})
