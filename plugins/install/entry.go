@@ -29,7 +29,7 @@ func (o options) entryOfNode() string {
 		return o.entry
 	}
 	own := filepath.Join(filepath.Dir(o.entry), filepath.Base(o.node)+".json")
-	if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) { // who cannot be read is not replaced by another one
+	if _, err := os.Stat(own); errors.Is(err, fs.ErrNotExist) { // one that cannot be read is not replaced by another
 		return o.entry
 	}
 	return own

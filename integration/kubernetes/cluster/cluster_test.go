@@ -16,6 +16,7 @@ const dashboards = "app=dashboard"
 // TestCluster: on two nodes vxcan is installed, used, replaced and taken away, as the page of conflist/kubernetes says. Each
 // part goes on with the cluster as the part before has left it.
 func TestCluster(t *testing.T) {
+	harness.FreshHost(t)
 	c := harness.NewCluster(t, harness.K3sDirs, 2)
 	c.Run("K3s", func(t *testing.T) {
 		tooEarly(t, c)
