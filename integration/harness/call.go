@@ -147,3 +147,19 @@ func (c Call) Fails(t testing.TB, verb string, code uint, words ...string) {
 
 // HostIf is the host end of an ADD's result: the last but one interface.
 func HostIf(r *types100.Result) string { return r.Interfaces[len(r.Interfaces)-2].Name }
+
+// startDaemon starts a program whose output goes to the end of a file.
+func startDaemon(t testing.TB, log string, args ...string) *exec.Cmd {
+	t.Helper()
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = f, f
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}

@@ -208,22 +208,6 @@ func (c *Cluster) StopPart(name string) {
 	delete(c.parts, name)
 }
 
-// startDaemon starts a program whose output goes to the end of a file.
-func startDaemon(t testing.TB, log string, args ...string) *exec.Cmd {
-	t.Helper()
-	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = f, f
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd
-}
-
 // end shows the logs of a test that failed, and takes everything away.
 func (c *Cluster) end() {
 	if c.T.Failed() {
@@ -237,7 +221,7 @@ func (c *Cluster) end() {
 		}
 	}
 	for _, n := range c.Nodes {
-		n.powerOff()
+		n.PowerOff()
 	}
 	for name := range c.parts {
 		c.StopPart(name)

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -36,14 +34,13 @@ var ownDirs = []string{
 
 // ClusterNode is a node of a cluster: containerd and a kubelet.
 type ClusterNode struct {
-	*Containerd // of which only what asks the daemon is used
+	*Containerd // whose Start and End are not for a node
 	Name        string
 	Netns       ns.NetNS
 	c           *Cluster
 	number      int
 	dirs        CNIDirs
 	holder      *exec.Cmd // of the mount namespace
-	daemon      *exec.Cmd
 	kubelet     *exec.Cmd
 }
 
@@ -145,7 +142,7 @@ func (n *ClusterNode) WritePodNetwork() {
 // Become makes the node one of another distribution, with its directories.
 func (n *ClusterNode) Become(dirs CNIDirs) {
 	n.T.Helper()
-	n.StopContainerd()
+	n.Stop()
 	n.dirs = dirs
 	n.fillPlugins()
 	n.StartContainerd()
@@ -156,26 +153,11 @@ func (n *ClusterNode) StartContainerd() {
 	n.T.Helper()
 	Write(n.T, n.Dir+"/containerd.toml", containerdConfig(n.dirs))
 	n.daemon = startDaemon(n.T, n.Dir+"/log", n.In("containerd", "--config", n.Dir+"/containerd.toml")...)
-	conn, err := grpc.NewClient("unix://"+n.own(containerdSocket), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(inTime))
-	if err != nil {
-		n.T.Fatal(err)
-	}
-	n.conn, n.CRI = conn, cri.NewRuntimeServiceClient(conn)
+	n.connect(n.own(containerdSocket))
 	n.c.WaitFor("containerd of "+n.Name, func() bool {
 		_, err := n.CRI.Version(n.T.Context(), &cri.VersionRequest{})
 		return err == nil
 	})
-}
-
-// StopContainerd stops it; its pods run on.
-func (n *ClusterNode) StopContainerd() {
-	n.T.Helper()
-	if n.conn != nil {
-		_ = n.conn.Close()
-		n.conn = nil
-	}
-	stop(n.T, &n.daemon, syscall.SIGTERM)
 }
 
 // loadImages gives the node what a registry would.
@@ -247,10 +229,6 @@ func makeCgroup(t testing.TB, name string) {
 // PowerOff is a loss of power: every process of the node is killed, and its network is gone.
 func (n *ClusterNode) PowerOff() {
 	n.T.Helper()
-	n.powerOff()
-}
-
-func (n *ClusterNode) powerOff() {
 	if n.T.Failed() {
 		out, _ := Try("sh", "-c", "grep -E '^E' "+n.Dir+"/kubelet.log | tail -n 15; tail -n 8 "+n.Dir+"/log "+n.Dir+"/holder.log")
 		n.T.Logf("%s:\n%s", n.Name, out)

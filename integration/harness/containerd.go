@@ -87,24 +87,9 @@ func containerdConfig(dirs CNIDirs) string {
 // Start starts the daemon and waits until it answers.
 func (c *Containerd) Start() {
 	c.T.Helper()
-	log, err := os.OpenFile(c.Dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		c.T.Fatal(err)
-	}
-	defer log.Close()
-	daemon := exec.Command("containerd", "--config", c.Dir+"/config.toml")
-	daemon.Stdout, daemon.Stderr = log, log
-	if err := daemon.Start(); err != nil {
-		c.T.Fatal(err)
-	}
-	c.daemon = daemon
-	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(inTime))
-	if err != nil {
-		c.T.Fatal(err)
-	}
-	c.conn = conn
-	c.CRI = cri.NewRuntimeServiceClient(conn)
+	c.daemon = startDaemon(c.T, c.Dir+"/log", "containerd", "--config", c.Dir+"/config.toml")
+	c.connect(containerdSocket)
+	var err error
 	for range 200 {
 		if _, err = c.CRI.Version(c.T.Context(), &cri.VersionRequest{}); err == nil {
 			return
@@ -112,6 +97,16 @@ func (c *Containerd) Start() {
 		time.Sleep(200 * time.Millisecond)
 	}
 	c.T.Fatalf("containerd does not answer: %v\n%s", err, c.LastWords())
+}
+
+// connect has calls go to a socket.
+func (c *Containerd) connect(socket string) {
+	c.T.Helper()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(inTime))
+	if err != nil {
+		c.T.Fatal(err)
+	}
+	c.conn, c.CRI = conn, cri.NewRuntimeServiceClient(conn)
 }
 
 // inTime limits every call.

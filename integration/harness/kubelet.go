@@ -131,17 +131,7 @@ func showClockSpeed(t testing.TB, file string) {
 // StartKubelet starts the kubelet.
 func (n *Node) StartKubelet() {
 	n.T.Helper()
-	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		n.T.Fatal(err)
-	}
-	defer log.Close()
-	cmd := exec.Command(BinDir(n.T)+"/kube", "kubelet", "--config="+n.Dir+"/kubelet.yaml", "--hostname-override="+nodeName)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		n.T.Fatal(err)
-	}
-	n.kubelet = cmd
+	n.kubelet = startDaemon(n.T, n.log, BinDir(n.T)+"/kube", "kubelet", "--config="+n.Dir+"/kubelet.yaml", "--hostname-override="+nodeName)
 }
 
 // StopKubelet ends the kubelet; its pods run on.

@@ -64,11 +64,11 @@ func (l *labeller) keep(ctx context.Context) error {
 		switch {
 		case err == nil, errors.Is(err, errNotReady):
 			said, wait = "", l.poll
-		case ctx.Err() == nil && err.Error() != said:
-			said = err.Error()
-			slog.Warn(config.OneLine(err), "node", l.node)
 		default:
-			wait = min(2*wait, labelAgain)
+			if ctx.Err() == nil && err.Error() != said {
+				slog.Warn(config.OneLine(err), "node", l.node)
+			}
+			said, wait = err.Error(), min(2*wait, labelAgain)
 		}
 		select {
 		case <-ctx.Done():

@@ -27,7 +27,7 @@ func serveMetrics(ctx context.Context, address string, host looker) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", &metricsHandler{host: host, turn: make(chan struct{}, 1)})
 	server := http.Server{
-		Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout + 2*answerTimeout, IdleTimeout: requestTimeout,
+		Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout + 2*answerTimeout, IdleTimeout: requestTimeout, MaxHeaderBytes: 8 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stopped := context.AfterFunc(ctx, func() { server.Close() })
