@@ -106,7 +106,7 @@ type bus struct {
 	unread error // why it could not even be read, or is of a later version
 
 	span      config.Span // that the request asks for
-	leaving   bool        // the table may be all that is left of other hosts
+	leaving   bool        // a table may be all that is left of other hosts
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
@@ -263,12 +263,14 @@ func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 		hosts = append(hosts, b.endpoints[i].Hub.Span.Addresses()...)
 	}
 	hosts = append(hosts, v.Hosts(b.name)...)
-	if len(hosts) == 0 && !b.leaving || b.k.rootless {
+	switch {
+	case len(hosts) > 0 && !b.k.rootless:
+		slices.SortFunc(hosts, netip.Addr.Compare)
+		if u, err = underlay.Read(b.k.conn, slices.Compact(hosts)...); err != nil {
+			return u, err
+		}
+	case !b.leaving || b.k.rootless || !underlay.MayHaveTables():
 		return u, nil
-	}
-	slices.SortFunc(hosts, netip.Addr.Compare)
-	if u, err = underlay.Read(b.k.conn, slices.Compact(hosts)...); err != nil {
-		return u, err
 	}
 	tables, err := b.k.tables()
 	if err == nil {

@@ -51,7 +51,7 @@ func (b *bus) detach(hostIfs []string) error {
 		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
 	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" }
-	spanned := slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasTrunks(b.name)
+	spanned := slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
 	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return slices.Contains(hostIfs, r.HostIf()) })
 	if err := errors.Join(errs...); err != nil {

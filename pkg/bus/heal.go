@@ -23,15 +23,15 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 		}
 		now := b.view.Link(hub)
 		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
-			trunks := b.view.HasTrunks(hub)
-			if !now.CAN && len(corrections) == 0 && !trunks {
+			spans := b.view.HasSpan(hub)
+			if !now.CAN && len(corrections) == 0 && !spans {
 				return ErrNoBus
 			}
 			if err := b.detach(nil); err != nil {
 				return err
 			}
-			if trunks {
-				done = append(done, "removed the trunks")
+			if spans {
+				done = append(done, "removed what led to other hosts")
 			}
 			if plan.IsTransient(now) {
 				b.notice("removed the hub, which was made for pods that are gone")

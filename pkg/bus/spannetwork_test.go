@@ -409,6 +409,9 @@ func TestSpanAttack(t *testing.T) {
 				}
 			}
 			attack()
+			if !ipv6 { // as an ICMP message makes it that a container sends: packets go without DF
+				a.run("ip route add " + h.names[1] + " dev " + uplink + " mtu lock 500")
+			}
 			exchange(5)
 			stolen, elsewhere := near.hears(), far.hears()
 			attack()
@@ -610,6 +613,12 @@ func TestSpanLeaves(t *testing.T) {
 	}
 	if w.heal("mine"); left() != "trunks false table false" {
 		t.Errorf("after heal: %s", left())
+	}
+	if !h.open { // as an ADD leaves it that is killed
+		w.run("nft add table inet vxcan-mine")
+		if done := w.heal("mine"); len(done) == 0 || left() != "trunks false table false" {
+			t.Errorf("a table on an empty bus: heal: %q, %s", done, left())
+		}
 	}
 	ours := with("vcan0", "ours", h.span())
 	if err := w.attachRequest(ours); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
@@ -273,7 +274,8 @@ func (b *bus) status() (s BusStatus, err error) {
 	}
 	s.Unprotected = w.IsOpen(b.view)
 	for _, d := range all {
-		if d.What != "" {
+		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // as in a container that only looks
+		if d.What != "" && !noRight {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
 			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}

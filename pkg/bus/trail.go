@@ -49,8 +49,8 @@ func (t *trail) has(index int) bool {
 
 // undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
 // hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
-// the record. It brings back trunks that it has removed; where none is left, their table goes. It has a socket of its own, because that of the call may be what has
-// failed.
+// the record. It brings back trunks that it has removed; where none is left, their table goes. It has a socket of its own,
+// because that of the call may be what has failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	b.record, b.onDisk = t.record, t.onDisk

@@ -347,6 +347,14 @@ var damages = []damage{
 		h.hub.Span = config.Span{}
 		return there
 	}, repaired, false},
+	{TableUnwanted, func(h *host) bool { // nor can it be read
+		for i := range h.records {
+			h.records[i].Hub.Span = config.Span{}
+		}
+		there := h.v.Underlay.Table != "" && !IsOurHub(*h.link(h.hub.Name))
+		h.hub.Span, h.v.Underlay.Table, h.v.Underlay.Unread = config.Span{}, "", errors.New("no answer")
+		return there
+	}, repaired, false},
 	{TrunkNoWay, onTable(func(h *host, trunk *canlink.Link) {
 		delete(h.v.Underlay.Ways, trunk.Tunnel.Remote)
 	}), named, false},
@@ -356,7 +364,7 @@ var damages = []damage{
 		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
 		h.v.Underlay.Table = "" // else it is so for a moment
 	}), refused, false},
-	{TrunkNoWay, onTable(func(h *host, trunk *canlink.Link) {
+	{TrunkRouted, onTable(func(h *host, trunk *canlink.Link) {
 		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
 		way.Routed = true
 		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way

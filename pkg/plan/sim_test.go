@@ -331,7 +331,7 @@ func (h *host) model() (*model, []party) {
 		}
 		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false, 0})
 	}
-	guarded := h.table.Name != "" && h.table.Listing() == h.v.Underlay.Table
+	guarded := h.table.Name != "" && (h.table.Listing() == h.v.Underlay.Table || h.v.Underlay.Unread != nil)
 	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
 		dev := m.host[uint32(l.Index)]
 		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}

@@ -93,6 +93,14 @@ func (v View) Hosts(hub string) (all []netip.Addr) {
 	return all
 }
 
+// hasTable reports whether a bus has a table. One that cannot be read may be there.
+func (v View) hasTable(hub string) bool {
+	return v.Underlay.Table != "" || v.Underlay.Unread != nil && v.HasTrunks(hub)
+}
+
+// HasSpan reports whether a bus has anything that connects it with other hosts.
+func (v View) HasSpan(hub string) bool { return v.HasTrunks(hub) || v.hasTable(hub) }
+
 // HasTrunks reports whether a bus has a trunk.
 func (v View) HasTrunks(hub string) bool { return len(v.trunksOf(hub)) > 0 }
 
@@ -231,7 +239,7 @@ func (w Want) diffSpan(v View, all *differences) {
 		all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: %s", peer, why)
 	}
 	if span.Hosts == "" {
-		if v.Underlay.Table != "" {
+		if v.hasTable(name) {
 			all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: nothing on bus %s asks for other hosts", table, name)
 		}
 		for _, l := range v.trunksOf(name) { // by which a table is found
@@ -254,9 +262,9 @@ func (w Want) diffSpan(v View, all *differences) {
 	switch there := v.Underlay.Table; {
 	case span.Unprotected && there != "":
 		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected", table, name)
-	case v.Underlay.Unread != nil && !span.Unprotected:
-		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+name, "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
 	case span.Unprotected || there == want.Listing():
+	case v.Underlay.Unread != nil:
+		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+name, "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
 	case there == "":
 		all.add(TableMissing, Change{SetTable: &want}, "table inet %s is missing: frames from other hosts are dropped", table)
 	default:
@@ -276,24 +284,18 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
 	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed) {
-		i := slices.IndexFunc(v.Links, func(l canlink.Link) bool {
-			return t.Has(v.Underlay.Table, underlay.Source{Address: peer, Device: l.Name})
-		})
-		if i >= 0 || dev.Name == "" {
+		const cure = "use WireGuard and the addresses of its interfaces, or the key unprotected"
+		before := t.Device(v.Underlay.Table, peer)
+		switch {
+		case dev.Name == "":
 			all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
+		case before != "":
+			all.name(TrunkRouted, "unless that lasts for a moment only, "+cure, "host %s is behind a router now: frames from it are dropped while it is", peer)
+		default:
+			w.spanTrouble(all, TrunkRouted, config.ErrInvalid, cure,
+				"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
 		}
-		if i >= 0 {
-			return v.Links[i].Name
-		}
-	}
-	switch {
-	case w.span(v).Unprotected:
-	case dev.Name == "":
-		return ""
-	case way.Routed:
-		w.spanTrouble(all, TrunkRouted, config.ErrInvalid, "use WireGuard and the addresses of its interfaces, or the key unprotected",
-			"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
-		return ""
+		return before
 	}
 	mtu := way.MTU
 	if mtu == 0 || dev.MTU != 0 && dev.MTU < mtu {

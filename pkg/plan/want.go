@@ -132,7 +132,7 @@ func Removal(hubName string, v View) (c Change) {
 	for _, l := range v.trunksOf(hubName) {
 		c.Remove = append(c.Remove, l.Index)
 	}
-	if v.Underlay.Table != "" {
+	if v.hasTable(hubName) {
 		c.DeleteTable = config.TableName(hubName)
 	}
 	for _, end := range []canlink.Link{v.Link(w.TX), v.Link(w.RX)} {

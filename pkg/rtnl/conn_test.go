@@ -3,7 +3,10 @@ package rtnl
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -174,5 +177,44 @@ func TestForgedReply(t *testing.T) {
 	}
 	if replies, err := c.Batch(request); err != nil || replies[0].Err != nil || replies[0].Data == nil {
 		t.Errorf("%+v, %v", replies, err)
+	}
+}
+
+// TestBatchRefused: who may not ask netfilter gets one error for a whole datagram, and does not wait for more.
+func TestBatchRefused(t *testing.T) {
+	cantest.Require(t)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		header, data := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			done <- err
+			return
+		}
+		conn, err := DialNetfilter()
+		if err != nil {
+			done <- err
+			return
+		}
+		get := func() *nl.NetlinkRequest {
+			r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|1, 0) // IPCTNL_MSG_CT_GET
+			r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET})
+			return r
+		}
+		replies, err := conn.Batch(get(), get(), get())
+		for i, r := range replies {
+			if !errors.Is(r.Err, ErrPermission) {
+				err = errors.Join(err, fmt.Errorf("answer %d: %w, want %w", i, r.Err, ErrPermission))
+			}
+		}
+		done <- errors.Join(err, conn.Close())
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("no end")
 	}
 }

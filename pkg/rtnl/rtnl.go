@@ -172,7 +172,7 @@ func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	return replies, nil
 }
 
-// exchange sends messages in one datagram and reads the replies. An error of all of a transaction is that of its first message.
+// exchange sends messages in one datagram and reads the replies. The kernel tells the error of all of them with the first.
 func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool) error {
 	// Errors are always answered. The end of the batch is the answer to the last request: its acknowledgement, or for a
 	// look-up the message that it asked for.
@@ -209,7 +209,11 @@ func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool
 			default:
 				replies[i].Data = append([]byte(nil), m.data...)
 			}
-			if isTransaction && m.seq == first.seq() && replies[i].Err != nil { // none of it is done
+			isRefused := isTransaction || c.netfilter && errors.Is(replies[i].Err, ErrPermission) // nfnetlink_rcv: all of the datagram
+			if isRefused && m.seq == first.seq() && replies[i].Err != nil {
+				for j := range replies { // none of it is done
+					replies[j] = replies[i]
+				}
 				return nil
 			}
 			if m.seq == last.seq() && (m.kind == unix.NLMSG_ERROR || !last.wantsAck()) {

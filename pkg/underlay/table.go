@@ -3,11 +3,14 @@ package underlay
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -57,6 +60,13 @@ type Tables struct{ conn rtnl.Conn }
 // On wraps a socket of NETLINK_NETFILTER. nil is that of a kernel that has none.
 func On(conn rtnl.Conn) *Tables { return &Tables{conn} }
 
+// MayHaveTables reports whether the kernel has loaded what a table is made of. To ask for one would load it. Where it is built
+// in, this says no: what a call that was killed has left is then found by the next one that makes trunks.
+func MayHaveTables() bool {
+	_, err := os.Stat("/sys/module/" + ModuleTables)
+	return err == nil
+}
+
 // Listing returns a table as the kernel lists it, in one form: names and numbers of what is in it, without handles and
 // counters. It is "" if there is no such table.
 func (t *Tables) Listing(name string) (listing string, err error) {
@@ -81,7 +91,11 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 		case r.Err != nil:
 			return "", fmt.Errorf("table %s: %w", name, r.Err)
 		}
-		line, err := describe(map[bool]string{true: "table", false: "chain"}[i == 0], r.Data)
+		kind := "chain"
+		if i == 0 {
+			kind = "table"
+		}
+		line, err := describe(kind, r.Data)
 		if err != nil {
 			return "", fmt.Errorf("table %s: %w", name, err)
 		}
@@ -93,8 +107,9 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 
 // rules lists the rules of a table, in their order.
 func (t *Tables) rules(name string) (lines []string, err error) {
-	const tries = 10 // a busy firewall does change
-	for range tries {
+	const tries, pause = 10, 5 * time.Millisecond // a busy firewall does change
+	for i := range tries {
+		time.Sleep(time.Duration(i) * pause)
 		lines = nil
 		_, err = t.conn.Dump(message(unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, name)), func(data []byte) error {
 			line, err := describe("rule", data)
@@ -217,11 +232,11 @@ func (t Table) requests() []*nl.NetlinkRequest {
 	for _, p := range t.Peers {
 		source, destination := field(ip.source, p.Address.AsSlice()), field(ip.destination, t.Local.AsSlice())
 		if p.Device != "" {
-			device := make([]byte, unix.IFNAMSIZ)
-			copy(device, p.Device)
-			match := [][]*nl.RtAttr{meta(unix.NFT_META_IIFNAME, device), protocol, source, field(6, ip.direct), destination}
-			if t.Local.Is4() { // that of IPv6 is in direct
-				match = append(match, isGRE)
+			match := [][]*nl.RtAttr{meta(unix.NFT_META_IIFNAME, deviceName(p.Device)), protocol, source}
+			if t.Local.Is4() {
+				match = append(match, noFragment(), field(8, []byte{HopLimit}), destination, isGRE)
+			} else {
+				match = append(match, field(6, []byte{unix.IPPROTO_GRE, HopLimit}), destination) // the next header: no fragment's
 			}
 			rule(chains[0], append(match, keyed, setMark())...)
 		}
@@ -237,15 +252,32 @@ func (t Table) requests() []*nl.NetlinkRequest {
 type header struct {
 	family              byte
 	source, destination uint32
-	// direct is what is from byte 6 on in a packet that nobody has forwarded and that is no fragment. IPv4: that it must not become
-	// one (tunnels say so), and the hop limit. IPv6: the next header, which is GRE's, and the hop limit.
-	direct []byte
 }
 
-var (
-	ipv4 = header{unix.NFPROTO_IPV4, 12, 16, []byte{0x40, 0, HopLimit}}
-	ipv6 = header{unix.NFPROTO_IPV6, 8, 24, []byte{unix.IPPROTO_GRE, HopLimit}}
-)
+var ipv4, ipv6 = header{unix.NFPROTO_IPV4, 12, 16}, header{unix.NFPROTO_IPV6, 8, 24}
+
+// noFragment matches packets of IPv4 with no offset and nothing to follow. Whether one may become a fragment is not looked at:
+// an ICMP message of anybody changes what the other host says of that.
+func noFragment() []*nl.RtAttr {
+	const bitwiseOp, bitwiseBool = 6, 0 // NFTA_BITWISE_OP, NFT_BITWISE_BOOL
+	mask, none := []byte{0xbf, 0xff}, []byte{0, 0}
+	match := payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 6, none)
+	value := func(kind int, data []byte) *nl.RtAttr {
+		v := nl.NewRtAttr(kind, nil)
+		v.AddRtAttr(unix.NFTA_DATA_VALUE, data)
+		return v
+	}
+	bits := expression("bitwise", nl.NewRtAttr(unix.NFTA_BITWISE_SREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_BITWISE_DREG, number(unix.NFT_REG_1)),
+		nl.NewRtAttr(unix.NFTA_BITWISE_LEN, number(uint32(len(mask)))), nl.NewRtAttr(bitwiseOp, number(bitwiseBool)),
+		value(unix.NFTA_BITWISE_MASK, mask), value(unix.NFTA_BITWISE_XOR, none))
+	return slices.Insert(match, 1, bits)
+}
+
+func deviceName(name string) []byte {
+	all := make([]byte, unix.IFNAMSIZ)
+	copy(all, name)
+	return all
+}
 
 func setMark() []*nl.RtAttr {
 	value := nl.NewRtAttr(unix.NFTA_IMMEDIATE_DATA, nil)
@@ -328,11 +360,20 @@ func (t Table) Listing() string {
 	return strings.Join(lines, "\n")
 }
 
-// Has reports whether a listing has the rule by which packets of another host get Mark.
-func (t Table) Has(listing string, from Source) bool {
-	t.Peers = []Source{from}
-	rules := strings.Split(t.Listing(), "\n")[1+len(chains):]
-	return listing != "" && slices.Contains(strings.Split(listing, "\n"), rules[0])
+// Device returns the device by which packets of another host must come to get Mark, by the listing of such a table, or "".
+func (t Table) Device(listing string, peer netip.Addr) string {
+	const any = "a device of any name"
+	t.Peers = []Source{{peer, any}}
+	rule := strings.Split(t.Listing(), "\n")[1+len(chains)]
+	before, after, _ := strings.Cut(rule, hex.EncodeToString(deviceName(any)))
+	for line := range strings.SplitSeq(listing, "\n") {
+		rest, begins := strings.CutPrefix(line, before)
+		name, ends := strings.CutSuffix(rest, after)
+		if b, err := hex.DecodeString(name); begins && ends && err == nil && len(b) == unix.IFNAMSIZ {
+			return unix.ByteSliceToString(b)
+		}
+	}
+	return ""
 }
 
 // compared are the attributes that make a table, a chain or a rule what it is. The kernel lists what is in them as it was sent.

@@ -23,7 +23,7 @@ var tables = []struct {
 	{Table{Name: "vxcan-vcan0", Local: a("10.9.0.1"), Key: 7, Peers: []Source{{a("10.9.0.2"), "eth0"}, {a("10.9.0.3"), ""}}}, `table inet vxcan-vcan0 {
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
-		iifname "eth0" ip saddr 10.9.0.2 ip frag-off 0x4000 ip ttl 255 ip daddr 10.9.0.1 meta l4proto gre @th,0,16 0x2000 @th,32,32 7 meta mark set 0x3163
+		iifname "eth0" ip saddr 10.9.0.2 ip frag-off & 0xbfff == 0 ip ttl 255 ip daddr 10.9.0.1 meta l4proto gre @th,0,16 0x2000 @th,32,32 7 meta mark set 0x3163
 		ip saddr 10.9.0.2 meta l4proto gre ip daddr 10.9.0.1 @th,0,16 0x2000 @th,32,32 7 notrack
 		ip saddr 10.9.0.3 meta l4proto gre ip daddr 10.9.0.1 @th,0,16 0x2000 @th,32,32 7 notrack
 	}
@@ -116,13 +116,18 @@ func TestTables(t *testing.T) {
 				if got, err := k.Listing(test.table.Name); err != nil || got != test.table.Listing() {
 					t.Errorf("%v\n%s\nwant\n%s", err, got, test.table.Listing())
 				}
+				for _, p := range test.table.Peers {
+					if got := test.table.Device(test.table.Listing(), p.Address); got != p.Device {
+						t.Errorf("device on the way to %s: %q, want %q", p.Address, got, p.Device)
+					}
+				}
 				set(test.table)
 			}
 			if err := k.Delete(test.table.Name); err != nil {
 				t.Error(err)
 			}
 		}
-		const marks = `ip saddr 10.9.0.2 ip frag-off 0x4000 ip ttl 255 ip daddr 10.9.0.1 meta l4proto gre @th,0,16 0x2000 @th,32,32 7 meta mark set 0x3163`
+		const marks = `ip saddr 10.9.0.2 ip frag-off & 0xbfff == 0 ip ttl 255 ip daddr 10.9.0.1 meta l4proto gre @th,0,16 0x2000 @th,32,32 7 meta mark set 0x3163`
 		for _, change := range []string{
 			"flush ruleset", "flush table inet vxcan-vcan0", "flush chain inet vxcan-vcan0 prerouting", "add table inet vxcan-vcan0 { flags dormant; }",
 			"delete chain inet vxcan-vcan0 output", "add chain inet vxcan-vcan0 mine", "add set inet vxcan-vcan0 mine { type mark; }",

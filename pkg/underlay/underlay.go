@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -66,8 +67,9 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 const ifaddrmsgSize = 8 // struct ifaddrmsg
 
 func addresses(conn rtnl.Conn) (all []netip.Addr, err error) {
-	const tries = 10
-	for range tries {
+	const tries, pause = 10, 5 * time.Millisecond
+	for i := range tries {
+		time.Sleep(time.Duration(i) * pause)
 		all = nil
 		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
 		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))

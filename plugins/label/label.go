@@ -40,6 +40,9 @@ type labeller struct {
 	poll         time.Duration
 	hubs         func() ([]string, error)
 	api          nodeAPI
+
+	hub  string // of the last entry that could be read; "" before there was one
+	made bool   // the plugin makes it
 }
 
 // keep keeps the labels until ctx ends.
@@ -50,25 +53,27 @@ func (l *labeller) keep(ctx context.Context) error {
 	for {
 		want, err := l.want(ctx)
 		if errors.Is(err, errNotReady) {
+			err = nil // the installer's log says why
 			if unready++; unready >= labelPatience {
-				want, err = nil, nil // the installer's log says why
+				want = map[string]string{}
 			}
-		} else {
+		} else if err == nil {
 			unready = 0
 		}
-		if err == nil && (looked.IsZero() || !maps.Equal(done, want) || time.Since(looked) > labelAgain) {
-			if err = l.api.set(ctx, want); err == nil {
+		before := wait
+		wait = l.poll
+		if want != nil && (looked.IsZero() || !maps.Equal(done, want) || time.Since(looked) > labelAgain) {
+			if errSet := l.api.set(ctx, want); errSet == nil {
 				done, looked = want, time.Now()
+			} else {
+				err, wait = errors.Join(err, errSet), min(2*before, labelAgain)
 			}
 		}
-		switch {
-		case err == nil, errors.Is(err, errNotReady):
-			said, wait = "", l.poll
-		default:
-			if ctx.Err() == nil && err.Error() != said {
-				slog.Warn(config.OneLine(err), "node", l.node)
-			}
-			said, wait = err.Error(), min(2*wait, labelAgain)
+		if err == nil {
+			said = ""
+		} else if ctx.Err() == nil && err.Error() != said {
+			slog.Warn(config.OneLine(err), "node", l.node)
+			said = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -81,24 +86,25 @@ func (l *labeller) keep(ctx context.Context) error {
 // errNotReady is a node where plugin or entry are not in place.
 var errNotReady = errors.New("vxcan is not installed")
 
-// want are the labels that the node is to have.
+// want are the labels that the node is to have, or nil if nobody can tell. While there is something wrong with the entry, the one
+// before it counts: the installer leaves that in place.
 func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 	labels := map[string]string{}
 	if l.removeOnExit { // at the end, the account may be gone already
 		return labels, nil
 	}
-	hub, made, err := l.entry(ctx)
-	if err != nil {
-		return nil, err
+	errEntry := l.readEntry(ctx)
+	if errors.Is(errEntry, errNotReady) || l.hub == "" {
+		return nil, errEntry
 	}
 	hubs, err := l.hubs()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(errEntry, err)
 	}
-	if made {
-		hubs = append(hubs, hub)
+	if l.made {
+		hubs = append(hubs, l.hub)
 	}
-	if slices.Contains(hubs, hub) {
+	if slices.Contains(hubs, l.hub) {
 		labels[labelEntry] = labelValue
 	}
 	for _, hub := range hubs {
@@ -106,11 +112,11 @@ func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 			labels[labelPrefix+hub] = labelValue
 		}
 	}
-	return labels, nil
+	return labels, errEntry
 }
 
-// entry asks the installer for its entry, and returns the hub of it, and whether the plugin makes that where it is missing.
-func (l *labeller) entry(ctx context.Context) (hub string, made bool, err error) {
+// readEntry asks the installer for its entry.
+func (l *labeller) readEntry(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	const notInPlace = 1 // another status is trouble of its own, such as an entry that is being edited
@@ -118,19 +124,22 @@ func (l *labeller) entry(ctx context.Context) (hub string, made bool, err error)
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() == notInPlace:
-		return "", false, errNotReady
+		return errNotReady
+	case exit != nil:
+		return fmt.Errorf("%s: %w: %s", l.check[0], err, exit.Stderr)
 	case err != nil:
-		return "", false, fmt.Errorf("%s: %w", l.check[0], err)
+		return fmt.Errorf("%s: %w", l.check[0], err)
 	}
 	network := config.NewNetwork()
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(content, &keys); err != nil {
-		return "", false, fmt.Errorf("%s: its entry: %w", l.check[0], err)
+		return fmt.Errorf("%s: its entry: %w", l.check[0], err)
 	}
 	for name, value := range keys {
 		_, _ = network.SetJSON(name, value) // the installer refuses what is wrong
 	}
-	return network.Hub.Name, !network.Hub.Physical && config.CanMake(network.Hub.Name), nil
+	l.hub, l.made = network.Hub.Name, !network.Hub.Physical && config.CanMake(network.Hub.Name)
+	return nil
 }
 
 // labelName is what Kubernetes allows behind the prefix of a label, and behind ours.

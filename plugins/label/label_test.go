@@ -73,6 +73,15 @@ func TestLabelsWanted(t *testing.T) {
 			t.Errorf("%v: %v, %v", l.check, got, err)
 		}
 	}
+	l := labeller{check: says(made, 0), hubs: func() ([]string, error) { return nil, nil }}
+	if _, err := l.want(t.Context()); err != nil {
+		t.Error(err)
+	}
+	l.check = []string{"sh", "-c", "echo no JSON >&2; exit 2"} // the entry of before counts
+	if got, err := l.want(t.Context()); !maps.Equal(got, map[string]string{labelPrefix + "vcan7": "true", labelEntry: "true"}) ||
+		err == nil || !strings.Contains(err.Error(), "no JSON") {
+		t.Errorf("an entry that is wrong: %v, %v", got, err)
+	}
 	if _, err := (&labeller{check: says("", 1)}).want(t.Context()); !errors.Is(err, errNotReady) {
 		t.Errorf("not in place: %v", err)
 	}

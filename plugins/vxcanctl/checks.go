@@ -224,8 +224,8 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 				add("VX305", warning, fmt.Sprintf("bus %s: %d frames to host %s were dropped on this host since the trunk was made", s.Hub, t.Lost, t.Peer),
 					"look at the way to it: ip -s link show "+t.Device+"; ip route get "+t.Peer)
 			}
-			if t.Denied > 0 && t.Sent == 0 && !s.Unprotected {
-				add("VX305", warning, fmt.Sprintf("bus %s: all %d packets of host %s were refused", s.Hub, t.Denied, t.Peer),
+			if t.Denied > t.Sent && !s.Unprotected {
+				add("VX305", warning, fmt.Sprintf("bus %s: %d packets of host %s were refused, and %d taken", s.Hub, t.Denied, t.Peer, t.Sent),
 					"they must come whole, with a TTL of 255, and keep the mark that the table gives them: nft list table inet "+config.TableName(s.Hub))
 			}
 		}

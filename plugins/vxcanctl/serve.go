@@ -52,13 +52,12 @@ type metricsHandler struct {
 	host   looker
 	turn   chan struct{}
 	text   []byte
+	err    error
 	looked time.Time
 }
 
 func (h *metricsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
-	defer cancel()
-	text, err := h.look(ctx)
+	text, err := h.look(r.Context())
 	if err != nil { // a part would look as if buses were gone
 		http.Error(w, config.OneLine(err), http.StatusInternalServerError)
 		return
@@ -68,6 +67,8 @@ func (h *metricsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *metricsHandler) look(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	select {
 	case h.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -75,13 +76,14 @@ func (h *metricsHandler) look(ctx context.Context) ([]byte, error) {
 	}
 	defer func() { <-h.turn }()
 	if time.Since(h.looked) < lookAge {
-		return h.text, nil
+		return h.text, h.err
 	}
+	// Who asks and goes has asked all the same: the next one gets the answer.
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	defer cancel()
 	all, err := h.host.Status(ctx)
 	var text bytes.Buffer
-	if err = errors.Join(err, writeMetrics(&text, all)); err != nil {
-		return nil, err
-	}
-	h.text, h.looked = text.Bytes(), time.Now()
-	return h.text, nil
+	err = errors.Join(err, writeMetrics(&text, all))
+	h.text, h.err, h.looked = text.Bytes(), err, time.Now()
+	return h.text, h.err
 }

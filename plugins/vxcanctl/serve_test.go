@@ -82,12 +82,14 @@ func TestServeSilent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		if i%2 == 0 {
-			if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-				t.Fatal(err)
-			}
+		if i%2 == 1 {
+			defer conn.Close()
+			continue
 		}
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
 	}
 	start := time.Now()
 	answer, err := http.Get("http://" + address + "/metrics")

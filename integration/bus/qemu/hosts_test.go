@@ -2,9 +2,12 @@ package qemu
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -105,7 +108,11 @@ func TestHostsGuarded(t *testing.T) {
 		cantest.WaitQuiet(0, l)
 		return l.Total()
 	}
-	for i, nft := range []string{"flush ruleset", "flush chain inet " + guard + " input"} {
+	noRight := []string{"setpriv", "--inh-caps=-net_admin", "--bounding-set=-net_admin"} // as a pod that only looks
+	if text, words, _ := harness.Control(t, noRight, "metrics"); !strings.Contains(text, `vxcan_bus_whole{hub="vcan0"} 1`) {
+		t.Errorf("without CAP_NET_ADMIN: %s%s", words, text)
+	}
+	for i, nft := range []string{"flush ruleset", "flush chain inet " + guard + " prerouting"} {
 		harness.Command(t, "nft", nft)
 		attack()
 		if n := heard(); n > 0 {
@@ -132,6 +139,16 @@ func TestHostsGuarded(t *testing.T) {
 	}
 }
 
+// stayOn keeps the goroutine on one CPU: what a thread sends while it moves to another one may arrive out of order.
+func stayOn(t *testing.T, cpu int) {
+	runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
+	var only unix.CPUSet
+	only.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &only); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHostsOrder: what a container sends arrives in order on the other host, on two CPUs.
 func TestHostsOrder(t *testing.T) {
 	harness.RequireTwoCPUs(t)
@@ -141,6 +158,7 @@ func TestHostsOrder(t *testing.T) {
 	far.Attach(t)
 	ears := []*cantest.Listener{cantest.Listen(t, far.Box.Netns, "can0"), cantest.Listen(t, far.Netns, "vcan0")}
 	sender := cantest.NewSender(t, a.Netns, "can0")
+	stayOn(t, 0)
 	const count = 1500
 	for n := range count {
 		if err := sender.Send(cantest.Frame{ID: 0x100, FD: n%2 > 0, Data: fmt.Sprint(n)}); err != nil {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -216,12 +214,7 @@ func TestOrderRootless(t *testing.T) {
 		sending.Add(1)
 		go func() {
 			defer sending.Done()
-			runtime.LockOSThread() // never unlocked: the thread ends with its goroutine
-			var only unix.CPUSet
-			only.Set(cpu)
-			if err := unix.SchedSetaffinity(0, &only); err != nil {
-				t.Error(err)
-			}
+			stayOn(t, cpu)
 			for _, f := range sends[cpu] {
 				if err := sender.Send(f); err != nil {
 					t.Error(err)

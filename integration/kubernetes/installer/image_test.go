@@ -103,7 +103,8 @@ func TestPush(t *testing.T) {
 		}
 		t.Logf("make push IMAGE=%s\n%s", image, out)
 	}
-	for refusal, arg := range map[string]string{"run make image": "VERSION=0.0.1", "not empty": "MANIFESTS=conflist/kubernetes"} {
+	for refusal, arg := range map[string]string{"run make image": "VERSION=0.0.1", "not empty": "MANIFESTS=conflist",
+		"is in": "MANIFESTS=conflist/kubernetes/mine"} {
 		cmd, cancel := limited("make", "-s", "--no-print-directory", "-C", "../../..", "SETUP=:", "push", "IMAGE="+image, "MANIFESTS="+written, arg)
 		out, err := cmd.CombinedOutput()
 		cancel()

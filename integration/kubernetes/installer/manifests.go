@@ -20,6 +20,14 @@ var (
 // writeManifests copies overlays and chart, for an image of another name and version. It replaces what it wrote before, and
 // nothing else.
 func writeManifests(to, from string, image name.Tag) error {
+	source, errSource := filepath.Abs(from)
+	target, errTarget := filepath.Abs(to)
+	if err := errors.Join(errSource, errTarget); err != nil {
+		return err
+	}
+	if inside, err := filepath.Rel(source, target); err != nil || filepath.IsLocal(inside) {
+		return fmt.Errorf("%s is in %s; name a directory elsewhere (MANIFESTS=)", to, from)
+	}
 	mark := filepath.Join(to, "written-by-make")
 	remove := os.Remove // an empty directory
 	if _, err := os.Stat(mark); err == nil {
