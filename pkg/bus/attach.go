@@ -46,6 +46,9 @@ func (r Request) check() error {
 	if err := config.CheckHub(r.Hub.Name); err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
+	if r.Hub.Span.Nodes && r.Hub.Span.Hosts == "" {
+		return fmt.Errorf("%w: hosts: the nodes of the cluster are not known yet; the log of vxcan-install says why", plan.ErrNotReady)
+	}
 	if r.Endpoint.MTU != 0 {
 		if err := config.CheckMTU(r.Endpoint.MTU); err != nil {
 			return err
@@ -312,6 +315,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 
 // put records an endpoint, and reports whether the record has changed.
 func (b *bus) put(r plan.Record) (changed bool) {
+	changed = plan.Follow(b.record.endpoints, r.Hub.Span)
 	i := slices.IndexFunc(b.record.endpoints, func(old plan.Record) bool { return old.Attachment == r.Attachment })
 	switch {
 	case i < 0:
@@ -319,7 +323,7 @@ func (b *bus) put(r plan.Record) (changed bool) {
 	case b.record.endpoints[i] != r:
 		b.record.endpoints[i] = r
 	default:
-		return false
+		return changed
 	}
 	return true
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // hosts are hosts in one kernel, each with eth0 on one switch.
@@ -385,13 +386,75 @@ func TestSpanDamage(t *testing.T) {
 	h.expectWhole()
 }
 
+// TestSpanNodes: nodes of a cluster come and go. Each host follows with the next container that starts there, and those that are
+// there go on.
+func TestSpanNodes(t *testing.T) {
+	h := newHosts(t, 3, false)
+	nodes := func(r Request, names ...string) Request {
+		r.Hub.Span = config.Span{Hosts: strings.Join(names, ","), BusID: 7, Nodes: true, Unprotected: h.open}
+		return r
+	}
+	all, two := h.names, h.names[:2]
+	start := func(host int, id string, names ...string) port {
+		t.Helper()
+		r := nodes(h.request(id, h.worlds[host].crowd), names...)
+		if err := h.worlds[host].attachRequest(r); err != nil {
+			t.Fatal(err)
+		}
+		return port{h.worlds[host].crowd, r.Place.Interface}
+	}
+	trunks := func(host int, want int) {
+		t.Helper()
+		w := h.worlds[host]
+		all, err := w.status("vcan0")
+		if err != nil || len(all[0].Differences) > 0 || len(all[0].Trunks) != want {
+			t.Errorf("host %d: %+v, %v, want %d trunks", host, all, err, want)
+		}
+		if done := w.heal("vcan0"); len(done) > 0 {
+			t.Errorf("host %d: heal: %q", host, done)
+		}
+	}
+	alone := start(0, "alone", h.names[0])
+	trunks(0, 0)
+	first, second := start(0, "first", two...), start(1, "second", two...)
+	h.worlds[0].expectExactlyOnce(alone, first, second)
+	w := h.worlds[0]
+	third := start(2, "third", all...)
+	later := start(0, "later", all...)
+	trunks(0, 2)
+	for _, names := range [][]string{h.names[:1], two, all} { // CHECK of each has the list that it was started with
+		w.do(func() error {
+			return w.host.Check(context.Background(), nodes(h.request("first", w.crowd), names...), []string{first.name})
+		})
+	}
+	h.worlds[0].expectExactlyOnce(alone, later, third)
+	h.worlds[0].expectExactlyOnce(alone, first, second)
+	last := start(1, "last", all...)
+	h.worlds[0].expectExactlyOnce(alone, first, later, second, last, third)
+	static := h.request("static", w.crowd)
+	static.Hub.Span.Hosts += ",10.9.0.9"
+	if err := w.attachRequest(static); !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "containers that are there have hosts 10.9.0.1,10.9.0.2,10.9.0.3") {
+		t.Errorf("a list of its own: %v", err)
+	}
+	if err := w.attachRequest(nodes(h.request("lost", w.crowd))); !errors.Is(err, plan.ErrNotReady) || !strings.Contains(err.Error(), "vxcan-install") {
+		t.Errorf("no nodes: %v", err)
+	}
+	if err := w.attachRequest(nodes(h.request("stray", w.crowd), h.names[1:]...)); !errors.Is(err, plan.ErrNotReady) {
+		t.Errorf("without this node: %v", err)
+	}
+	trunks(0, 2)
+	start(0, "late", two...) // the third node has gone
+	trunks(0, 1)
+	h.worlds[0].expectExactlyOnce(alone, first, later, second, last)
+}
+
 // TestSpanFails lets every message to the kernel fail in turn, while a container that asks for other hosts is attached to a bus
 // that is new, in use, or in use with other hosts. All must be as before.
 func TestSpanFails(t *testing.T) {
 	if testing.Short() {
 		t.Skip("many failures of our own, which depend on no kernel")
 	}
-	for i, before := range []string{"nothing", "a neighbour", "a neighbour with hosts", "the same with other hosts"} {
+	for i, before := range []string{"nothing", "a neighbour", "a neighbour with hosts", "the same with other hosts", "a neighbour with other nodes"} {
 		n, step := cantest.Steps(before)
 		for failed := true; failed; n += step {
 			h := newHosts(t, 1, false)
@@ -404,6 +467,10 @@ func TestSpanFails(t *testing.T) {
 			case "the same with other hosts":
 				neighbour = box
 				neighbour.Hub.Span.Hosts = "10.9.0.1,10.9.0.4"
+			case "a neighbour with other nodes":
+				box.Hub.Span.Nodes = true
+				neighbour.Hub.Span = box.Hub.Span
+				neighbour.Hub.Span.Hosts = "10.9.0.1,10.9.0.4"
 			}
 			if before != "nothing" {
 				if err := w.attachRequest(neighbour); err != nil {
@@ -415,11 +482,17 @@ func TestSpanFails(t *testing.T) {
 			w.host.tap(f.step)
 			err := w.attachRequest(box)
 			w.unhook()
+			if f.called == "table" && h.open { // which it does without
+				if err != nil {
+					t.Errorf("before: %s, a table that cannot be read: %v", before, err)
+				}
+				continue
+			}
 			if failed = f.called != ""; failed != errors.Is(err, errInjected) {
 				t.Errorf("before: %s, %g of message %d (%s): %v", before, f.done, n, f.called, err)
 			}
 			now := w.inventory()
-			if before == "the same with other hosts" { // a trunk that was replaced has another ifindex
+			if strings.Contains(before, "with other") { // a trunk that was replaced has another ifindex
 				was.filters, now.filters = nil, nil
 			}
 			if failed && !was.equal(now) {

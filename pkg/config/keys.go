@@ -58,7 +58,7 @@ const (
 	jsonNumber jsonKind = "a number"
 	jsonArray  jsonKind = "an array of names"
 	jsonIDs    jsonKind = "a string or an array of strings"
-	jsonHosts  jsonKind = "an array of IP addresses"
+	jsonHosts  jsonKind = `an array of IP addresses, or "nodes"`
 )
 
 // Keys are all keys, in the order of the documentation. Those of a controller are spelled as ip link spells them; without
@@ -330,7 +330,11 @@ func (n *Network) Set(in FrontEnd, name, value string) (known bool, err error) {
 	if k == nil {
 		return false, nil
 	}
-	return true, n.set(k, value)
+	err = n.set(k, value)
+	if n.Hub.Span.Nodes && in != CNI {
+		err = fmt.Errorf("%w host %q: that is for the pod network of Kubernetes", ErrInvalid, Nodes)
+	}
+	return true, err
 }
 
 // SetJSON is Set for CNI's JSON.
@@ -368,7 +372,7 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 			err = errors.New("a string")
 		}
 	case jsonArray, jsonIDs, jsonHosts:
-		if k == jsonIDs && json.Unmarshal(value, &text) == nil {
+		if k != jsonArray && json.Unmarshal(value, &text) == nil {
 			return text, nil
 		}
 		var all []string

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -69,8 +70,28 @@ func TestHosts(t *testing.T) {
 	if n, err = network("hosts=2001:db8:0::2,2001:DB8::1", "bus-id=4294967295"); err != nil || n.Hub.Span.Hosts != "2001:db8::1,2001:db8::2" {
 		t.Errorf("%v, %+v", err, n.Hub.Span)
 	}
+	for value, want := range map[string]Span{
+		"nodes": {BusID: 7, Nodes: true}, "nodes,10.9.0.1": {Hosts: "10.9.0.1", BusID: 7, Nodes: true},
+		"nodes,10.9.0.2,10.9.0.1": {Hosts: "10.9.0.1,10.9.0.2", BusID: 7, Nodes: true},
+	} {
+		if n, err = network("hosts="+value, "bus-id=7"); err != nil || n.Hub.Span != want {
+			t.Errorf("%s: %v, %+v", value, err, n.Hub.Span)
+		}
+		for _, in := range []FrontEnd{Netavark, Docker, Host} {
+			if known, err := n.Set(in, "hosts", value); !known || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Kubernetes") {
+				t.Errorf("%s in another front end: %v, %v", value, known, err)
+			}
+		}
+	}
+	for _, value := range []string{`"nodes"`, `["nodes"]`} {
+		if known, err := n.SetJSON("hosts", json.RawMessage(value)); !known || err != nil || n.Hub.Span != (Span{BusID: 7, Nodes: true}) {
+			t.Errorf("%s: %v, %+v", value, err, n.Hub.Span)
+		}
+	}
 	for want, keys := range map[string][]string{
 		"hosts needs bus-id":                       {"hosts=10.9.0.1,10.9.0.2"},
+		"hosts needs bus-id, a number":             {"hosts=nodes"},
+		`host "nodes": want the IP addresses of a`: {"hosts=10.9.0.1,nodes", "bus-id=7"},
 		"bus-id needs hosts":                       {"bus-id=7"},
 		"unprotected needs hosts":                  {"unprotected=true"},
 		"host 10.9.0.1 is in it twice":             {"hosts=10.9.0.1,10.9.0.2,10.9.0.1"},

@@ -16,6 +16,8 @@ type Span struct {
 	// Hosts are their addresses, sorted and separated by commas: the same list is always the same text.
 	Hosts string `json:"hosts,omitempty"`
 	BusID uint32 `json:"busID,omitempty"` // the GRE key
+	// Nodes reports that they are the nodes of a cluster, which come and go: the list that came last is that of the bus.
+	Nodes bool `json:"nodes,omitempty"`
 	// Unprotected reports that trunks take the packets of everybody, see underlay.Table.
 	Unprotected bool `json:"unprotected,omitempty"`
 }
@@ -37,7 +39,16 @@ func SpanOf(hosts []netip.Addr, busID uint32, unprotected bool) Span {
 	for _, a := range slices.Compact(hosts) {
 		texts = append(texts, a.String())
 	}
-	return Span{strings.Join(texts, ","), busID, unprotected}
+	return Span{Hosts: strings.Join(texts, ","), BusID: busID, Unprotected: unprotected}
+}
+
+// Nodes is the word in the key hosts for the nodes of a cluster, which vxcan-install puts behind it.
+const Nodes = "nodes"
+
+// Replaces reports whether a bus spans the hosts of s when it has spanned those of old.
+func (s Span) Replaces(old Span) bool {
+	s.Hosts = old.Hosts
+	return s.Nodes && s == old
 }
 
 func (s Span) String() string {
@@ -52,6 +63,9 @@ func (s Span) String() string {
 func (s *Span) setHosts(value string) error {
 	const want = "want the IP addresses of all hosts of the bus"
 	words := strings.Split(value, ",")
+	if s.Nodes = words[0] == Nodes; s.Nodes {
+		words = words[1:]
+	}
 	if len(words) > MaxHosts {
 		return fmt.Errorf("%w list: %d hosts, at most %d are possible", ErrInvalid, len(words), MaxHosts)
 	}
@@ -70,7 +84,7 @@ func (s *Span) setHosts(value string) error {
 		}
 		all = append(all, a)
 	}
-	if len(all) < 2 {
+	if len(all) < 2 && !s.Nodes {
 		return fmt.Errorf("%w list %s: a bus of several hosts has two at least", ErrInvalid, value)
 	}
 	s.Hosts = SpanOf(all, 0, false).Hosts
@@ -88,11 +102,11 @@ func isHost(a netip.Addr) bool {
 // check reports what is wrong with keys that are right one by one.
 func (s Span) check() error {
 	switch {
-	case s.Hosts != "" && s.BusID == 0:
+	case (s.Hosts != "" || s.Nodes) && s.BusID == 0:
 		return fmt.Errorf("%w: hosts needs bus-id, a number from 1 on that no other bus of these hosts has", ErrInvalid)
-	case s.Hosts == "" && s.BusID != 0:
+	case s.Hosts == "" && !s.Nodes && s.BusID != 0:
 		return fmt.Errorf("%w: bus-id needs hosts", ErrInvalid)
-	case s.Hosts == "" && s.Unprotected:
+	case s.Hosts == "" && !s.Nodes && s.Unprotected:
 		return fmt.Errorf("%w: unprotected needs hosts", ErrInvalid)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,11 @@ var hubs = map[string]func() *host{
 	},
 	"own, two hosts, unprotected": func() *host {
 		return newHost(config.Hub{Name: "vcan0"}).span("10.9.0.1", "10.9.0.2").unprotected()
+	},
+	"own, two hosts, nodes": func() *host {
+		h := newHost(config.Hub{Name: "vcan0"}).span("10.9.0.1", "10.9.0.2")
+		h.hub.Span.Nodes = true
+		return h
 	},
 	"classic vcan of others, physical": func() *host {
 		h := newHost(config.Hub{Name: "vcan8", Physical: true})
@@ -187,6 +193,15 @@ func onSpan(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
 		do(h, h.trunk())
 		return true
 	}
+}
+
+// newNode sorts behind the others.
+var newNode = netip.MustParseAddr("10.9.0.7")
+
+// onNodes is onSpan where hosts are the nodes of a cluster.
+func onNodes(do func(h *host, trunk *canlink.Link)) func(h *host) bool {
+	spanned := onSpan(do)
+	return func(h *host) bool { return h.hub.Span.Nodes && spanned(h) }
 }
 
 // onTable is onSpan where a table guards the trunks.
@@ -317,7 +332,11 @@ var damages = []damage{
 	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
 
 	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.BusID = 9 }), refused, false},
-	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Hosts = "10.9.0.1,10.9.0.9" }), refused, false},
+	{SpanOthers, func(h *host) bool {
+		spans := h.hub.Span.Hosts != "" && !h.hub.Span.Nodes
+		h.hub.Span.Hosts = "10.9.0.1,10.9.0.9"
+		return spans
+	}, refused, false},
 	{SpanHosts, onSpan(func(h *host, _ *canlink.Link) { h.v.Underlay.Addresses = nil }), refused, false},
 	{SpanHosts, onSpan(func(h *host, trunk *canlink.Link) {
 		h.v.Underlay.Addresses = append(h.v.Underlay.Addresses, trunk.Tunnel.Remote)
@@ -327,6 +346,14 @@ var damages = []damage{
 		return h.v.Rootless
 	}, refused, false},
 	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.Unprotected = !h.hub.Span.Unprotected }), refused, true},
+	{SpanOthers, onNodes(func(h *host, _ *canlink.Link) { h.hub.Span.Nodes = false }), refused, false},
+	{TrunkMissing, onNodes(func(h *host, trunk *canlink.Link) { // a node has come
+		h.v.Underlay.Ways[newNode] = h.v.Underlay.Ways[trunk.Tunnel.Remote]
+		h.hub.Span.Hosts += "," + newNode.String()
+	}), repaired, false},
+	{TrunkUnwanted, onNodes(func(h *host, trunk *canlink.Link) { // a node has gone
+		h.hub.Span.Hosts = trunk.Tunnel.Local.String()
+	}), repaired, false},
 	{TableMissing, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table = "" }), repaired, false},
 	{TableWrong, onTable(func(h *host, _ *canlink.Link) { h.v.Underlay.Table += "\nrule of somebody" }), repaired, false},
 	{TableWrong, onTable(func(h *host, trunk *canlink.Link) { // another device is on the way now

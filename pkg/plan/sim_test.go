@@ -170,6 +170,7 @@ func (h *host) attach(id string, e config.Endpoint) error {
 		Alias: Alias(h.hub, r.Attachment, e.Policy),
 	})
 	h.records = append(h.records, r)
+	Follow(h.records, h.hub.Span)
 	h.wire(w.Wire(h.v, Endpoint{Record: r, Host: *l}))
 	return nil
 }

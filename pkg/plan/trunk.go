@@ -67,6 +67,16 @@ func (w Want) span(v View) config.Span {
 	return config.Span{}
 }
 
+// Follow gives records of a bus the nodes that came last, and reports whether that changed one.
+func Follow(records []Record, last config.Span) (changed bool) {
+	for i := range records {
+		if span := &records[i].Hub.Span; *span != last && last.Replaces(*span) {
+			*span, changed = last, true
+		}
+	}
+	return changed
+}
+
 // IsOpen reports whether the trunks of the bus take the packets of everybody.
 func (w Want) IsOpen(v View) bool { return w.span(v).Unprotected }
 
@@ -351,7 +361,7 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 		w.spanTrouble(all, SpanRootless, config.ErrInvalid, "have root make it, and lend it: sudo vxcanctl lend HUB --user USER --hosts HOSTS --bus-id ID",
 			"hub %s: a bus in a user namespace spans no other hosts (hosts)", name)
 		return local, false
-	case w.othersSpan.Hosts != "" && w.othersSpan != span:
+	case w.othersSpan.Hosts != "" && w.othersSpan != span && !span.Replaces(w.othersSpan):
 		w.spanTrouble(all, SpanOthers, config.ErrInvalid, "use the same, or remove those containers first",
 			"hub %s: containers that are there have %s, this network has %s", name, w.othersSpan, span)
 		return local, false
@@ -382,7 +392,7 @@ func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 			return
 		}
 	}
-	add := Trunk{Name: name, Alias: alias, Tunnel: want, ForOthers: w.othersSpan.Hosts != ""}
+	add := Trunk{Name: name, Alias: alias, Tunnel: want, ForOthers: slices.Contains(w.othersSpan.Addresses(), peer)}
 	of, _, _, ours := ParseTrunk(l)
 	switch {
 	case l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0:

@@ -16,7 +16,7 @@ const testEntry = `{"type":"vxcan","hub":"vcan0","pod-hubs":["bench*"],"capabili
 var spoken = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
 func newInstaller() *installer {
-	return &installer{valid: json.RawMessage(testEntry), versions: spoken}
+	return &installer{valid: json.RawMessage(testEntry), versions: spoken, nodes: newNodes("x")}
 }
 
 // copyDir is a copy of a directory of testdata, without what is expected of it.

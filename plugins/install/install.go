@@ -26,6 +26,7 @@ type installer struct {
 	chained  string          // the file with our entry, without symbolic links, if this process put it there
 	linked   bool            // the pod network is a symbolic link
 	compared fs.FileInfo     // of the installed plugin, when it was the same as ours
+	nodes    *nodes
 }
 
 // install makes one step: the plugin first, because from the entry on every pod needs it.
@@ -125,7 +126,11 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 			n.path, n.cniVersion, strings.Join(in.versions, ", "))
 	}
 	path, list := n.asList()
-	after, err := chain(list, in.valid)
+	entry, err := in.expanded(list)
+	if err != nil {
+		return false, fmt.Errorf("the nodes of the cluster: %w", err)
+	}
+	after, err := chain(list, entry)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", n.path, err)
 	}
@@ -245,7 +250,11 @@ func (in *installer) inPlace() error {
 		return err
 	}
 	_, list := n.asList()
-	chained, err := isChained(list, in.valid)
+	entry, err := in.expanded(list)
+	if err != nil {
+		return err
+	}
+	chained, err := isChained(list, entry)
 	if err == nil && !chained {
 		err = fmt.Errorf("the entry of vxcan is not in the pod network")
 	}

@@ -28,6 +28,11 @@ func passes(err error) bool {
 
 // installOnce installs and does not wait for a pod network.
 func (in *installer) installOnce(ctx context.Context) error {
+	if hosts, _, _ := hostsOf(in.valid); wantsNodes(hosts) {
+		if err := in.nodes.look(ctx); err != nil {
+			return fmt.Errorf("list the nodes of the cluster: %w", err)
+		}
+	}
 	for n := 1; ; n++ {
 		_, err := in.install(ctx)
 		if err == nil || !passes(err) || n == patience || !sleep(ctx, again) {
@@ -44,6 +49,7 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		poll = fastPoll
 		slog.Warn("cannot watch the directories: reading them all the time", "every", poll, "err", err)
 	}
+	nodesChanged := in.nodes.watch(ctx)
 	var said string
 	pace := pace{left: burst, at: time.Now()}
 	for {
@@ -61,6 +67,7 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+		case <-nodesChanged:
 		case _, ok := <-changed:
 			if !ok && ctx.Err() == nil {
 				return fmt.Errorf("%s or %s is gone: start again when it is there", in.confDir, in.binDir)
