@@ -10,6 +10,7 @@ require (
 	github.com/vishvananda/netlink v1.3.1
 	github.com/vxcan/vxcan v0.0.0-00010101000000-000000000000
 	go.yaml.in/yaml/v2 v2.4.3
+	golang.org/x/net v0.49.0
 	golang.org/x/sys v0.41.0
 	gonum.org/v1/plot v0.17.0
 	google.golang.org/grpc v1.80.0
@@ -33,7 +34,6 @@ require (
 	go.opentelemetry.io/otel v1.39.0 // indirect
 	go.opentelemetry.io/otel/trace v1.39.0 // indirect
 	golang.org/x/image v0.30.0 // indirect
-	golang.org/x/net v0.49.0 // indirect
 	golang.org/x/text v0.33.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260120221211-b8f7ae30c516 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect

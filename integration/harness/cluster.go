@@ -23,7 +23,7 @@ const (
 	// clusterDir is on the disk of the machine, where a node's containerd may keep its layers.
 	clusterDir = "/var/lib/containers/cluster"
 	controlIP  = "10.9.0.1"  // of the control plane, in the network of the nodes
-	serviceIP  = "10.96.0.1" // of the API server, for pods; nobody else has a service, and there is no DNS
+	serviceIP  = "10.96.0.1" // of the API server, for pods; nobody else has a service of this kind
 	switchName = "kube0"
 )
 

@@ -195,6 +195,8 @@ localStorageCapacityIsolation: false
 evictionHard: {}
 imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
+clusterDNS: [` + controlIP + `]
+clusterDomain: ` + clusterDomain + `
 `
 }
 

@@ -1,5 +1,5 @@
 // Package cluster runs a whole cluster of upstream Kubernetes, whose binary is slow to build: make test-cluster. In place of
-// distributions, the nodes have their directories. The cluster has no DNS: nothing here needs one.
+// distributions, the nodes have their directories. DNS is of the test, for what needs one.
 package cluster
 
 import (

@@ -20,10 +20,7 @@ func hosts(t *testing.T, c *harness.Cluster) {
 	entry := func(keys string) string {
 		return fmt.Sprintf(`{"type":"vxcan",%s,"hosts":[%q,%q],"bus-id":7%s,"capabilities":{"io.kubernetes.cri.pod-annotations":true}}`, keys, first.IP(), second.IP(), open)
 	}
-	configure(t, c, map[string]string{"entry.json": entry(`"hub":"vcan0"`)})
-	again(t, c)
-	talk(t, append(c.Stations(first, dashboards, "vcan0", "can0"), c.Stations(second, dashboards, "vcan0", "can0")...))
-	t.Log(second.Control("status"))
+	nodes(t, c, `{"type":"vxcan","hub":"vcan0","hosts":"nodes","bus-id":7`+open+`,"capabilities":{"io.kubernetes.cri.pod-annotations":true}}`)
 
 	c.Kubectl("scale", "deployment/dashboard", "--replicas=0")
 	expectOnlyHub(t, c, first)
@@ -64,6 +61,51 @@ func hosts(t *testing.T, c *harness.Cluster) {
 	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
 	c.Rollout("deployment/dashboard")
 	exchange(t, c, 1, 1)
+}
+
+// nodes: the hosts of a bus are the nodes that the headless Service knows. A new one starts no pod on the bus before it is known,
+// and an old one follows with its next pod. Without DNS, pods start with the list from before.
+func nodes(t *testing.T, c *harness.Cluster, entry string) {
+	first, second := c.Nodes[0], c.Nodes[1]
+	both := func() []harness.Station {
+		return append(c.Stations(first, dashboards, "vcan0", "can0"), c.Stations(second, dashboards, "vcan0", "can0")...)
+	}
+	dns := c.StartDNS(t)
+	dns.Hide(second.IP())
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=0")
+	c.WaitFor("no pod is left", func() bool { return len(c.Pods(dashboards)) == 0 })
+	configure(t, c, map[string]string{"entry.json": entry})
+	c.WaitFor("the first node is known", func() bool { return strings.Contains(first.PodNetworkFile(), first.IP()) })
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
+	var late string
+	c.WaitFor("the second node refuses a pod that knows no way to it", func() bool {
+		for _, pod := range c.Pods(dashboards) {
+			if strings.Contains(c.Events(pod.Metadata.Name), "none of hosts "+first.IP()+" is an address of this host") {
+				late = pod.Metadata.Name
+			}
+		}
+		return late != ""
+	})
+	t.Log(c.Events(late))
+	dns.Hide("")
+	c.Rollout("deployment/dashboard")
+	awaitSpread(c, 1, 1)
+	for _, n := range c.Nodes {
+		c.WaitFor(n.Name+" knows both", func() bool {
+			return strings.Contains(n.PodNetworkFile(), first.IP()) && strings.Contains(n.PodNetworkFile(), second.IP())
+		})
+	}
+	if s := first.Control("status"); strings.Contains(s, second.IP()) {
+		t.Errorf("the first node has a trunk, and no pod has started since: %s", s)
+	}
+	c.Kubectl("scale", "deployment/dashboard", "--replicas=4")
+	c.Rollout("deployment/dashboard")
+	awaitSpread(c, 2, 2)
+	talk(t, both())
+	dns.Stop()
+	again(t, c)
+	talk(t, both())
+	t.Log(second.Control("status"))
 }
 
 // configure changes the ConfigMap, and waits until each node has its entry.

@@ -97,8 +97,8 @@ func TestOverlays(t *testing.T) {
 	} {
 		t.Run(overlay, func(t *testing.T) {
 			kinds := build(t, overlay)
-			if len(kinds) != 2 {
-				t.Errorf("%d objects, want a ConfigMap and a DaemonSet", len(kinds))
+			if len(kinds) != 3 {
+				t.Errorf("%d objects, want a ConfigMap, a DaemonSet and a Service", len(kinds))
 			}
 			var config core.ConfigMap
 			var set apps.DaemonSet
@@ -108,6 +108,7 @@ func TestOverlays(t *testing.T) {
 				t.Errorf("%+v", config)
 			}
 			expectRights(t, &set)
+			expectService(t, kinds["Service"], &set)
 			mounted := volumesOf(t, &set, "install")
 			if len(mounted) != 3 || len(set.Spec.Template.Spec.Volumes) != 3 {
 				t.Errorf("volumes: %v", mounted)
@@ -122,6 +123,28 @@ func TestOverlays(t *testing.T) {
 			}
 			expectArguments(t, &set)
 		})
+	}
+}
+
+// expectService fails the test unless the headless Service is that of the DaemonSet's pods, by the name that these ask for.
+func expectService(t *testing.T, object []byte, set *apps.DaemonSet) {
+	t.Helper()
+	var s core.Service
+	strict(t, object, &s)
+	pod := set.Spec.Template
+	if s.Namespace != set.Namespace || s.Spec.ClusterIP != core.ClusterIPNone || !s.Spec.PublishNotReadyAddresses || len(s.Spec.Selector) == 0 {
+		t.Errorf("%+v", s)
+	}
+	for name, value := range s.Spec.Selector {
+		if pod.Labels[name] != value {
+			t.Errorf("pods have label %s: %q, want %q", name, pod.Labels[name], value)
+		}
+	}
+	named := slices.ContainsFunc(pod.Spec.Containers[0].Env, func(e core.EnvVar) bool {
+		return e.Name == "VXCAN_NODES" && e.Value == s.Name+".$(VXCAN_NAMESPACE).svc"
+	})
+	if !named || pod.Spec.DNSPolicy != core.DNSClusterFirstWithHostNet {
+		t.Errorf("%+v, %s", pod.Spec.Containers[0].Env, pod.Spec.DNSPolicy)
 	}
 }
 
