@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -19,6 +20,15 @@ type DNS struct {
 	c    *Cluster
 	conn net.PacketConn
 	hide atomic.Pointer[string]
+	done chan struct{}
+
+	known map[[2]string]endpoints
+}
+
+// endpoints are the addresses of a Service, as they were a while ago: to ask the API takes seconds.
+type endpoints struct {
+	addresses string
+	at        time.Time
 }
 
 // StartDNS starts the server that the kubelets give to pods.
@@ -28,7 +38,7 @@ func (c *Cluster) StartDNS(t testing.TB) *DNS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &DNS{t: t, c: c, conn: conn}
+	d := &DNS{t: t, c: c, conn: conn, done: make(chan struct{}), known: map[[2]string]endpoints{}}
 	d.Hide("")
 	go d.serve()
 	t.Cleanup(d.Stop)
@@ -36,12 +46,16 @@ func (c *Cluster) StartDNS(t testing.TB) *DNS {
 }
 
 // Stop ends the server.
-func (d *DNS) Stop() { d.conn.Close() }
+func (d *DNS) Stop() {
+	d.conn.Close()
+	<-d.done
+}
 
 // Hide has the server leave out an address, as it does until it has heard of it.
 func (d *DNS) Hide(address string) { d.hide.Store(&address) }
 
 func (d *DNS) serve() {
+	defer close(d.done)
 	for buf := make([]byte, 512); ; {
 		n, from, err := d.conn.ReadFrom(buf)
 		if err != nil {
@@ -71,15 +85,22 @@ func (d *DNS) answer(query dnsmessage.Message) *dnsmessage.Message {
 		reply.RCode = dnsmessage.RCodeNameError
 		return reply
 	}
-	out, err := d.c.TryKubectl("-n", words[1], "get", "endpointslices", "-l", "kubernetes.io/service-name="+words[0],
-		"-o", "jsonpath={.items[*].endpoints[*].addresses[*]}")
-	if err != nil {
-		reply.RCode = dnsmessage.RCodeServerFailure
+	if q.Type != dnsmessage.TypeA {
 		return reply
 	}
-	for _, text := range strings.Fields(out) {
+	service := [2]string{words[0], words[1]}
+	if time.Since(d.known[service].at) > 5*time.Second {
+		out, err := d.c.TryKubectl("-n", words[1], "get", "endpointslices", "-l", "kubernetes.io/service-name="+words[0],
+			"-o", "jsonpath={.items[*].endpoints[*].addresses[*]}")
+		if err != nil {
+			reply.RCode = dnsmessage.RCodeServerFailure
+			return reply
+		}
+		d.known[service] = endpoints{out, time.Now()}
+	}
+	for _, text := range strings.Fields(d.known[service].addresses) {
 		a, err := netip.ParseAddr(text)
-		if err != nil || text == *d.hide.Load() || !a.Is4() || q.Type != dnsmessage.TypeA {
+		if err != nil || text == *d.hide.Load() || !a.Is4() {
 			continue
 		}
 		head := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 5}

@@ -2,6 +2,8 @@ package harness
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -48,7 +50,9 @@ func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
 	}
 	time.Sleep(full) // the queues are
 	quiet := cantest.NewSender(t, boxes[len(boxes)-1].Netns, "can0")
+	var starts [Few]time.Time
 	for n := range Few {
+		starts[n] = time.Now()
 		if err := quiet.Send(cantest.Frame{ID: 0x100, Data: fmt.Sprintf("%08d", n)}); err != nil {
 			t.Fatal(err)
 		}
@@ -58,11 +62,20 @@ func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
 	group.Wait()
 	wire.Pace(cantest.Unlimited)
 	cantest.WaitQuiet(1, listener)
-	sent := make(map[uint32]int)
-	for _, f := range listener.InOrder() {
-		sent[f.ID]++
+	sent, waits, times := make(map[uint32]int), []time.Duration{}, listener.Times()
+	for i, f := range listener.InOrder() {
+		if sent[f.ID]++; f.ID == 0x100 {
+			n, err := strconv.Atoi(f.Data)
+			if err != nil || n >= Few {
+				t.Fatalf("frame %v", f)
+			}
+			waits = append(waits, times[i].Sub(starts[n]).Round(time.Millisecond))
+		}
 	}
-	t.Logf("on the wire, by ID: %x", sent)
+	t.Logf("on the wire, by ID: %d", sent)
+	if slices.Sort(waits); len(waits) > 0 {
+		t.Logf("the quiet container's after %v (median), %v at most", waits[len(waits)/2], waits[len(waits)-1])
+	}
 	return sent
 }
 

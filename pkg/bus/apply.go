@@ -235,9 +235,10 @@ func (b *bus) addTrunk(t *plan.Trunk) error {
 	if t == nil {
 		return nil
 	}
-	noted := &b.trail.made
-	if !t.ForOthers {
-		noted = &b.trail.trunks
+	noted := &b.trail.trunks
+	isWanted := func(r plan.Record) bool { return slices.Contains(r.Hub.Span.Addresses(), t.Remote) }
+	if slices.ContainsFunc(b.trail.record.endpoints, isWanted) { // who was there before the call
+		noted = &b.trail.made
 	}
 	index := b.drawIndex(noted)
 	err := b.k.links.AddTunnel(t.Name, index, t.Alias, t.Tunnel)

@@ -47,7 +47,7 @@ func (r Request) check() error {
 		return fmt.Errorf("hub: %w", err)
 	}
 	if r.Hub.Span.Nodes && r.Hub.Span.Hosts == "" {
-		return fmt.Errorf("%w: hosts: the nodes of the cluster are not known yet; the log of vxcan-install says why", plan.ErrNotReady)
+		return fmt.Errorf("%w: hosts: no nodes are behind the word nodes yet; vxcan-install puts them into the entry of the pod network, and its log says why not", plan.ErrNotReady)
 	}
 	if r.Endpoint.MTU != 0 {
 		if err := config.CheckMTU(r.Endpoint.MTU); err != nil {

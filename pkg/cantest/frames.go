@@ -129,6 +129,7 @@ type Listener struct {
 	foreign map[Frame]int // from other CAN interfaces
 	own     map[Frame]int // sent by a program on this one, heard by local echo
 	inOrder []Frame       // foreign
+	times   []time.Time   // of these
 	total   int
 }
 
@@ -218,7 +219,7 @@ func (l *Listener) hear(f Frame, own bool) {
 		l.own[f]++
 	} else {
 		l.foreign[f]++
-		l.inOrder = append(l.inOrder, f)
+		l.inOrder, l.times = append(l.inOrder, f), append(l.times, time.Now())
 	}
 	l.total++
 }
@@ -264,6 +265,13 @@ func (l *Listener) InOrder() []Frame {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.inOrder)
+}
+
+// Times are when each of InOrder was heard.
+func (l *Listener) Times() []time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.times)
 }
 
 // Has reports whether a frame was heard from another interface.

@@ -372,7 +372,7 @@ func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 			err = errors.New("a string")
 		}
 	case jsonArray, jsonIDs, jsonHosts:
-		if k != jsonArray && json.Unmarshal(value, &text) == nil {
+		if k != jsonArray && json.Unmarshal(value, &text) == nil && (k == jsonIDs || text == Nodes) {
 			return text, nil
 		}
 		var all []string

@@ -53,6 +53,9 @@ func (s Span) Replaces(old Span) bool {
 
 func (s Span) String() string {
 	words := fmt.Sprintf("hosts %s, bus-id %d", s.Hosts, s.BusID)
+	if s.Nodes {
+		words = "nodes, now " + words
+	}
 	if s.Unprotected {
 		words += ", unprotected"
 	}

@@ -390,7 +390,16 @@ var damages = []damage{
 		way.Routed = true
 		h.v.Underlay.Ways[trunk.Tunnel.Remote] = way
 		h.v.Underlay.Table = "" // else it is so for a moment
+		h.hub.Span.Nodes = false
+		for i := range h.records {
+			h.records[i].Hub.Span.Nodes = false
+		}
 	}), refused, false},
+	{TrunkRouted, onNodes(func(h *host, _ *canlink.Link) { // a node that is none of this network has come
+		h.v.Underlay.Ways[newNode] = underlay.Way{Dev: h.addLink(canlink.Link{Name: "cni0", MTU: 1500, Up: true}).Index, Aside: true}
+		h.link("cni0").CAN = false
+		h.hub.Span.Hosts += "," + newNode.String()
+	}), named, false},
 	{TrunkRouted, onTable(func(h *host, trunk *canlink.Link) {
 		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
 		way.Routed = true

@@ -33,8 +33,6 @@ const trunkOverhead = 20 + 8
 type Trunk struct {
 	Name, Alias string
 	canlink.Tunnel
-	// ForOthers reports that endpoints that are there want it, and not only the one that is being attached.
-	ForOthers bool
 }
 
 // spanOf is the hosts that endpoints ask for, but for the one that is being attached.
@@ -269,10 +267,11 @@ func (w Want) diffSpan(v View, all *differences) {
 			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: underlay.HopLimit}, v, &trunks)
 		}
 	}
+	isGuarded := !span.Unprotected && len(want.Peers) > 0
 	switch there := v.Underlay.Table; {
-	case span.Unprotected && there != "":
-		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected", table, name)
-	case span.Unprotected || there == want.Listing():
+	case !isGuarded && there != "":
+		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected, or alone", table, name)
+	case !isGuarded || there == want.Listing():
 	case v.Underlay.Unread != nil:
 		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+name, "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
 	case there == "":
@@ -293,7 +292,8 @@ func (w Want) diffSpan(v View, all *differences) {
 func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
-	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed) {
+	nodes := w.span(v).Nodes
+	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed || nodes && way.Aside) {
 		const cure = "use WireGuard and the addresses of its interfaces, or the key unprotected"
 		before := t.Device(v.Underlay.Table, peer)
 		switch {
@@ -301,6 +301,8 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 			all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
 		case before != "":
 			all.name(TrunkRouted, "unless that lasts for a moment only, "+cure, "host %s is behind a router now: frames from it are dropped while it is", peer)
+		case nodes: // nobody has written that list: the others go on
+			all.name(TrunkRouted, cure, "node %s is not in the network of this one, which has its address on another device or behind a router: frames from it are dropped", peer)
 		default:
 			w.spanTrouble(all, TrunkRouted, config.ErrInvalid, cure,
 				"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
@@ -392,7 +394,7 @@ func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 			return
 		}
 	}
-	add := Trunk{Name: name, Alias: alias, Tunnel: want, ForOthers: slices.Contains(w.othersSpan.Addresses(), peer)}
+	add := Trunk{Name: name, Alias: alias, Tunnel: want}
 	of, _, _, ours := ParseTrunk(l)
 	switch {
 	case l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0:

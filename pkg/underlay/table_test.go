@@ -189,8 +189,8 @@ func TestWays(t *testing.T) {
 	hosts := []netip.Addr{a("10.9.0.1"), a("10.9.0.2"), a("192.0.2.1"), a("198.51.100.1"), a("198.51.100.2"), a("203.0.113.1"), a("203.0.113.5")}
 	hosts6 := []netip.Addr{a("2001:db8::1"), a("2001:db8::2"), a("2001:db8:1::1")}
 	want := map[netip.Addr]Way{
-		a("10.9.0.2"): {Dev: 50}, a("192.0.2.1"): {Dev: 50, MTU: 1000, Routed: true}, a("198.51.100.1"): {Dev: 51}, a("198.51.100.2"): {Dev: 51, Routed: true},
-		a("203.0.113.5"): {Dev: 51}, a("2001:db8::2"): {Dev: 50}, a("2001:db8:1::1"): {Dev: 50, Routed: true},
+		a("10.9.0.2"): {Dev: 50}, a("192.0.2.1"): {Dev: 50, MTU: 1000, Routed: true}, a("198.51.100.1"): {Dev: 51, Aside: true}, a("198.51.100.2"): {Dev: 51, Routed: true, Aside: true},
+		a("203.0.113.5"): {Dev: 51, Aside: true}, a("2001:db8::2"): {Dev: 50}, a("2001:db8:1::1"): {Dev: 50, Routed: true},
 	}
 	err := cantest.NewNetns(t).Do(func(ns.NetNS) error {
 		run(t, "", "sh", "-e", "-c", `ip link add eth0 index 50 type veth peer name peer0; ip link set peer0 up; ip address add 10.9.0.1/24 dev eth0

@@ -36,21 +36,26 @@ type Way struct {
 	Dev    int  // ifindex; 0 is no way
 	MTU    int  // of the route, in bytes; 0 is that of the device
 	Routed bool // by a gateway
+	Aside  bool // by another device than that of this host's address
 }
 
 // Read looks at the way to other hosts, which is that of packets from this one's address, the first of hosts that it has.
 func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
-	if u.Addresses, err = addresses(conn); err != nil {
+	own, err := addresses(conn)
+	if err != nil {
 		return u, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range own {
+		u.Addresses = append(u.Addresses, a.Addr)
 	}
 	u.Ways = make(map[netip.Addr]Way, len(hosts))
 	isOwn := func(a netip.Addr) bool { return slices.Contains(u.Addresses, a) }
-	var local netip.Addr
-	if i := slices.IndexFunc(hosts, isOwn); i >= 0 {
-		local = hosts[i]
+	var local address
+	if i := slices.IndexFunc(own, func(a address) bool { return slices.Contains(hosts, a.Addr) }); i >= 0 {
+		local = own[i]
 	}
 	others := slices.DeleteFunc(slices.Clone(hosts), isOwn)
-	request := func(a netip.Addr) *nl.NetlinkRequest { return wayRequest(local, a) }
+	request := func(a netip.Addr) *nl.NetlinkRequest { return wayRequest(local.Addr, a) }
 	err = rtnl.Each(conn, others, request, func(a netip.Addr, r rtnl.Reply) error {
 		if errors.Is(r.Err, unix.ENETUNREACH) || errors.Is(r.Err, unix.EHOSTUNREACH) || errors.Is(r.Err, unix.EINVAL) || errors.Is(r.Err, unix.EACCES) {
 			return nil // there is no route, or one that says so
@@ -58,6 +63,7 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 			return fmt.Errorf("look up route to %s: %w", a, r.Err)
 		}
 		way, err := unmarshalWay(r.Data)
+		way.Aside = way.Dev != local.dev
 		u.Ways[a] = way
 		return err
 	})
@@ -66,7 +72,13 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 
 const ifaddrmsgSize = 8 // struct ifaddrmsg
 
-func addresses(conn rtnl.Conn) (all []netip.Addr, err error) {
+// address is one of this host.
+type address struct {
+	netip.Addr
+	dev int // ifindex
+}
+
+func addresses(conn rtnl.Conn) (all []address, err error) {
 	const tries, pause = 10, 5 * time.Millisecond
 	for i := range tries {
 		time.Sleep(time.Duration(i) * pause)
@@ -89,10 +101,11 @@ func addresses(conn rtnl.Conn) (all []netip.Addr, err error) {
 
 // unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
 // other end of a link then.
-func unmarshalAddress(b []byte) (a netip.Addr, err error) {
+func unmarshalAddress(b []byte) (a address, err error) {
 	if len(b) < ifaddrmsgSize {
 		return a, fmt.Errorf("ifaddrmsg: %d bytes, want at least %d", len(b), ifaddrmsgSize)
 	}
+	a.dev = int(binary.NativeEndian.Uint32(b[4:]))
 	local := false
 	err = rtnl.Attrs(b[ifaddrmsgSize:], func(kind uint16, value []byte) error {
 		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !local {
@@ -100,7 +113,7 @@ func unmarshalAddress(b []byte) (a netip.Addr, err error) {
 			if !ok {
 				return fmt.Errorf("attribute %d: %d bytes, want 4 or 16", kind, len(value))
 			}
-			a, local = own, kind == unix.IFA_LOCAL
+			a.Addr, local = own, kind == unix.IFA_LOCAL
 		}
 		return nil
 	})

@@ -19,8 +19,11 @@ import (
 // pluginType is the name of the plugin, and of its file.
 const pluginType = "vxcan"
 
+// annotations is the capability by which the plugin gets the annotations of a pod.
+const annotations = "io.kubernetes.cri.pod-annotations"
+
 // defaultEntry attaches the pods whose annotation asks for it.
-const defaultEntry = `{"type":"vxcan","capabilities":{"io.kubernetes.cri.pod-annotations":true}}`
+const defaultEntry = `{"type":"vxcan","capabilities":{"` + annotations + `":true}}`
 
 // entryOfNode is what readEntry takes: where beside the file of the entry is one of this node's name, that one. So a ConfigMap
 // has the entries of nodes that differ, whose adapters have different names for instance.
@@ -61,12 +64,13 @@ func parseEntry(content []byte) (json.RawMessage, error) {
 	}
 	var errs []error
 	network := config.NewNetwork()
+	capabilities := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		known, err := true, error(nil)
 		switch name {
 		case "type":
 		case "capabilities":
-			err = json.Unmarshal(keys[name], &map[string]bool{})
+			err = json.Unmarshal(keys[name], &capabilities)
 		default:
 			known, err = network.SetJSON(name, keys[name])
 		}
@@ -79,6 +83,9 @@ func parseEntry(content []byte) (json.RawMessage, error) {
 	}
 	if typeOf(content) != pluginType {
 		errs = append(errs, fmt.Errorf(`key "type": want %q`, pluginType))
+	}
+	if network.Hub.Span.Nodes && !capabilities[annotations] {
+		errs = append(errs, fmt.Errorf(`key "hosts": nodes needs "capabilities": {%q: true}: else the pods of DNS would wait for DNS`, annotations))
 	}
 	if err := errors.Join(append(errs, network.Check())...); err != nil {
 		return nil, fmt.Errorf("%w entry: %s", errUsage, config.OneLine(err))

@@ -126,13 +126,13 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 			n.path, n.cniVersion, strings.Join(in.versions, ", "))
 	}
 	path, list := n.asList()
-	entry, err := in.expanded(list)
-	if err != nil {
-		return false, fmt.Errorf("the nodes of the cluster: %w", err)
+	entry, errNodes := in.expanded(list)
+	if errNodes != nil {
+		errNodes = fmt.Errorf("the nodes of the cluster: %w: the list from before is used", errNodes)
 	}
 	after, err := chain(list, entry)
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", n.path, err)
+		return false, fmt.Errorf("%s: %w", n.path, errors.Join(err, errNodes))
 	}
 	file := n.file
 	switch {
@@ -152,7 +152,7 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 	if before != "" && before != file {
 		err = takeOut(before)
 	}
-	return wrote, err
+	return wrote, errors.Join(err, errNodes)
 }
 
 // putInPlaceOf puts a list in the place of the configuration of one plugin. While both are there, the runtime takes

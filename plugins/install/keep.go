@@ -28,10 +28,8 @@ func passes(err error) bool {
 
 // installOnce installs and does not wait for a pod network.
 func (in *installer) installOnce(ctx context.Context) error {
-	if hosts, _, _ := hostsOf(in.valid); wantsNodes(hosts) {
-		if err := in.nodes.look(ctx); err != nil {
-			return fmt.Errorf("list the nodes of the cluster: %w", err)
-		}
+	if wantsNodes(hostsOf(in.valid)) {
+		return fmt.Errorf("%w entry: hosts: nodes come and go: leave out --once", errUsage)
 	}
 	for n := 1; ; n++ {
 		_, err := in.install(ctx)
@@ -49,7 +47,6 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		poll = fastPoll
 		slog.Warn("cannot watch the directories: reading them all the time", "every", poll, "err", err)
 	}
-	nodesChanged := in.nodes.watch(ctx)
 	var said string
 	pace := pace{left: burst, at: time.Now()}
 	for {
@@ -58,6 +55,7 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 			return err // no plugin
 		}
 		said = say(said, err)
+		in.nodes.ask(ctx)
 		wait := poll
 		switch {
 		case passes(err):
@@ -67,7 +65,8 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-nodesChanged:
+		case a := <-in.nodes.answers:
+			in.nodes.take(a, time.Now())
 		case _, ok := <-changed:
 			if !ok && ctx.Err() == nil {
 				return fmt.Errorf("%s or %s is gone: start again when it is there", in.confDir, in.binDir)

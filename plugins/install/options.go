@@ -37,7 +37,7 @@ type options struct {
 	confDir      string
 	entry        string // JSON, or the path of a file with it
 	node         string // its name, or ""
-	service      string // the DNS name of a headless Service of the DaemonSet
+	service      string // the headless Service of the DaemonSet
 	removeOnExit bool
 	once         bool
 	check        bool
@@ -57,7 +57,7 @@ func parseOptions(args []string) options {
 	flags.StringVar(&o.confDir, "conf-dir", "/etc/cni/net.d", "the node's `directory` of CNI configurations")
 	flags.StringVar(&o.entry, "entry", defaultEntry, "the entry of vxcan in the pod network, `JSON` or a file with it")
 	flags.StringVar(&o.node, "node", "", "`name` of this node: if NAME.json is beside the file of --entry, it is the entry here")
-	flags.StringVar(&o.service, "nodes", "vxcan.kube-system.svc", `DNS name of a headless Service with the nodes of the cluster, for "hosts": "nodes"`)
+	flags.StringVar(&o.service, "nodes", "vxcan", "the headless `Service` with the nodes of the cluster, for the word nodes in hosts")
 	flags.BoolVar(&o.removeOnExit, "remove-on-exit", false, "take the entry out again when stopped by a signal")
 	flags.BoolVar(&o.once, "once", false, "install and end, do not watch")
 	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, print that entry, and change nothing")
