@@ -433,7 +433,7 @@ func TestSpanNodes(t *testing.T) {
 	h.worlds[0].expectExactlyOnce(alone, first, later, second, last, third)
 	static := h.request("static", w.crowd)
 	static.Hub.Span.Hosts += ",10.9.0.9"
-	if err := w.attachRequest(static); !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "containers that are there have hosts 10.9.0.1,10.9.0.2,10.9.0.3") {
+	if err := w.attachRequest(static); !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "containers that are there have nodes, now hosts 10.9.0.1,10.9.0.2,10.9.0.3") {
 		t.Errorf("a list of its own: %v", err)
 	}
 	if err := w.attachRequest(nodes(h.request("lost", w.crowd))); !errors.Is(err, plan.ErrNotReady) || !strings.Contains(err.Error(), "vxcan-install") {
