@@ -17,8 +17,8 @@ type OtherHost struct {
 // NewOtherHost makes one, and an empty host here.
 func NewOtherHost(t *testing.T) OtherHost {
 	t.Helper()
-	Command(t, "modprobe", "-a", "ip_gre", "ip6_gre")
 	FreshHost(t)
+	Command(t, "modprobe", "-a", "ip_gre", "ip6_gre") // before there is a network namespace: each gets devices of the modules
 	far := NewContainer(t, "far")
 	Command(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far.ID)
 	t.Cleanup(func() { _, _ = Try("ip", "link", "del", "eth0") })
