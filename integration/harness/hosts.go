@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
@@ -18,7 +19,9 @@ type OtherHost struct {
 func NewOtherHost(t *testing.T) OtherHost {
 	t.Helper()
 	FreshHost(t)
-	Command(t, "modprobe", "-a", "ip_gre", "ip6_gre") // before there is a network namespace: each gets devices of the modules
+	// While they are loaded, each new network namespace gets devices of the modules' own.
+	Command(t, "modprobe", "-a", "ip_gre", "ip6_gre")
+	t.Cleanup(unloadGRE)
 	far := NewContainer(t, "far")
 	Command(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far.ID)
 	t.Cleanup(func() { _, _ = Try("ip", "link", "del", "eth0") })
@@ -29,6 +32,16 @@ func NewOtherHost(t *testing.T) OtherHost {
 		}
 	}
 	return OtherHost{far, NewContainer(t, "box")}
+}
+
+// unloadGRE takes the modules away, for which the kernel must have taken away the network namespaces with tunnels.
+func unloadGRE() {
+	for range 100 {
+		if _, err := Try("modprobe", "-r", "ip6_gre", "ip_gre"); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // Run runs vxcanctl there.

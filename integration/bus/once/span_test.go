@@ -32,9 +32,15 @@ func TestHosts(t *testing.T) {
 	if said := fmt.Sprintf(`"hosts":%s,"bus-id":%s`, plugin["hosts"], plugin["bus-id"]); !strings.HasPrefix(strings.ReplaceAll(keys, " ", ""), strings.ReplaceAll(said, " ", "")) {
 		t.Fatalf("%s, want %s", said, keys)
 	}
+	const sysctl = "/proc/sys/net/core/fb_tunnels_only_for_init_net"
+	harness.Write(t, sysctl, "1")
+	t.Cleanup(func() { harness.Write(t, sysctl, "0") })
 	a := harness.NewContainer(t, "a")
 	call := harness.On(a).With(keys)
 	result, _ := call.Add(t)
+	if got := a.Links(t); len(got) != 2 {
+		t.Errorf("a container has more than lo and can0: %v", got)
+	}
 	far.Attach(t)
 	stations := []harness.Station{harness.Host("vcan0"), a.On("can0"), far.Box.On("can0")}
 	harness.ExpectExactlyOnce(t, stations, 5, true)
