@@ -29,6 +29,10 @@ const Promised = "VXCAN_TEST_CAN"
 // Thorough is the environment variable that, when it is 1, has tests with very many cases go through all of them.
 const Thorough = "VXCAN_TEST_THOROUGH"
 
+// A goroutine that ends on a thread which is in another network namespace ends the thread, but for the main one, which would stay
+// there for ever, as /proc/PID/ns/net of all of the process.
+func init() { runtime.LockOSThread() }
+
 // IsThorough reports whether tests are to go through all of their cases.
 func IsThorough() bool { return os.Getenv(Thorough) == "1" }
 
