@@ -47,6 +47,9 @@ func (b *bus) warn(w plan.Want) {
 	for _, d := range w.Unreached(b.view) {
 		b.notice("%s", d)
 	}
+	if outside := w.Outside(b.view); len(outside) > 0 {
+		b.notice("in another network than this node, and not on the bus: %v", outside)
+	}
 	b.warnOfBacklog()
 }
 

@@ -91,7 +91,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
 	all = append(all, plan.DiffEndpoint(r.HostIf(), ends, mtu, func(name string) bool { return slices.Contains(contIfs, name) })...)
 	for _, d := range all {
-		if d.What != "" {
+		if d.What != "" && d.Kind != plan.TrunkNoWay { // which ADD does not wait for; some runtimes CHECK behind each ADD
 			damage = append(damage, d.String())
 		}
 	}

@@ -445,6 +445,14 @@ func TestSpanNodes(t *testing.T) {
 	trunks(0, 2)
 	start(0, "late", two...) // the third node has gone
 	trunks(0, 1)
+	if !h.open {
+		w.run("ip route add 192.0.2.0/24 via 10.9.0.2")
+		start(0, "routed", h.names[0], h.names[1], "192.0.2.1")
+		trunks(0, 1)
+		if all, _ := w.status("vcan0"); !slices.Equal(all[0].Outside, []string{"192.0.2.1"}) {
+			t.Errorf("behind a router: %+v", all)
+		}
+	}
 	h.worlds[0].expectExactlyOnce(alone, first, later, second, last)
 }
 

@@ -37,6 +37,8 @@ type BusStatus struct {
 	Traffic   controller.Traffic `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus   `json:"endpoints"`
 	Trunks    []TrunkStatus      `json:"trunks,omitempty"` // of a bus that spans several hosts
+	// Outside are the addresses of nodes that are in another network than this one, and so not on the bus.
+	Outside []string `json:"outside,omitempty"`
 	// Unprotected reports trunks that take the packets of everybody, as the key unprotected allows.
 	Unprotected bool `json:"unprotected,omitempty"`
 	// Differences are what CHECK would say of the bus; there are none if it is whole.
@@ -273,6 +275,9 @@ func (b *bus) status() (s BusStatus, err error) {
 		return s, err
 	}
 	s.Unprotected = w.IsOpen(b.view)
+	for _, a := range w.Outside(b.view) {
+		s.Outside = append(s.Outside, a.String())
+	}
 	for _, d := range all {
 		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // as in a container that only looks
 		if d.What != "" && !noRight {

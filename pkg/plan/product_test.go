@@ -395,11 +395,11 @@ var damages = []damage{
 			h.records[i].Hub.Span.Nodes = false
 		}
 	}), refused, false},
-	{TrunkRouted, onNodes(func(h *host, _ *canlink.Link) { // a node that is none of this network has come
+	{"", onNodes(func(h *host, _ *canlink.Link) { // a node that is none of this network has come
 		h.v.Underlay.Ways[newNode] = underlay.Way{Dev: h.addLink(canlink.Link{Name: "cni0", MTU: 1500, Up: true}).Index, Aside: true}
 		h.link("cni0").CAN = false
 		h.hub.Span.Hosts += "," + newNode.String()
-	}), named, false},
+	}), repaired, false},
 	{TrunkRouted, onTable(func(h *host, trunk *canlink.Link) {
 		way := h.v.Underlay.Ways[trunk.Tunnel.Remote]
 		way.Routed = true
@@ -796,6 +796,36 @@ func TestEveryKey(t *testing.T) {
 		}
 		if !slices.Equal(changed, []config.Noun{of}) {
 			t.Errorf("key %s changes %v, want %s", k.Name, changed, of)
+		}
+	}
+}
+
+// TestOutside: a node in another network is sent nothing, and is not in the table. One that was let in stays when its way changes.
+func TestOutside(t *testing.T) {
+	for _, way := range []underlay.Way{{Routed: true}, {Aside: true}} {
+		h := hubs["own, two hosts, nodes"]()
+		if !populate(t, h, asks["nothing"], 2) {
+			t.Fatal("a bus of nodes")
+		}
+		peer := h.trunk().Tunnel.Remote
+		h.addLink(canlink.Link{Name: "cni0", MTU: 1500, Up: true}).CAN = false
+		way.Dev = h.link("cni0").Index
+		h.v.Underlay.Ways[newNode] = way
+		h.hub.Span.Hosts += "," + newNode.String()
+		if err := h.mend(); err != nil {
+			t.Fatal(err)
+		}
+		w := NewWant(h.hub, h.endpoints(), "")
+		if got := w.Outside(h.v); !slices.Equal(got, []netip.Addr{newNode}) || len(w.Peers(h.v)) != 1 || len(h.v.trunksOf(h.hub.Name)) != 1 || len(h.table.Peers) != 1 {
+			t.Errorf("%+v: outside %v, peers %v, table %v", way, got, w.Peers(h.v), h.table.Peers)
+		}
+		h.v.Underlay.Ways[peer] = way
+		table := h.table
+		if err := h.mend(); err != nil {
+			t.Fatal(err)
+		}
+		if h.trunk() == nil || h.table.Listing() != table.Listing() {
+			t.Errorf("%+v: a node that was let in is put out", way)
 		}
 	}
 }

@@ -124,6 +124,7 @@ func (w Want) Peers(v View) (all []Peer) {
 	for _, l := range v.trunksOf(w.Hub.Name) { // an address may go
 		own = append(own, l.Tunnel.Local)
 	}
+	own = append(own, w.Outside(v)...)
 	for _, a := range w.span(v).Addresses() {
 		if len(own) > 0 && !slices.Contains(own, a) {
 			all = append(all, Peer{Address: a})
@@ -261,8 +262,9 @@ func (w Want) diffSpan(v View, all *differences) {
 	}
 	want := underlay.Table{Name: table, Local: local, Key: span.BusID}
 	var trunks differences
+	outside := w.Outside(v)
 	for _, peer := range span.Addresses() {
-		if peer != local {
+		if peer != local && !slices.Contains(outside, peer) {
 			want.Peers = append(want.Peers, underlay.Source{Address: peer, Device: w.way(want, peer, v, all)})
 			w.diffTrunk(canlink.Tunnel{Local: local, Remote: peer, Key: span.BusID, TTL: underlay.HopLimit}, v, &trunks)
 		}
@@ -281,7 +283,8 @@ func (w Want) diffSpan(v View, all *differences) {
 	}
 	*all = append(*all, trunks...)
 	for _, l := range v.trunksOf(name) {
-		if _, peer, _, _ := ParseTrunk(l); peer == local || !slices.Contains(span.Addresses(), peer) {
+		_, peer, _, _ := ParseTrunk(l)
+		if !slices.ContainsFunc(want.Peers, func(s underlay.Source) bool { return s.Address == peer }) {
 			unwanted(l, "it is none of the other hosts "+span.Hosts)
 		}
 	}
@@ -292,17 +295,18 @@ func (w Want) diffSpan(v View, all *differences) {
 func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
-	nodes := w.span(v).Nodes
-	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed || nodes && way.Aside) {
+	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed || w.span(v).Nodes && way.Aside) {
 		const cure = "use WireGuard and the addresses of its interfaces, or the key unprotected"
 		before := t.Device(v.Underlay.Table, peer)
 		switch {
 		case dev.Name == "":
 			all.add(TrunkNoWay, Change{}, "there is no route to host %s: frames from it are dropped", peer)
 		case before != "":
-			all.name(TrunkRouted, "unless that lasts for a moment only, "+cure, "host %s is behind a router now: frames from it are dropped while it is", peer)
-		case nodes: // nobody has written that list: the others go on
-			all.name(TrunkRouted, cure, "node %s is not in the network of this one, which has its address on another device or behind a router: frames from it are dropped", peer)
+			behind := "a router"
+			if !way.Routed {
+				behind = "device " + Quote(dev.Name)
+			}
+			all.name(TrunkRouted, "unless that lasts for a moment only, "+cure, "host %s is behind %s now: frames from it are dropped while it is", peer, behind)
 		default:
 			w.spanTrouble(all, TrunkRouted, config.ErrInvalid, cure,
 				"hub %s: host %s is behind a router, so that its packets cannot be told from those that a host forwards for its containers", w.Hub.Name, peer)
@@ -318,6 +322,26 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 			"the way to %s by %s has MTU %d: CAN FD frames need %d, and are lost", peer, Quote(dev.Name), mtu, need)
 	}
 	return dev.Name
+}
+
+// Outside lists the nodes that are behind a router, or behind another device than that of this one's address. Nobody has typed that
+// list, so that the others go on without them: they are sent nothing, and what comes from them is dropped. One whose packets are
+// let in is not put out, because its network may be away for a moment.
+func (w Want) Outside(v View) (all []netip.Addr) {
+	span := w.span(v)
+	if !span.Nodes || span.Unprotected {
+		return nil
+	}
+	var trouble differences // which diffSpan tells
+	local, ok := w.local(v, &trouble)
+	t := underlay.Table{Name: config.TableName(w.Hub.Name), Local: local, Key: span.BusID}
+	for _, peer := range span.Addresses() {
+		way := v.Underlay.Ways[peer]
+		if ok && peer != local && v.At(way.Dev).Name != "" && (way.Routed || way.Aside) && t.Device(v.Underlay.Table, peer) == "" {
+			all = append(all, peer)
+		}
+	}
+	return all
 }
 
 // Unreached lists the other hosts that there is no way to.

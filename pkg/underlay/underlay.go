@@ -39,7 +39,7 @@ type Way struct {
 	Aside  bool // by another device than that of this host's address
 }
 
-// Read looks at the way to other hosts, which is that of packets from this one's address, the first of hosts that it has.
+// Read looks at the way to other hosts, which is that of packets from this one's address, one of hosts.
 func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 	own, err := addresses(conn)
 	if err != nil {
@@ -63,7 +63,7 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 			return fmt.Errorf("look up route to %s: %w", a, r.Err)
 		}
 		way, err := unmarshalWay(r.Data)
-		way.Aside = way.Dev != local.dev
+		way.Aside = !slices.Contains(own, address{local.Addr, way.Dev})
 		u.Ways[a] = way
 		return err
 	})

@@ -88,7 +88,7 @@ func (n *nodes) name() (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("%s does not search the Services of a namespace: set dnsPolicy to ClusterFirstWithHostNet", n.resolvConf)
+	return "", fmt.Errorf("%s does not search the Services of a namespace: the pod needs dnsPolicy ClusterFirstWithHostNet, and the kubelet a DNS of the cluster", n.resolvConf)
 }
 
 // take takes an answer over.
@@ -99,6 +99,9 @@ func (n *nodes) take(a answer, now time.Time) {
 	if a.err != nil && !n.failed {
 		slog.Warn("the nodes of the cluster cannot be listed, so that their list stays as it is: is there a headless Service "+n.service+"?",
 			"err", config.OneLine(a.err))
+	}
+	if a.err == nil && n.failed {
+		slog.Info("the nodes of the cluster are listed again")
 	}
 	n.failed = a.err != nil
 }
@@ -115,13 +118,19 @@ func (n *nodes) learn(list []netip.Addr, now time.Time) error {
 	if len(list) == 0 {
 		return errors.New("no address of a node is in the answer")
 	}
+	others := false
 	for a, missing := range n.known {
 		switch {
-		case a.Is4() != list[0].Is4(), !missing.IsZero() && now.Sub(missing) > nodesPatience:
+		case !missing.IsZero() && now.Sub(missing) > nodesPatience:
 			delete(n.known, a)
+			continue
 		case missing.IsZero():
 			n.known[a] = now
 		}
+		others = others || a.Is4() != list[0].Is4()
+	}
+	if others {
+		return fmt.Errorf("%s and others have addresses of another family than the nodes that were known", list[0])
 	}
 	for _, a := range list {
 		n.known[a] = time.Time{}

@@ -229,6 +229,10 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 					"they must come whole, with a TTL of 255, and keep the mark that the table gives them: nft list table inet "+config.TableName(s.Hub))
 			}
 		}
+		if len(s.Outside) > 0 {
+			add("VX307", warning, fmt.Sprintf("bus %s: nodes in another network than this one, and not on the bus: %s", s.Hub, strings.Join(s.Outside, ", ")),
+				"leave them out by a nodeSelector of the DaemonSet vxcan, or name the hosts of the bus in its entry, with addresses in one network (WireGuard)")
+		}
 		if s.Unprotected {
 			add("VX306", warning, fmt.Sprintf("bus %s spans other hosts unprotected: any container of these hosts may be able to send to it, and to receive it", s.Hub),
 				"leave unprotected out of its network, on all hosts, unless the network between them is safe by other means")

@@ -53,6 +53,7 @@ var codes = [...]code{
 	{"VX304", "order of frames", "Receive packet steering (rps_cpus) on a device of a bus spreads the frames of one sender over several CPUs, so that they arrive in another order than they were sent in. net.core.rps_default_mask, or a rule of udev, sets it on each new device."},
 	{"VX305", "trunk to another host", "Frames that this host could not send to another one: the network takes less than the bus sends, or its MTU is below 100. Frames that were lost on the way are what this host says the other one HEARD, less what that host says this one SENT."},
 	{"VX306", "unprotected bus", "A bus spans several hosts and takes the packets of everybody (key unprotected). Where nothing else keeps them away, a container of these hosts, also one that is not on the bus, can send to it, and receive it in place of a host."},
+	{"VX307", "node outside", "Of the nodes of the cluster (hosts: nodes), one is behind a router, or another device than that with the address of this node. Its packets could not be told from those that a host forwards for its containers, so that it is not on the bus."},
 }
 
 // finding is what one check has found.

@@ -213,6 +213,9 @@ func (l look) members(b bus.BusStatus, r *rateSince) table {
 		sent, heard := r.trunk(trunk)
 		add([]string{"(host " + trunk.Peer + ")", "", "", trunkWords(trunk)}, !trunk.Up, config.Policy{}, sent, trunk.Denied, 0, heard, 0, trunk.Lost, 0, 0)
 	}
+	for _, node := range b.Outside {
+		add([]string{"(host " + node + ")", "", "", "outside"}, false, config.Policy{}, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
 	return t
 }
 

@@ -33,8 +33,12 @@ func TestHosts(t *testing.T) {
 		t.Fatalf("%s, want %s", said, keys)
 	}
 	const sysctl = "/proc/sys/net/core/fb_tunnels_only_for_init_net"
+	before, err := os.ReadFile(sysctl)
+	if err != nil {
+		t.Fatal(err)
+	}
 	harness.Write(t, sysctl, "1")
-	t.Cleanup(func() { harness.Write(t, sysctl, "0") })
+	t.Cleanup(func() { harness.Write(t, sysctl, string(before)) })
 	a := harness.NewContainer(t, "a")
 	call := harness.On(a).With(keys)
 	result, _ := call.Add(t)
