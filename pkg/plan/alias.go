@@ -50,9 +50,12 @@ func trunkAlias(hub string, peer netip.Addr, open bool) string {
 
 // ParseTrunk reads the alias of a trunk. ok is false for any other device.
 func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
+	if l.Kind != canlink.GRE && l.Kind != canlink.GRE6 {
+		return "", netip.Addr{}, false, false
+	}
 	alias, open := strings.CutSuffix(l.Alias, " "+openMark)
 	words := strings.Split(alias, " ")
-	if len(words) != 4 || words[0] != aliasMark || words[2] != trunkMark || l.Kind != canlink.GRE && l.Kind != canlink.GRE6 {
+	if len(words) != 4 || words[0] != aliasMark || words[2] != trunkMark {
 		return "", netip.Addr{}, false, false
 	}
 	peer, err := netip.ParseAddr(words[3])

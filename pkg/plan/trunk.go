@@ -48,12 +48,13 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 // span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
 // are what its trunks tell. Those of another one go.
 func (w Want) span(v View) config.Span {
-	switch trunks := v.trunksOf(w.Hub.Name); {
+	switch {
 	case w.Hub.Span.Hosts != "":
 		return w.Hub.Span
 	case w.othersSpan.Hosts != "":
 		return w.othersSpan
-	case len(trunks) > 0 && IsOurHub(v.Link(w.Hub.Name)):
+	}
+	if trunks := v.trunksOf(w.Hub.Name); len(trunks) > 0 && IsOurHub(v.Link(w.Hub.Name)) {
 		_, _, open, _ := ParseTrunk(trunks[0])
 		hosts := []netip.Addr{trunks[0].Tunnel.Local}
 		for _, l := range trunks {
