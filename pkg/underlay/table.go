@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -106,20 +105,9 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 }
 
 // rules lists the rules of a table, in their order.
-func (t *Tables) rules(name string) (lines []string, err error) {
-	const tries, pause = 10, 5 * time.Millisecond // a busy firewall does change
-	for i := range tries {
-		time.Sleep(time.Duration(i) * pause)
-		lines = nil
-		_, err = t.conn.Dump(message(unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, name)), func(data []byte) error {
-			line, err := describe("rule", data)
-			lines = append(lines, line)
-			return err
-		})
-		if !errors.Is(err, rtnl.ErrInterrupted) {
-			break
-		}
-	}
+func (t *Tables) rules(name string) ([]string, error) {
+	request := func() *nl.NetlinkRequest { return message(unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, name)) }
+	lines, err := dump(t.conn, request, func(data []byte) (string, error) { return describe("rule", data) })
 	if err != nil {
 		return nil, fmt.Errorf("rules of table %s: %w", name, err)
 	}

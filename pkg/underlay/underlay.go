@@ -78,18 +78,25 @@ type address struct {
 	dev int // ifindex
 }
 
-func addresses(conn rtnl.Conn) (all []address, err error) {
+func addresses(conn rtnl.Conn) ([]address, error) {
+	request := func() *nl.NetlinkRequest {
+		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
+		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+		return r
+	}
+	all, err := dump(conn, request, unmarshalAddress)
+	return slices.DeleteFunc(all, func(a address) bool { return !a.IsValid() }), err
+}
+
+// dump lists what the kernel has, again if that has changed meanwhile: a busy host does change.
+func dump[T any](conn rtnl.Conn, request func() *nl.NetlinkRequest, unmarshal func([]byte) (T, error)) (all []T, err error) {
 	const tries, pause = 10, 5 * time.Millisecond
 	for i := range tries {
 		time.Sleep(time.Duration(i) * pause)
 		all = nil
-		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
-		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
-		_, err = conn.Dump(r, func(data []byte) error {
-			a, err := unmarshalAddress(data)
-			if a.IsValid() {
-				all = append(all, a)
-			}
+		_, err = conn.Dump(request(), func(data []byte) error {
+			one, err := unmarshal(data)
+			all = append(all, one)
 			return err
 		})
 		if !errors.Is(err, rtnl.ErrInterrupted) {
