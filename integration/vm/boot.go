@@ -127,13 +127,19 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 	if err := m.writeJob(scratch, root, args, t); err != nil {
 		return 0, err
 	}
-	command := m.umlCommand(root, scratch, disk)
+	command, env := m.umlCommand(root, scratch, disk), os.Environ()
 	if m.qemu {
 		if command, err = m.qemuCommand(root, scratch, disk); err != nil {
 			return 0, err
 		}
+	} else if hasAMX() {
+		ptrace, err := buildPtrace(scratch)
+		if err != nil {
+			return 0, err
+		}
+		env = append(env, "LD_PRELOAD="+root.hostPath(ptrace))
 	}
-	if status, err = boot(root, command, scratch, t); err != nil {
+	if status, err = boot(root, command, env, scratch, t); err != nil {
 		return 0, err
 	}
 	return status, nil
@@ -193,7 +199,7 @@ func (m *machine) umlCommand(root *rootFS, scratch, disk string) []string {
 }
 
 // boot runs a machine to its end and returns the exit status its command left in scratch.
-func boot(root *rootFS, command []string, scratch string, t *terminal) (int, error) {
+func boot(root *rootFS, command, env []string, scratch string, t *terminal) (int, error) {
 	log, err := os.OpenFile(filepath.Join(scratch, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
@@ -215,7 +221,7 @@ func boot(root *rootFS, command []string, scratch string, t *terminal) (int, err
 	defer restore()
 	defer stdin.Close()
 	cmd.ExtraFiles = append(cmd.ExtraFiles, stdin) // fd 5
-	cmd.Env = append(os.Environ(), "TMPDIR="+root.hostPath(memoryDir(scratch)))
+	cmd.Env = append(env, "TMPDIR="+root.hostPath(memoryDir(scratch)))
 	// A process group of its own, so that one kill reaches the kernel and the processes it traces. Pdeathsig is sent
 	// when the *thread* ends that started the child: it must be the main one's own.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -21,6 +21,7 @@ func (m *machine) checkInstalled() error {
 	}
 	need(findProgram("mkfs.ext4") != "", "e2fsprogs")
 	need(!isOwnSuite(m.suite) || findProgram("modprobe") != "", "kmod") // without it the kernel has no CAN
+	need(m.qemu || !hasAMX() || findProgram("tcc") != "", "tcc")
 	switch {
 	case !isOwnSuite(m.suite):
 	case m.qemu:
