@@ -35,6 +35,7 @@ func (b *bench) carrying() error {
 		}
 		two = append(two, t)
 	}
+	two = append(two, b.wires...)
 	for i := range repeats {
 		fmt.Fprintf(os.Stderr, "sending: round %d of %d\n", i+1, repeats)
 		for _, t := range many {

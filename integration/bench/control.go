@@ -59,6 +59,8 @@ func (b *bench) round() error {
 		func() error { return b.pair("bridge ", bridge) },
 		func() error { return b.pair("1 there ", one) },
 		func() error { return b.pair("100 there ", hundred) },
+		func() error { return b.pair("one queue ", oneQueue) },
+		func() error { return b.pair("queue each ", queueEach) },
 		func() error { return b.check("1 there CHECK", one, b.one) },
 		func() error { return b.check("100 there CHECK", hundred, b.hundredth) },
 		b.cold,
@@ -134,7 +136,7 @@ func (b *bench) prepare() error {
 			return err
 		}
 	}
-	return errors.Join(b.mesh("pre0", 1), b.mesh("pre1", 30))
+	return errors.Join(b.mesh("pre0", 1), b.mesh("pre1", 30), b.wire("one queue", oneQueue), b.wire("queue each", queueEach))
 }
 
 // memory measures the peak memory of an ADD.

@@ -40,6 +40,7 @@ type bench struct {
 	hosts  map[string]bool       // the network namespaces that stand for hosts
 	boxes  map[string]attachment // by what is attached there, again and again
 	meshes map[string][]string   // the predecessor's host ends by hub
+	wires  []topology            // that attaching leaves for carrying
 
 	one, hundredth attached // endpoints to CHECK
 }

@@ -99,6 +99,8 @@ var rows = []row{
 	{"rootless: DEL ÷ DEL", math.NaN(), ratio("rootless DEL", "DEL")},
 	{"rootless: a delivered frame ÷ the same", 1.1, ratio("rootless delivery, star", "delivery, star")},
 	{"rootless: a frame written and read ÷ the same", 1.1, ratio("rootless passage, star", "passage, star")},
+	{"a controller: ADD with a queue for each container ÷ with one for all", math.NaN(), ratio("queue each ADD", "one queue ADD")},
+	{"a controller: a frame written and read on the wire ÷ the same", 1.2, ratio("passage, queue each", "passage, one queue")},
 	{"lost or doubled on a busy bus, 10 receivers", 0, lostOrDoubled("busy bus")},
 	{"lost or doubled in a flood, 2 senders on 2 CPUs, 10 receivers", 0, lostOrDoubled("flood, star")},
 	{"frames of one sender out of order", 0, outOfOrder},
