@@ -66,6 +66,9 @@ func (n *ClusterNode) PowerOn() {
 	for _, dir := range ownDirs {
 		script += fmt.Sprintf("mkdir -p %[1]s; mount --bind %[2]s%[1]s %[1]s\n", dir, n.Dir)
 	}
+	if n.number == 2 { // an immutable system, such as Fedora CoreOS or Flatcar
+		script += "mount --bind /usr /usr; mount -o remount,bind,ro /usr\n"
+	}
 	script += "mount -t tmpfs tmpfs /run; mkdir -p /run/lock; touch /run/ready; exec sleep infinity"
 	n.holder = startDaemon(n.T, n.Dir+"/holder.log",
 		"nsenter", "--net="+n.netnsPath(), "unshare", "--mount", "--propagation", "shared", "sh", "-c", script)
@@ -192,6 +195,7 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 failSwapOn: false
 localStorageCapacityIsolation: false
+volumePluginDir: /var/lib/kubelet/volumeplugins
 evictionHard: {}
 imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
