@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,25 +27,9 @@ func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
 	const wireRate, full = 180, 2 * time.Second
 	wire.Pace(wireRate)
 	listener := wire.Listen()
-	var group sync.WaitGroup
-	stop := make(chan bool)
+	var stops []func()
 	for i, box := range boxes[:len(boxes)-1] {
-		sender := cantest.NewSender(t, box.Netns, "can0")
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				case <-time.After(2 * time.Millisecond):
-					if err := sender.Send(cantest.Frame{ID: uint32(0x200 + i), Data: fmt.Sprintf("%08d", n)}); err != nil {
-						t.Errorf("flooder: %v", err)
-						return
-					}
-				}
-			}
-		}()
+		stops = append(stops, Flood(t, box, uint32(0x200+i)))
 	}
 	time.Sleep(full) // the queues are
 	quiet := cantest.NewSender(t, boxes[len(boxes)-1].Netns, "can0")
@@ -58,8 +41,9 @@ func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	close(stop)
-	group.Wait()
+	for _, stop := range stops {
+		stop()
+	}
 	wire.Pace(cantest.Unlimited)
 	cantest.WaitQuiet(1, listener)
 	sent, waits, times := make(map[uint32]int), []time.Duration{}, listener.Times()
@@ -77,6 +61,31 @@ func FloodAndSend(t *testing.T, wire Wire, boxes []*Container) map[uint32]int {
 		t.Logf("the quiet container's after %v (median), %v at most", waits[len(waits)/2], waits[len(waits)-1])
 	}
 	return sent
+}
+
+// Flood has a container send some 500 frames a second until stop.
+func Flood(t *testing.T, box *Container, id uint32) (stop func()) {
+	t.Helper()
+	sender := cantest.NewSender(t, box.Netns, "can0")
+	stopped, done := make(chan bool), make(chan bool)
+	go func() {
+		defer close(done)
+		for n := 0; ; n++ {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(2 * time.Millisecond):
+				if err := sender.Send(cantest.Frame{ID: id, Data: fmt.Sprintf("%08d", n)}); err != nil {
+					t.Errorf("flooder: %v", err)
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		close(stopped)
+		<-done
+	}
 }
 
 // ExpectEqualShares fails the test unless the containers that flood have within a tenth the same number of frames on the

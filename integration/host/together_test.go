@@ -1,10 +1,12 @@
 package host
 
 import (
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/vxcan/vxcan/integration/harness"
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -32,6 +34,8 @@ func TestAllRuntimes(t *testing.T) {
 		`vcan0  vcan  CAN FD  healthy\n`, `  docker +docker +canbus +can0 +300 `, `  podman +podman +canbus0 +can0 +300 `, `  default/pod +kubernetes +pods +can0 +300 `)
 	expectShown(t, "metrics", `vxcan_endpoint_sent_frames_total\{hub="vcan0",runtime="docker",network="[0-9a-f]{64}",container="[0-9a-f]{64}",name="docker",`)
 	expectShown(t, "graph", `slot0  can, .*bus-off.*\n\|- programs on the host\n\|- the wire\n`+"`- logger  can0 \\(docker wire\\)", `- docker  can0 \(docker canbus\)`, `- podman  can0`, `- default/pod  can0`)
+	expectFits(t, 80)
+	expectFits(t, 120)
 	d.Docker("rm", "-f", "logger")
 	d.Docker("network", "rm", "wire")
 
@@ -73,6 +77,23 @@ func TestAllRuntimes(t *testing.T) {
 	d.Docker("rm", "-f", "docker")
 	d.Docker("network", "rm", "canbus")
 	d.ExpectClean()
+}
+
+// expectFits expects that status fits into a terminal of this many columns.
+func expectFits(t *testing.T, columns int) {
+	t.Helper()
+	status := fmt.Sprintf("stty cols %d; %s/vxcanctl status", columns, harness.BinDir(t))
+	out := harness.Command(t, "script", "--quiet", "--return", "--command", status, "/dev/null")
+	plain := regexp.MustCompile(`\x1b\[[0-9;]*m|\r`).ReplaceAllString(out, "")
+	t.Logf("%d columns:\n%s", columns, plain)
+	for line := range strings.Lines(plain) {
+		if utf8.RuneCountInString(strings.TrimSuffix(line, "\n")) > columns {
+			t.Errorf("%d columns: %s", columns, line)
+		}
+	}
+	if !strings.Contains(out, "\x1b[") {
+		t.Errorf("%d columns: a terminal, and nothing is in colour", columns)
+	}
 }
 
 // expectShown expects something in what vxcanctl says.

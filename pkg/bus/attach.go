@@ -198,37 +198,18 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		b.notice("%s", c)
 	}
 	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
-	host, err := b.inPlace(r, at, mtu)
+	e, changed, err := b.enlist(r, at, mtu, len(corrections) > 0)
 	if err != nil {
 		return Result{}, err
 	}
-	e := plan.Endpoint{Record: plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}, Host: host}
-	if b.put(e.Record) || len(corrections) > 0 || !b.onDisk {
-		b.trail.edited = b.trail.edited || host.Index != 0
-		if err := b.save(); err != nil {
-			return Result{}, err
-		}
-	}
-	if host.Index == 0 && b.view.Link(hostIf).Index != 0 {
-		if _, err := b.deleteEndpoint(hostIf); err != nil {
-			return Result{}, err
-		}
-		b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
-		if _, err := b.observe(); err != nil {
-			return Result{}, err
-		}
-		all = plan.Diff(want(), b.view)
-	}
-	if host.Index != 0 {
-		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
-		b.endpoints = append(b.endpoints, e)
+	if changed {
 		all = plan.Diff(want(), b.view)
 	}
 	repaired, err := b.mend(false, all, want)
 	if err != nil {
 		return Result{}, err
 	}
-	if host.Index == 0 {
+	if e.Host.Index == 0 {
 		if e.Host, err = b.addPair(r, mtu, at); err != nil {
 			return Result{}, err
 		}
@@ -253,6 +234,37 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		b.noticeRepairs(repaired)
 	}
 	return res, nil
+}
+
+// enlist records an endpoint and returns it: with its host end if the pair is in place, else without, and then an earlier pair is
+// deleted. It reports whether the bus differs from what was seen of it before.
+func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpoint, changed bool, err error) {
+	hostIf := r.HostIf()
+	e.Record = plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}
+	if e.Host, err = b.inPlace(r, at, mtu); err != nil {
+		return e, false, err
+	}
+	there := e.Host.Index != 0
+	if b.put(e.Record) || corrected || !b.onDisk {
+		b.trail.edited = b.trail.edited || there
+		if err := b.save(); err != nil {
+			return e, false, err
+		}
+	}
+	switch {
+	case there:
+		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
+		b.endpoints = append(b.endpoints, e)
+		return e, true, nil
+	case b.view.Link(hostIf).Index == 0:
+		return e, false, nil
+	}
+	if _, err := b.deleteEndpoint(hostIf); err != nil {
+		return e, false, err
+	}
+	b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
+	_, err = b.observe()
+	return e, true, err
 }
 
 func (b *bus) checkLimit(r Request) error {

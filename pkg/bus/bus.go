@@ -198,52 +198,15 @@ func (b *bus) observe() (corrections []string, err error) {
 			return nil, err
 		}
 	}
-	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
-	if hub.Index != 0 {
-		where = plan.Hooks(hub.Index, false)
-		listed = slices.Clone(where)
-	}
-	members := []int{hub.Index}
 	b.record.endpoints = make([]plan.Record, len(b.endpoints))
 	for i, e := range b.endpoints {
 		b.record.endpoints[i] = e.Record
-		where = append(where, plan.Hooks(e.Host.Index, e.Endpoint.Policy != (config.Policy{}) || e.CutOff)...)
-		members = append(members, e.Host.Index)
-	}
-	if _, name := config.BackplaneNames(b.name); v.Rootless && v.Link(name).Index != 0 {
-		copies := plan.CopyHooks(v.Link(name).Index, members...)
-		where, listed = append(where, copies...), append(listed, copies[0])
 	}
 	if v.Underlay, err = b.observeUnderlay(v); err != nil {
 		return nil, err
 	}
-	if trunks := v.TrunkHooks(b.name); !v.Rootless {
-		where = append(where, trunks...)
-		if v.HasTrunks(b.name) || len(v.Underlay.Addresses) > 0 {
-			listed = append(listed, trunks...)
-		}
-	}
-	filters, err := b.k.tc.Get(where...)
-	if err != nil {
+	if err := b.observeFilters(&v, hub.Index); err != nil {
 		return nil, err
-	}
-	v.Filters = make(map[cantc.Hook]cantc.Installed, len(filters))
-	for _, f := range filters {
-		v.Filters[f.Hook] = f
-	}
-	for _, e := range b.endpoints {
-		listed = append(listed, v.Missing(e)...)
-	}
-	if v.Entries, err = b.k.tc.List(listed...); err != nil {
-		return nil, err
-	}
-	// A filter that copies to no member is what one has left that is gone, or another program's.
-	filters, err = b.k.tc.Get(v.OtherCopies(b.name)...)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range filters {
-		v.Filters[f.Hook] = f
 	}
 	b.view = v
 	for _, r := range without(before, b.record.endpoints) {
@@ -253,6 +216,53 @@ func (b *bus) observe() (corrections []string, err error) {
 		corrections = append(corrections, fmt.Sprintf("found %s again by its device %s", r.Attachment, r.HostIf()))
 	}
 	return corrections, nil
+}
+
+// observeFilters looks at the filters of the bus, and for those of other programs beside them.
+func (b *bus) observeFilters(v *plan.View, hub int) error {
+	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
+	if hub != 0 {
+		where = plan.Hooks(hub, false)
+		listed = slices.Clone(where)
+	}
+	members := []int{hub}
+	for _, e := range b.endpoints {
+		where = append(where, plan.Hooks(e.Host.Index, e.Endpoint.Policy != (config.Policy{}) || e.CutOff)...)
+		members = append(members, e.Host.Index)
+	}
+	if _, name := config.BackplaneNames(b.name); v.Rootless && v.Link(name).Index != 0 {
+		copies := plan.CopyHooks(v.Link(name).Index, members...)
+		where, listed = append(where, copies...), append(listed, copies[0])
+	}
+	if trunks := v.TrunkHooks(b.name); !v.Rootless {
+		where = append(where, trunks...)
+		if v.HasTrunks(b.name) || len(v.Underlay.Addresses) > 0 {
+			listed = append(listed, trunks...)
+		}
+	}
+	filters, err := b.k.tc.Get(where...)
+	if err != nil {
+		return err
+	}
+	v.Filters = make(map[cantc.Hook]cantc.Installed, len(filters))
+	for _, f := range filters {
+		v.Filters[f.Hook] = f
+	}
+	for _, e := range b.endpoints {
+		listed = append(listed, v.Missing(e)...)
+	}
+	if v.Entries, err = b.k.tc.List(listed...); err != nil {
+		return err
+	}
+	// A filter that copies to no member is what one has left that is gone, or another program's.
+	filters, err = b.k.tc.Get(v.OtherCopies(b.name)...)
+	if err != nil {
+		return err
+	}
+	for _, f := range filters {
+		v.Filters[f.Hook] = f
+	}
+	return nil
 }
 
 // observeUnderlay looks at the way to the other hosts that somebody wants the bus to span, or that there are trunks to, and at

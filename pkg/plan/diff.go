@@ -213,15 +213,29 @@ func (w Want) diffWiring(v View, all *differences) {
 	w.diffForeign(hub, v, all)
 	diffCopies(common, members, v, all)
 	w.diffQueue(v, attaching, &own.Change.Wiring, all)
+	diffRules(common, members, uint32(hub.Index), attaching, v, &own.Change.Wiring, all)
+	if !own.Change.Wiring.Empty() {
+		*all = append(*all, own)
+	}
+	for i := range w.Endpoints {
+		if e := &w.Endpoints[i]; e.CutOff {
+			all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
+			all.of(e.Host.Name)
+		}
+	}
+}
+
+// diffRules compares the gateway rules of a bus. What the member lacks that is attaching goes to its own wiring.
+func diffRules(common backplane, members []member, hub, attaching uint32, v View, own *Wiring, all *differences) {
 	jobs := v.Jobs
-	if hub.Index == 0 && len(common.trunks) == 0 { // rules for error frames of a controller wait for it
+	if hub == 0 && len(common.trunks) == 0 { // rules for error frames of a controller wait for it
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })
 	}
-	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, uint32(hub.Index))
+	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, hub)
 	var others []cangw.Rule
 	for _, r := range missing {
 		if r.Dst == attaching {
-			own.Change.Wiring.AddRules = append(own.Change.Wiring.AddRules, r)
+			own.AddRules = append(own.AddRules, r)
 		} else {
 			others = append(others, r)
 		}
@@ -239,7 +253,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		all.of(hostIfs(members, rulesOf(unwanted), v)...)
 	}
 	for _, j := range foreign {
-		index := j.Src + j.Dst - uint32(hub.Index)
+		index := j.Src + j.Dst - hub
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
 				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
@@ -249,15 +263,6 @@ func (w Want) diffWiring(v View, all *differences) {
 		other := v.nameOf(index)
 		all.name(RuleForeign, fmt.Sprintf("make %s the hub of a network (physical), or put containers on both buses; then %s", Quote(other), strings.Replace(command(j, v), "-A", "-D", 1)),
 			"gateway rule %s of another program carries no container's frame: a frame may pass one rule, and has passed one on this bus", command(j, v))
-	}
-	if !own.Change.Wiring.Empty() {
-		*all = append(*all, own)
-	}
-	for i := range w.Endpoints {
-		if e := &w.Endpoints[i]; e.CutOff {
-			all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
-			all.of(e.Host.Name)
-		}
 	}
 }
 
