@@ -81,6 +81,8 @@ GO_BUILD = -trimpath -buildvcs=false
 
 # Kubernetes pulls for each node what fits it. GOARM is for arm alone. The module of the tool asks for a newer Go.
 PLATFORMS = amd64 arm64 arm/v7 riscv64
+# Tests of the image and of packages make do with this machine's architecture and the one of 32 bits; test-matrix has all.
+test test-kube: PLATFORMS = $(if $(MATRIX),amd64 arm64 arm/v7 riscv64,$(sort $(subst armv7,arm/v7,$(THIS_ARCH)) arm/v7))
 KUBERNETES = go -C integration/kubernetes/installer
 
 # The name of the image, and where the manifests are written that have it, with the version.
@@ -93,8 +95,8 @@ image: setup-build ## make the container image for Kubernetes, an OCI layout in 
 			-o bin/platforms/$$platform/$${binary%:*} $${binary#*:} || exit; done; done
 	$(make_image) -binaries $(CURDIR)/bin/platforms $(PLATFORMS)
 
-push: setup-build ## push that image to a registry, and name it in bin/kubernetes: IMAGE=registry.example.com/vxcan-install
-	$(make_image) -push
+push: image ## push that image to a registry, and name it in bin/kubernetes: IMAGE=registry.example.com/vxcan-install
+	$(make_image) -push $(PLATFORMS)
 
 make_image = $(KUBERNETES) run . -image $(IMAGE) -version $(VERSION) -out $(CURDIR)/bin/image \
 	-manifests $(CURDIR)/conflist/kubernetes -to $(abspath $(MANIFESTS))
@@ -224,6 +226,7 @@ packages: setup-build $(NFPM) $(CYCLONEDX) ## build deb, rpm, apk and ipk packag
 
 THIS_ARCH = $(shell go env GOARCH | sed 's/^arm$$/armv7/')
 # The bytes are the same again, whatever the umask and the time zone. The upgrade is a package of a later version.
+test-packages: ARCHS = $(if $(MATRIX),amd64 arm64 armv7 riscv64,$(sort $(THIS_ARCH) armv7))
 test-packages: export VXCAN_TEST_CAN = 1
 test-packages: setup-packages build packages bin/vm ## test the packages: what is in them, and the deb in a Debian release, by test-matrix in each
 	umask 077; TZ=Asia/Tokyo $(MAKE) -s --no-print-directory packages PACKAGES=$(PACKAGES)-again ARCHS='$(if $(MATRIX),$(ARCHS),$(THIS_ARCH))'

@@ -5,11 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // format is what differs between the packages of the distributions.
@@ -52,7 +54,10 @@ for field in Package Version Architecture Recommends; do sed -n "s/^$field: //p"
 // TestPackageFiles: each package has each file where its distribution's runtimes look, with its mode, and no other.
 func TestPackageFiles(t *testing.T) {
 	for _, f := range formats {
-		for _, arch := range f.architectures {
+		for i, arch := range f.architectures {
+			if goarch := []string{"amd64", "arm64", "arm", "riscv64"}[i]; !cantest.IsThorough() && goarch != "arm" && goarch != runtime.GOARCH {
+				continue // make test builds none
+			}
 			t.Run(f.name+"/"+arch, func(t *testing.T) {
 				file := harness.Package(t, harness.PackagesDir+"/vxcan*[._]"+arch+"."+f.name)
 				got := listed(harness.Command(t, "bash", "-eo", "pipefail", "-c", f.list, "bash", file))

@@ -132,7 +132,7 @@ func (m *machine) bootAndRun(args []string) (status int, retErr error) {
 		if command, err = m.qemuCommand(root, scratch, disk); err != nil {
 			return 0, err
 		}
-	} else if hasAMX() {
+	} else if needsPtrace(root.dir) {
 		ptrace, err := buildPtrace(scratch)
 		if err != nil {
 			return 0, err

@@ -21,7 +21,6 @@ func (m *machine) checkInstalled() error {
 	}
 	need(findProgram("mkfs.ext4") != "", "e2fsprogs")
 	need(!isOwnSuite(m.suite) || findProgram("modprobe") != "", "kmod") // without it the kernel has no CAN
-	need(m.qemu || !hasAMX() || findProgram("tcc") != "", "tcc")
 	switch {
 	case !isOwnSuite(m.suite):
 	case m.qemu:
@@ -31,6 +30,7 @@ func (m *machine) checkInstalled() error {
 			return err
 		}
 		need(findProgram(umlKernel) != "", "user-mode-linux")
+		need(!needsPtrace("/") || compiler() != "", "tcc")
 	}
 	if len(packages) > 0 {
 		return fmt.Errorf("to boot a kernel with CAN, apt-get install %s", strings.Join(packages, " "))

@@ -27,9 +27,10 @@ const makeTimeout = 20 * time.Minute
 // makeArgs are mmdebstrap's, and what a root is remembered by: a change makes a new one.
 var makeArgs = []string{
 	"--mode=root", "--variant=minbase",
-	"--include=user-mode-linux,tcc,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
+	"--include=user-mode-linux,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
 	"--include=podman,netavark,aardvark-dns,uidmap,slirp4netns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
 	"--include=?exact-name(docker-cli)", // the client is a package of its own from trixie on
+	"--include=?exact-name(tcc)",        // see xstate.go; not from forky on
 	"--include=docker-compose,systemd,udev",
 	"--customize-hook=mkdir $1" + hostDir,
 }

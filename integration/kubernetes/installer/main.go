@@ -50,7 +50,7 @@ func main() {
 	}
 	var digest v1.Hash
 	if *toRegistry {
-		digest, err = push(*out, name)
+		digest, err = push(*out, name, flag.Args())
 	} else {
 		digest, err = write(*out, *binaries, name, flag.Args())
 	}
@@ -64,8 +64,8 @@ func main() {
 }
 
 // push sends the index of a layout to the registry that its name has, with the credentials of docker login or podman login,
-// and returns its digest. What the registry has already is not sent again.
-func push(out string, to name.Tag) (v1.Hash, error) {
+// and returns its digest. What the registry has already is not sent again. One that lacks a platform is refused.
+func push(out string, to name.Tag, platforms []string) (v1.Hash, error) {
 	all, err := layout.ImageIndexFromPath(out)
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("%w; run make image first", err)
@@ -84,6 +84,11 @@ func push(out string, to name.Tag) (v1.Hash, error) {
 	index, err := all.ImageIndex(digest)
 	if err != nil {
 		return v1.Hash{}, err
+	}
+	if is, err := index.IndexManifest(); err != nil {
+		return v1.Hash{}, err
+	} else if len(is.Manifests) != len(platforms) {
+		return v1.Hash{}, fmt.Errorf("%s is an image for %d platforms, want %q; run make image first", out, len(is.Manifests), platforms)
 	}
 	return digest, remote.WriteIndex(to, index, remote.WithAuthFromKeychain(authn.DefaultKeychain))
 }
