@@ -57,6 +57,7 @@ func hosts(t *testing.T, c *harness.Cluster) {
 		c.WaitFor("no pod is on a bus of "+n.Name, func() bool { return !strings.Contains(n.Control("status"), "default/") })
 		n.Control("heal")
 	}
+	first.Control("remove", "can-engine")
 	second.Control("remove", "vcan0")
 	c.Kubectl("scale", "deployment/dashboard", "--replicas=2")
 	c.Rollout("deployment/dashboard")
