@@ -30,7 +30,8 @@ var makeArgs = []string{
 	"--include=user-mode-linux,kmod,iproute2,iptables,nftables,can-utils,busybox-static,strace",
 	"--include=podman,netavark,aardvark-dns,uidmap,slirp4netns,crun,conmon,docker.io,containerd,runc,containernetworking-plugins",
 	"--include=?exact-name(docker-cli)", // the client is a package of its own from trixie on
-	"--include=?exact-name(tcc)",        // see xstate.go; not from forky on
+	"--include=~n^tcc$~V.",              // see xstate.go; no version of it from forky on
+	"--include=?exact-name(rootlesskit)",
 	"--include=docker-compose,systemd,udev",
 	"--customize-hook=mkdir $1" + hostDir,
 }
