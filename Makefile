@@ -178,6 +178,7 @@ test-matrix: test test-kubelet test-cluster test-nerdctl ## the same with one mo
 test-nerdctl: export VXCAN_TEST_CAN = 1
 test-nerdctl: setup-test build bin/vm ## test with nerdctl, in a few minutes
 	go -C integration/tools/nerdctl build $(GO_BUILD) -ldflags '-s -w' -o $(CURDIR)/bin/nerdctl github.com/containerd/nerdctl/v2/cmd/nerdctl
+	install -t bin $$(go -C integration/tools/nerdctl list -m -f '{{.Dir}}' github.com/containerd/nerdctl/v2)/extras/rootless/*.sh
 	for suite in $(OTHER_SUITES); do VXCAN_VM_SUITE=$$suite go -C integration $(GO_TEST) -exec '$(VM)' ./nerdctl || exit; done
 
 # What install installs has the version, systemd can read it where there is one, and uninstall leaves no file of it.

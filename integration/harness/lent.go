@@ -128,6 +128,6 @@ func NewUserContainer(t testing.TB, id string) *Container {
 // OnLent is the call that the user's runtime makes for a container of his, to have it on a bus that is lent.
 func OnLent(c *Container) Call {
 	call := On(c).With(`"hub":"vcan0","lent":true`)
-	call.Wrap = asUser()
+	call.Wrap = AsUserArgs()
 	return call
 }

@@ -18,7 +18,7 @@ import (
 const (
 	RootlessUser = "driver"
 	rootlessUID  = 4242
-	rootlessHome = "/home/" + RootlessUser
+	RootlessHome = "/home/" + RootlessUser
 )
 
 // RootlessRun is what a login makes for the user, and what goes when he logs out.
@@ -35,23 +35,27 @@ func NewUser(t testing.TB) {
 	t.Cleanup(func() { endUser(t) })
 }
 
+// NewRootlessUser makes a user on a host with nothing on it, where rootless runtimes find what systemd makes otherwise.
+func NewRootlessUser(t testing.TB) {
+	t.Helper()
+	FreshHost(t)
+	Command(t, "mount", "--make-rshared", "/")
+	NewUser(t)
+	Command(t, "modprobe", "tun")
+	Command(t, "sh", "-c", "mkdir -p /dev/net; test -e /dev/net/tun || mknod /dev/net/tun c 10 200; chmod 666 /dev/net/tun")
+	Command(t, "chmod", "u+s", "/usr/bin/newuidmap", "/usr/bin/newgidmap")
+}
+
 // NewRootlessPodman makes a user and does what he would: he has our plugin in Podman's directories, makes networks and imports
 // an image.
 func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 	t.Helper()
-	FreshHost(t)
-	Command(t, "mount", "--make-rshared", "/") // as systemd does
-	NewUser(t)
-	// A machine that no systemd has started has these otherwise.
-	Command(t, "modprobe", "tun")
-	Command(t, "sh", "-c", "mkdir -p /dev/net; test -e /dev/net/tun || mknod /dev/net/tun c 10 200; chmod 666 /dev/net/tun")
-	Command(t, "chmod", "u+s", "/usr/bin/newuidmap", "/usr/bin/newgidmap")
-
-	p := Podman{T: t, Backend: "cni", as: asUser()}
-	config, conf := rootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\ninfra_image=\"localhost/busybox\"\ninfra_command=\"/bin/sleep 100000\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
+	NewRootlessUser(t)
+	p := Podman{T: t, Backend: "cni", as: AsUserArgs()}
+	config, conf := RootlessHome+"/.config", "[engine]\ncgroup_manager=\"cgroupfs\"\ninfra_image=\"localhost/busybox\"\ninfra_command=\"/bin/sleep 100000\"\nevents_logger=\"file\"\n[containers]\nlog_driver=\"k8s-file\"\n[network]\n"
 	if HasNetavark() {
 		p.Backend = "netavark"
-		plugins := rootlessHome + "/plugins"
+		plugins := RootlessHome + "/plugins"
 		Command(t, "install", "-D", "-t", plugins, filepath.Join(BinDir(t), "netavark", "vxcan"))
 		conf += fmt.Sprintf("firewall_driver=\"none\"\ndefault_rootless_network_cmd=\"slirp4netns\"\nnetavark_plugin_dirs=[%q]\n", plugins)
 	} else {
@@ -67,7 +71,7 @@ func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 			Command(t, "install", "-m", "644", "-t", config+"/cni/net.d", Repo("conflist/")+podmanNetworks[name].conflist+".conflist")
 		}
 	}
-	Command(t, "chown", "-R", RootlessUser, rootlessHome)
+	Command(t, "chown", "-R", RootlessUser, RootlessHome)
 	for _, name := range networks {
 		if p.Backend == "netavark" {
 			p.Do(append(append([]string{"network", "create", "-d", "vxcan"}, podmanNetworks[name].options...), name)...)
@@ -78,42 +82,42 @@ func NewRootlessPodman(t testing.TB, networks ...string) Podman {
 		t.Fatalf("%s; want the network backend %s, rootless", about, p.Backend)
 	}
 	image := BusyboxImage(t)
-	Command(t, "install", "-o", RootlessUser, image, rootlessHome+"/busybox.tar")
-	p.Do("import", "--quiet", "--change", `CMD ["/bin/sleep","100000"]`, rootlessHome+"/busybox.tar", "busybox")
+	Command(t, "install", "-o", RootlessUser, image, RootlessHome+"/busybox.tar")
+	p.Do("import", "--quiet", "--change", `CMD ["/bin/sleep","100000"]`, RootlessHome+"/busybox.tar", "busybox")
 	return p
 }
 
-// asUser is the command that runs another one as the user.
-func asUser() []string {
-	return []string{
+// AsUserArgs is the command that runs another one as the user, with more variables in its environment.
+func AsUserArgs(env ...string) []string {
+	return append([]string{
 		"setpriv", "--reuid", RootlessUser, "--regid", RootlessUser, "--init-groups", "--inh-caps=-all",
-		"env", "-u", "CONTAINERS_CONF", "-C", rootlessHome, "HOME=" + rootlessHome, "USER=" + RootlessUser, "XDG_RUNTIME_DIR=" + RootlessRun,
-	}
+		"env", "-u", "CONTAINERS_CONF", "-C", RootlessHome, "HOME=" + RootlessHome, "USER=" + RootlessUser, "XDG_RUNTIME_DIR=" + RootlessRun,
+	}, env...)
 }
 
 // UserCommand is a command that the user runs.
 func UserCommand(args ...string) *exec.Cmd {
-	command := append(asUser(), args...)
+	command := append(AsUserArgs(), args...)
 	return exec.Command(command[0], command[1:]...)
 }
 
 // AsUser runs a command as the user.
 func AsUser(t testing.TB, args ...string) string {
 	t.Helper()
-	command := append(asUser(), args...)
+	command := append(AsUserArgs(), args...)
 	return Command(t, command[0], command[1:]...)
 }
 
 // TryAsUser is AsUser for what may fail.
 func TryAsUser(args ...string) (string, error) {
-	command := append(asUser(), args...)
+	command := append(AsUserArgs(), args...)
 	return Try(command[0], command[1:]...)
 }
 
 // RootlessFile makes a file of the user's, in his home directory.
 func RootlessFile(t testing.TB, name, content string) {
 	t.Helper()
-	path := filepath.Join(rootlessHome, name)
+	path := filepath.Join(RootlessHome, name)
 	AsUser(t, "mkdir", "-p", filepath.Dir(path))
 	Write(t, path, content)
 	Command(t, "chown", RootlessUser, path)
@@ -167,7 +171,7 @@ func userProcesses(command string) (pids []int) {
 // RootlessHost is where a program in the network namespace that plays the user's host sends and hears: the hub.
 func (p Podman) RootlessHost(hub string) Station {
 	p.T.Helper()
-	command := append(asUser(), "podman", "unshare", "--rootless-netns", "sleep", "123456")
+	command := append(AsUserArgs(), "podman", "unshare", "--rootless-netns", "sleep", "123456")
 	cmd := exec.Command(command[0], command[1:]...)
 	if err := cmd.Start(); err != nil {
 		p.T.Fatal(err)

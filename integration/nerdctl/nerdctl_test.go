@@ -23,7 +23,8 @@ const nerdctlImage = "docker.io/vxcan/busybox:latest"
 // nerdctl is the real one on Debian's containerd, with all its defaults.
 type nerdctl struct {
 	t     testing.TB
-	calls string // a file with a line for each call of our plugin
+	calls string   // a file with a line for each call of our plugin
+	as    []string // runs a command as another user
 }
 
 // newNerdctl does what a user would: it installs the plugins and the networks, and loads an image.
@@ -31,7 +32,7 @@ func newNerdctl(t testing.TB, conflists ...string) nerdctl {
 	t.Helper()
 	harness.FreshHost(t)
 	c := &harness.Containerd{T: t, Dir: t.TempDir()}
-	n := nerdctl{t, c.Dir + "/calls"}
+	n := nerdctl{t: t, calls: c.Dir + "/calls"}
 	const bin = "/opt/cni/bin"
 	for _, plugin := range []string{"bridge", "host-local", "portmap", "firewall", "tuning"} { // of its own network, bridge
 		harness.Command(t, "install", "-D", "-t", bin, "/usr/lib/cni/"+plugin)
@@ -74,7 +75,8 @@ func (n nerdctl) do(args ...string) string {
 // try is do for what may fail.
 func (n nerdctl) try(args ...string) (string, error) {
 	n.t.Helper()
-	out, err := harness.Try(filepath.Join(harness.BinDir(n.t), "nerdctl"), args...)
+	command := append(append(slices.Clone(n.as), filepath.Join(harness.BinDir(n.t), "nerdctl")), args...)
+	out, err := harness.Try(command[0], command[1:]...)
 	return strings.TrimSpace(out), err
 }
 
@@ -188,6 +190,9 @@ func TestNerdctl(t *testing.T) {
 		harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), n.station("engine", "can0"), n.station("dashboard", "can0")}, 20, true)
 	}
 	expectBoth()
+	if status := harness.Vxcanctl(t, "status", "vcan0"); !strings.Contains(status, "engine     nerdctl  ") || !strings.Contains(status, "dashboard  nerdctl  ") {
+		t.Errorf("vxcanctl status: %s", status)
+	}
 	n.do("restart", "engine")
 	expectBoth()
 	n.do("stop", "engine")

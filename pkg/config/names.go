@@ -16,14 +16,15 @@ import (
 // maxName is the longest device name in bytes (IFNAMSIZ less its zero byte, linux/if.h).
 const maxName = 15
 
-// CheckName reports what is wrong with a device name, in the kernel's terms (dev_valid_name of net/core/dev.c).
+// CheckName reports what is wrong with a device name, in the kernel's terms (dev_valid_name of net/core/dev.c, and
+// sysctl_dev_name_is_allowed of net/ipv4/devinet.c).
 func CheckName(name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("%w device name: empty; want 1 to %d bytes", ErrInvalid, maxName)
 	case len(name) > maxName:
 		return fmt.Errorf("%w device name %q: %d bytes, at most %d are allowed", ErrInvalid, name, len(name), maxName)
-	case name == "." || name == "..":
+	case name == "." || name == ".." || name == "all" || name == "default":
 		return fmt.Errorf("%w device name %q", ErrInvalid, name)
 	}
 	for _, r := range name {

@@ -25,6 +25,7 @@ func TestCheckName(t *testing.T) {
 		"öüßöüßöü":   "16 bytes",
 		".":          `"."`,
 		"..":         `".."`,
+		"all":        `"all"`,
 		"a/b":        `"/" is not allowed`,
 		"../etc":     `"/" is not allowed`,
 		"eth0:1":     `":" is not allowed`,
@@ -151,7 +152,7 @@ func FuzzCheckName(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string) {
 		if CheckName(name) == nil {
-			if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\v\f\r\x00\u0085\u00a0") {
+			if name == "" || len(name) > 15 || name == "." || name == ".." || name == "all" || name == "default" || strings.ContainsAny(name, "/:% \t\n\v\f\r\x00\u0085\u00a0") {
 				t.Errorf("%q accepted", name)
 			}
 			if CheckInterface(name) != nil {

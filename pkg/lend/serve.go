@@ -9,12 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 const (
@@ -163,9 +165,10 @@ func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixCo
 	// The user is a part of what is attached, so that nobody reaches what is another's.
 	attachment := config.Attachment{Runtime: RuntimeOf(uid), Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry}
 	if r.Verb == detach {
-		// No lock for a user who has nothing. Without a device there may be a record, which an attach that was killed leaves.
-		_, noDevice := os.Stat("/sys/class/net/" + attachment.HostIf())
-		if _, noConsent := s.Consents.Read(r.Hub, uid); noConsent != nil && errors.Is(noDevice, os.ErrNotExist) {
+		// No lock for a user who has nothing there. Without a device there may be a record, which an attach that was killed leaves.
+		alias, noDevice := os.ReadFile("/sys/class/net/" + attachment.HostIf() + "/ifalias")
+		_, noConsent := s.Consents.Read(r.Hub, uid)
+		if said, ok := plan.ParseAlias(strings.TrimSuffix(string(alias), "\n")); ok && said.Hub != r.Hub || noConsent != nil && noDevice != nil {
 			return nil
 		}
 		return s.Host.Detach(ctx, r.Hub, attachment)

@@ -3,7 +3,9 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -259,11 +261,16 @@ func (all *differences) refuse(kind Kind, sentinel error, cure, format string, a
 	d.Refusal = fmt.Errorf("%w: %s", sentinel, d)
 }
 
-// Quote writes a name as a word of a shell: a container chooses the names of its devices.
+// Quote writes a name as a word of a shell: a container chooses the names of its devices. What a terminal would carry out is
+// written as $'\x1b'.
 func Quote(name string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@"
 	if name != "" && strings.Trim(name, plain) == "" && name[0] != '-' {
 		return name
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return !strconv.IsPrint(r) || r == utf8.RuneError }) {
+		escaped := strconv.QuoteToASCII(name)
+		return "$'" + strings.ReplaceAll(strings.ReplaceAll(escaped[1:len(escaped)-1], `\"`, `"`), "'", `\'`) + "'"
 	}
 	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }

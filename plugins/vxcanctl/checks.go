@@ -298,7 +298,7 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if m.installed("podman") {
 		all = append(all, m.podman(buses)...)
 	}
-	if isOfPodman() { // the others are root's
+	if isRootlessRuntime() { // the others are root's
 		return all
 	}
 	if m.installed("dockerd") {
@@ -363,7 +363,7 @@ func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	} else {
 		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
 	}
-	if state, ok := m.unit("podman-restart.service"); ok && !isOfPodman() && state != "enabled" && m.usesPodman(buses, conf, backend) {
+	if state, ok := m.unit("podman-restart.service"); ok && !isRootlessRuntime() && state != "enabled" && m.usesPodman(buses, conf, backend) {
 		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
 			"sudo systemctl enable podman-restart.service"})
 	}
@@ -406,7 +406,7 @@ func (m *machine) containersConf() (text string) {
 			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
 		}
 	}
-	if isOfPodman() {
+	if isRootlessRuntime() {
 		paths = append(paths, filepath.Join(os.Getenv("HOME"), ".config/containers/containers.conf"))
 	}
 	for _, path := range paths {

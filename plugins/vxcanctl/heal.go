@@ -138,7 +138,7 @@ func writeHealed(w io.Writer, all []healed, udev bool) error {
 		}
 		for _, d := range one.Left {
 			cure := d.Cure // as root types it
-			if isOfPodman() {
+			if isRootlessRuntime() {
 				cure = toType(withSudo(cure))
 			}
 			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(cure))

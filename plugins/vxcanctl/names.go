@@ -45,18 +45,22 @@ func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, err
 // nerdctlID is what nerdctl calls a container in CNI: its namespace in containerd, and its ID.
 var nerdctlID = regexp.MustCompile(`^(.+)-([0-9a-f]{64})$`)
 
-// nerdctlNames are the names of nerdctl's containers, by their IDs in CNI. nerdctl keeps each in a file that holds the ID
-// (docs/dir.md of nerdctl).
+// nerdctlNames are the names of nerdctl's containers, by their IDs in CNI. nerdctl keeps each in a file that holds the ID, in
+// a directory of the namespace: below names, as docs/dir.md of nerdctl says, or as 2.1 does it (pkg/namestore), not below that.
 func nerdctlNames(root string) map[string]string {
-	data := "/var/lib/nerdctl"
-	if conf, err := os.ReadFile(filepath.Join(root, nerdctlConf)); err == nil {
+	data, file := "/var/lib/nerdctl", nerdctlConf
+	if home := os.Getenv("HOME"); isRootlessRuntime() {
+		data, file = home+"/.local/share/nerdctl", home+"/.config/nerdctl/nerdctl.toml"
+	}
+	if conf, err := os.ReadFile(filepath.Join(root, file)); err == nil {
 		if set := stringsOf(string(conf), "data_root"); len(set) > 0 {
 			data = set[0]
 		}
 	}
 	names := make(map[string]string)
-	files, _ := filepath.Glob(filepath.Join(root, data, "*/names/*/*"))
-	for _, file := range files {
+	said, _ := filepath.Glob(filepath.Join(root, data, "*/names/*/*"))
+	done, _ := filepath.Glob(filepath.Join(root, data, "*/*/*"))
+	for _, file := range append(said, done...) {
 		if id, err := os.ReadFile(file); err == nil {
 			names[filepath.Base(filepath.Dir(file))+"-"+string(id)] = filepath.Base(file)
 		}

@@ -129,7 +129,7 @@ func TestNerdctlNames(t *testing.T) {
 		}
 	}
 	write("var/lib/nerdctl/1935db59/names/default/engine", "abc")
-	write("srv/1935db59/names/test/brake", "def")
+	write("srv/1935db59/test/brake", "def")
 	if names := nerdctlNames(root); len(names) != 1 || names["default-abc"] != "engine" {
 		t.Errorf("%q", names)
 	}

@@ -33,11 +33,11 @@ func newCommand(host *bus.Host) *cobra.Command {
 
 // needsRoot is why a command cannot run, or nil.
 func needsRoot(cmd *cobra.Command, uid int) error {
-	switch {
-	case uid == 0:
+	if uid == 0 {
 		return nil
-	case hasRootlessNetns():
-		return fmt.Errorf("%s needs root: run it with sudo, or for the buses of this user: %s %s", cmd.Name(), unshare, cmd.CommandPath())
+	}
+	if entry, ok := findRootless(); ok {
+		return fmt.Errorf("%s needs root: run it with sudo, or for the buses of this user: %s %s", cmd.Name(), entry.typed, cmd.CommandPath())
 	}
 	return errors.New(cmd.Name() + " needs root: run it with sudo" + orLent())
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -14,29 +15,73 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// A user without root has no buses but those in the network namespace that his Podman makes for all his containers.
+// A user without root has no buses but those in the network namespace that his runtime makes for all his containers. rootlessEntry
+// is the way there: a command that runs another one in it, as one types it, and as it is executed.
+type rootlessEntry struct {
+	typed string
+	args  []string
+}
+
+const unshare = "podman unshare --rootless-netns"
 
 // rootlessNetns is where Podman notes that namespace, in $XDG_RUNTIME_DIR (libpod/networking_linux.go of Podman 4,
 // libnetwork/internal/rootlessnetns of containers/common).
 var rootlessNetns = []string{"netns/rootless-netns*", "containers/networks/rootless-netns/rootless-netns"}
 
-const unshare = "podman unshare --rootless-netns"
+// rootlesskitEnv names the directory in which rootlesskit, which makes that namespace for nerdctl, notes it, and wayOfNerdctl is
+// the way there by nerdctl's own tool. With --detach-netns, the network namespace is another one than that of the tool.
+const rootlesskitEnv = "ROOTLESSKIT_STATE_DIR"
 
-// hasRootlessNetns reports whether this is a user who has such a namespace, and is not in it.
-func hasRootlessNetns() bool {
-	_, err := exec.LookPath("podman")
+func wayOfNerdctl(dir string) string {
+	way := "containerd-rootless-setuptool.sh nsenter --"
+	if _, err := os.Stat(filepath.Join(dir, "netns")); err == nil {
+		way += " nsenter --net=$" + rootlesskitEnv + "/netns --"
+	}
+	return way
+}
+
+// findRootless finds the way of a user who is not root, and not in that namespace already. Podman's is there while a container is.
+func findRootless() (rootlessEntry, bool) {
 	run := os.Getenv("XDG_RUNTIME_DIR")
+	if os.Geteuid() == 0 || run == "" {
+		return rootlessEntry{}, false
+	}
 	isThere := func(pattern string) bool {
 		found, _ := filepath.Glob(filepath.Join(run, pattern))
 		return len(found) > 0
 	}
-	return os.Geteuid() != 0 && err == nil && run != "" && slices.ContainsFunc(rootlessNetns, isThere)
+	if _, err := exec.LookPath("podman"); err == nil && slices.ContainsFunc(rootlessNetns, isThere) {
+		return rootlessEntry{unshare, strings.Fields(unshare)}, true
+	}
+	dir := filepath.Join(run, "containerd-rootless")
+	child, _ := os.ReadFile(filepath.Join(dir, "child_pid"))
+	pid := strings.TrimSpace(string(child))
+	if !isProcess(pid) {
+		return rootlessEntry{}, false
+	}
+	netns := "/proc/" + pid + "/root" + dir + "/netns" // it is mounted there only
+	if _, err := os.Stat(netns); err != nil {
+		netns = "/proc/" + pid + "/ns/net"
+	}
+	return rootlessEntry{wayOfNerdctl(dir), []string{
+		"env", rootlesskitEnv + "=" + dir, "nsenter", "--target", pid, "--user", "--preserve-credentials", "--mount", "--net=" + netns, "--",
+	}}, true
+}
+
+// isProcess reports whether a process of this user has an ID.
+func isProcess(pid string) bool {
+	_, err := strconv.Atoi(pid)
+	if err == nil {
+		_, err = os.Readlink("/proc/" + pid + "/ns/user") // of another user's it may not be read
+	}
+	return err == nil
 }
 
 // enterRootless runs a command again in that namespace, where its user is root, and does not return. Where there is none it does
 // nothing. It is for commands that end at once: Podman passes no signals on.
 func enterRootless(cmd *cobra.Command) error {
-	if !hasRootlessNetns() {
+	entry, ok := findRootless()
+	if !ok {
 		return nil
 	}
 	self, err := os.Executable()
@@ -44,12 +89,12 @@ func enterRootless(cmd *cobra.Command) error {
 		return err
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: in the network namespace of this user's containers; for the buses of the host: sudo %s%s\n", cmd.CommandPath(), orLent())
-	args := append(append(strings.Fields(unshare), self), os.Args[1:]...)
-	podman, err := exec.LookPath(args[0])
+	args := append(append(entry.args, self), os.Args[1:]...)
+	program, err := exec.LookPath(args[0])
 	if err == nil {
-		err = syscall.Exec(podman, args, os.Environ())
+		err = syscall.Exec(program, args, os.Environ())
 	}
-	return fmt.Errorf("podman: %w", err)
+	return fmt.Errorf("%s: %w", args[0], err)
 }
 
 // asRoot is needsRoot for a command that ends at once.
@@ -60,18 +105,30 @@ func asRoot(cmd *cobra.Command) error {
 	return needsRoot(cmd, os.Geteuid())
 }
 
-// toType is a command as this user types it.
+// toType is a command as this user types it. In his namespace he is root.
 func toType(command string) string {
-	if !isOfPodman() {
+	way := rootlessWay()
+	if way == "" {
 		return command
 	}
-	return forUser.Replace(command)
+	return strings.NewReplacer("sudo podman ", "podman ", "sudo nerdctl ", "nerdctl ", "sudo vxcanctl heal", "vxcanctl heal",
+		"sudo vxcanctl status", "vxcanctl status", "sudo ", way+" ").Replace(command)
 }
 
-// isOfPodman reports whether this is a namespace of rootless Podman, which tells so by this variable, and none of another
-// container engine.
-func isOfPodman() bool { return os.Getenv("_CONTAINERS_USERNS_CONFIGURED") != "" && bus.IsRootless() }
+// rootlessWay is how one types the way into the namespace of a rootless runtime that this is, or "". Both runtimes tell by a variable
+// that it is theirs.
+func rootlessWay() string {
+	dir := os.Getenv(rootlesskitEnv)
+	switch {
+	case !bus.IsRootless():
+		return ""
+	case os.Getenv("_CONTAINERS_USERNS_CONFIGURED") != "":
+		return unshare
+	case dir != "":
+		return wayOfNerdctl(dir)
+	}
+	return ""
+}
 
-// forUser makes a command of root one of a user, who is root in his namespace only.
-var forUser = strings.NewReplacer("sudo podman ", "podman ", "sudo nerdctl ", "nerdctl ", "sudo vxcanctl heal", "vxcanctl heal",
-	"sudo vxcanctl status", "vxcanctl status", "sudo ", unshare+" ")
+// isRootlessRuntime reports whether this is such a namespace, and none of another container engine.
+func isRootlessRuntime() bool { return rootlessWay() != "" }
