@@ -34,8 +34,8 @@ const rootlesskitEnv = "ROOTLESSKIT_STATE_DIR"
 
 func wayOfNerdctl(dir string) string {
 	way := "containerd-rootless-setuptool.sh nsenter --"
-	if _, err := os.Stat(filepath.Join(dir, "netns")); err == nil {
-		way += " nsenter --net=$" + rootlesskitEnv + "/netns --"
+	if netns := filepath.Join(dir, "netns"); isFile(netns) {
+		way += " nsenter --net=" + netns + " --"
 	}
 	return way
 }
@@ -60,12 +60,17 @@ func findRootless() (rootlessEntry, bool) {
 		return rootlessEntry{}, false
 	}
 	netns := "/proc/" + pid + "/root" + dir + "/netns" // it is mounted there only
-	if _, err := os.Stat(netns); err != nil {
+	if !isFile(netns) {
 		netns = "/proc/" + pid + "/ns/net"
 	}
 	return rootlessEntry{wayOfNerdctl(dir), []string{
 		"env", rootlesskitEnv + "=" + dir, "nsenter", "--target", pid, "--user", "--preserve-credentials", "--mount", "--net=" + netns, "--",
 	}}, true
+}
+
+func isFile(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // isProcess reports whether a process of this user has an ID.
