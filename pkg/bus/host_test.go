@@ -369,6 +369,9 @@ func TestRemove(t *testing.T) {
 
 // TestRemoveFails lets every message to the kernel fail in turn. The next Remove ends what this one has begun.
 func TestRemoveFails(t *testing.T) {
+	if testing.Short() {
+		t.Skip("depends on no kernel")
+	}
 	for _, hub := range []string{"vcan0", "mine"} {
 		failed := true
 		for n := 1; failed; n++ {

@@ -412,6 +412,9 @@ func TestPolicyEditFails(t *testing.T) {
 // TestPolicyLost: the record of running containers with policies is lost or damaged. They are never opened: the next ADD of
 // another container cuts them off, CHECK says so, and their own ADD makes them as configured.
 func TestPolicyLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("depends on no kernel")
+	}
 	for name, damage := range map[string]func(whole string) string{
 		"deleted":           nil,
 		"cut":               func(whole string) string { return whole[:len(whole)/2] },
@@ -489,6 +492,9 @@ func TestPolicyLost(t *testing.T) {
 // TestPolicyFiltersDeleted: somebody deletes the filters of a host end. The container cannot send then. It hears all, until
 // the next ADD of anything, which is what CHECK says.
 func TestPolicyFiltersDeleted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("depends on no kernel")
+	}
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
 	policy := config.Policy{Send: "100", Receive: "200", Rate: 1_000_000}

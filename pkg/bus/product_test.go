@@ -112,6 +112,9 @@ func TestProductFrames(t *testing.T) {
 // TestLongestLists: 50 containers with two lists of the greatest length. Whatever can be set can be read back, and after
 // every damage be repaired.
 func TestLongestLists(t *testing.T) {
+	if testing.Short() {
+		t.Skip("depends on no kernel")
+	}
 	w := newWorld(t)
 	send, receive := longest()
 	policy := config.Policy{Send: send, Receive: receive}
@@ -389,6 +392,9 @@ func TestNoVcanForController(t *testing.T) {
 // TestUndoKeeps: a call that fails takes away what it made for itself. What it repaired for the container that is there
 // stays, whole, and a policy that it changed in place is the old one again.
 func TestUndoKeeps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("depends on no kernel")
+	}
 	w := newWorld(t)
 	box, late := cantest.NewNetns(t), cantest.NewNetns(t)
 	policy := config.Policy{Send: "100", Receive: "200"}
