@@ -392,9 +392,6 @@ func TestNoVcanForController(t *testing.T) {
 // TestUndoKeeps: a call that fails takes away what it made for itself. What it repaired for the container that is there
 // stays, whole, and a policy that it changed in place is the old one again.
 func TestUndoKeeps(t *testing.T) {
-	if testing.Short() {
-		t.Skip("depends on no kernel")
-	}
 	w := newWorld(t)
 	box, late := cantest.NewNetns(t), cantest.NewNetns(t)
 	policy := config.Policy{Send: "100", Receive: "200"}

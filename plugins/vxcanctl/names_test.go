@@ -68,7 +68,7 @@ func TestCure(t *testing.T) {
 			"container end can0 of default/dashboard-7d4b9c6f5d-x2k4j is down", "sudo nsenter -n -t $(sudo crictl inspectp -o go-template --template '{{.info.pid}}' " + s.Endpoints[2].ContainerID + ") ip link set can0 up"},
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx4"}, What: "x"}, "gateway: x", "sudo nsenter -n -t $(sudo nerdctl -n test inspect -f '{{.State.Pid}}' gateway) ip link set can0 up"},
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx5"}, What: "x"}, "logger: x", "sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' logger) ip link set 'can 5' up"},
-		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx2"}, What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set '\x1b[2J' up`},
+		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx2"}, What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set $'\x1b[2J' up`},
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx7"}, Cure: "ip link set can0 up in the container"}, containerOf(s.Endpoints[6]) + ": ", "ip link set can0 up in the container"},
 		{bus.Difference{Kind: plan.RuleMissing, HostIfs: []string{"vx10", "vx2", "vx3", "vx4", "vx5"}, ByHeal: true, What: "9 rules are missing (cangw -A -s hub -d tx, and 8 more)"},
 			"engine, brake, default/dashboard-7d4b9c6f5d-x2k4j, and 2 more: 9 rules are missing", "sudo vxcanctl heal vcan0"},
