@@ -227,22 +227,25 @@ func (l *Listener) hear(f Frame, own bool) {
 // WaitQuiet waits until none of the listeners has heard anything for a while, which is longer while they have not heard
 // as many frames in all as they should: a busy kernel may take its time over delivery.
 func WaitQuiet(want int, listeners ...*Listener) {
-	for last, since := -1, time.Now(); ; time.Sleep(50 * time.Millisecond) {
+	const look = 50 * time.Millisecond
+	// Looks are counted, not time: a machine that stands still for a while has heard nothing, and has not listened.
+	for last, quiet := -1, time.Duration(0); ; quiet += look {
 		total := 0
 		for _, l := range listeners {
 			l.mu.Lock()
 			total += l.total
 			l.mu.Unlock()
 		}
-		quiet := 5 * time.Second
+		enough := 5 * time.Second
 		if total >= want {
-			quiet = 300 * time.Millisecond
+			enough = 300 * time.Millisecond
 		}
 		if total != last {
-			last, since = total, time.Now()
-		} else if time.Since(since) > quiet {
+			last, quiet = total, 0
+		} else if quiet > enough {
 			return
 		}
+		time.Sleep(look)
 	}
 }
 
