@@ -95,7 +95,7 @@ image: setup-build ## make the container image for Kubernetes, an OCI layout in 
 			-o bin/platforms/$$platform/$${binary%:*} $${binary#*:} || exit; done; done
 	$(make_image) -binaries $(CURDIR)/bin/platforms $(PLATFORMS)
 
-push: image ## push that image to a registry, and name it in bin/kubernetes: IMAGE=registry.example.com/vxcan-install
+push: setup-build ## push that image to a registry, and name it in bin/kubernetes: IMAGE=registry.example.com/vxcan-install
 	$(make_image) -push $(PLATFORMS)
 
 make_image = $(KUBERNETES) run . -image $(IMAGE) -version $(VERSION) -out $(CURDIR)/bin/image \
