@@ -301,6 +301,9 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 	if isRootlessRuntime() { // the others are root's
 		return all
 	}
+	if m.uid != 0 {
+		all = append(all, m.ofUser()...)
+	}
 	if m.installed("dockerd") {
 		all = append(all, m.docker())
 	}
@@ -319,6 +322,50 @@ func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
 		all = append(all, finding{"VX200", "runtimes", warning, "no container runtime was found", "install Podman, Docker or containerd"})
 	}
 	return all
+}
+
+// ofUser looks for what a user's own runtime needs of the host.
+func (m *machine) ofUser() (all []finding) {
+	add := func(what, remedy string) {
+		all = append(all, finding{"VX209", "runtimes", warning, "rootless: " + what, remedy})
+	}
+	podman := m.installed("podman")
+	if !podman && !m.installed("rootlesskit") {
+		return nil
+	}
+	for _, file := range []string{"user/max_user_namespaces", "kernel/unprivileged_userns_clone"} {
+		if strings.TrimSpace(m.read("/proc/sys/"+file)) == "0" {
+			add("this host lets no user make a user namespace", "sudo sysctl -w "+strings.Replace(file, "/", ".", 1)+map[bool]string{true: "=10000", false: "=1"}[file[0] == 'u'])
+		}
+	}
+	// Ubuntu's profile for Podman lets it.
+	if strings.TrimSpace(m.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")) == "1" && (!podman || !m.has("/etc/apparmor.d/podman")) {
+		add("AppArmor lets no program without a profile use a user namespace", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+	}
+	if !m.installed("newuidmap") {
+		add("newuidmap is missing, so that a container has one user ID only", "install the package uidmap (Debian, Ubuntu) or shadow-utils")
+	}
+	const line = `default_rootless_network_cmd = "slirp4netns"`
+	set := stringsOf(m.containersConf(), "default_rootless_network_cmd")
+	if podman && m.installed("pasta") && !slices.Contains(set, "slirp4netns") && !m.hasRoute() {
+		add("this host has no route, without which pasta lets Podman start no container on a network", "install slirp4netns, and write below [network] in ~/.config/containers/containers.conf: "+line)
+	}
+	return all
+}
+
+// hasRoute reports whether there is a default route, as /proc/net has it for IPv4 and IPv6.
+func (m *machine) hasRoute() bool {
+	for line := range strings.Lines(m.read("/proc/net/route")) {
+		if fields := strings.Fields(line); len(fields) > 7 && fields[1] == "00000000" && fields[7] == "00000000" {
+			return true
+		}
+	}
+	for line := range strings.Lines(m.read("/proc/net/ipv6_route")) {
+		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == "00" && fields[9] != "lo" && strings.Trim(fields[0], "0") == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // plugin looks for vxcan in directories of which a runtime takes any. variable is what make install calls the first one.
@@ -406,7 +453,7 @@ func (m *machine) containersConf() (text string) {
 			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
 		}
 	}
-	if isRootlessRuntime() {
+	if isRootlessRuntime() || m.uid != 0 {
 		paths = append(paths, filepath.Join(os.Getenv("HOME"), ".config/containers/containers.conf"))
 	}
 	for _, path := range paths {

@@ -46,6 +46,7 @@ var codes = [...]code{
 	{"VX206", "CNI plugin of k3s", "k3s looks for vxcan in its own directory."},
 	{"VX207", "CNI plugins of nerdctl", "nerdctl takes all CNI plugins from one directory: cni_path of its configuration, or else the first that there is, of /opt/cni/bin, /usr/local/libexec/cni, /usr/local/lib/cni, /usr/libexec/cni and /usr/lib/cni."},
 	{"VX208", "lending", "A container of rootless Podman is on a bus of the host where root lends it (vxcanctl lend), and vxcan-lend.socket listens."},
+	{"VX209", "rootless runtime", "Podman or nerdctl of a user needs user namespaces, more IDs than the user's own (newuidmap), and for Podman's networks slirp4netns or pasta, of which pasta starts nothing on a host without a route."},
 	{"VX300", "unreadable bus", "A bus could not be looked at."},
 	{"VX301", "bus", "What CHECK says of a bus. The next start of a container on it repairs most of it, and so does vxcanctl heal."},
 	{"VX302", "queue of a controller", "The kernel's default transmit queue of 10 frames loses most of a burst."},

@@ -29,7 +29,7 @@ func soundHost(t *testing.T) *machine {
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.dep", "kernel/drivers/net/can/vcan.ko.xz:\nkernel/drivers/net/can/vxcan.ko.xz:\nkernel/net/can/can-gw.ko.xz: kernel/net/can/can.ko.xz\n"+
 		"kernel/net/sched/sch_ingress.ko.xz:\nkernel/net/sched/cls_bpf.ko.xz:\nkernel/net/sched/act_gact.ko.xz:\nkernel/net/sched/act_skbedit.ko.xz:\nkernel/net/sched/act_mirred.ko.xz:\nkernel/net/sched/sch_drr.ko.xz:\nkernel/net/sched/cls_fw.ko.xz:\nkernel/net/ipv4/ip_gre.ko.xz:\nkernel/net/ipv6/ip6_gre.ko.xz:\nkernel/net/netfilter/nf_tables.ko.xz:\nkernel/net/netfilter/nft_ct.ko.xz:\n")
 	m.write(t, "lib/modules/6.12.0-1-amd64/modules.builtin", "kernel/net/sched/act_police.ko\n")
-	for _, program := range []string{"usr/bin/podman", "usr/sbin/dockerd", "usr/bin/containerd", "usr/bin/crictl", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
+	for _, program := range []string{"usr/bin/podman", "usr/bin/newuidmap", "usr/sbin/dockerd", "usr/bin/containerd", "usr/bin/crictl", "usr/local/bin/nerdctl", "usr/local/bin/k3s"} {
 		m.write(t, program, "")
 	}
 	for _, plugin := range []string{"usr/local/libexec/netavark/vxcan", "usr/lib/podman/netavark", "opt/cni/bin/vxcan", "opt/cni/bin/bridge", "var/lib/rancher/k3s/data/cni/vxcan"} {
@@ -92,6 +92,34 @@ func TestDoctor(t *testing.T) {
 		"rootless": {func(m *machine) {
 			m.rootless, m.try = func() bool { return true }, lacking("can-gw", "sch_drr", "cls_fw", "ip_gre", "ip6_gre", "nf_tables", "nft_ct")
 		}, nil},
+		"a user": {func(m *machine) {
+			m.uid, m.try = 1000, nil
+			m.write(t, "usr/bin/pasta", "")
+			m.write(t, "proc/net/route", "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU\neth0 00000000 0101A8C0 0003 0 0 0 00000000 0\n")
+		}, []string{"warning VX100"}},
+		"a user, all wrong": {func(m *machine) {
+			m.uid, m.try = 1000, nil
+			m.remove(t, "usr/bin/newuidmap")
+			m.write(t, "usr/bin/pasta", "")
+			m.write(t, "proc/sys/user/max_user_namespaces", "0\n")
+			m.write(t, "proc/sys/kernel/unprivileged_userns_clone", "0\n")
+			m.write(t, "proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n")
+			m.write(t, "proc/net/route", "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU\neth0 0001A8C0 00000000 0001 0 0 0 00FFFFFF 0\n")
+		}, []string{
+			"warning VX100",
+			"warning VX209 rootless: this host lets no user make a user namespace: sudo sysctl -w user.max_user_namespaces=10000",
+			"warning VX209 rootless: this host lets no user make a user namespace: sudo sysctl -w kernel.unprivileged_userns_clone=1",
+			"warning VX209 rootless: AppArmor lets no program without a profile use a user namespace: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+			"warning VX209 rootless: newuidmap is missing, so that a container has one user ID only: install the package uidmap",
+			"warning VX209 rootless: this host has no route, without which pasta lets Podman start no container on a network: install slirp4netns, and write",
+		}},
+		"a user, with slirp4netns and Ubuntu's profile": {func(m *machine) {
+			m.uid, m.try = 1000, nil
+			m.write(t, "usr/bin/pasta", "")
+			m.write(t, "etc/apparmor.d/podman", "")
+			m.write(t, "proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n")
+			m.write(t, "etc/containers/containers.conf", "[network]\ndefault_rootless_network_cmd = \"slirp4netns\"\n")
+		}, []string{"warning VX100"}},
 		"no tunnels": {func(m *machine) {
 			m.try = lacking("ip_gre", "ip6_gre")
 			m.write(t, "sys/module/ip_gre/refcnt", "0")
