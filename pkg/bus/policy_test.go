@@ -421,7 +421,7 @@ func TestPolicyEditFails(t *testing.T) {
 // TestPolicyLost: the record of running containers with policies is lost or damaged. They are never opened: the next ADD of
 // another container cuts them off, CHECK says so, and their own ADD makes them as configured.
 func TestPolicyLost(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() && !cantest.IsThorough() {
 		t.Skip("depends on no kernel")
 	}
 	for name, damage := range map[string]func(whole string) string{
@@ -501,7 +501,7 @@ func TestPolicyLost(t *testing.T) {
 // TestPolicyFiltersDeleted: somebody deletes the filters of a host end. The container cannot send then. It hears all, until
 // the next ADD of anything, which is what CHECK says.
 func TestPolicyFiltersDeleted(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() && !cantest.IsThorough() {
 		t.Skip("depends on no kernel")
 	}
 	w := newWorld(t)

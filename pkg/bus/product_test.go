@@ -112,7 +112,7 @@ func TestProductFrames(t *testing.T) {
 // TestLongestLists: 50 containers with two lists of the greatest length. Whatever can be set can be read back, and after
 // every damage be repaired.
 func TestLongestLists(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() && !cantest.IsThorough() {
 		t.Skip("depends on no kernel")
 	}
 	w := newWorld(t)

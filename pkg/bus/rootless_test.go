@@ -11,9 +11,9 @@ import (
 func TestRootless(t *testing.T) {
 	tests := []string{"TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus", "TestSpanRootless"}
 	if cantest.IsThorough() {
-		tests = append(tests, "TestProductFrames", "TestProductHost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand")
-		if !testing.Short() { // which leaves these out
-			tests = append(tests, "TestPolicyLost", "TestAttachFails")
+		tests = append(tests, "TestProductFrames", "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand")
+		if !testing.Short() { // which leaves it out
+			tests = append(tests, "TestAttachFails")
 		}
 	}
 	cantest.UserNamespace(t, tests...)

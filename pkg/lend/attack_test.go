@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -117,7 +118,7 @@ func TestLendRaces(t *testing.T) {
 		}
 	}
 
-	// What is attached to one bus is not taken away by the name of another, nor is that one locked.
+	// What is detached by the name of another bus goes from its own, and the other one stays as it is.
 	lend()
 	foreign := bus.Request{
 		Attachment: config.Attachment{Runtime: "cni", Network: "canbus7", ContainerID: "root", IfName: "eth0"},
@@ -135,8 +136,13 @@ func TestLendRaces(t *testing.T) {
 	alice.request(attach, "c0")
 	elsewhere := newRequest(detach, "c0")
 	elsewhere.Hub = "vcan7"
-	if a := alice.ask(order{Packet: packet(t, elsewhere)}); a.Error != "" || len(l.endpoints(t)) != 1 {
+	if a := alice.ask(order{Packet: packet(t, elsewhere)}); a.Error != "" || l.endpoints(t) != nil {
 		t.Errorf("detached by the name of another bus: %+v, there %q", a, l.endpoints(t))
 	}
-	away(1)
+	if left, err := filepath.Glob(l.Host.StateDir + "/*/vcan0.json"); err != nil || len(left) > 0 {
+		t.Errorf("detached by the name of another bus: %q, %v", left, err)
+	}
+	if all, err := l.Host.Status(context.Background(), "vcan7"); err != nil || len(all[0].Endpoints) != 1 {
+		t.Errorf("the other bus: %+v, %v", all, err)
+	}
 }
