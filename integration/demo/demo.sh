@@ -61,7 +61,7 @@ podman_setup() {
 }
 podman_create() {
 	case $backend in
-	cni) quietly install -D -m 644 conflist/podman4.conflist /etc/cni/net.d/canbus0.conflist ;;
+	cni) quietly install -D -m 644 conflist/canbus0.conflist /etc/cni/net.d/canbus0.conflist ;;
 	netavark) quietly podman network create -d vxcan canbus0 ;;
 	esac
 	for name in engine dashboard; do quietly podman run -d --name $name --network canbus0 can-utils candump can0; done

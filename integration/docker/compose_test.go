@@ -3,6 +3,7 @@ package docker
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,9 @@ func TestCompose(t *testing.T) {
 	t.Run("a virtual bus", sub(d, testCompose))
 	t.Run("a controller", sub(d, testComposeController))
 	t.Run("a predecessor's file", sub(d, testComposePredecessors))
+	if major, err := strconv.Atoi(d.MajorVersion()); err != nil || major >= 28 {
+		t.Run("names", sub(d, testComposeNames))
+	}
 }
 
 // again stops the daemon and starts it.
@@ -133,6 +137,28 @@ func testComposeController(d *harness.DockerHost) {
 	}
 	log := c.waitForLog("engine", append([]string{"123   [2]  11 22"}, harness.ErrorWords...)...)
 	d.T.Logf("engine:\n%s", log[strings.LastIndex(log, "123   [2]  11 22"):])
+	c.down()
+}
+
+// testComposeNames: a gateway on two buses has the names that plugins/docker says.
+func testComposeNames(d *harness.DockerHost) {
+	const networks = "networks: {canbus0: {interface_name: can0}, canbus1: {interface_name: can1}}"
+	page, err := os.ReadFile(harness.Repo("plugins/docker/README.md"))
+	if err != nil || !strings.Contains(string(page), networks) {
+		d.T.Errorf("the page lacks %s (%v)", networks, err)
+	}
+	network := func(number string) string {
+		return "  canbus" + number + `: {driver: vxcan, driver_opts: {hub: vcan` + number + `}, ipam: {driver: "null"}}` + "\n"
+	}
+	path := filepath.Join(d.T.TempDir(), "compose.yaml")
+	harness.Write(d.T, path, "services:\n  gateway:\n    image: can-utils\n    command: candump any\n    "+networks+"\nnetworks:\n"+network("0")+network("1"))
+	c := newCompose(d, path)
+	c.do("up", "-d")
+	gateway := c.container("gateway")
+	gateway.ExpectInterfaces("can0", "can1")
+	for _, number := range []string{"0", "1"} {
+		harness.ExpectExactlyOnce(d.T, []harness.Station{harness.Host("vcan" + number), gateway.On("can" + number)}, 20, true)
+	}
 	c.down()
 }
 

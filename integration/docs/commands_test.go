@@ -18,7 +18,7 @@ var ours = map[string]string{"vxcanctl": "plugins/vxcanctl", "vxcan-docker": "pl
 
 // others are programs of others that pages call, of whose arguments only paths are checked.
 var others = strings.Fields(`apk apt apt-get bitbake bitbake-layers bin/vm candump cangw cansend cat cd cnitool command cp ctr dmesg dnf
-	echo git go grep head ip journalctl loginctl man modprobe mv nerdctl opkg pkill printf rm slcand sysctl taskset tc tee udevadm vm systemctl
+	echo env git go grep head ip journalctl loginctl man modprobe mv nerdctl opkg pkill printf rm slcand sysctl taskset tc tee udevadm vm systemctl
 	install kubectl microk8s podman docker make nsenter opkg test uname`)
 
 // line is one command of a page.
@@ -56,7 +56,7 @@ func lines(t testing.TB) (all []line) {
 
 var (
 	comment      = regexp.MustCompile(`\s# .*$`)
-	substitution = regexp.MustCompile(`"?\$\([^)]*\)"?`) // a number, where we have one
+	substitution = regexp.MustCompile(`"?\$(?:\([^)]*\)|P\b)"?`) // a number, where we have one
 	separator    = regexp.MustCompile(`\s*(?:&&|\|\||[|;])\s*`)
 	variable     = regexp.MustCompile(`^\w+=`)
 	quoted       = regexp.MustCompile(`"[^"]*"|'[^']*'`)

@@ -23,7 +23,7 @@ var podmanNetworks = map[string]struct {
 	conflist string
 	options  []string
 }{
-	"canbus0": {"podman4", nil},
+	"canbus0": {"canbus0", nil},
 	"canbus1": {"canbus1", []string{"-o", "hub=vcan1", "-o", "interface=can1"}},
 	"lent0":   {"podman/lent", []string{"-o", "lent=true"}},
 }

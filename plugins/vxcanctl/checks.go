@@ -31,6 +31,7 @@ type machine struct {
 	rootless func() bool                               // as bus.IsRootless
 	try      func(m bus.Module) error                  // as Module.Try
 	enabled  func(unit string) (state string, ok bool) // as systemctl is-enabled
+	podmans  func() string                             // as podman --version
 	release  string                                    // as uname -r
 }
 
@@ -407,6 +408,9 @@ func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	backend := m.podmanBackend(conf)
 	if backend == "cni" {
 		all = append(all, m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN"))
+	} else if old := m.oldPodman(); old != "" {
+		all = append(all, finding{"VX201", "runtimes", failure, "podman: " + old + " with netavark knows no network driver but its own: 4.5 is the first",
+			`sudo apt install containernetworking-plugins, and write network_backend = "cni" below [network] in /etc/containers/containers.conf`})
 	} else {
 		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
 	}
@@ -474,6 +478,21 @@ func (m *machine) podmanBackend(conf string) string {
 		return "netavark"
 	}
 	return "cni"
+}
+
+// oldPodman is the version of a Podman whose netavark takes no driver of others; "" for a newer one.
+func (m *machine) oldPodman() string {
+	said := ""
+	if m.podmans != nil {
+		said = m.podmans()
+	} else if m.root == "/" {
+		out, _ := exec.Command("podman", "--version").Output()
+		said = string(out)
+	}
+	if found := regexp.MustCompile(`version (4\.[0-4]\.\S*)`).FindStringSubmatch(said); found != nil {
+		return found[1]
+	}
+	return ""
 }
 
 // stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array.

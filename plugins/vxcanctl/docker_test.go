@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"io"
 	"net"
+	"net/http"
 	"path/filepath"
 	"testing"
 	"time"
@@ -31,6 +33,7 @@ func TestAskDocker(t *testing.T) {
 				if err != nil {
 					return
 				}
+				_, _ = http.ReadRequest(bufio.NewReader(conn)) // who is answered before he has asked may not hear it
 				_, _ = io.WriteString(conn, test.answer)
 				if test.answer != "" {
 					conn.Close()

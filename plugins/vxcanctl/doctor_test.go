@@ -149,6 +149,7 @@ func TestDoctor(t *testing.T) {
 		"other directory": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf.d/a.conf", "[network]\nnetavark_plugin_dirs = [\n \"/srv/a\", \"/srv/b\",\n]")
 		}, []string{"failure VX201 podman: netavark plugin vxcan is not in /srv/a or /srv/b: sudo mkdir -p /srv/a && sudo ln -sf /usr/local/libexec/netavark/vxcan /srv/a/"}},
+		"Podman of Debian 12": {func(m *machine) { m.podmans = func() string { return "podman version 4.3.1\n" } }, []string{"failure VX201 podman: 4.3.1 with netavark knows no network driver but its own: 4.5 is the first: sudo apt install containernetworking-plugins, and write network_backend"}},
 		"other backend": {func(m *machine) {
 			m.write(t, "etc/containers/containers.conf", "# network_backend = \"netavark\"\nnetwork_backend = \"cni\"")
 			m.remove(t, "opt/cni/bin/vxcan")

@@ -44,6 +44,8 @@ JSON: a line a frame: time, hub, sender, of a container runtime, network, contai
 remote, error, fd, brs, esi, length, dlc (of a classic frame, if it is not its length), data (hexadecimal), lost (frames
 that this program lost before this one).
 
+When it listens, it says so on stderr; from then on no frame is missed. SIGINT and SIGTERM end it, with all that was read.
+
 A frame that a policy denies is never on the bus, and not shown. At the end, stderr has the number of those, and of frames
 that were lost because this program was slow or stopped; other members lose none by that. While a bus is repaired, dump
 waits, and says so.
@@ -124,6 +126,7 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 	}
 	d.senders.learn(before)
 	d.warnOfNames(c)
+	d.say("listening to %s", strings.Join(c.Hubs(), ", ")) // for who sends when it does
 	err = errors.Join(c.Run(ctx, d), out.Close())
 	return errors.Join(err, d.report(context.WithoutCancel(ctx), c, before))
 }

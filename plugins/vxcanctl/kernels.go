@@ -69,7 +69,7 @@ var kernelHomes = [...]kernelHome{
 		"sudo dnf install kernel-modules-$(uname -r) kernel-modules-extra-$(uname -r)",
 	},
 	{
-		"WSL2", "`can-gw` only: build a kernel with CONFIG_CAN_VCAN and CONFIG_CAN_VXCAN",
+		"WSL2", "`can-gw`, from 6.18 on `vcan`, never `vxcan`: build a kernel with CONFIG_CAN_VCAN and CONFIG_CAN_VXCAN, or take [vm](integration/vm/README.md) in a container",
 		func(s system) bool { return strings.Contains(strings.ToLower(s.release), "-microsoft") },
 		"build a kernel for WSL2 with CONFIG_CAN_VCAN and CONFIG_CAN_VXCAN",
 	},

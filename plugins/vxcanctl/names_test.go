@@ -148,7 +148,7 @@ func TestHowToMake(t *testing.T) {
 		{"", ": the first container on a network of vxcan makes it.\nWhat this host lacks for that: sudo vxcanctl doctor\n"},
 		{"usr/bin/docker", "For example:\n  sudo docker network create -d vxcan --ipam-driver null -o hub=vcan0 canbus0\n"},
 		{"usr/bin/podman usr/lib/podman/netavark", "\n  sudo podman network create -d vxcan -o hub=vcan0 canbus0\n  sudo podman run "},
-		{"usr/bin/podman usr/share/doc/vxcan/conflist/podman4.conflist", "\n  sudo install -D -m 644 /usr/share/doc/vxcan/conflist/podman4.conflist /etc/cni/net.d/canbus0.conflist\n"},
+		{"usr/bin/podman usr/share/doc/vxcan/conflist/canbus0.conflist", "\n  sudo install -D -m 644 /usr/share/doc/vxcan/conflist/canbus0.conflist /etc/cni/net.d/canbus0.conflist\n"},
 		{"usr/bin/nerdctl", "\n  sudo install -D -m 644 conflist/canbus0.conflist /etc/cni/net.d/canbus0.conflist\n  sudo nerdctl run "},
 	} {
 		m := &machine{root: t.TempDir()}

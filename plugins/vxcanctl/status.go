@@ -147,29 +147,25 @@ func matches(s bus.BusStatus, words []string) bool {
 // howToMake says how the first bus comes to be, with the runtimes that are installed.
 func howToMake(m *machine) string {
 	var lines []string
-	file := func(name string) {
-		if packaged := "/usr/share/doc/vxcan/conflist/"; m.has(packaged + name) {
-			name = packaged + name
-		} else {
-			name = "conflist/" + name
-		}
-		lines = append(lines, "sudo install -D -m 644 "+name+" /etc/cni/net.d/canbus0.conflist")
+	file := "conflist/canbus0.conflist"
+	if packaged := "/usr/share/doc/vxcan/" + file; m.has(packaged) {
+		file = packaged
 	}
+	install := "sudo install -D -m 644 " + file + " /etc/cni/net.d/canbus0.conflist"
 	if m.installed("docker") {
 		lines = append(lines, "sudo docker network create -d vxcan --ipam-driver null -o hub=vcan0 canbus0",
 			"sudo docker run --network canbus0 IMAGE")
 	}
 	if m.installed("podman") {
 		if m.podmanBackend(m.containersConf()) == "cni" {
-			file("podman4.conflist")
+			lines = append(lines, install)
 		} else {
 			lines = append(lines, "sudo podman network create -d vxcan -o hub=vcan0 canbus0")
 		}
 		lines = append(lines, "sudo podman run --network canbus0 IMAGE")
 	}
 	if m.installed("nerdctl") {
-		file("canbus0.conflist")
-		lines = append(lines, "sudo nerdctl run --network canbus0 IMAGE")
+		lines = append(lines, install, "sudo nerdctl run --network canbus0 IMAGE")
 	}
 	text := ": the first container on a network of vxcan makes it.\n"
 	if lines != nil {

@@ -43,7 +43,7 @@ func TestPackageBus(t *testing.T) {
 	if backend == "netavark" {
 		log("podman", "network", "create", "-d", "vxcan", "canbus0")
 	} else {
-		log("install", "-D", "-m", "644", "/usr/share/doc/vxcan/conflist/podman4.conflist", "/etc/cni/net.d/canbus0.conflist")
+		log("install", "-D", "-m", "644", "/usr/share/doc/vxcan/conflist/canbus0.conflist", "/etc/cni/net.d/canbus0.conflist")
 	}
 	p := harness.Podman{T: t, Backend: backend}
 	stations := []harness.Station{harness.Host("vcan0")}
