@@ -10,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/vxcan/vxcan/integration/harness"
+	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
 // TestHeal: CHECK names what is missing of a bus, and the next ADD of another container repairs it and says so. (TestMend
@@ -27,7 +28,7 @@ func TestHeal(t *testing.T) {
 		{"one rule deleted", []string{"cangw", "-D", "-s", "vcan0-rx", "-d", "HOSTIF", "-X", "-i", "-l", "1"}, "1 gateway rule is missing (cangw -A -s vcan0-rx -d HOSTIF -X -i -l 1)", false},
 		{
 			"one rule added that changes frames", []string{"cangw", "-A", "-s", "vcan0-rx", "-d", "HOSTIF", "-i", "-l", "1", "-m", "SET:I:123.0.0000000000000000"},
-			"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.0.0000000000000000)", false,
+			"1 gateway rule is not of this bus, but on a backplane (cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.0.0000000000000000)", false,
 		},
 		{"one rule doubled", []string{"cangw", "-A", "-s", "vcan0-rx", "-d", "HOSTIF", "-i", "-l", "1"}, "1 gateway rule is there more than once", false},
 		{
@@ -41,6 +42,19 @@ func TestHeal(t *testing.T) {
 		{
 			"filter replaced", []string{"tc", "filter", "replace", "dev", "HOSTIF", "ingress", "pref", "1", "protocol", "all", "handle", "1", "bpf", "bytecode", "1,6 0 0 4294967295", "action", "drop"},
 			"filter of HOSTIF (tc filter show dev HOSTIF): ingress pref 1 is missing or another one", false,
+		},
+		{
+			"filter that doubles frames on the backplane", []string{"sh", "-ec", "tc qdisc add dev vcan0-rx clsact; tc filter add dev vcan0-rx ingress pref 2 matchall action mirred egress mirror dev HOSTIF"},
+			"vcan0-rx has filters of another program: frames may arrive twice, or not at all", false,
+		},
+		{
+			"filter that drops frames on the backplane", []string{"sh", "-ec", "tc qdisc add dev vcan0-tx clsact; tc filter add dev vcan0-tx egress pref 1 matchall action drop"},
+			"vcan0-tx has filters of another program: frames may arrive twice, or not at all", false,
+		},
+		{"block of filters on the backplane", []string{"tc", "qdisc", "add", "dev", "vcan0-rx", "ingress_block", "22", "clsact"}, "vcan0-rx has filters of another program", false},
+		{
+			"rule to another bus's backplane", []string{"sh", "-ec", "ip link add v99-tx type vxcan peer name v99-rx; ip link set v99-tx alias 'vxcan backplane'; cangw -A -s vcan0 -d v99-tx -e"},
+			"1 gateway rule is not of this bus, but on a backplane", false,
 		},
 		{"host end down", []string{"ip", "link", "set", "HOSTIF", "down"}, "host end HOSTIF of cni canbus0/a/eth0 is down", false},
 		{"container end down", []string{"ip", "-netns", "a", "link", "set", "can0", "down"}, "container end can0 is down: ip link set can0 up in the container", true},
@@ -194,5 +208,53 @@ func TestForeignFilters(t *testing.T) {
 			harness.ExpectWiring(t, true, "vcan0", harness.HostIf(first), harness.HostIf(second))
 			harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), a.On("can0"), b.On("can0")}, 5, true)
 		})
+	}
+}
+
+// TestForeignQdisc: a qdisc of another program in the place of clsact, which took our filters with it, is named with what ends
+// it. On a host end the rest of the bus is repaired beside it, others are attached, and a container with a policy gets nothing.
+func TestForeignQdisc(t *testing.T) {
+	for _, qdisc := range []string{"ingress", "ingress_block 22 clsact", "egress_block 22 clsact"} {
+		for _, dev := range []string{"vcan0", "HOSTIF"} {
+			t.Run(qdisc+" on "+dev, func(t *testing.T) {
+				harness.FreshHost(t)
+				a, b, c := harness.NewContainer(t, "a"), harness.NewContainer(t, "b"), harness.NewContainer(t, "c")
+				first, _ := harness.On(a).With(`"send":"101","receive":"201"`).Add(t)
+				harness.On(b).Add(t)
+				dev := strings.Replace(dev, "HOSTIF", harness.HostIf(first), 1)
+				harness.Command(t, "sh", "-ec", "tc qdisc del dev "+dev+" clsact; tc qdisc add dev "+dev+" "+qdisc+"; cangw -F")
+				kind := qdisc[strings.LastIndex(qdisc, " ")+1:]
+				cure := "tc qdisc del dev " + dev + " " + kind
+				err, status := harness.On(a).With(`"send":"101","receive":"201"`).Check(t, first), harness.WrongWith(t, "vcan0")
+				if err == nil || !strings.Contains(err.Error(), cure) || !strings.Contains(status, cure) {
+					t.Errorf("CHECK: %v; status: %s; want %s", err, status, cure)
+				}
+				if dev == "vcan0" {
+					harness.On(c).Fails(t, "ADD", 7, dev, cure)
+				} else {
+					harness.On(a).With(`"send":"101","receive":"201"`).Fails(t, "ADD", 7, dev, cure)
+					harness.On(c).Add(t)
+					harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), b.On("can0"), c.On("can0")}, 5, true)
+					listener := cantest.Listen(t, a.Netns, "can0")
+					for _, id := range []uint32{0x201, 0x202} {
+						if err := cantest.NewSender(t, b.Netns, "can0").Send(cantest.Frame{ID: id}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					cantest.WaitQuiet(2, listener)
+					if heard, _ := listener.Heard(); heard[cantest.Frame{ID: 0x202}] > 0 || kind == "ingress" && len(heard) > 0 {
+						t.Errorf("a container with a list hears %v while the filter for it is away", heard)
+					}
+				}
+				harness.Command(t, "sh", "-ec", cure)
+				harness.Vxcanctl(t, "heal")
+				if got := harness.WrongWith(t, "vcan0"); got != "" {
+					t.Errorf("after %s: %s", cure, got)
+				}
+				if dev == "vcan0" {
+					harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), b.On("can0")}, 5, true)
+				}
+			})
+		}
 	}
 }

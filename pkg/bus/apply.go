@@ -81,7 +81,7 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	if unfiltered && slices.ContainsFunc(w.SetFilters, func(f cantc.Filter) bool { return f.Dev == hub }) {
 		b.trail.filtered = hub
 	}
-	if err := b.addClasses(hub, w.AddClasses); err != nil {
+	if err := errors.Join(b.k.tc.DeleteQdiscs(w.DeleteQdiscs...), b.addClasses(hub, w.AddClasses)); err != nil {
 		return err
 	}
 	if err := b.k.tc.Set(w.SetFilters...); err != nil {
@@ -139,24 +139,11 @@ func (b *bus) deleteClasses(hub int, classes ...cantc.Class) error {
 
 // explainTC adds the name of the device, and what to do, to what another program has in the way of our filters.
 func (b *bus) explainTC(err error) error {
-	var (
-		qdisc  *cantc.OtherQdiscError
-		filter *cantc.OtherFilterError
-		block  *cantc.SharedBlockError
-	)
-	switch {
-	case errors.As(err, &qdisc):
-		dev := plan.Quote(b.view.At(qdisc.Dev).Name)
-		return fmt.Errorf("%w device: %s has an %s qdisc of another program, and a bus needs clsact, which can do the same: tc qdisc del dev %s %s",
-			config.ErrInvalid, dev, qdisc.Kind, dev, qdisc.Kind)
-	case errors.As(err, &filter):
+	var filter *cantc.OtherFilterError
+	if errors.As(err, &filter) {
 		dev := plan.Quote(b.view.At(filter.Dev).Name)
 		return fmt.Errorf("%w device: %s has a filter of another program (%s) at %s pref %d, which the bus needs: tc filter del dev %s %s pref %d",
 			config.ErrInvalid, dev, filter.Kind, filter.Dir, filter.Prio, dev, filter.Dir, filter.Prio)
-	case errors.As(err, &block):
-		dev := plan.Quote(b.view.At(block.Dev).Name)
-		return fmt.Errorf("%w device: the filters of %s are in a block that it shares with other devices, and a bus needs its own: tc qdisc del dev %s clsact",
-			config.ErrInvalid, dev, dev)
 	}
 	return err
 }

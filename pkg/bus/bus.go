@@ -218,7 +218,8 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeFilters looks at the filters of the bus, and for those of other programs beside them.
+// observeFilters looks at the filters of the bus, and for those of other programs on the backplane, on the hub, and in the place
+// of those that are missing.
 func (b *bus) observeFilters(v *plan.View, hub int) error {
 	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
 	if hub != 0 {
@@ -230,15 +231,15 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 		where = append(where, plan.Hooks(e.Host.Index, e.Endpoint.Policy != (config.Policy{}) || e.CutOff)...)
 		members = append(members, e.Host.Index)
 	}
-	if _, name := config.BackplaneNames(b.name); v.Rootless && v.Link(name).Index != 0 {
-		copies := plan.CopyHooks(v.Link(name).Index, members...)
-		where, listed = append(where, copies...), append(listed, copies[0])
+	tx, rx := config.BackplaneNames(b.name)
+	ends := slices.DeleteFunc([]int{v.Link(tx).Index, v.Link(rx).Index}, func(index int) bool { return index == 0 })
+	isEnd := func(h cantc.Hook) bool { return slices.Contains(ends, h.Dev) }
+	if v.Rootless && v.Link(rx).Index != 0 {
+		where = append(where, plan.CopyHooks(v.Link(rx).Index, members...)...)
 	}
 	if trunks := v.TrunkHooks(b.name); !v.Rootless {
 		where = append(where, trunks...)
-		if v.HasTrunks(b.name) || len(v.Underlay.Addresses) > 0 {
-			listed = append(listed, trunks...)
-		}
+		listed = append(listed, slices.DeleteFunc(slices.Clone(trunks), isEnd)...)
 	}
 	filters, err := b.k.tc.Get(where...)
 	if err != nil {
@@ -250,6 +251,21 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 	}
 	for _, e := range b.endpoints {
 		listed = append(listed, v.Missing(e)...)
+	}
+	devs := slices.Clone(ends)
+	for _, h := range listed {
+		if _, there := v.Filters[h]; !there {
+			devs = append(devs, h.Dev)
+		}
+	}
+	slices.Sort(devs)
+	if v.Qdiscs, err = b.k.tc.Qdiscs(slices.Compact(devs)...); err != nil {
+		return err
+	}
+	for _, q := range v.Qdiscs {
+		if all := []cantc.Hook{{Dev: q.Dev, Dir: cantc.Ingress}, {Dev: q.Dev, Dir: cantc.Egress}}; isEnd(all[0]) {
+			listed = append(listed, all...)
+		}
 	}
 	if v.Entries, err = b.k.tc.List(listed...); err != nil {
 		return err

@@ -293,13 +293,13 @@ var damages = []struct {
 		commands: []string{"cangw -D -s vcan0-rx -d vcan0 -e -i -l 1", "cangw -A -s vcan0-rx -d vcan0 -e -i"},
 		words: []string{
 			"1 gateway rule is missing (cangw -A -s vcan0-rx -d vcan0 -e -i -l 1)",
-			"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d vcan0 -e -i)",
+			"1 gateway rule is not of this bus, but on a backplane (cangw -A -s vcan0-rx -d vcan0 -e -i)",
 		},
 	},
 	{
 		name:     "a rule that goes round",
 		commands: []string{"cangw -A -s vcan0-rx -d vcan0-tx -i -l 1"},
-		words:    []string{"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d vcan0-tx -i -l 1)"},
+		words:    []string{"1 gateway rule is not of this bus, but on a backplane (cangw -A -s vcan0-rx -d vcan0-tx -i -l 1)"},
 	},
 	{
 		name: "filters deleted", commands: []string{"tc qdisc del dev HOSTIF clsact"},

@@ -208,6 +208,17 @@ func TestHealFound(t *testing.T) {
 	heal()
 	w.run("ip link set vcan0 down", "ip link set vcan0 name other up", "cangw -F")
 	heal()
+	// What was the hub has no way to the bus any more.
+	listener := cantest.Listen(t, w.crowd, end.ContIf)
+	for _, dev := range []string{"other", "vcan0"} {
+		if err := cantest.NewSender(t, w.netns, dev).Send(cantest.Frame{ID: 0x123, Data: dev}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cantest.WaitQuiet(1, listener)
+	if heard, _ := listener.Heard(); listener.Total() != 1 || heard[cantest.Frame{ID: 0x123, Data: "vcan0"}] != 1 {
+		t.Errorf("after the hub was renamed, a container hears %v", heard)
+	}
 }
 
 // TestForeign: what other programs have on a bus is named with the command that ends it; what is on the backplane is removed.
@@ -259,7 +270,7 @@ func TestForeign(t *testing.T) {
 		},
 		"shared block": {
 			before:  []string{"ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 up", "tc qdisc add dev vcan0 ingress_block 22 clsact"},
-			refused: true, want: []string{"the filters of vcan0 are in a block", "tc qdisc del dev vcan0 clsact"},
+			refused: true, want: []string{"the filters of device vcan0 are in a block", "tc qdisc del dev vcan0 clsact"},
 			cure: []string{"tc qdisc del dev vcan0 clsact"},
 		},
 		"a rule to another device": {
@@ -269,7 +280,7 @@ func TestForeign(t *testing.T) {
 		},
 		"a modified rule on the backplane": {
 			after: []string{"cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.8.0000000000000000"},
-			want:  []string{"1 gateway rule is not of this bus, but on its backplane (cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.8.0000000000000000)"},
+			want:  []string{"1 gateway rule is not of this bus, but on a backplane (cangw -A -s vcan0-rx -d HOSTIF -i -l 1 -m SET:I:123.8.0000000000000000)"},
 			cure:  []string{"ADD"},
 		},
 		"the hub's MTU": {

@@ -49,16 +49,6 @@ func isAbsent(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// OtherQdiscError is an ingress qdisc of another program, which has no egress: a device has that or a clsact qdisc.
-type OtherQdiscError struct {
-	Dev  int    // ifindex
-	Kind string // "ingress"
-}
-
-func (e *OtherQdiscError) Error() string {
-	return fmt.Sprintf("device with index %d has a qdisc %s", e.Dev, e.Kind)
-}
-
 // OtherFilterError is a filter of another program at a hook where Set needs its own: all filters of a priority are of one kind
 // and one protocol. This ends it: tc filter del dev DEV DIR pref PRIO
 type OtherFilterError struct{ Entry }
@@ -67,22 +57,10 @@ func (e *OtherFilterError) Error() string {
 	return fmt.Sprintf("device with index %d has %s filters of kind %s and protocol %#04x at pref %d", e.Dev, e.Dir, e.Kind, e.Protocol, e.Prio)
 }
 
-// SharedBlockError is a clsact qdisc with a shared block in place of its own filters in one direction. It
-// takes no filters of its own. This ends it: tc qdisc del dev DEV clsact
-type SharedBlockError struct {
-	Dev   int // ifindex
-	Dir   Direction
-	Block uint32
-}
-
-func (e *SharedBlockError) Error() string {
-	return fmt.Sprintf("device with index %d has the %s filters of the shared block %d", e.Dev, e.Dir, e.Block)
-}
-
 // Set makes filters, and replaces those that are there without a moment in between. It makes the clsact qdisc of their
-// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and with an OtherQdiscError,
-// an OtherFilterError or a SharedBlockError where another program prevents it. Where one filter fails the others are made all
-// the same, but none is made before each device has its qdisc.
+// devices where it is missing. It fails with a rtnl.NoModuleError where the kernel lacks a part, and with an OtherFilterError
+// where another program's filter prevents it; what a qdisc prevents, Qdiscs tells. Where one filter fails the others are made
+// all the same, but none is made before each device has its qdisc.
 func (c *Conn) Set(filters ...Filter) error {
 	if err := c.addQdiscs(filters); err != nil {
 		return err
@@ -100,10 +78,6 @@ func (c *Conn) explain(f Filter, refused error) error {
 	switch {
 	case errors.Is(refused, unix.ENOENT):
 		return &rtnl.NoModuleError{Module: c.missing(f)}
-	case errors.Is(refused, unix.EOPNOTSUPP):
-		if q, err := c.qdisc(f.Dev); err == nil && q.blocks[f.Dir] != 0 {
-			return &SharedBlockError{f.Dev, f.Dir, q.blocks[f.Dir]}
-		}
 	case errors.Is(refused, unix.EINVAL):
 		all, _ := c.list(f.Hook) // what could be read is an answer, too
 		for _, e := range all {
@@ -130,39 +104,48 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 	}
 	return rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
 		switch {
-		case r.Err == nil:
+		case r.Err == nil, errors.Is(r.Err, unix.EEXIST):
 			return nil
 		case errors.Is(r.Err, unix.ENOENT):
 			return &rtnl.NoModuleError{Module: "sch_ingress"}
-		case errors.Is(r.Err, unix.EEXIST):
-			return c.checkQdisc(dev)
 		}
 		return fmt.Errorf("add qdisc of device with index %d: %w", dev, r.Err)
 	})
 }
 
-// checkQdisc returns an OtherQdiscError if the qdisc of a device is not clsact.
-func (c *Conn) checkQdisc(dev int) error {
-	q, err := c.qdisc(dev)
-	if err != nil {
-		return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
+// Qdiscs returns the qdiscs of devices that filters can be in, of those that have one.
+func (c *Conn) Qdiscs(devs ...int) (all []Qdisc, err error) {
+	// Older kernels answer only a request that wants an echo.
+	request := func(dev int) *nl.NetlinkRequest {
+		return qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev)
 	}
-	if q.kind != clsact {
-		return &OtherQdiscError{dev, q.kind}
-	}
-	return nil
+	err = rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
+		if isAbsent(r.Err) || r.Err == nil && len(r.Data) == 0 { // none yet, or none any more
+			return nil
+		}
+		q, err := unmarshalQdisc(r.Data)
+		if r.Err != nil {
+			err = r.Err
+		}
+		if err != nil {
+			return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
+		}
+		q.Dev, q.handle = dev, 0
+		all = append(all, q)
+		return nil
+	})
+	return all, err
 }
 
-func (c *Conn) qdisc(dev int) (qdisc, error) {
-	// Older kernels answer only a request that wants an echo.
-	replies, err := c.conn.Batch(qdiscRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev))
-	if err == nil {
-		err = replies[0].Err
-	}
-	if err != nil {
-		return qdisc{}, err
-	}
-	return unmarshalQdisc(replies[0].Data)
+// DeleteQdiscs deletes the qdiscs that Qdiscs returns, with all filters in them. One that is not there is no error.
+func (c *Conn) DeleteQdiscs(devs ...int) error {
+	request := func(dev int) *nl.NetlinkRequest { return qdiscRequest(unix.RTM_DELQDISC, 0, dev) }
+	return rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
+		if r.Err == nil || isAbsent(r.Err) {
+			return nil
+		}
+		return fmt.Errorf("delete qdisc of device with index %d: %w", dev, r.Err)
+	})
 }
 
 // missing names the module that the kernel lacks for a filter: of actions, it can be asked for each by one without options,

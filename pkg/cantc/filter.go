@@ -194,14 +194,19 @@ func qdiscRequest(kind, flags, dev int) *nl.NetlinkRequest {
 	return tcRequest(kind, flags, dev, clsactHandle, clsactParent, 0)
 }
 
-// qdisc is what is read of a qdisc.
-type qdisc struct {
-	kind   string
+// Qdisc is the qdisc of a device that filters are in, of any program: clsact, or one without egress, ingress.
+type Qdisc struct {
+	Dev    int // ifindex
+	Kind   string
+	Blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
 	handle uint32
-	blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
 }
 
-func unmarshalQdisc(b []byte) (q qdisc, err error) {
+// Prevents reports whether Set can make no filters of a direction: the qdisc has no egress, or a block of filters that belong
+// to no device.
+func (q Qdisc) Prevents(dir Direction) bool { return q.Kind != clsact || q.Blocks[dir] != 0 }
+
+func unmarshalQdisc(b []byte) (q Qdisc, err error) {
 	if len(b) < tcmsgSize {
 		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
 	}
@@ -209,12 +214,12 @@ func unmarshalQdisc(b []byte) (q qdisc, err error) {
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
 		switch attr {
 		case tcaKind:
-			q.kind = unix.ByteSliceToString(value)
+			q.Kind = unix.ByteSliceToString(value)
 		case tcaIngressBlock, tcaEgressBlock:
 			if len(value) != 4 {
 				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
 			}
-			q.blocks[attr-tcaIngressBlock] = binary.NativeEndian.Uint32(value)
+			q.Blocks[attr-tcaIngressBlock] = binary.NativeEndian.Uint32(value)
 		}
 		return nil
 	})

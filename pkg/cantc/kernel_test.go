@@ -123,8 +123,11 @@ func TestSharedBlock(t *testing.T) {
 		h := newHost(t)
 		h.tc(t, "qdisc add dev v0 "+dir.String()+"_block 22 clsact")
 		f, other := Filter{Hook{dev, dir, 8, 1}, all, []Action{Drop()}}, Filter{Hook{dev, 1 - dir, 8, 1}, all, []Action{Drop()}}
-		var shared *SharedBlockError
-		if err := h.Set(other, f); !errors.As(err, &shared) || *shared != (SharedBlockError{dev, dir, 22}) {
+		found, err := h.Qdiscs(dev, dev+1000)
+		if err != nil || len(found) != 1 || found[0].Kind != "clsact" || found[0].Blocks[dir] != 22 || !found[0].Prevents(dir) || found[0].Prevents(1-dir) {
+			t.Errorf("%s: %+v, %v", dir, found, err)
+		}
+		if err := h.Set(other, f); !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("%s: %v", dir, err)
 		}
 		if filters, err := h.Get(f.Hook, other.Hook); err != nil || len(filters) != 1 || !filters[0].Equal(other) {
@@ -142,10 +145,15 @@ func TestSharedBlock(t *testing.T) {
 
 func TestOtherQdisc(t *testing.T) {
 	h := newHost(t)
-	h.tc(t, "qdisc add dev v0 ingress")
-	var other *OtherQdiscError
-	if err := h.Set(Filter{Hook{dev, Ingress, 8, 1}, all, []Action{Drop()}}); !errors.As(err, &other) || *other != (OtherQdiscError{dev, "ingress"}) {
-		t.Error(err)
+	for _, want := range [][]Qdisc{nil, {{Dev: dev, Kind: "ingress"}}, nil} {
+		if found, err := h.Qdiscs(dev); err != nil || !slices.Equal(found, want) || len(found) > 0 && !(found[0].Prevents(Ingress) && found[0].Prevents(Egress)) {
+			t.Errorf("%+v, %v; want %+v", found, err, want)
+		}
+		if want == nil {
+			h.tc(t, "qdisc add dev v0 ingress")
+		} else if err := h.DeleteQdiscs(dev); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

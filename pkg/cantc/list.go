@@ -23,8 +23,8 @@ func (e Entry) Holds() bool { return e.Kind != Kind || e.Protocol != unix.ETH_P_
 // Ours reports whether the entry is what Set makes as the only filter of a priority, or replaces there.
 func (e Entry) Ours() bool { return !e.Holds() && e.Handle == 1 }
 
-// List returns all filters of the priorities of hooks, also those that Set does not make. A hook without one, or without its
-// device, has none.
+// List returns all filters of the priorities of hooks, also those that Set does not make; of a hook of priority 0, those of all
+// priorities. A hook without one, or without its device, has none.
 func (c *Conn) List(hooks ...Hook) (all []Entry, err error) {
 	for _, h := range hooks {
 		entries, err := c.list(h)
@@ -47,7 +47,7 @@ func (c *Conn) list(h Hook) (all []Entry, err error) {
 	r := tcRequest(unix.RTM_GETTFILTER, 0, h.Dev, 0, hookParent+uint32(h.Dir), uint32(h.Prio)<<16)
 	_, err = c.conn.Dump(r, func(data []byte) error {
 		e, chain, err := unmarshalEntry(data)
-		e.Dev, e.Dir, e.Prio = h.Dev, h.Dir, h.Prio
+		e.Dev, e.Dir = h.Dev, h.Dir
 		if err == nil && chain == 0 {
 			all = append(all, e)
 		}
@@ -62,6 +62,7 @@ func unmarshalEntry(b []byte) (e Entry, chain uint32, err error) {
 		return e, 0, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
 	}
 	e.Handle = binary.NativeEndian.Uint32(b[8:12])
+	e.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
 	e.Protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, uint16(binary.NativeEndian.Uint32(b[16:20]))))
 	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
 		switch attr {

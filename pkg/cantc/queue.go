@@ -87,14 +87,14 @@ func (c *Conn) Queue(dev int) (q Queue, err error) {
 	if errors.Is(err, unix.ENOENT) || err == nil && replies[0].Data == nil { // a device that was never up has none to be seen
 		return Queue{}, nil
 	}
-	var root qdisc
+	var root Qdisc
 	if err == nil {
 		root, err = unmarshalQdisc(replies[0].Data)
 	}
 	if err != nil {
 		return q, fmt.Errorf("look up queue of device with index %d: %w", dev, err)
 	}
-	q.Kind, q.Ours = root.kind, root.handle == queueHandle && root.kind == drr
+	q.Kind, q.Ours = root.Kind, root.handle == queueHandle && root.Kind == drr
 	if !q.Ours {
 		q.Chosen = root.handle != 0
 		return q, nil

@@ -173,6 +173,8 @@ func (w Want) diffBackplane(v View, all *differences) {
 	switch {
 	case len(there) == 0:
 		all.add(BackplaneMissing, Change{AddPair: &pair}, "%s is missing", name)
+	case v.Rootless && !w.Hub.Physical && v.Link(w.Hub.Name).Index == 0 && IsOurBackplane(tx): // the filters of an earlier hub, renamed, still send into it
+		all.add(BackplaneBroken, Change{Remove: there, AddPair: &pair}, "%s may be that of another device now", name)
 	case !IsPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
 			if end.Index != 0 && !IsOurBackplane(end) {
@@ -195,7 +197,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		return
 	}
 	common := w.backplane(v)
-	members := w.members(hub)
+	members := w.members(hub, v)
 	attaching := uint32(v.Link(w.Attaching).Index) // 0 if there is none
 	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
 	for _, m := range members {
@@ -231,7 +233,7 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 	if hub == 0 && len(common.trunks) == 0 { // rules for error frames of a controller wait for it
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(j cangw.Job) bool { return j.Src == common.rx && j.Filter == ErrorFrames })
 	}
-	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, hub)
+	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, hub, v.isBackplane)
 	var others []cangw.Rule
 	for _, r := range missing {
 		if r.Dst == attaching {
@@ -249,7 +251,7 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 		all.of(hostIfs(members, rulesOf(doubled), v)...)
 	}
 	if len(unwanted) > 0 {
-		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on its backplane", unwanted, v))
+		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on a backplane", unwanted, v))
 		all.of(hostIfs(members, rulesOf(unwanted), v)...)
 	}
 	for _, j := range foreign {
@@ -288,17 +290,48 @@ func rulesOf(jobs []cangw.Job) []cangw.Rule {
 // in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container.
 func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	common := w.backplane(v)
-	for _, f := range v.Entries {
-		if f.Ours() || common.isCopy(f) {
+	attaching := v.Link(w.Attaching).Index
+	ofBus := func(dev int) bool { return dev == hub.Index || dev == int(common.rx) || dev == attaching && dev != 0 }
+	of := func(dev int) {
+		if !ofBus(dev) && !slices.Contains(common.trunks, uint32(dev)) {
+			all.of(v.At(dev).Name)
+		}
+	}
+	alone := []int{int(common.tx)} // has no filter of ours
+	if !common.copies && len(common.trunks) == 0 {
+		alone = append(alone, int(common.rx))
+	}
+	for _, q := range v.Qdiscs {
+		dev := Quote(v.At(q.Dev).Name)
+		hasOthers := func(e cantc.Entry) bool { return e.Dev == q.Dev && !(e.Ours() && e.Hook == spreadHook(common.rx)) }
+		switch prevents := q.Prevents(cantc.Ingress) || q.Prevents(cantc.Egress); {
+		case slices.Contains(alone, q.Dev) && (prevents || slices.ContainsFunc(v.Entries, hasOthers)):
+			all.add(CopyForeign, Change{Wiring: Wiring{DeleteQdiscs: []int{q.Dev}}}, "%s has filters of another program: frames may arrive twice, or not at all", dev)
+			continue
+		case !prevents, slices.Contains(alone, q.Dev):
 			continue
 		}
-		ofBus := f.Dev == hub.Index || f.Dev == int(common.rx)
+		what := fmt.Sprintf("device %s has an %s qdisc of another program, and the bus needs clsact, which can do the same", dev, q.Kind)
+		if q.Blocks != [2]uint32{} {
+			what = fmt.Sprintf("the filters of device %s are in a block that it shares with other devices, and the bus needs its own", dev)
+		}
+		if cure := fmt.Sprintf("tc qdisc del dev %s %s", dev, q.Kind); ofBus(q.Dev) {
+			all.refuse(QdiscHeld, config.ErrInvalid, cure, "%s", what)
+		} else {
+			all.name(QdiscHeld, cure+"; then vxcanctl heal", "%s", what)
+		}
+		of(q.Dev)
+	}
+	for _, f := range v.Entries {
+		if slices.Contains(alone, f.Dev) || common.isCopy(f) || f.Ours() && (f.Dev != int(common.rx) || f.Hook == spreadHook(common.rx)) {
+			continue
+		}
 		dev := Quote(v.At(f.Dev).Name)
 		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", dev, f.Dir, f.Prio)
-		switch held := f.Holds(); {
+		switch held := f.Holds() && (f.Dev != int(common.rx) || f.Dir == cantc.Ingress && f.Prio == FirstPrio); {
 		case held:
 			const format = "device %s has a filter of another program (%s) at %s pref %d, which the bus needs"
-			if ofBus {
+			if ofBus(f.Dev) {
 				all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus", format, dev, f.Kind, f.Dir, f.Prio)
 			} else {
 				all.name(FilterHeld, cure+"; then vxcanctl heal", format, dev, f.Kind, f.Dir, f.Prio)
@@ -312,9 +345,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}
 		}
-		if !ofBus && !slices.Contains(common.trunks, uint32(f.Dev)) {
-			all.of(v.At(f.Dev).Name)
-		}
+		of(f.Dev)
 	}
 }
 
@@ -322,10 +353,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 func diffFilters(common backplane, m member, v View) (wrong Wiring) {
 	wanted := filters(common, m)
 	for _, f := range wanted {
-		held := func(e cantc.Entry) bool {
-			return e.Dev == f.Dev && e.Dir == f.Dir && e.Prio == f.Prio && e.Holds()
-		}
-		if !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
+		if !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
 			wrong.SetFilters = append(wrong.SetFilters, f)
 		}
 	}

@@ -76,6 +76,7 @@ const (
 	FilterWrong   Kind = "filter wrong"
 	CopyUnwanted  Kind = "filter that copies to nobody"
 	CopyForeign   Kind = "filter not ours on the backplane"
+	QdiscHeld     Kind = "qdisc of another program in the place of clsact"
 	FilterFirst   Kind = "filter of another program before ours"
 	FilterHeld    Kind = "filter priority held by another program"
 	RuleMissing   Kind = "rule missing"
@@ -125,6 +126,7 @@ type Change struct {
 // Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
 // frames.
 type Wiring struct {
+	DeleteQdiscs  []int    // by the ifindexes of their devices, with all filters
 	AddClasses    []uint32 // marks, of the hub's transmit queue
 	SetFilters    []cantc.Filter
 	DeleteJobs    []cangw.Job
@@ -135,11 +137,12 @@ type Wiring struct {
 
 // Empty reports whether there is nothing to do.
 func (w Wiring) Empty() bool {
-	return len(w.AddClasses)+len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters)+len(w.DeleteClasses) == 0
+	return len(w.DeleteQdiscs)+len(w.AddClasses)+len(w.SetFilters)+len(w.DeleteJobs)+len(w.AddRules)+len(w.DeleteFilters)+len(w.DeleteClasses) == 0
 }
 
 // Add adds another Wiring.
 func (w *Wiring) Add(other Wiring) {
+	w.DeleteQdiscs = append(w.DeleteQdiscs, other.DeleteQdiscs...)
 	w.AddClasses = append(w.AddClasses, other.AddClasses...)
 	w.SetFilters = append(w.SetFilters, other.SetFilters...)
 	w.DeleteJobs = append(w.DeleteJobs, other.DeleteJobs...)
@@ -230,6 +233,7 @@ func Summary(done []Difference) (words []string) {
 	count("made or set up %d %s", trunks, "trunk")
 	count("removed %d %s", removed, "trunk")
 	count("added %d transmit %s", len(wiring.AddClasses), "queue")
+	count("deleted the filters of others on %d %s", len(wiring.DeleteQdiscs), "end of the backplane")
 	count("set %d %s", len(wiring.SetFilters), "filter")
 	count("deleted %d %s", len(wiring.DeleteJobs), "rule")
 	count("added %d %s", len(wiring.AddRules), "rule")

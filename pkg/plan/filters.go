@@ -64,7 +64,7 @@ func filters(common backplane, m member) []cantc.Filter {
 	if m.denied != nil {
 		all = append(all, cantc.Filter{Hook: second[1], Program: m.denied, Actions: []cantc.Action{cantc.Drop()}})
 	}
-	if common.copies {
+	if common.copies && !m.deaf {
 		all = append(all, common.copyTo(m)) // last: the policy is in force by then
 	}
 	return all
@@ -116,7 +116,15 @@ func CopyHooks(rx int, members ...int) []cantc.Hook {
 }
 
 // isCopy reports whether a filter is one that copies from the backplane.
-func (b backplane) isCopy(e cantc.Entry) bool { return b.copies && e.Dev == int(b.rx) && !e.Holds() }
+func (b backplane) isCopy(e cantc.Entry) bool {
+	return b.copies && e.Dev == int(b.rx) && e.Dir == cantc.Ingress && e.Prio == FirstPrio && !e.Holds()
+}
+
+// prevented reports whether another program's filter or qdisc is in the place of a filter.
+func (v View) prevented(h cantc.Hook) bool {
+	return slices.ContainsFunc(v.Entries, func(e cantc.Entry) bool { return e.Dev == h.Dev && e.Dir == h.Dir && e.Prio == h.Prio && e.Holds() }) ||
+		slices.ContainsFunc(v.Qdiscs, func(q cantc.Qdisc) bool { return q.Dev == h.Dev && q.Prevents(h.Dir) })
+}
 
 // ofProtocol matches classic frames, and CAN FD frames if the member takes them (SKF_AD_PROTOCOL of linux/filter.h, ETH_P_CAN and
 // ETH_P_CANFD of linux/if_ether.h).

@@ -304,6 +304,26 @@ var damages = []damage{
 		return true
 	}), named, false},
 
+	{QdiscHeld, onHost(func(h *host, end *canlink.Link) bool {
+		h.holdQdisc(end.Index, cantc.Qdisc{Kind: "ingress"})
+		return true
+	}), named, true}, // which took the filters with it
+	{QdiscHeld, onHub(func(h *host, hub *canlink.Link) bool {
+		h.holdQdisc(hub.Index, cantc.Qdisc{Kind: "clsact", Blocks: [2]uint32{22, 0}})
+		return true
+	}), refused, true},
+	{CopyForeign, onBackplane(func(h *host, tx *canlink.Link) {
+		h.v.Qdiscs = append(h.v.Qdiscs, cantc.Qdisc{Dev: tx.Index, Kind: "clsact"})
+		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: cantc.Hook{Dev: tx.Index, Dir: cantc.Egress, Prio: 1, Handle: 1}, Kind: "matchall", Protocol: unix.ETH_P_ALL})
+	}), repaired, false},
+	{CopyForeign, onRootRX(func(h *host, rx *canlink.Link) {
+		h.v.Qdiscs = append(h.v.Qdiscs, cantc.Qdisc{Dev: rx.Index, Kind: "clsact", Blocks: [2]uint32{22, 0}})
+	}), repaired, false},
+	{FilterFirst, onRX(func(h *host, rx *canlink.Link) { // behind those that copy
+		h.v.Qdiscs = append(h.v.Qdiscs, cantc.Qdisc{Dev: rx.Index, Kind: "clsact"})
+		h.v.Entries = append(h.v.Entries, cantc.Entry{Hook: cantc.Hook{Dev: rx.Index, Dir: cantc.Ingress, Prio: 2, Handle: 1}, Kind: "matchall", Protocol: unix.ETH_P_ALL})
+	}), named, false},
+
 	{ControllerKind, onHub(func(h *host, hub *canlink.Link) bool {
 		hub.Kind, h.v.Controller = "", controller.Device{}
 		return h.hub.SetsUp()
@@ -499,6 +519,11 @@ var damages = []damage{
 		changed := cangw.Job{Rule: h.v.Jobs[len(h.v.Jobs)-1].Rule, Raw: "changed"}
 		h.v.Jobs = append(h.v.Jobs, append(plain(loop), changed)...)
 	})), repaired, true},
+	{RuleUnwanted, withRules(onHub(func(h *host, hub *canlink.Link) bool { // the hub was that of another bus, by another name
+		other := h.addLink(canlink.Link{Name: "vcan98-tx", Kind: canlink.Vxcan, Alias: backplaneAlias, MTU: canlink.FDMTU, Up: true})
+		h.v.Jobs = append(h.v.Jobs, plain(cangw.Rule{Src: uint32(h.link(h.hub.Name).Index), Dst: uint32(other.Index)})...)
+		return true
+	})), repaired, false},
 	{RuleForeign, withRules(onHub(func(h *host, hub *canlink.Link) bool {
 		other := h.addLink(canlink.Link{Name: "vcan99", Kind: canlink.Vcan, MTU: canlink.FDMTU, Up: true})
 		h.v.Jobs = append(h.v.Jobs, plain(cangw.Rule{Src: uint32(h.link(h.hub.Name).Index), Dst: uint32(other.Index)})...)
@@ -615,7 +640,7 @@ func (h *host) damaged(d damage) (problems []string) {
 	if got := kinds(); !slices.Equal(got, want) {
 		problem("after the ADD: %v, want %v", h.differences(), want)
 	}
-	if d.kind == FilterHeld { // whose program the model does not have
+	if d.kind == FilterHeld || d.kind == QdiscHeld { // whose program the model does not have
 		return problems
 	}
 	if wrong := h.deliveries(); len(wrong) > 0 {
@@ -708,7 +733,7 @@ func TestRemoval(t *testing.T) {
 			h.wire(c.Wiring)
 			var left []string
 			for _, l := range h.v.Links {
-				if of, _, _, trunk := ParseTrunk(l); l.Index != hub.Index && l.Alias != "" && (!trunk || of == hub.Name) {
+				if of, _, _, trunk := ParseTrunk(l); l.Index != hub.Index && l.Alias != "" && l.Name != "vcan98-tx" && (!trunk || of == hub.Name) {
 					left = append(left, l.Name)
 				}
 			}

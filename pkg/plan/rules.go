@@ -23,6 +23,9 @@ type member struct {
 	// controller tells of a hub that it is hardware, which reports what happens on the wire in error frames.
 	controller bool
 	access     // of an endpoint
+	// deaf is an endpoint with a list of what it may receive, which another program prevents from being in force: it receives
+	// nothing.
+	deaf bool
 }
 
 // maxHops lets a frame pass one rule, whatever the module parameter max_hops of can-gw allows. With more, what the hub
@@ -57,6 +60,9 @@ func rules(common backplane, members []member) []cangw.Rule {
 	}
 	withErrors := slices.ContainsFunc(members, func(m member) bool { return m.controller }) || len(common.trunks) > 0
 	for _, m := range members {
+		if m.deaf {
+			continue
+		}
 		if !m.hub {
 			if withErrors {
 				addErrors(common.rx, m.dev, 0)
@@ -76,8 +82,9 @@ func rules(common backplane, members []member) []cangw.Rule {
 }
 
 // compare reports which of the wanted rules have no job, and which jobs are not wanted: a second one of a wanted rule, and
-// any that starts or ends at our backplane, which is ours alone. foreign are other people's jobs from or to the hub.
-func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane, hub uint32) (missing []cangw.Rule, doubled, unwanted, foreign []cangw.Job) {
+// any that starts or ends at our backplane, which is ours alone, or connects the hub with another backplane, as it did under
+// another name. foreign are other people's jobs from or to the hub.
+func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane, hub uint32, isBackplane func(dev uint32) bool) (missing []cangw.Rule, doubled, unwanted, foreign []cangw.Job) {
 	count := make(map[cangw.Rule]int, len(want)) // how often each wanted rule has been seen
 	for _, r := range want {
 		count[r] = 0
@@ -89,7 +96,7 @@ func compare(want []cangw.Rule, jobs []cangw.Job, ours backplane, hub uint32) (m
 			if count[j.Rule]++; n > 0 {
 				doubled = append(doubled, j)
 			}
-		case touches(j.Rule, ours):
+		case touches(j.Rule, ours), hub != 0 && (j.Src == hub && isBackplane(j.Dst) || j.Dst == hub && isBackplane(j.Src)):
 			unwanted = append(unwanted, j)
 		case hub != 0 && (j.Src == hub || j.Dst == hub):
 			foreign = append(foreign, j)

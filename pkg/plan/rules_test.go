@@ -95,6 +95,8 @@ func TestRulesCount(t *testing.T) {
 	}
 }
 
+func noBackplane(uint32) bool { return false }
+
 func TestCompare(t *testing.T) {
 	want := rules(common, []member{hubFD, {dev: a, fd: true, access: anyAccess()}})
 	modified := func(r cangw.Rule) cangw.Job { return cangw.Job{Rule: r, Raw: "modified"} }
@@ -124,7 +126,7 @@ func TestCompare(t *testing.T) {
 		"modified, of no rule":    {jobs: append(plain(want...), modified(cangw.Rule{Src: tx, Dst: rx})), unwanted: []cangw.Job{modified(cangw.Rule{Src: tx, Dst: rx})}},
 		"modified, elsewhere":     {jobs: append(plain(want...), modified(cangw.Rule{Src: b, Dst: c}))},
 	} {
-		missing, doubled, unwanted, foreign := compare(want, test.jobs, common, hub)
+		missing, doubled, unwanted, foreign := compare(want, test.jobs, common, hub, noBackplane)
 		for what, diff := range map[string]string{
 			"missing": cmp.Diff(test.missing, missing, cmpopts.EquateEmpty()), "doubled": cmp.Diff(test.doubled, doubled, cmpopts.EquateEmpty()),
 			"unwanted": cmp.Diff(test.unwanted, unwanted, cmpopts.EquateEmpty()), "foreign": cmp.Diff(test.foreign, foreign, cmpopts.EquateEmpty()),
@@ -149,7 +151,7 @@ func plain(rules ...cangw.Rule) (jobs []cangw.Job) {
 // Without a backplane nothing is ours.
 func TestCompareNoBackplane(t *testing.T) {
 	jobs := []cangw.Job{{Rule: cangw.Rule{Src: hub, Dst: tx}, Plain: true}}
-	if missing, doubled, unwanted, _ := compare(nil, jobs, backplane{}, hub); len(missing)+len(doubled)+len(unwanted) != 0 {
+	if missing, doubled, unwanted, _ := compare(nil, jobs, backplane{}, hub, noBackplane); len(missing)+len(doubled)+len(unwanted) != 0 {
 		t.Errorf("%+v, %+v, %+v", missing, doubled, unwanted)
 	}
 }
@@ -178,7 +180,7 @@ func TestCompareMends(t *testing.T) {
 				others = append(others, j)
 			}
 		}
-		missing, doubled, unwanted, _ := compare(want, jobs, common, hub)
+		missing, doubled, unwanted, _ := compare(want, jobs, common, hub, noBackplane)
 		for _, j := range append(doubled, unwanted...) {
 			i := slices.Index(jobs, j)
 			jobs = slices.Delete(jobs, i, i+1)

@@ -248,7 +248,23 @@ func (h *host) apply(all []Difference) (changed bool) {
 	return changed
 }
 
+// holdQdisc puts a qdisc of another program in the place of that of a device, whose filters go with it.
+func (h *host) holdQdisc(dev int, q cantc.Qdisc) {
+	q.Dev = dev
+	h.v.Qdiscs = append(h.v.Qdiscs, q)
+	h.v.Entries = slices.DeleteFunc(h.v.Entries, func(e cantc.Entry) bool { return e.Dev == dev })
+	for hook := range h.v.Filters {
+		if hook.Dev == dev {
+			delete(h.v.Filters, hook)
+		}
+	}
+}
+
 func (h *host) wire(w Wiring) {
+	for _, dev := range w.DeleteQdiscs {
+		h.holdQdisc(dev, cantc.Qdisc{})
+		h.v.Qdiscs = slices.DeleteFunc(h.v.Qdiscs, func(q cantc.Qdisc) bool { return q.Dev == dev })
+	}
 	if len(w.AddClasses) > 0 {
 		h.v.Queue.Kind, h.v.Queue.Ours = "drr", true
 		for _, mark := range append(w.AddClasses, 0) {

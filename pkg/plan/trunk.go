@@ -220,10 +220,7 @@ func diffTrunkFilters(common backplane, v View, all *differences) {
 			where = []cantc.Hook{spreadHook(dev)}
 		}
 		for _, f := range wanted {
-			held := func(e cantc.Entry) bool {
-				return e.Dev == f.Dev && e.Dir == f.Dir && e.Prio == f.Prio && e.Holds()
-			}
-			if f.Dev == int(dev) && !f.Equal(v.Filters[f.Hook].Filter) && !slices.ContainsFunc(v.Entries, held) {
+			if f.Dev == int(dev) && !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
 				wrong.SetFilters = append(wrong.SetFilters, f)
 			}
 		}

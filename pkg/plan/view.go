@@ -31,9 +31,11 @@ type View struct {
 	QueueLacks string            // the kernel module that a queue of each endpoint needs, where it is known to be missing
 	// Underlay is what carries the trunks of a bus that spans several hosts.
 	Underlay underlay.Underlay
-	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours. In a user
-	// namespace they are also those that copy frames from the backplane.
+	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours, and all on the
+	// backplane.
 	Entries []cantc.Entry
+	// Qdiscs are those of the backplane, and of devices that lack a filter of ours, that filters are in.
+	Qdiscs []cantc.Qdisc
 }
 
 // Link is the device of a name, or the zero Link.
@@ -58,6 +60,8 @@ func (v View) At(index int) canlink.Link {
 
 // nameOf is the name of the device with an ifindex.
 func (v View) nameOf(index uint32) string { return v.At(int(index)).Name }
+
+func (v View) isBackplane(index uint32) bool { return IsOurBackplane(v.At(int(index))) }
 
 // altNameOf is the device that has an alternative name, or the zero Link.
 func (v View) altNameOf(name string) canlink.Link {

@@ -83,7 +83,7 @@ func MTUOf(hub config.Hub, now canlink.Link) int {
 func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 
 // members is all that sends and receives on the bus: the hub, if it is there, and the endpoints.
-func (w Want) members(hub canlink.Link) (members []member) {
+func (w Want) members(hub canlink.Link, v View) (members []member) {
 	if hub.CAN {
 		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
 	}
@@ -99,7 +99,9 @@ func (w Want) members(hub canlink.Link) (members []member) {
 			a, _ = compile(policy) // it is readable, see CheckPolicy
 			compiled[policy] = a
 		}
-		members = append(members, member{dev: uint32(e.Host.Index), fd: e.Host.FD(), access: a})
+		m := member{dev: uint32(e.Host.Index), fd: e.Host.FD(), access: a}
+		m.deaf = a.denied != nil && (v.prevented(hooks(e.Host.Index, FirstPrio)[1]) || v.prevented(hooks(e.Host.Index, SecondPrio)[1]))
+		members = append(members, m)
 	}
 	return members
 }
@@ -111,7 +113,7 @@ func (w Want) backplane(v View) backplane {
 // Wire is the filters and rules of an endpoint whose pair has just been made.
 func (w Want) Wire(v View, e Endpoint) Wiring {
 	common := w.backplane(v)
-	members := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name))
+	members := Want{Endpoints: []Endpoint{e}}.members(v.Link(w.Hub.Name), v)
 	own := members[len(members)-1]
 	wiring := Wiring{SetFilters: filters(common, own)}
 	if w.queues(v) {
