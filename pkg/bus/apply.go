@@ -21,6 +21,7 @@ import (
 // a refusal, see plan.Refusal. It returns what it has repaired.
 func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []plan.Difference, err error) {
 	const rounds = 5
+	var last error
 	for range rounds {
 		if err := plan.Refusal(all, lenient); err != nil {
 			return repaired, err
@@ -32,12 +33,17 @@ func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (
 		} else if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY) {
 			return repaired, err // else another program was faster
 		}
+		last = err
 		if _, err := b.observe(); err != nil {
 			return repaired, err
 		}
 		all = plan.Diff(want(), b.view)
 	}
-	return repaired, fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
+	err = fmt.Errorf("bus %s is %w: its devices keep changing; try again", b.name, plan.ErrNotReady)
+	if last != nil {
+		err = fmt.Errorf("%w (%w)", err, last)
+	}
+	return repaired, err
 }
 
 // apply carries out changes and returns what they repaired. changed reports whether devices were made or
@@ -51,8 +57,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 		}
 		changed = changed || d.Change.TouchesDevices()
 		wiring.Add(d.Change.Wiring)
-		isNew := slices.ContainsFunc(d.Change.UpLast, b.trail.has) // was repaired in the round before
-		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() && !isNew {
+		if restarted || d.Change.Repairs() && d.Change.Wiring.Empty() && len(d.Change.UpLast) == 0 {
 			repaired = append(repaired, d)
 		}
 	}
@@ -68,7 +73,8 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 				return repaired, false, fmt.Errorf("device %s: %w", b.view.At(index).Name, err)
 			}
 		}
-		if !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "") {
+		isNew := slices.ContainsFunc(d.Change.UpLast, b.trail.has) // was repaired in the round before
+		if len(d.Change.UpLast) > 0 && !isNew || !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "") {
 			repaired = append(repaired, d)
 		}
 	}

@@ -39,7 +39,7 @@ func (b *bus) warn(w plan.Want) {
 	}
 	if w.SharesQueue(b.view) {
 		b.notice("all containers share the transmit queue of controller %s, which another program has set (%s); to give each its own: tc qdisc del dev %[1]s root; vxcanctl heal %[1]s",
-			b.name, b.view.Queue.Kind)
+			plan.Quote(b.name), b.view.Queue.Kind)
 	}
 	if module := b.view.QueueLacks; module != "" {
 		b.notice("all containers share the transmit queue of controller %s: the kernel lacks module %s (%s)", b.name, module, kernelConfig(module))

@@ -62,14 +62,15 @@ func (b *bus) detach(hostIfs []string) error {
 			return err
 		}
 	}
-	var err error
 	if spanned && !slices.ContainsFunc(b.record.endpoints, spans) {
-		err = b.leaveHosts()
+		if err := b.leaveHosts(); err != nil { // the record stays, so that the next call tries again
+			return err
+		}
 	}
 	if b.onDisk && (len(b.record.endpoints) < before || before == 0) || b.broken != nil {
 		b.saveOrGoOn()
 	}
-	return err
+	return nil
 }
 
 // leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them any more. On a hub that we made
@@ -82,7 +83,10 @@ func (b *bus) leaveHosts() error {
 	for range 2 { // devices, and then what was wired to them
 		all := plan.DiffSpan(b.name, b.view)
 		if len(b.endpoints) > 0 {
-			all = plan.Diff(plan.NewWant(b.agreedHub(), b.endpoints, ""), b.view)
+			all = slices.DeleteFunc(plan.Diff(plan.NewWant(b.agreedHub(), b.endpoints, ""), b.view), func(d plan.Difference) bool {
+				c := d.Change // what is missing of the rest of the bus is for the next ADD
+				return c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller != (plan.ControllerChange{})
+			})
 		}
 		if _, _, err := b.apply(all); err != nil {
 			return err

@@ -175,7 +175,7 @@ func explain(err error) error {
 	case errors.As(err, &missing):
 		return fmt.Errorf("%w: module %s (%s) is missing%s", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module), neededFor(missing.Module))
 	case errors.Is(err, rtnl.ErrPermission):
-		return fmt.Errorf("%w: CAP_NET_ADMIN is needed; run it as root, or with CAP_NET_ADMIN", ErrPermission)
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed, and CAP_SYS_ADMIN to enter the network namespace of a container; run it as root: %w", ErrPermission, err)
 	case errors.Is(err, rtnl.ErrInterrupted):
 		return fmt.Errorf("the kernel is %w: %w", plan.ErrNotReady, err)
 	}

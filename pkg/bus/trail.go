@@ -70,7 +70,7 @@ func (b *bus) undo() (retErr error) {
 	b.k, b.trail = k, trail{}
 	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...)}
 	switch {
-	case t.queued != 0 && (t.alone || t.controller != nil):
+	case t.queued != 0 && (t.alone || !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() })):
 		errs = append(errs, k.tc.DeleteQueue(t.queued))
 	case b.view.Queue.Ours || t.queued != 0:
 		errs = append(errs, b.deleteClasses(b.view.Link(b.name).Index, classesOf(t.pairs)...))

@@ -19,7 +19,7 @@ func Diff(w Want, v View) []Difference {
 	w.diffBackplane(v, &all)
 	for i := range w.Endpoints {
 		if e := &w.Endpoints[i]; !e.Host.Up {
-			all.add(HostEndDown, Change{Up: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
+			all.add(HostEndDown, Change{UpLast: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
 			all.of(e.Host.Name)
 		}
 	}
@@ -395,7 +395,7 @@ func describeFilters(wrong Wiring, dev int, v View) string {
 	for _, h := range wrong.DeleteFilters {
 		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
 	}
-	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, v.At(dev).Name, strings.Join(words, ", "))
+	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, Quote(v.At(dev).Name), strings.Join(words, ", "))
 }
 
 // formatter is a rule or a job.

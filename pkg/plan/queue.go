@@ -56,7 +56,7 @@ func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences)
 	if len(missing) > 0 {
 		all.add(ClassMissing, Change{Wiring: Wiring{AddClasses: missing}},
 			"the transmit queue of controller %s lacks %d of its %d classes (tc class show dev %[1]s): containers share one queue",
-			w.Hub.Name, len(missing), len(w.Endpoints)+len(w.trunksThere(v))+1)
+			Quote(w.Hub.Name), len(missing), len(w.Endpoints)+len(w.trunksThere(v))+1)
 	}
 	if len(unwanted) > 0 {
 		*all = append(*all, Difference{Kind: ClassUnwanted, Change: Change{Wiring: Wiring{DeleteClasses: unwanted}}})

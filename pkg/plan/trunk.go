@@ -273,7 +273,7 @@ func (w Want) diffSpan(v View, all *differences) {
 		all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: bus %s is unprotected, or alone", table, name)
 	case !isGuarded || there == want.Listing():
 	case v.Underlay.Unread != nil:
-		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+name, "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
+		w.spanTrouble(all, TableUnread, ErrNotReady, "vxcanctl heal "+Quote(name), "table inet %s cannot be read (%v)", table, v.Underlay.Unread)
 	case there == "":
 		all.add(TableMissing, Change{SetTable: &want}, "table inet %s is missing: frames from other hosts are dropped", table)
 	default:
