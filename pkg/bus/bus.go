@@ -8,6 +8,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,12 +129,8 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := h.LockTimeout
-	if timeout == 0 {
-		timeout = DefaultLockTimeout
-	}
 	b := &bus{host: h, name: hub, dir: dir, k: k}
-	b.file, err = store.Open(ctx, dir, hub, timeout)
+	b.file, err = store.Open(ctx, dir, hub, cmp.Or(h.LockTimeout, DefaultLockTimeout))
 	var locked *store.LockedError
 	switch {
 	case errors.As(err, &locked):

@@ -176,9 +176,6 @@ func (h *Host) Remove(ctx context.Context, hub string) error {
 		if len(b.endpoints) > 0 {
 			return fmt.Errorf("%w by %s", ErrInUse, b.users())
 		}
-		if _, err := b.observe(); err != nil {
-			return err
-		}
 		removed, err := b.removeDevices()
 		b.saveOrGoOn()
 		if err == nil && !removed && len(corrections) == 0 {

@@ -1,11 +1,11 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -319,11 +319,9 @@ func controllerStatus(c controller.Device, qdisc string) *ControllerStatus {
 		return nil
 	}
 	s := &ControllerStatus{
-		State: c.State.String(), Bitrate: c.Timing.Bitrate, DataBitrate: c.DataTiming.Bitrate,
+		Device: cmp.Or(c.Driver, c.Hardware), State: c.State.String(), Bitrate: c.Timing.Bitrate, DataBitrate: c.DataTiming.Bitrate,
 		Queue: c.Queue, Qdisc: qdisc, RestartMS: c.RestartMS, Traffic: c.Traffic, Events: c.Events,
 	}
-	_, device, _ := strings.Cut(c.String(), " ")
-	s.Device = strings.Trim(device, "()")
 	if c.KnowsErrors {
 		s.Errors = &ErrorCounters{c.TxErrors, c.RxErrors}
 	}

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -51,12 +52,7 @@ func (h Hub) SetsUp() bool { return h.Physical && h.Controller.Bitrate != 0 }
 func (h Hub) IsFair() bool { return h.SetsUp() || h.Physical && h.FairQueue }
 
 // Queue is how many frames the transmit queue must hold.
-func (h Hub) Queue() int {
-	if h.TxQueue == 0 {
-		return DefaultTxQueue
-	}
-	return h.TxQueue
-}
+func (h Hub) Queue() int { return cmp.Or(h.TxQueue, DefaultTxQueue) }
 
 // Endpoint is a container's place on a bus. It says nothing of the hub: a pod that names another hub keeps it whole.
 type Endpoint struct {

@@ -60,11 +60,9 @@ func CanMake(hub string) bool {
 		return false
 	}
 	// Predictable names, such as enp0s31f6 and wlx00c0ca (systemd.net-naming-scheme(7)).
-	predictable := len(hub) > 3 && slices.Contains([]string{"en", "wl", "ww", "sl", "ib"}, hub[:2]) && strings.Contains("ospxvba", hub[2:3]) && isHexDigit(hub[3])
+	predictable := len(hub) > 3 && slices.Contains([]string{"en", "wl", "ww", "sl", "ib"}, hub[:2]) && strings.Contains("ospxvba", hub[2:3]) && strings.Contains("0123456789abcdef", hub[3:4])
 	return hub != "lo" && !predictable
 }
-
-func isHexDigit(b byte) bool { return strings.IndexByte("0123456789abcdef", b) >= 0 }
 
 // CheckMTU reports what is wrong with an MTU that a network asks for.
 func CheckMTU(mtu int) error {
@@ -78,10 +76,7 @@ func CheckMTU(mtu int) error {
 // InterfaceOn.
 func CheckInterface(name string) error {
 	before, after, pattern := strings.Cut(name, "%d")
-	if !pattern {
-		return CheckName(name)
-	}
-	if len(name) > maxName {
+	if !pattern || len(name) > maxName {
 		return CheckName(name)
 	}
 	return CheckName(before + "0" + after)

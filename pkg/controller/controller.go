@@ -5,6 +5,7 @@
 package controller
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -249,10 +250,8 @@ func (c *Conn) parseReply(index int, r rtnl.Reply) (Device, error) {
 
 // String names the controller and what it is, for messages: "can0 (kvaser_pci)".
 func (c Device) String() string {
-	for _, words := range []string{c.Driver, c.Hardware} {
-		if words != "" {
-			return c.Name + " (" + words + ")"
-		}
+	if words := cmp.Or(c.Driver, c.Hardware); words != "" {
+		return c.Name + " (" + words + ")"
 	}
 	return c.Name
 }

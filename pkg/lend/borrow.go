@@ -1,6 +1,7 @@
 package lend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,10 +88,7 @@ func (b Borrower) Ready() error {
 var errNobody = errors.New("no bus is lent on this host")
 
 func (b Borrower) dial() (*net.UnixConn, error) {
-	path := b.Socket
-	if path == "" {
-		path = Socket
-	}
+	path := cmp.Or(b.Socket, Socket)
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, fmt.Errorf("%w: nobody listens at %s: sudo vxcanctl lend HUB --user %d, and sudo systemctl enable --now vxcan-lend.socket", errNobody, path, ownUser())

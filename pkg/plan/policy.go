@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +48,7 @@ func compile(p config.Policy) (a access, err error) {
 		return access{}, fmt.Errorf("%w receive: %w", config.ErrInvalid, err)
 	}
 	if p.Rate != 0 {
-		burst := p.Burst
-		if burst == 0 {
-			burst = config.DefaultBurst
-		}
-		a.limit = []cantc.Action{cantc.Limit(p.Rate, burst)}
+		a.limit = []cantc.Action{cantc.Limit(p.Rate, cmp.Or(p.Burst, config.DefaultBurst))}
 	}
 	return a, nil
 }

@@ -79,9 +79,6 @@ func Follow(records []Record, last config.Span) (changed bool) {
 // IsOpen reports whether the trunks of the bus take the packets of everybody.
 func (w Want) IsOpen(v View) bool { return w.span(v).Unprotected }
 
-// Spans reports whether the bus must span several hosts.
-func (w Want) Spans(v View) bool { return w.span(v).Hosts != "" }
-
 // trunksOf returns the trunks of a bus that are there, in the order of their peers.
 func (v View) trunksOf(hub string) (all []canlink.Link) {
 	for _, l := range v.Links {
