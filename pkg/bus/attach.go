@@ -289,7 +289,7 @@ func (b *bus) awaitActive(hostIf string, peer int, at place) error {
 		if err != nil || link.Active || link.Index == 0 {
 			return err
 		}
-		if end, err := at.k.linkAt(peer); err != nil || !end.Up {
+		if end, err := at.k.links.GetIndex(peer); err != nil || !end.Up {
 			return err
 		}
 		time.Sleep(wait)
@@ -304,7 +304,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 	if host.Kind != canlink.Vxcan || host.PeerElsewhere == at.here() || at.here() && host.Used {
 		return canlink.Link{}, nil
 	}
-	end, err := at.k.linkAt(host.PeerIndex)
+	end, err := at.k.links.GetIndex(host.PeerIndex)
 	if err != nil || !plan.IsPair(host, end) {
 		return canlink.Link{}, err
 	}

@@ -71,7 +71,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 		return nil, err
 	}
 	host := b.view.Link(r.HostIf())
-	end, err := at.k.linkAt(host.PeerIndex)
+	end, err := at.k.links.GetIndex(host.PeerIndex)
 	if err != nil {
 		return nil, err
 	}

@@ -85,18 +85,6 @@ func (k *kernel) tables() (*underlay.Tables, error) {
 	return underlay.On(k.netfilter), nil
 }
 
-// linkAt is a device by its ifindex, or the zero Link.
-func (k *kernel) linkAt(index int) (canlink.Link, error) {
-	if index == 0 { // a peer that is just going
-		return canlink.Link{}, nil
-	}
-	link, err := k.links.GetIndex(index)
-	if errors.Is(err, canlink.ErrNotFound) {
-		return canlink.Link{}, nil
-	}
-	return link, err
-}
-
 // link is a device by its name, or the zero Link.
 func (k *kernel) link(name string) (canlink.Link, error) {
 	links, err := k.links.Get(name)

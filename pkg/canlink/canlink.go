@@ -93,14 +93,14 @@ func (c *Conn) Get(names ...string) ([]Link, error) {
 	return links, nil
 }
 
-// GetIndex finds a device by its ifindex. It fails with ErrNotFound if there is none.
+// GetIndex finds a device by its ifindex. It is the zero Link if there is none, and for index 0.
 func (c *Conn) GetIndex(index int) (Link, error) {
-	replies, err := c.conn.Batch(GetRequest(index))
-	if err != nil {
-		return Link{}, err
+	if index == 0 { // the peer of a pair that is just going
+		return Link{}, nil
 	}
-	if errors.Is(replies[0].Err, unix.ENODEV) {
-		return Link{}, fmt.Errorf("device with index %d: %w", index, ErrNotFound)
+	replies, err := c.conn.Batch(GetRequest(index))
+	if err != nil || errors.Is(replies[0].Err, unix.ENODEV) {
+		return Link{}, err
 	}
 	return parseReply(replies[0])
 }
