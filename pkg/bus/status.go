@@ -34,9 +34,9 @@ type BusStatus struct {
 	WireLost uint64 `json:"wireLost"`
 	// Traffic counts the frames of a hub whose Controller is nil. A vcan sends every frame of the bus; in a user namespace, where
 	// it does not, it is what the backplane carries.
-	Traffic   controller.Traffic `json:"traffic,omitzero"`
-	Endpoints []EndpointStatus   `json:"endpoints"`
-	Trunks    []TrunkStatus      `json:"trunks,omitempty"` // of a bus that spans several hosts
+	Traffic   canlink.Traffic  `json:"traffic,omitzero"`
+	Endpoints []EndpointStatus `json:"endpoints"`
+	Trunks    []TrunkStatus    `json:"trunks,omitempty"` // of a bus that spans several hosts
 	// Outside are the addresses of nodes that are in another network than this one, and so not on the bus.
 	Outside []string `json:"outside,omitempty"`
 	// Unprotected reports trunks that take the packets of everybody, as the key unprotected allows.
@@ -55,9 +55,9 @@ type ControllerStatus struct {
 	Qdisc       string `json:"qdisc"`      // drr where each endpoint has a queue of its own
 	RestartMS   uint32 `json:"restartMS,omitempty"`
 	// Errors are the error counters, nil where the driver does not tell them.
-	Errors  *ErrorCounters     `json:"errors,omitempty"`
-	Traffic controller.Traffic `json:"traffic"`
-	Events  controller.Events  `json:"events"`
+	Errors  *ErrorCounters    `json:"errors,omitempty"`
+	Traffic canlink.Traffic   `json:"traffic"`
+	Events  controller.Events `json:"events"`
 }
 
 // ErrorCounters are a controller's.
@@ -235,9 +235,11 @@ func (b *bus) status() (s BusStatus, err error) {
 		carrier = b.view.Link(w.TX).Index
 	}
 	if carrier != 0 && hub.Index != 0 && s.Controller == nil {
-		if s.Traffic, err = b.k.controllers.Traffic(carrier); err != nil && !errors.Is(err, canlink.ErrNotFound) {
+		traffic, err := b.k.links.Traffic(carrier)
+		if err != nil {
 			return s, err
 		}
+		s.Traffic = traffic[0]
 		if b.view.Rootless { // as a vcan counts: each frame as sent, and as received again
 			s.Traffic.RxFrames, s.Traffic.RxBytes = s.Traffic.TxFrames, s.Traffic.TxBytes
 		}
@@ -297,7 +299,7 @@ func (b *bus) trunks(w plan.Want, count counters) (all []TrunkStatus, err error)
 			indexes = append(indexes, p.Device.Index)
 		}
 	}
-	traffic, err := b.k.links.TunnelTraffic(indexes...)
+	traffic, err := b.k.links.Traffic(indexes...)
 	if err != nil {
 		return nil, err
 	}
@@ -305,8 +307,8 @@ func (b *bus) trunks(w plan.Want, count counters) (all []TrunkStatus, err error)
 		t := TrunkStatus{Peer: p.Address.String()}
 		if d := p.Device; d.Index != 0 {
 			t.Local, t.BusID, t.Device, t.Up = d.Tunnel.Local.String(), d.Tunnel.Key, d.Name, d.Up
-			t.Heard, t.Lost, t.Denied = traffic[0].Sent, traffic[0].Dropped, count.last(d.Index, cantc.Ingress, plan.SecondPrio)
-			t.Sent = less(traffic[0].Received, t.Denied)
+			t.Heard, t.Lost, t.Denied = traffic[0].TxFrames, traffic[0].Dropped, count.last(d.Index, cantc.Ingress, plan.SecondPrio)
+			t.Sent = less(traffic[0].RxFrames, t.Denied)
 			traffic = traffic[1:]
 		}
 		all = append(all, t)

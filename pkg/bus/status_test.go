@@ -12,9 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/config"
-	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
@@ -74,7 +74,7 @@ func TestStatus(t *testing.T) {
 	}
 	want := BusStatus{
 		Hub: "vcan0", Kind: "vcan", Up: true, MTU: 72, Sent: 7, Heard: 5 + 4 + passed, Differences: []Difference{},
-		Traffic: controller.Traffic{RxFrames: 16 + passed, TxFrames: 16 + passed, RxBytes: 16 + passed, TxBytes: 16 + passed},
+		Traffic: canlink.Traffic{RxFrames: 16 + passed, TxFrames: 16 + passed, RxBytes: 16 + passed, TxBytes: 16 + passed},
 		Endpoints: []EndpointStatus{
 			endpoint(a, "a", EndpointStatus{Sent: 5, Heard: 4 + passed + 7}),
 			endpoint(b, "b", EndpointStatus{Policy: limited, Sent: 4, DeniedSend: 6, Heard: 2 + 7, DeniedReceive: 3 + passed}),

@@ -50,17 +50,8 @@ type Device struct {
 
 	TxErrors, RxErrors uint16 // error counters, 0 where the driver does not tell them
 	KnowsErrors        bool   // the driver tells them
-	Traffic            Traffic
+	Traffic            canlink.Traffic
 	Events             Events
-}
-
-// Traffic counts what a device has sent and received since it was made: frames, and bytes of their data. It is the
-// beginning of struct rtnl_link_stats64 of linux/if_link.h.
-type Traffic struct {
-	RxFrames uint64 `json:"rxFrames"`
-	TxFrames uint64 `json:"txFrames"`
-	RxBytes  uint64 `json:"rxBytes"`
-	TxBytes  uint64 `json:"txBytes"`
 }
 
 // Events counts what has happened to a controller since it was made (struct can_device_stats of linux/can/netlink.h).
@@ -191,7 +182,6 @@ const (
 	ctrlModeSize    = 8  // struct can_ctrlmode
 	berrCounterSize = 4  // struct can_berr_counter
 	deviceStatsSize = 24 // struct can_device_stats
-	trafficSize     = 32 // the four counters that struct rtnl_link_stats64 begins with
 )
 
 // Conn works on the controllers of one network namespace.
@@ -208,22 +198,6 @@ func (c *Conn) Get(index int) (Device, error) {
 		return Device{}, err
 	}
 	return c.parseReply(index, replies[0])
-}
-
-// Traffic counts what any CAN device has sent and received. It fails with canlink.ErrNotFound if there is no device with this
-// ifindex.
-func (c *Conn) Traffic(index int) (Traffic, error) {
-	replies, err := c.conn.Batch(canlink.GetRequest(index))
-	if err != nil {
-		return Traffic{}, err
-	}
-	if errors.Is(replies[0].Err, unix.ENODEV) {
-		return Traffic{}, fmt.Errorf("device with index %d: %w", index, canlink.ErrNotFound)
-	} else if replies[0].Err != nil {
-		return Traffic{}, replies[0].Err
-	}
-	device, err := unmarshalDevice(replies[0].Data)
-	return device.Traffic, err
 }
 
 // parseReply reads the answer to canlink.GetRequest(index), and adds what only ethtool knows.
@@ -278,11 +252,7 @@ func unmarshalDevice(data []byte) (Device, error) {
 			c.Queue = int(queue)
 			return err
 		case unix.IFLA_STATS64:
-			if len(value) < trafficSize {
-				return fmt.Errorf("IFLA_STATS64: %d bytes, want at least %d", len(value), trafficSize)
-			}
-			number := func(i int) uint64 { return binary.NativeEndian.Uint64(value[8*i:]) }
-			c.Traffic = Traffic{RxFrames: number(0), TxFrames: number(1), RxBytes: number(2), TxBytes: number(3)}
+			return c.Traffic.ParseAttr(kind, value)
 		case unix.IFLA_LINKINFO:
 			return c.unmarshalInfo(value)
 		}

@@ -61,7 +61,7 @@ var controllerFiles = map[string]Device{
 	"sja1000-up-6.1.hex": sjaUp, "sja1000-up-6.12.hex": sjaUp,
 	"slcan-fresh-6.1.hex": slcanFresh, "slcan-fresh-6.12.hex": slcanFresh,
 	"slcan-up-6.1.hex": slcanUp, "slcan-up-6.12.hex": slcanUp,
-	"vcan.hex": {Link: canlink.Link{Name: "vcan0", Index: 2, Kind: canlink.Vcan, CAN: true, MTU: 72, Up: true}, Queue: 1000, Traffic: Traffic{RxFrames: 7, TxFrames: 8, RxBytes: 7, TxBytes: 8}},
+	"vcan.hex": {Link: canlink.Link{Name: "vcan0", Index: 2, Kind: canlink.Vcan, CAN: true, MTU: 72, Up: true}, Queue: 1000, Traffic: canlink.Traffic{RxFrames: 7, TxFrames: 8, RxBytes: 7, TxBytes: 8}},
 	// What other kinds have in their data is not taken for a controller's.
 	"vxcan.hex": {Queue: 1000, Link: canlink.Link{
 		Name: "vxa", Index: 100001, Kind: canlink.Vxcan, CAN: true, MTU: 72, Up: true, Alias: "vxcan vcan0 cni", PeerIndex: 100001, PeerElsewhere: true,

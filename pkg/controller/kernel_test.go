@@ -50,7 +50,7 @@ func readController(t *testing.T, c *Conn, index int) Device {
 // settled is a controller less what changes by itself and what having been up leaves.
 func settled(c Device) Device {
 	c.State, c.TxErrors, c.RxErrors, c.Used, c.Active = 0, 0, 0, false, false
-	c.Traffic, c.Events = Traffic{}, Events{}
+	c.Traffic, c.Events = canlink.Traffic{}, Events{}
 	return c
 }
 

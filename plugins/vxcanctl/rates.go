@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/vxcan/vxcan/pkg/bus"
-	"github.com/vxcan/vxcan/pkg/controller"
+	"github.com/vxcan/vxcan/pkg/canlink"
 )
 
 // bitRates are those of a wire, in bits per second: of the arbitration, and of the data of CAN FD frames.
@@ -79,7 +79,7 @@ func (r *rateSince) load(s bus.BusStatus, assumed bitRates) (load float64, ok bo
 			assumed = bitRates{c.Bitrate, c.DataBitrate}
 		}
 	} else { // a vcan counts each frame as sent, and as received again
-		now, old = controller.Traffic{TxFrames: now.TxFrames, TxBytes: now.TxBytes}, controller.Traffic{TxFrames: old.TxFrames, TxBytes: old.TxBytes}
+		now, old = canlink.Traffic{TxFrames: now.TxFrames, TxBytes: now.TxBytes}, canlink.Traffic{TxFrames: old.TxFrames, TxBytes: old.TxBytes}
 	}
 	if assumed.nominal == 0 {
 		return 0, false

@@ -14,6 +14,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/plan"
@@ -26,7 +27,7 @@ func twoBuses() []bus.BusStatus {
 			Hub: "can-engine", Kind: "can", Up: true, MTU: 72, Sent: 100, Heard: 20, Lost: 3,
 			Controller: &bus.ControllerStatus{
 				Device: "gs_usb", State: "bus-off", Bitrate: 500_000, DataBitrate: 2_000_000, Queue: 10, Errors: &bus.ErrorCounters{Tx: 248, Rx: 1},
-				Traffic: controller.Traffic{RxFrames: 100, TxFrames: 20, RxBytes: 800, TxBytes: 160},
+				Traffic: canlink.Traffic{RxFrames: 100, TxFrames: 20, RxBytes: 800, TxBytes: 160},
 				Events:  controller.Events{BusErrors: 7, BusOff: 2, Restarts: 1},
 			},
 			Endpoints: []bus.EndpointStatus{{
@@ -131,8 +132,8 @@ func TestRates(t *testing.T) {
 	now[0].Controller.Traffic.RxBytes += 8000
 	before[1].Endpoints = before[1].Endpoints[:1]
 	now[1].Endpoints[0].Sent += 3
-	before[1].Traffic = controller.Traffic{TxFrames: 10, TxBytes: 80}
-	now[1].Traffic = controller.Traffic{RxFrames: 1000, TxFrames: 1010, RxBytes: 8000, TxBytes: 8080}
+	before[1].Traffic = canlink.Traffic{TxFrames: 10, TxBytes: 80}
+	now[1].Traffic = canlink.Traffic{RxFrames: 1000, TxFrames: 1010, RxBytes: 8000, TxBytes: 8080}
 	var out bytes.Buffer
 	if err := (look{all: now, before: before, between: 2 * time.Second, assumed: bitRates{nominal: 1_000_000}}).write(&out, style{}); err != nil {
 		t.Fatal(err)
