@@ -131,9 +131,8 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	}
 	b := &bus{host: h, name: hub, dir: dir, k: k}
 	b.file, err = store.Open(ctx, dir, hub, cmp.Or(h.LockTimeout, DefaultLockTimeout))
-	var locked *store.LockedError
 	switch {
-	case errors.As(err, &locked):
+	case errors.Is(err, store.ErrLocked):
 		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, LockTimeoutEnv)
 	case errors.Is(err, store.ErrIO):
 		b.broken = err

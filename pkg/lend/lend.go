@@ -68,27 +68,18 @@ type answer struct {
 // kind is an error that a front end tells apart.
 type kind struct {
 	name string
-	is   func(error) bool
+	is   error
 	err  error // what it is for the front end
 }
 
 // kinds are what front ends tell apart, the special before the general.
 var kinds = []kind{
-	{"name taken", isA(bus.ErrNameTaken), bus.ErrNameTaken},
-	{"invalid", isA(config.ErrInvalid), config.ErrInvalid},
-	{"netns", isA(bus.ErrInvalidNetns), bus.ErrInvalidNetns},
-	{"not ready", isA(plan.ErrNotReady), plan.ErrNotReady},
-	{"not ready", isLocked, plan.ErrNotReady},
-	{"kernel", isA(bus.ErrNoKernelSupport), bus.ErrNoKernelSupport},
-}
-
-func isA(target error) func(error) bool {
-	return func(err error) bool { return errors.Is(err, target) }
-}
-
-func isLocked(err error) bool {
-	var locked *store.LockedError
-	return errors.As(err, &locked)
+	{"name taken", bus.ErrNameTaken, bus.ErrNameTaken},
+	{"invalid", config.ErrInvalid, config.ErrInvalid},
+	{"netns", bus.ErrInvalidNetns, bus.ErrInvalidNetns},
+	{"not ready", plan.ErrNotReady, plan.ErrNotReady},
+	{"not ready", store.ErrLocked, plan.ErrNotReady},
+	{"kernel", bus.ErrNoKernelSupport, bus.ErrNoKernelSupport},
 }
 
 // failure is the answer for an error, or for none.
@@ -106,7 +97,7 @@ func failure(err error) (a answer) {
 		}
 	default:
 		a.Error = hidePath(config.OneLine(err))
-		if i := slices.IndexFunc(kinds, func(k kind) bool { return k.is(err) }); i >= 0 {
+		if i := slices.IndexFunc(kinds, func(k kind) bool { return errors.Is(err, k.is) }); i >= 0 {
 			a.Kind = kinds[i].name
 		}
 	}

@@ -33,18 +33,8 @@ const (
 // ErrIO is returned, wrapped, when the disk fails: no space, no permission, no such directory.
 var ErrIO = errors.New("state on disk")
 
-// LockedError is returned by Open when the lock was not free in time.
-type LockedError struct {
-	Path   string // of the lock file
-	Waited time.Duration
-	Cause  error // the context's
-}
-
-func (e *LockedError) Error() string {
-	return fmt.Sprintf("lock %s is held by another call, for %v already", e.Path, e.Waited.Round(time.Millisecond))
-}
-
-func (e *LockedError) Unwrap() error { return e.Cause }
+// ErrLocked is returned, wrapped, by Open when the lock was not free in time.
+var ErrLocked = errors.New("held by another call")
 
 // UnusableError is returned by Load for a file that it cannot read. The file is unchanged.
 type UnusableError struct {
@@ -72,7 +62,7 @@ type envelope struct {
 }
 
 // Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. name must be usable
-// as a file name. It fails with a LockedError when ctx ends first, or after timeout. The lock is the process's: when it
+// as a file name. It fails with ErrLocked when ctx ends first, or after timeout. The lock is the process's: when it
 // dies, it is free.
 func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -84,7 +74,7 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 	for {
 		lock, err := acquire(ctx, base+lockSuffix, deadline)
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-			return nil, &LockedError{base + lockSuffix, time.Since(start), err}
+			return nil, fmt.Errorf("lock %s is %w, for %v already", base+lockSuffix, ErrLocked, time.Since(start).Round(time.Millisecond))
 		} else if err != nil {
 			return nil, fmt.Errorf("%w: lock %s: %w", ErrIO, base+lockSuffix, err)
 		}

@@ -110,13 +110,12 @@ func handle[Request any](mux *http.ServeMux, call string, verb func(context.Cont
 
 // status is the HTTP status of an error.
 func status(err error) int {
-	var locked *store.LockedError
 	switch {
 	case errors.Is(err, config.ErrInvalid):
 		return http.StatusBadRequest
 	case errors.Is(err, errUnknownNetwork):
 		return http.StatusConflict // not 404, by which Docker understands that there is no such call
-	case errors.As(err, &locked), errors.Is(err, plan.ErrNotReady):
+	case errors.Is(err, store.ErrLocked), errors.Is(err, plan.ErrNotReady):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError

@@ -23,7 +23,6 @@ const (
 // STATUS sets a code elsewhere.
 func cniError(err error) error {
 	var (
-		locked   *store.LockedError
 		unusable *store.UnusableError
 		syntax   *json.SyntaxError
 		damage   bus.Damage
@@ -34,7 +33,7 @@ func cniError(err error) error {
 		code = types.ErrInvalidEnvironmentVariables
 	case errors.Is(err, config.ErrInvalid):
 		code = types.ErrInvalidNetworkConfig
-	case errors.As(err, &locked), errors.Is(err, plan.ErrNotReady):
+	case errors.Is(err, store.ErrLocked), errors.Is(err, plan.ErrNotReady):
 		code = types.ErrTryAgainLater
 	case errors.Is(err, bus.ErrNoKernelSupport):
 		code = codeNoKernelSupport
