@@ -42,7 +42,7 @@ func (b *bus) warn(w plan.Want) {
 			plan.Quote(b.name), b.view.Queue.Kind)
 	}
 	if module := b.view.QueueLacks; module != "" {
-		b.notice("all containers share the transmit queue of controller %s: the kernel lacks module %s (%s)", b.name, module, kernelConfig(module))
+		b.notice("all containers share the transmit queue of controller %s: the kernel lacks module %s (%s)", b.name, module, moduleOf(module).Config)
 	}
 	for _, d := range w.Unreached(b.view) {
 		b.notice("%s", d)

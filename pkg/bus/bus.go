@@ -68,29 +68,16 @@ type Host struct {
 	dial dialer // nil is the real kernel
 }
 
-// NewHost is the buses of this host as plugins use them: notices are logged, and LockTimeoutEnv holds.
+// NewHost returns the buses of this host as plugins use them: it logs notices, and LockTimeoutEnv sets LockTimeout.
 func NewHost(log *slog.Logger) *Host {
-	timeout, err := lockTimeoutFromEnv()
-	if err != nil {
-		log.Info("going on with the default", "err", err)
+	h := &Host{Notice: func(hub, what string) { log.Info(what, "hub", hub) }}
+	if text := os.Getenv(LockTimeoutEnv); text != "" {
+		timeout, err := time.ParseDuration(text)
+		if h.LockTimeout = max(timeout, 0); err != nil || timeout <= 0 {
+			log.Info("going on with the default: want a duration like 30s", LockTimeoutEnv, text)
+		}
 	}
-	return &Host{
-		LockTimeout: timeout,
-		Notice:      func(hub, what string) { log.Info(what, "hub", hub) },
-	}
-}
-
-// lockTimeoutFromEnv reads LockTimeoutEnv; 0 if it is not set.
-func lockTimeoutFromEnv() (time.Duration, error) {
-	text := os.Getenv(LockTimeoutEnv)
-	if text == "" {
-		return 0, nil
-	}
-	timeout, err := time.ParseDuration(text)
-	if err != nil || timeout <= 0 {
-		return 0, fmt.Errorf("%w %s %q: want a duration like 30s", config.ErrInvalid, LockTimeoutEnv, text)
-	}
-	return timeout, nil
+	return h
 }
 
 // bus is one bus with its lock held.

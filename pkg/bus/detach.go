@@ -172,7 +172,7 @@ func (h *Host) Remove(ctx context.Context, hub string) error {
 	if err := config.CheckName(hub); err != nil {
 		return err
 	}
-	return h.repair(ctx, hub, func(b *bus, corrections []string) error {
+	return h.repair(ctx, hub, config.Span{}, func(b *bus, corrections []string) error {
 		if len(b.endpoints) > 0 {
 			return fmt.Errorf("%w by %s", ErrInUse, b.users())
 		}

@@ -17,7 +17,7 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 	if err := config.CheckHub(hub); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
 	}
-	err = h.repair(ctx, hub, func(b *bus, corrections []string) error {
+	err = h.repair(ctx, hub, config.Span{}, func(b *bus, corrections []string) error {
 		if len(corrections) > 0 {
 			done = append(done, "corrected the record")
 		}
@@ -56,12 +56,7 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 	if err := config.CheckHub(hub.Name); err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
-	return h.repair(ctx, hub.Name, func(b *bus, _ []string) error {
-		if b.span = hub.Span; b.span != (config.Span{}) {
-			if _, err := b.observe(); err != nil {
-				return err
-			}
-		}
+	return h.repair(ctx, hub.Name, hub.Span, func(b *bus, _ []string) error {
 		if !hub.Physical {
 			_, err := b.mendFor(false, func() config.Hub { return hub })
 			return err
@@ -76,7 +71,7 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 }
 
 // repair opens and observes a bus, and undoes what do has changed when that fails. corrections are those of the record.
-func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, corrections []string) error) (retErr error) {
+func (h *Host) repair(ctx context.Context, hub string, span config.Span, do func(b *bus, corrections []string) error) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	b, err := h.open(ctx, hub)
 	if err != nil {
@@ -86,7 +81,7 @@ func (h *Host) repair(ctx context.Context, hub string, do func(b *bus, correctio
 	if b.unread != nil { // what it says must not be undone
 		return b.unread
 	}
-	b.leaving = true // a call that was killed may have left it
+	b.span, b.leaving = span, true // a call that was killed may have left its table
 	corrections, err := b.observe()
 	if err != nil {
 		return err

@@ -161,7 +161,11 @@ func explain(err error) error {
 	case err == nil, errors.Is(err, ErrNoKernelSupport), errors.Is(err, ErrPermission):
 		return err
 	case errors.As(err, &missing):
-		return fmt.Errorf("%w: module %s (%s) is missing%s", ErrNoKernelSupport, missing.Module, kernelConfig(missing.Module), neededFor(missing.Module))
+		m, needed := moduleOf(missing.Module), ""
+		if m.For != "" {
+			needed = ", which " + m.For + " needs"
+		}
+		return fmt.Errorf("%w: module %s (%s) is missing%s", ErrNoKernelSupport, m.Name, m.Config, needed)
 	case errors.Is(err, rtnl.ErrPermission):
 		return fmt.Errorf("%w: CAP_NET_ADMIN is needed, and CAP_SYS_ADMIN to enter the network namespace of a container; run it as root: %w", ErrPermission, err)
 	case errors.Is(err, rtnl.ErrInterrupted):

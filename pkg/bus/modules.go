@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -62,24 +63,12 @@ var Modules = [...]Module{
 	{underlay.ModuleCT, "CONFIG_NFT_CT", byTable, false, false, tryTable},
 }
 
-// neededFor says what needs a module that not every bus needs, or "".
-func neededFor(module string) string {
-	for _, m := range Modules {
-		if m.Name == module && m.For != "" {
-			return ", which " + m.For + " needs"
-		}
+// moduleOf finds a module by its name. One that is not listed has no For.
+func moduleOf(name string) Module {
+	if i := slices.IndexFunc(Modules[:], func(m Module) bool { return m.Name == name }); i >= 0 {
+		return Modules[i]
 	}
-	return ""
-}
-
-// kernelConfig is the configuration of the kernel that makes a module.
-func kernelConfig(module string) string {
-	for _, m := range Modules {
-		if m.Name == module {
-			return m.Config
-		}
-	}
-	return "CONFIG_NET_" + strings.ToUpper(module)
+	return Module{Name: name, Config: "CONFIG_NET_" + strings.ToUpper(name)}
 }
 
 // Try uses the module, which the kernel loads if need be, and leaves nothing but that. It fails with an ErrNoKernelSupport

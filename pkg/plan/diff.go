@@ -201,7 +201,7 @@ func (w Want) diffWiring(v View, all *differences) {
 	attaching := uint32(v.Link(w.Attaching).Index) // 0 if there is none
 	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
 	for _, m := range members {
-		wrong := diffFilters(common, m, v)
+		wrong := diffFilters(filters(common, m), Hooks(int(m.dev), true), v)
 		if m.dev == attaching {
 			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
@@ -349,15 +349,15 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	}
 }
 
-// diffFilters compares the filters of one member. One that cannot be set is the matter of diffForeign.
-func diffFilters(common backplane, m member, v View) (wrong Wiring) {
-	wanted := filters(common, m)
+// diffFilters compares the filters that must be there with those at some hooks. One that cannot be set is the matter of
+// diffForeign.
+func diffFilters(wanted []cantc.Filter, where []cantc.Hook, v View) (wrong Wiring) {
 	for _, f := range wanted {
 		if !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
 			wrong.SetFilters = append(wrong.SetFilters, f)
 		}
 	}
-	for _, h := range Hooks(int(m.dev), true) {
+	for _, h := range where {
 		if there, ok := v.Filters[h]; ok && there.Kind == cantc.Kind && !slices.ContainsFunc(wanted, func(f cantc.Filter) bool { return f.Hook == h }) {
 			wrong.DeleteFilters = append(wrong.DeleteFilters, h)
 		}

@@ -165,7 +165,7 @@ func spreadHook(rx uint32) cantc.Hook { return hooks(int(rx), FirstPrio)[0] }
 // trunkFilters are the filters that connect trunks. The one at rx is the first: it must know a trunk as such before a frame
 // comes by it.
 func trunkFilters(common backplane) (all []cantc.Filter) {
-	if len(common.trunks) == 0 || common.copies {
+	if len(common.trunks) == 0 {
 		return nil
 	}
 	spread := cantc.Filter{Hook: spreadHook(common.rx), Program: notMarked(common.trunks)}
@@ -209,26 +209,17 @@ func notMarked(marks []uint32) []unix.SockFilter {
 
 // diffTrunkFilters compares the filters of the trunks that are there, and finds what is left of others.
 func diffTrunkFilters(common backplane, v View, all *differences) {
-	wanted := trunkFilters(common)
+	if common.copies { // at rx are the filters of copyTo
+		return
+	}
+	ofAll := trunkFilters(common)
 	for _, dev := range append([]uint32{common.rx}, common.trunks...) {
-		var wrong Wiring
 		where := Hooks(int(dev), true)
 		if dev == common.rx {
 			where = []cantc.Hook{spreadHook(dev)}
 		}
-		for _, f := range wanted {
-			if f.Dev == int(dev) && !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
-				wrong.SetFilters = append(wrong.SetFilters, f)
-			}
-		}
-		for _, h := range where {
-			there, ok := v.Filters[h]
-			isWanted := func(f cantc.Filter) bool { return f.Hook == h }
-			if ok && there.Kind == cantc.Kind && !common.copies && !slices.ContainsFunc(wanted, isWanted) {
-				wrong.DeleteFilters = append(wrong.DeleteFilters, h)
-			}
-		}
-		if !wrong.Empty() {
+		wanted := slices.DeleteFunc(slices.Clone(ofAll), func(f cantc.Filter) bool { return f.Dev != int(dev) })
+		if wrong := diffFilters(wanted, where, v); !wrong.Empty() {
 			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, int(dev), v))
 		}
 	}
