@@ -39,7 +39,7 @@ type labeller struct {
 	removeOnExit bool
 	poll         time.Duration
 	hubs         func() ([]string, error)
-	api          nodeAPI
+	set          func(ctx context.Context, labels map[string]string) error // of the node: all of ours
 
 	hub  string // of the last entry that could be read; "" before there was one
 	made bool   // the plugin makes it
@@ -63,7 +63,7 @@ func (l *labeller) keep(ctx context.Context) error {
 		before := wait
 		wait = l.poll
 		if want != nil && (looked.IsZero() || !maps.Equal(done, want) || time.Since(looked) > labelAgain) {
-			if errSet := l.api.set(ctx, want); errSet == nil {
+			if errSet := l.set(ctx, want); errSet == nil {
 				done, looked = want, time.Now()
 			} else {
 				err, wait = errors.Join(err, errSet), min(2*before, labelAgain)
@@ -144,11 +144,6 @@ func (l *labeller) readEntry(ctx context.Context) error {
 
 // labelName is what Kubernetes allows behind the prefix of a label, and behind ours.
 var labelName = regexp.MustCompile(`^[A-Za-z0-9._-]*[A-Za-z0-9]$`)
-
-// nodeAPI sets our labels of a node, all of them.
-type nodeAPI interface {
-	set(ctx context.Context, labels map[string]string) error
-}
 
 // patchOf is the JSON merge patch that gives a node which has labels those of ours that it is to have, and no others of
 // ours; nil is none.

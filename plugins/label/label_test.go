@@ -152,7 +152,7 @@ func TestLabelPatience(t *testing.T) {
 	looks = append(looks, in)
 	ctx, cancel := context.WithCancel(t.Context())
 	api := &setLabels{}
-	l := labeller{check: says("{}", 0), poll: time.Millisecond, api: api, hubs: func() ([]string, error) {
+	l := labeller{check: says("{}", 0), poll: time.Millisecond, set: api.set, hubs: func() ([]string, error) {
 		look := looks[0]
 		if looks = looks[1:]; len(looks) == 0 {
 			cancel()

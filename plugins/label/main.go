@@ -26,7 +26,7 @@ func main() {
 	defer stop()
 	api, err := nodeAPIOfPod(l.node)
 	if err == nil {
-		l.api = api
+		l.set = api.set
 		err = l.keep(ctx)
 	}
 	if err != nil {

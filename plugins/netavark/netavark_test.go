@@ -51,7 +51,7 @@ func TestCreate(t *testing.T) {
 			`"labels":{"a":"b"},"subnets":null,"from the future":[1,{"x":null}],"options":{"hub":"vcan0","interface":"can0"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := complete([]byte(podmanNetwork(c.members)))
+			got, err := create([]byte(podmanNetwork(c.members)))
 			if err != nil {
 				t.Fatal(err)
 			}

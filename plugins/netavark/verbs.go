@@ -16,18 +16,10 @@ import (
 // runtimeName is the front end that our attachments belong to.
 const runtimeName = "netavark"
 
-// create validates a network that Podman is about to write down. Where no container could ever join it, it is refused.
+// create validates a network that Podman is about to write down, and refuses one that no container could ever join. It
+// returns all of it: what is missing from the answer, Podman forgets. Hub and interface are filled in, so that podman network
+// inspect shows them.
 func create(input []byte) (any, error) {
-	all, err := complete(input)
-	if err != nil { // a nil map in any would not be nil
-		return nil, err
-	}
-	return all, nil
-}
-
-// complete returns all of a network: what is missing from the answer, Podman forgets. Hub and interface are filled in, so
-// that podman network inspect shows them.
-func complete(input []byte) (map[string]any, error) {
 	var n network
 	if err := json.Unmarshal(input, &n); err != nil {
 		return nil, fmt.Errorf("stdin: %w", err)

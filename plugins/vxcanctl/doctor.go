@@ -152,11 +152,8 @@ func worst(all []finding) (l level) {
 }
 
 // writeFindings writes a block for each category.
-func writeFindings(w io.Writer, style style, all []finding, short bool) (err error) {
-	print := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format+"\n", args...)
-		err = errors.Join(err, e)
-	}
+func writeFindings(w io.Writer, style style, all []finding, short bool) error {
+	p := printer{w: w}
 	category := ""
 	for _, f := range all {
 		if short && f.Level == fine {
@@ -164,17 +161,17 @@ func writeFindings(w io.Writer, style style, all []finding, short bool) (err err
 		}
 		if f.Category != category {
 			category = f.Category
-			print("%s", category)
+			p.line("%s", category)
 		}
 		what, remedy := plain(f.What), ""
 		if f.Level != fine {
 			what, remedy = what+" ["+f.Code+"]", plain(f.Remedy)
 		}
 		for _, line := range style.item(f.Level, what, remedy) {
-			print("%s", line)
+			p.line("%s", line)
 		}
 	}
-	return err
+	return p.err
 }
 
 // writeCode tells what a code means.

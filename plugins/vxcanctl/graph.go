@@ -46,14 +46,11 @@ JSON is that of status.`,
 }
 
 // writeTree writes a tree a bus.
-func writeTree(w io.Writer, style style, all []bus.BusStatus) (err error) {
-	print := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format+"\n", args...)
-		err = errors.Join(err, e)
-	}
+func writeTree(w io.Writer, style style, all []bus.BusStatus) error {
+	p := printer{w: w}
 	for _, s := range all {
 		branch, last := branches(style)
-		print("%s  %s%s", plain(s.Hub), hubWords(s), wholeWords(s))
+		p.line("%s  %s%s", plain(s.Hub), hubWords(s), wholeWords(s))
 		leaves := []string{"programs on the host"}
 		if s.Kind != "" && s.Kind != "vcan" {
 			leaves = append(leaves, "the wire")
@@ -68,10 +65,10 @@ func writeTree(w io.Writer, style style, all []bus.BusStatus) (err error) {
 			if i == len(leaves)-1 {
 				branch = last
 			}
-			print("%s%s", branch, leaf)
+			p.line("%s%s", branch, leaf)
 		}
 	}
-	return err
+	return p.err
 }
 
 func branches(style style) (branch, last string) {
@@ -119,35 +116,32 @@ func policyWords(p config.Policy) string {
 }
 
 // writeDot writes all buses as one graph for Graphviz. A container on several buses is one node.
-func writeDot(w io.Writer, all []bus.BusStatus) (err error) {
-	print := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format+"\n", args...)
-		err = errors.Join(err, e)
-	}
+func writeDot(w io.Writer, all []bus.BusStatus) error {
+	p := printer{w: w}
 	quote := strconv.Quote
-	print("graph vxcan {")
-	print("  node [shape=box];")
+	p.line("graph vxcan {")
+	p.line("  node [shape=box];")
 	for _, s := range all {
 		colour := ""
 		if len(s.Differences) > 0 {
 			colour = ", color=red"
 		}
-		print("  %s [shape=ellipse, label=%s%s];", quote("bus "+s.Hub), quote(s.Hub+"\n"+hubWords(s)), colour)
+		p.line("  %s [shape=ellipse, label=%s%s];", quote("bus "+s.Hub), quote(s.Hub+"\n"+hubWords(s)), colour)
 		for _, e := range s.Endpoints {
 			id := e.ContainerID
 			if e.Runtime == "docker" && e.Name != "" { // its ID is that of one endpoint
 				id = e.Name
 			}
 			node := quote(plain(e.Runtime + " " + id))
-			print("  %s [label=%s];", node, quote(containerOf(e)+"\n"+plain(runtimeOf(e))))
-			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceOf(e)+"\n"+networkOf(e)))
+			p.line("  %s [label=%s];", node, quote(containerOf(e)+"\n"+plain(runtimeOf(e))))
+			p.line("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(interfaceOf(e)+"\n"+networkOf(e)))
 		}
 		for _, t := range s.Trunks {
 			node := quote("host " + t.Peer)
-			print("  %s [shape=box3d, label=%s];", node, quote("host "+t.Peer))
-			print("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(trunkEdge(t)))
+			p.line("  %s [shape=box3d, label=%s];", node, quote("host "+t.Peer))
+			p.line("  %s -- %s [label=%s];", quote("bus "+s.Hub), node, quote(trunkEdge(t)))
 		}
 	}
-	print("}")
-	return err
+	p.line("}")
+	return p.err
 }

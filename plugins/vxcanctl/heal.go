@@ -120,29 +120,25 @@ func heal(ctx context.Context, host healer, hubs []string, udev bool) (all []hea
 
 // writeHealed says what was done to each bus, and what is left to do. udev is told nothing of a hub without a bus.
 func writeHealed(w io.Writer, all []healed, udev bool) error {
-	var err error
-	say := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format+"\n", args...)
-		err = errors.Join(err, e)
-	}
+	p := printer{w: w}
 	if len(all) == 0 && !udev {
-		say("no bus on this host")
+		p.line("no bus on this host")
 	}
 	for _, one := range all {
 		switch {
 		case one.Error != "":
 		case len(one.Done) > 0:
-			say("%s: %s", one.Hub, strings.Join(one.Done, ", "))
+			p.line("%s: %s", one.Hub, strings.Join(one.Done, ", "))
 		case len(one.Left) == 0:
-			say("%s: nothing to repair", one.Hub)
+			p.line("%s: nothing to repair", one.Hub)
 		}
 		for _, d := range one.Left {
 			cure := d.Cure // as root types it
 			if isRootlessRuntime() {
 				cure = toType(withSudo(cure))
 			}
-			say("%s: left: %s: %s", one.Hub, plain(d.What), plain(cure))
+			p.line("%s: left: %s: %s", one.Hub, plain(d.What), plain(cure))
 		}
 	}
-	return err
+	return p.err
 }

@@ -267,27 +267,24 @@ func (l learnedLists) words() string {
 }
 
 // write writes the lists for people.
-func (r *lesson) write(w io.Writer) (err error) {
-	print := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format+"\n", args...)
-		err = errors.Join(err, e)
-	}
-	print("%s: %s in %v", r.Hub, plural(r.Frames, "frame"), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second))
+func (r *lesson) write(w io.Writer) error {
+	p := printer{w: w}
+	p.line("%s: %s in %v", r.Hub, plural(r.Frames, "frame"), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second))
 	if r.Lost > 0 {
-		print("  warning: vxcanctl did not read in time and lost %s: IDs may be missing", plural(r.Lost, "frame"))
+		p.line("  warning: vxcanctl did not read in time and lost %s: IDs may be missing", plural(r.Lost, "frame"))
 	}
 	if len(r.Endpoints) == 0 {
-		print("  no container is on this bus: there is nobody to allow anything")
+		p.line("  no container is on this bus: there is nobody to allow anything")
 	}
 	for _, e := range r.Endpoints {
-		print("\n%s (%s, network %s): sent %s, heard %s", e.words(), plain(e.Runtime), plain(e.Network), plural(e.Sent, "frame"), plural(e.Heard, "frame"))
-		print("  \"send\": %q, \"receive\": %q", e.Send, e.Receive)
-		print("  -o send=%s -o receive=%s", e.Send, e.Receive)
+		p.line("\n%s (%s, network %s): sent %s, heard %s", e.words(), plain(e.Runtime), plain(e.Network), plural(e.Sent, "frame"), plural(e.Heard, "frame"))
+		p.line("  \"send\": %q, \"receive\": %q", e.Send, e.Receive)
+		p.line("  -o send=%s -o receive=%s", e.Send, e.Receive)
 		for _, warning := range e.warnings() {
-			print("  warning: %s", warning)
+			p.line("  warning: %s", warning)
 		}
 	}
-	return err
+	return p.err
 }
 
 // warnings tell where the lists may be wrong.

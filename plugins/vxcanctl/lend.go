@@ -20,14 +20,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/lend"
 )
 
-// lender is what lend needs of bus.Host.
-type lender interface {
-	looker
-	Attached() (map[[2]string]int, error)
-	Detach(ctx context.Context, hub string, a config.Attachment) error
-}
-
-func newLend(host lender) *cobra.Command {
+func newLend(host *bus.Host) *cobra.Command {
 	var name string
 	var list, revoke bool
 	var limit int
@@ -145,7 +138,7 @@ func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.End
 }
 
 // revokeFrom removes the consent before it lists endpoints, so that no new one can appear.
-func revokeFrom(ctx context.Context, host lender, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
+func revokeFrom(ctx context.Context, host *bus.Host, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
 	gone := consents.Remove(hub, uid)
 	if gone != nil && !errors.Is(gone, os.ErrNotExist) {
 		return gone
@@ -190,7 +183,7 @@ func sayLent(ctx context.Context, host looker, consents lend.Consents, hub strin
 
 // printConsents shows root all that is lent, and a user what is lent to him, and how many interfaces are attached. The
 // aliases of devices tell that to anybody.
-func printConsents(out io.Writer, host lender, consents lend.Consents, user int) error {
+func printConsents(out io.Writer, host *bus.Host, consents lend.Consents, user int) error {
 	if bus.IsRootless() {
 		return errors.New("the buses of the host cannot be seen in a user namespace: run it outside")
 	}

@@ -69,12 +69,16 @@ type metric struct {
 	samples          func(s bus.BusStatus, sample func(value uint64, labels ...string))
 }
 
+// perBus is one value of a bus.
+func perBus(value func(s bus.BusStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
+	return func(s bus.BusStatus, sample func(uint64, ...string)) { sample(value(s)) }
+}
+
 // perEndpoint is one counter of each endpoint.
-func perEndpoint(value func(e bus.EndpointStatus) uint64, labels ...string) func(bus.BusStatus, func(uint64, ...string)) {
+func perEndpoint(value func(e bus.EndpointStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
 	return func(s bus.BusStatus, sample func(uint64, ...string)) {
 		for _, e := range s.Endpoints {
-			sample(value(e), append([]string{"runtime", e.Runtime, "network", e.Network, "container", e.ContainerID, "name", e.Name,
-				"interface", e.Interface, "device", e.HostIf}, labels...)...)
+			sample(value(e), "runtime", e.Runtime, "network", e.Network, "container", e.ContainerID, "name", e.Name, "interface", e.Interface, "device", e.HostIf)
 		}
 	}
 }
@@ -101,21 +105,11 @@ var controllerStates = [...]string{"error-active", "error-warning", "error-passi
 
 // metrics are all families.
 var metrics = [...]metric{
-	{"vxcan_bus_whole", "gauge", "1 if nothing of the bus is missing, else 0.", func(s bus.BusStatus, sample func(uint64, ...string)) {
-		sample(number(len(s.Differences) == 0))
-	}},
-	{"vxcan_hub_up", "gauge", "1 if the hub is there and up, else 0.", func(s bus.BusStatus, sample func(uint64, ...string)) {
-		sample(number(s.Up))
-	}},
-	{"vxcan_hub_sent_frames_total", "counter", "Frames of programs on the host and of the wire.", func(s bus.BusStatus, sample func(uint64, ...string)) {
-		sample(s.Sent)
-	}},
-	{"vxcan_hub_heard_frames_total", "counter", "Frames of containers that the hub took.", func(s bus.BusStatus, sample func(uint64, ...string)) {
-		sample(s.Heard)
-	}},
-	{"vxcan_hub_lost_frames_total", "counter", "Frames of containers that the hub did not take: its queue was full, or it was down.", func(s bus.BusStatus, sample func(uint64, ...string)) {
-		sample(s.Lost)
-	}},
+	{"vxcan_bus_whole", "gauge", "1 if nothing of the bus is missing, else 0.", perBus(func(s bus.BusStatus) uint64 { return number(len(s.Differences) == 0) })},
+	{"vxcan_hub_up", "gauge", "1 if the hub is there and up, else 0.", perBus(func(s bus.BusStatus) uint64 { return number(s.Up) })},
+	{"vxcan_hub_sent_frames_total", "counter", "Frames of programs on the host and of the wire.", perBus(func(s bus.BusStatus) uint64 { return s.Sent })},
+	{"vxcan_hub_heard_frames_total", "counter", "Frames of containers that the hub took.", perBus(func(s bus.BusStatus) uint64 { return s.Heard })},
+	{"vxcan_hub_lost_frames_total", "counter", "Frames of containers that the hub did not take: its queue was full, or it was down.", perBus(func(s bus.BusStatus) uint64 { return s.Lost })},
 	{"vxcan_endpoint_up", "gauge", "1 if both ends of the container's interface are up, else 0.", perEndpoint(func(e bus.EndpointStatus) uint64 { return number(e.Up) })},
 	{"vxcan_endpoint_sent_frames_total", "counter", "Frames of the container that got to the bus.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Sent })},
 	{"vxcan_endpoint_heard_frames_total", "counter", "Frames handed to the container.", perEndpoint(func(e bus.EndpointStatus) uint64 { return e.Heard })},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +39,17 @@ func addFormat(cmd *cobra.Command, formats ...string) *string {
 		return fmt.Errorf("invalid output %q: want %s", *format, strings.Join(formats, " or "))
 	}
 	return format
+}
+
+// printer writes lines, and keeps what went wrong.
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) line(format string, args ...any) {
+	_, err := fmt.Fprintf(p.w, format+"\n", args...)
+	p.err = errors.Join(p.err, err)
 }
 
 func writeJSON(w io.Writer, document any) error {

@@ -1,19 +1,14 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// remover is what remove needs of bus.Host.
-type remover interface {
-	looker
-	Remove(ctx context.Context, hub string) error
-}
-
-func newRemove(host remover) *cobra.Command {
+func newRemove(host *bus.Host) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove HUB",
 		Short: "Remove a bus that nothing is attached to",
