@@ -26,9 +26,6 @@ func (c *Conn) Add(rules ...Rule) error {
 	return c.change(unix.RTM_NEWROUTE, "add", jobs(rules))
 }
 
-// Delete deletes the first job of each rule. A rule without a job is no error. Jobs with modifications stay.
-func (c *Conn) Delete(rules ...Rule) error { return c.DeleteJobs(jobs(rules)...) }
-
 // DeleteJobs deletes jobs that List returned, also such with modifications, and no others. Of jobs that are the same in
 // everything but the counters it deletes the first. A job that is gone is no error.
 func (c *Conn) DeleteJobs(jobs ...Job) error {
@@ -74,12 +71,21 @@ func (c *Conn) List() ([]Job, error) {
 	var before []Job
 	agree := 1
 	for range tries {
+		r := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+		r.AddRawData([]byte{unix.AF_CAN, cgwTypeCANCAN, 0, 0})
 		var jobs []Job
-		datagrams, err := c.conn.Dump(listRequest(), collect(&jobs))
+		datagrams, err := c.conn.Dump(r, func(data []byte) error {
+			job, err := unmarshalJob(data)
+			if errors.Is(err, errNotCAN) {
+				return nil
+			}
+			jobs = append(jobs, job)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list gateway jobs: %w", err)
 		}
-		if agree++; !sameRules(jobs, before) {
+		if agree++; !slices.EqualFunc(jobs, before, func(x, y Job) bool { return x.Rule == y.Rule && x.Raw == y.Raw }) {
 			agree = 1
 		}
 		if datagrams <= 1 || agree == enough {
@@ -99,29 +105,6 @@ func (c *Conn) Probe() error {
 		return explain(err)
 	}
 	return nil
-}
-
-func listRequest() *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
-	r.AddRawData([]byte{unix.AF_CAN, cgwTypeCANCAN, 0, 0})
-	return r
-}
-
-func collect(jobs *[]Job) func([]byte) error {
-	return func(data []byte) error {
-		job, err := unmarshalJob(data)
-		if errors.Is(err, errNotCAN) {
-			return nil
-		}
-		if err == nil {
-			*jobs = append(*jobs, job)
-		}
-		return err
-	}
-}
-
-func sameRules(a, b []Job) bool {
-	return slices.EqualFunc(a, b, func(x, y Job) bool { return x.Rule == y.Rule && x.Raw == y.Raw })
 }
 
 // explain returns the error of a request: EOPNOTSUPP is the answer of a kernel without the gateway.

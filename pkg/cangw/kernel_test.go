@@ -416,3 +416,6 @@ func TestNoModule(t *testing.T) {
 		t.Errorf("list: %v, %v", jobs, err)
 	}
 }
+
+// Delete deletes the first job of each rule. Jobs with modifications stay.
+func (c *Conn) Delete(rules ...Rule) error { return c.DeleteJobs(jobs(rules)...) }

@@ -350,3 +350,11 @@ func TestSLCANLate(t *testing.T) {
 		t.Errorf("after %v: %v", time.Since(start), err)
 	}
 }
+
+// SetDown sets a device down. One that is down or gone is no error.
+func (c *Conn) SetDown(index int) error {
+	if err := rtnl.Do(c.conn, canlink.DownRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}

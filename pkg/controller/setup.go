@@ -130,14 +130,6 @@ func (c *Conn) repeat(requests ...*nl.NetlinkRequest) (replies []rtnl.Reply, err
 	return replies, err
 }
 
-// SetDown sets a device down. One that is down or gone is no error.
-func (c *Conn) SetDown(index int) error {
-	if err := rtnl.Do(c.conn, canlink.DownRequest(index)); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("set device with index %d down: %w", index, err)
-	}
-	return nil
-}
-
 // Restart restarts a controller that is in bus-off. The kernel answers EOPNOTSUPP if the driver cannot, EBUSY if it is in
 // another state, and EINVAL if it is down or restarts by itself (restart-ms).
 func (c *Conn) Restart(index int) error {
