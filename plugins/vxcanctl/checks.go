@@ -263,7 +263,8 @@ func (m *machine) buses(ctx context.Context) (all []bus.BusStatus, findings []fi
 
 // steered returns the devices of a bus that have a receive queue with a non-zero rps_cpus.
 func (m *machine) steered(s bus.BusStatus) []string {
-	devices := append([]string{s.Hub}, m.backplane(s.Hub)...)
+	tx, rx := config.BackplaneNames(s.Hub)
+	devices := []string{s.Hub, rx, tx}
 	for _, e := range s.Endpoints {
 		devices = append(devices, e.HostIf)
 	}
@@ -274,21 +275,6 @@ func (m *machine) steered(s bus.BusStatus) []string {
 			return strings.Trim(m.read(queues+"/"+e.Name()+"/rps_cpus"), "0,\n") != ""
 		})
 	})
-}
-
-// backplane returns the ends of the backplane of a hub. Their names are hashed where that of the hub is too long for a
-// suffix, and then their alias does not name the hub: with several such hubs each is given the backplanes of all.
-func (m *machine) backplane(hub string) (ends []string) {
-	devices, _ := os.ReadDir(filepath.Join(m.root, "/sys/class/net"))
-	for _, d := range devices {
-		name := d.Name()
-		hashed := !strings.HasSuffix(name, "-tx") && !strings.HasSuffix(name, "-rx")
-		if strings.TrimSpace(m.read("/sys/class/net/"+name+"/ifalias")) == "vxcan backplane" &&
-			(name == hub+"-tx" || name == hub+"-rx" || hashed && len(hub) > 12) {
-			ends = append(ends, name)
-		}
-	}
-	return ends
 }
 
 // runtimes looks at each runtime that is installed.
