@@ -247,14 +247,13 @@ func (b *bus) status() (s BusStatus, err error) {
 	all := plan.Diff(w, b.view)
 	count := b.counters()
 	tx, rx := uint32(b.view.Link(w.TX).Index), uint32(b.view.Link(w.RX).Index)
-	s.Sent, _ = count.rules(uint32(hub.Index), tx)
-	var dropped uint64
-	s.Heard, dropped = count.rules(rx, uint32(hub.Index))
+	s.Sent = count.rules[[2]uint32{uint32(hub.Index), tx}].handled
+	heard := count.rules[[2]uint32{rx, uint32(hub.Index)}]
 	own := cantc.Egress // where its own frames are dropped
 	if b.view.Rootless {
 		own = cantc.Ingress
 	}
-	s.Lost = less(dropped, count.last(hub.Index, own, plan.FirstPrio))
+	s.Heard, s.Lost = heard.handled, less(heard.dropped, count.last(hub.Index, own, plan.FirstPrio))
 	s.Waiting, s.WireLost = count.wire(0)
 
 	hosts := make([]canlink.Link, len(b.endpoints))
@@ -276,7 +275,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	if s.Trunks, err = b.trunks(w, count); err != nil {
 		return s, err
 	}
-	s.Unprotected = w.IsOpen(b.view)
+	s.Unprotected = w.Span(b.view).Unprotected
 	for _, a := range w.Outside(b.view) {
 		s.Outside = append(s.Outside, a.String())
 	}
@@ -332,18 +331,20 @@ func controllerStatus(c controller.Device, qdisc string) *ControllerStatus {
 
 // counters are those of a bus's rules, by source and destination, and of its filters.
 type counters struct {
-	handled, dropped map[[2]uint32]uint64
-	filters          map[cantc.Hook][]uint64
-	queue            cantc.Queue
+	rules   map[[2]uint32]passed
+	filters map[cantc.Hook][]uint64
+	queue   cantc.Queue
 }
 
+// passed counts what rules have passed on, and what the other device did not take.
+type passed struct{ handled, dropped uint64 }
+
 func (b *bus) counters() counters {
-	c := counters{map[[2]uint32]uint64{}, map[[2]uint32]uint64{}, map[cantc.Hook][]uint64{}, b.view.Queue}
+	c := counters{map[[2]uint32]passed{}, map[cantc.Hook][]uint64{}, b.view.Queue}
 	for _, j := range b.view.Jobs {
 		if j.Plain && (j.Filter == cangw.Filter{} || j.Filter == plan.ErrorFrames) {
-			at := [2]uint32{j.Src, j.Dst}
-			c.handled[at] += uint64(j.Handled)
-			c.dropped[at] += uint64(j.Dropped)
+			n := c.rules[[2]uint32{j.Src, j.Dst}]
+			c.rules[[2]uint32{j.Src, j.Dst}] = passed{n.handled + uint64(j.Handled), n.dropped + uint64(j.Dropped)}
 		}
 	}
 	for _, f := range b.view.Filters {
@@ -359,26 +360,17 @@ func (b *bus) counters() counters {
 func (b *bus) countCopies(c *counters) {
 	tx, rx := config.BackplaneNames(b.name)
 	hub, from := b.view.Link(b.name).Index, b.view.Link(rx).Index
-	c.handled[[2]uint32{uint32(hub), uint32(b.view.Link(tx).Index)}] = c.last(hub, cantc.Egress, plan.FirstPrio)
-	count := func(dev int, failed func(f cantc.Installed) uint64) (handled, dropped uint64) {
+	c.rules[[2]uint32{uint32(hub), uint32(b.view.Link(tx).Index)}] = passed{handled: c.last(hub, cantc.Egress, plan.FirstPrio)}
+	count := func(dev int, dropped uint64) {
 		f := b.view.Filters[plan.CopyHooks(from, dev)[0]]
-		if len(f.Packets) == 0 {
-			return 0, 0
+		if dropped = max(dropped, f.Failed); len(f.Packets) > 0 {
+			c.rules[[2]uint32{uint32(from), uint32(dev)}] = passed{less(f.Packets[0], dropped), dropped}
 		}
-		return less(f.Packets[0], failed(f)), failed(f)
 	}
-	at := [2]uint32{uint32(from), uint32(hub)}
-	c.handled[at], c.dropped[at] = count(hub, func(f cantc.Installed) uint64 { return max(f.Failed, c.last(hub, cantc.Ingress, plan.FirstPrio)) })
+	count(hub, c.last(hub, cantc.Ingress, plan.FirstPrio))
 	for _, e := range b.endpoints {
-		at := [2]uint32{uint32(from), uint32(e.Host.Index)}
-		c.handled[at], c.dropped[at] = count(e.Host.Index, func(f cantc.Installed) uint64 { return f.Failed })
+		count(e.Host.Index, 0)
 	}
-}
-
-// rules counts what the rules from one device to another have passed on, and what the other device did not take.
-func (c counters) rules(src, dst uint32) (handled, dropped uint64) {
-	at := [2]uint32{src, dst}
-	return c.handled[at], c.dropped[at]
 }
 
 // wire counts the frames of a mark that wait for the wire, and those that its queue had no place for.
@@ -413,9 +405,8 @@ func (c counters) endpoint(e plan.Endpoint, end canlink.Link, rx uint32) Endpoin
 		s.OverRate = less(all[0], s.Sent) // the first action is police
 	}
 	s.Waiting, s.WireLost = c.wire(uint32(dev))
-	var dropped uint64
-	s.Heard, dropped = c.rules(rx, uint32(dev))
-	s.Lost = less(dropped, c.last(dev, cantc.Egress, plan.FirstPrio)+s.DeniedReceive)
+	heard := c.rules[[2]uint32{rx, uint32(dev)}]
+	s.Heard, s.Lost = heard.handled, less(heard.dropped, c.last(dev, cantc.Egress, plan.FirstPrio)+s.DeniedReceive)
 	return s
 }
 

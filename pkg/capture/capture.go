@@ -11,6 +11,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -135,7 +136,8 @@ func Open(buses []Bus, rest *Filter) (_ *Capture, retErr error) {
 
 // Close ends the capture.
 func (c *Capture) Close() error {
-	errs := []error{c.watch.close()}
+	c.watch.close()
+	var errs []error
 	for _, t := range c.taps {
 		errs = append(errs, t.close())
 	}
@@ -300,7 +302,7 @@ func (c *Capture) changes(h Handler) error {
 // follow makes the sockets those of the buses that there are. It calls tell, which may be nil, for each change.
 func (c *Capture) follow(tell func(Change) error) error {
 	if c.rest != nil {
-		for _, hub := range (plan.View{Links: c.watch.all()}).Buses() {
+		for _, hub := range (plan.View{Links: slices.Collect(maps.Values(c.watch.links))}).Buses() {
 			if !slices.ContainsFunc(c.taps, func(t *tap) bool { return t.Hub == hub }) {
 				c.taps = append(c.taps, newTap(Bus{hub, *c.rest}))
 			}

@@ -3,8 +3,6 @@ package capture
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -24,7 +22,7 @@ type watch struct {
 	senders map[uint32]Member
 }
 
-func newWatch() (_ *watch, retErr error) {
+func newWatch() (*watch, error) {
 	events, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
 		return nil, fmt.Errorf("watch devices: %w", err)
@@ -32,15 +30,13 @@ func newWatch() (_ *watch, retErr error) {
 	// A message may be longer than 32 KiB, that of a device with many alternative names.
 	w := &watch{events: events, buf: make([]byte, 64<<10), senders: make(map[uint32]Member)}
 	if err := errors.Join(rtnl.GrowReceiveQueue(events.GetFd(), 4<<20), w.list()); err != nil {
-		return nil, errors.Join(err, w.close())
+		w.close()
+		return nil, err
 	}
 	return w, nil
 }
 
-func (w *watch) close() error {
-	w.events.Close()
-	return nil
-}
+func (w *watch) close() { w.events.Close() }
 
 func (w *watch) fd() int { return w.events.GetFd() }
 
@@ -129,9 +125,6 @@ func (w *watch) apply(datagram []byte) error {
 	}
 	return nil
 }
-
-// all returns all devices.
-func (w *watch) all() []canlink.Link { return slices.Collect(maps.Values(w.links)) }
 
 // named returns the device of a name, or the zero Link.
 func (w *watch) named(name string) canlink.Link {

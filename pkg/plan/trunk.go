@@ -45,9 +45,9 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	return config.Span{}
 }
 
-// span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
+// Span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
 // are what its trunks tell. Those of another one go.
-func (w Want) span(v View) config.Span {
+func (w Want) Span(v View) config.Span {
 	switch {
 	case w.Hub.Span.Hosts != "":
 		return w.Hub.Span
@@ -75,9 +75,6 @@ func Follow(records []Record, last config.Span) (changed bool) {
 	}
 	return changed
 }
-
-// IsOpen reports whether the trunks of the bus take the packets of everybody.
-func (w Want) IsOpen(v View) bool { return w.span(v).Unprotected }
 
 // trunksOf returns the trunks of a bus that are there, in the order of their peers.
 func (v View) trunksOf(hub string) (all []canlink.Link) {
@@ -123,7 +120,7 @@ func (w Want) Peers(v View) (all []Peer) {
 		own = append(own, l.Tunnel.Local)
 	}
 	own = append(own, w.Outside(v)...)
-	for _, a := range w.span(v).Addresses() {
+	for _, a := range w.Span(v).Addresses() {
 		if len(own) > 0 && !slices.Contains(own, a) {
 			all = append(all, Peer{Address: a})
 		}
@@ -227,7 +224,7 @@ func diffTrunkFilters(common backplane, v View, all *differences) {
 
 // diffSpan compares the trunks of a bus that spans several hosts, and the table that guards them, which must be there first.
 func (w Want) diffSpan(v View, all *differences) {
-	name, span := w.Hub.Name, w.span(v)
+	name, span := w.Hub.Name, w.Span(v)
 	table := config.TableName(name)
 	unwanted := func(l canlink.Link, why string) {
 		_, peer, _, _ := ParseTrunk(l)
@@ -281,7 +278,7 @@ func (w Want) diffSpan(v View, all *differences) {
 func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
-	if !w.span(v).Unprotected && (dev.Name == "" || way.Routed || w.span(v).Nodes && way.Aside) {
+	if !w.Span(v).Unprotected && (dev.Name == "" || way.Routed || w.Span(v).Nodes && way.Aside) {
 		const cure = "use WireGuard and the addresses of its interfaces, or the key unprotected"
 		before := t.Device(v.Underlay.Table, peer)
 		switch {
@@ -314,7 +311,7 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 // list, so that the others go on without them: they are sent nothing, and what comes from them is dropped. One whose packets are
 // let in is not put out, because its network may be away for a moment.
 func (w Want) Outside(v View) (all []netip.Addr) {
-	span := w.span(v)
+	span := w.Span(v)
 	if !span.Nodes || span.Unprotected {
 		return nil
 	}
@@ -360,7 +357,7 @@ func (w Want) spanTrouble(all *differences, kind Kind, sentinel error, cure, for
 
 // local is which of the hosts is this one. ok is false where no trunk can be looked at.
 func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
-	name, span := w.Hub.Name, w.span(v)
+	name, span := w.Hub.Name, w.Span(v)
 	var own []netip.Addr
 	for _, a := range span.Addresses() {
 		if slices.Contains(v.Underlay.Addresses, a) {
@@ -390,7 +387,7 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 // diffTrunk compares the trunk to one host.
 func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 	hub, peer := w.Hub.Name, want.Remote
-	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.span(v).Unprotected)
+	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.Span(v).Unprotected)
 	l := v.Link(name)
 	for _, other := range v.Links {
 		of, _, _, ours := ParseTrunk(other)

@@ -107,7 +107,7 @@ func (w Want) members(hub canlink.Link, v View) (members []member) {
 }
 
 func (w Want) backplane(v View) backplane {
-	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless, w.trunksThere(v), w.span(v).Unprotected}
+	return backplane{uint32(v.Link(w.TX).Index), uint32(v.Link(w.RX).Index), v.Rootless, w.trunksThere(v), w.Span(v).Unprotected}
 }
 
 // Wire is the filters and rules of an endpoint whose pair has just been made.

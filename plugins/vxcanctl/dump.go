@@ -276,7 +276,7 @@ func (d *dumper) warnOfNames(c *capture.Capture) {
 
 // say tells something that is no frame.
 func (d *dumper) say(format string, args ...any) {
-	_ = d.out.flush() // in order, on a terminal; the next frame meets the error again
+	_ = d.out.Flush() // in order, on a terminal; the next frame meets the error again
 	fmt.Fprintf(d.options.stderr, "vxcanctl: "+format+"\n", args...)
 }
 
@@ -311,7 +311,7 @@ func stateWords(c capture.Change) string {
 }
 
 // Idle writes what is buffered.
-func (d *dumper) Idle() error { return d.out.flush() }
+func (d *dumper) Idle() error { return d.out.Flush() }
 
 // report tells at the end how many frames were shown, lost and denied.
 func (d *dumper) report(ctx context.Context, c *capture.Capture, before []bus.BusStatus) error {
@@ -375,7 +375,7 @@ func keptBack(before []bus.BusStatus, hub string, e bus.EndpointStatus) (denied,
 // frameWriter writes frames in one format.
 type frameWriter interface {
 	write(f *capture.Frame, sender string) error
-	flush() error
+	Flush() error
 	io.Closer // flushes, too
 }
 

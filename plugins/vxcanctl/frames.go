@@ -16,8 +16,6 @@ import (
 // buffer is stdout, written in large pieces.
 type buffer struct{ *bufio.Writer }
 
-func (b buffer) flush() error { return b.Flush() }
-
 // Close flushes.
 func (b buffer) Close() error { return b.Flush() }
 

@@ -88,7 +88,8 @@ func appendSocketCAN(b []byte, f *capture.Frame) []byte {
 	return append(append(b, byte(len(f.Data)), flags, 0, f.DLC), f.Data...)
 }
 
-func (w *pcapngWriter) flush() error { return w.ng.Flush() }
+// Flush writes what is buffered.
+func (w *pcapngWriter) Flush() error { return w.ng.Flush() }
 
 // Close writes the rest.
 func (w *pcapngWriter) Close() error { return errors.Join(w.ng.Flush(), w.file.Close()) }
