@@ -154,7 +154,7 @@ var Keys = [...]Key{
 	},
 	{
 		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "milliseconds from bus-off to a restart; a warning where the adapter has none",
+		Meaning: "milliseconds from bus-off to a restart; where the driver cannot, it is left out, with a warning",
 		set: func(n *Network, value string) error {
 			return setNumberUpTo(&n.Hub.Controller.RestartMS, value, math.MaxInt32)
 		},
