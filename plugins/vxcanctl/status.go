@@ -25,7 +25,8 @@ with the command that repairs it. A line for each container follows, and its pol
 
 Counters are frames since the container was attached or its bus repaired. SENT got to the bus. SEND DENIED and RECEIVE
 DENIED were kept back by the policy, OVER RATE by its rate. HEARD was handed to the container. LOST was not taken by an
-interface: a controller's queue was full, or it was down. A column with nothing in it is left out. The line (host) is for
+interface: a controller's queue was full, or it was down. Where each container has a queue to the wire, WAITING is in it, and
+WIRE LOST found it full. A column with nothing in it is left out. The line (host) is for
 programs on the host, and for the wire, error frames of the controller included. A line (host ADDRESS) is for another host
 that the bus spans: SENT are frames that came from it, SEND DENIED packets that only said so, HEARD those that were sent to
 it, LOST those of them that were dropped on this host. RUNTIME is cni where it is not known which runtime called.
