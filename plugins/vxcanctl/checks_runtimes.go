@@ -1,0 +1,309 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/lend"
+)
+
+// runtimes looks at each runtime that is installed.
+func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
+	if m.inPod {
+		return nil
+	}
+	if m.installed("podman") {
+		all = append(all, m.podman(buses)...)
+	}
+	if isRootlessRuntime() { // the others are root's
+		return all
+	}
+	if m.uid != 0 {
+		all = append(all, m.ofUser()...)
+	}
+	if m.installed("dockerd") {
+		all = append(all, m.docker())
+	}
+	all = append(all, m.lending()...)
+	nerdctl := m.installed("nerdctl")
+	if m.installed("containerd") && (m.installed("kubelet") || m.installed("crictl") || !nerdctl && !m.installed("dockerd")) {
+		all = append(all, m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN"))
+	}
+	if nerdctl {
+		all = append(all, m.nerdctl())
+	}
+	if m.installed("k3s") {
+		all = append(all, m.plugin("VX206", "k3s: CNI plugin", []string{"/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/data/current/bin"}, "CNI_BIN"))
+	}
+	if len(all) == 0 {
+		all = append(all, finding{"VX200", "runtimes", warning, "no container runtime was found", "install Podman, Docker or containerd"})
+	}
+	return all
+}
+
+// ofUser looks for what a user's own runtime needs of the host.
+func (m *machine) ofUser() (all []finding) {
+	add := func(what, remedy string) {
+		all = append(all, finding{"VX209", "runtimes", warning, "rootless: " + what, remedy})
+	}
+	podman := m.installed("podman")
+	if !podman && !m.installed("rootlesskit") {
+		return nil
+	}
+	for _, file := range []string{"user/max_user_namespaces", "kernel/unprivileged_userns_clone"} {
+		if strings.TrimSpace(m.read("/proc/sys/"+file)) == "0" {
+			add("this host lets no user make a user namespace", "sudo sysctl -w "+strings.Replace(file, "/", ".", 1)+map[bool]string{true: "=10000", false: "=1"}[file[0] == 'u'])
+		}
+	}
+	// Ubuntu's profile for Podman lets it.
+	if strings.TrimSpace(m.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")) == "1" && (!podman || !m.has("/etc/apparmor.d/podman")) {
+		add("AppArmor lets no program without a profile use a user namespace", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+	}
+	if !m.installed("newuidmap") {
+		add("newuidmap is missing, so that a container has one user ID only", "install the package uidmap (Debian, Ubuntu) or shadow-utils")
+	}
+	const line = `default_rootless_network_cmd = "slirp4netns"`
+	set := stringsOf(m.containersConf(), "default_rootless_network_cmd")
+	if podman && m.installed("pasta") && !slices.Contains(set, "slirp4netns") && !m.hasRoute() {
+		add("this host has no route, without which pasta lets Podman start no container on a network", "install slirp4netns, and write below [network] in ~/.config/containers/containers.conf: "+line)
+	}
+	return all
+}
+
+// hasRoute reports whether there is a default route, as /proc/net has it for IPv4 and IPv6.
+func (m *machine) hasRoute() bool {
+	for line := range strings.Lines(m.read("/proc/net/route")) {
+		if fields := strings.Fields(line); len(fields) > 7 && fields[1] == "00000000" && fields[7] == "00000000" {
+			return true
+		}
+	}
+	for line := range strings.Lines(m.read("/proc/net/ipv6_route")) {
+		if fields := strings.Fields(line); len(fields) > 9 && fields[1] == "00" && fields[9] != "lo" && strings.Trim(fields[0], "0") == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// plugin looks for vxcan in directories of which a runtime takes any. variable is what make install calls the first one.
+func (m *machine) plugin(code, what string, dirs []string, variable string) finding {
+	for _, dir := range dirs {
+		if m.has(dir + "/vxcan") {
+			return finding{code, "runtimes", fine, what + " " + dir + "/vxcan", ""}
+		}
+	}
+	wanted, elsewhere := dirs[max(slices.IndexFunc(dirs, m.has), 0)], netavarkDirs
+	remedy := "sudo make install, or install the package vxcan"
+	if variable != "" {
+		elsewhere = cniDirs
+		remedy = "sudo make install " + variable + "=" + wanted
+	}
+	for _, dir := range elsewhere {
+		if m.has(dir + "/vxcan") {
+			if remedy = "sudo ln -sf " + dir + "/vxcan " + wanted + "/"; !m.has(wanted) { // a copy would stay behind at an upgrade
+				remedy = "sudo mkdir -p " + wanted + " && " + remedy
+			}
+		}
+	}
+	return finding{code, "runtimes", failure, what + " vxcan is not in " + strings.Join(dirs, " or "), remedy}
+}
+
+var (
+	netavarkDirs = []string{"/usr/local/libexec/netavark", "/usr/libexec/netavark", "/usr/local/lib/netavark", "/usr/lib/netavark"}
+	cniDirs      = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/libexec/cni", "/usr/local/lib/cni", "/usr/lib/cni"}
+)
+
+func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
+	conf := m.containersConf()
+	or := func(key string, dirs []string) []string {
+		if set := stringsOf(conf, key); len(set) > 0 {
+			return set
+		}
+		return dirs
+	}
+	backend := m.podmanBackend(conf)
+	if backend == "cni" {
+		all = append(all, m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN"))
+	} else if old := m.oldPodman(); old != "" {
+		all = append(all, finding{"VX201", "runtimes", failure, "podman: " + old + " with netavark knows no network driver but its own: 4.5 is the first",
+			`sudo apt install containernetworking-plugins, and write network_backend = "cni" below [network] in /etc/containers/containers.conf`})
+	} else {
+		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
+	}
+	if state, ok := m.unit("podman-restart.service"); ok && !isRootlessRuntime() && state != "enabled" && m.usesPodman(buses, conf, backend) {
+		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
+			"sudo systemctl enable podman-restart.service"})
+	}
+	return all
+}
+
+// usesPodman reports whether Podman has a container on a bus, or a network of vxcan. A network of CNI is that of any runtime:
+// it counts where there is no other one.
+func (m *machine) usesPodman(buses []bus.BusStatus, conf, backend string) bool {
+	for _, s := range buses {
+		if slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return runtimeOf(e) == "podman" }) {
+			return true
+		}
+	}
+	dir := "/etc/containers/networks"
+	if backend == "cni" {
+		if dir = "/etc/cni/net.d"; m.installed("nerdctl") || m.installed("kubelet") || m.installed("k3s") {
+			return false
+		}
+	}
+	if set := stringsOf(conf, "network_config_dir"); len(set) > 0 && set[0] != "" {
+		dir = set[0]
+	}
+	files, _ := filepath.Glob(filepath.Join(m.root, dir, "*"))
+	return slices.ContainsFunc(files, func(path string) bool {
+		content, _ := os.ReadFile(path)
+		return ourNetwork.Match(content)
+	})
+}
+
+// ourNetwork is in the file of a network of vxcan, of netavark or CNI.
+var ourNetwork = regexp.MustCompile(`"(driver|type)":\s*"vxcan"`)
+
+// containersConf is containers.conf and what is in its directories, in the order in which Podman reads them.
+func (m *machine) containersConf() (text string) {
+	paths := []string{"/usr/share/containers/containers.conf", "/etc/containers/containers.conf"}
+	for _, dir := range []string{"/usr/share/containers/containers.conf.d", "/etc/containers/containers.conf.d"} {
+		more, _ := filepath.Glob(filepath.Join(m.root, dir, "*.conf"))
+		for _, path := range more {
+			paths = append(paths, strings.TrimPrefix(path, filepath.Clean(m.root)))
+		}
+	}
+	if isRootlessRuntime() || m.uid != 0 {
+		paths = append(paths, filepath.Join(os.Getenv("HOME"), ".config/containers/containers.conf"))
+	}
+	for _, path := range paths {
+		text += m.read(path) + "\n"
+	}
+	return text
+}
+
+// podmanBackend is netavark or cni: as configured, or as Podman wrote down when it was first started, or what is there.
+func (m *machine) podmanBackend(conf string) string {
+	if set := stringsOf(conf, "network_backend"); len(set) > 0 && set[0] != "" {
+		return set[0]
+	}
+	if noted := strings.TrimSpace(m.read("/var/lib/containers/storage/defaultNetworkBackend")); noted != "" {
+		return noted
+	}
+	if m.has("/usr/lib/podman/netavark") || m.has("/usr/libexec/podman/netavark") {
+		return "netavark"
+	}
+	return "cni"
+}
+
+// oldPodman is the version of a Podman whose netavark takes no driver of others; "" for a newer one.
+func (m *machine) oldPodman() string {
+	said := ""
+	if m.podmans != nil {
+		said = m.podmans()
+	} else if m.root == "/" {
+		out, _ := exec.Command("podman", "--version").Output()
+		said = string(out)
+	}
+	if found := regexp.MustCompile(`version (4\.[0-4]\.\S*)`).FindStringSubmatch(said); found != nil {
+		return found[1]
+	}
+	return ""
+}
+
+// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array.
+func stringsOf(text, key string) (values []string) {
+	found := regexp.MustCompile(`(?m)^\s*`+key+`\s*=\s*(\[[^\]]*\]|["'][^"'\n]*["'])`).FindAllStringSubmatch(text, -1)
+	if len(found) == 0 {
+		return nil
+	}
+	for _, quoted := range regexp.MustCompile(`["']([^"'\n]*)["']`).FindAllStringSubmatch(found[len(found)-1][1], -1) {
+		values = append(values, quoted[1])
+	}
+	return values
+}
+
+func (m *machine) docker() finding {
+	const unit = "vxcan-docker.socket"
+	state, ok := m.unit(unit)
+	f := finding{"VX204", "runtimes", fine, "docker: " + unit + " is enabled", ""}
+	switch {
+	case m.has("/run/docker/plugins/vxcan.sock") && state != "enabled":
+		f.What = "docker: the driver is there (/run/docker/plugins/vxcan.sock)"
+	case !ok && m.uid != 0: // /run/docker is for root alone
+		f.Level, f.What, f.Remedy = warning, "docker: there is no unit "+unit+", and without root no other sign of the driver can be seen", "sudo vxcanctl doctor"
+	case !ok:
+		f.Level, f.What, f.Remedy = failure, "docker: the driver vxcan-docker is not installed", "sudo make install"
+	case state != "enabled":
+		f.Level, f.What, f.Remedy = warning, "docker: "+unit+" is "+state+", so that Docker has no driver vxcan", "sudo systemctl enable --now "+unit
+	}
+	return f
+}
+
+// lending looks at what is lent, if anything is.
+func (m *machine) lending() (all []finding) {
+	if m.isRootless() { // where root's files are nobody's
+		return nil
+	}
+	const unit = "vxcan-lend.socket"
+	consents, err := lend.Consents{Dir: filepath.Join(m.root, lend.ConsentsDir)}.List()
+	if err != nil {
+		all = append(all, finding{"VX208", "runtimes", warning, "what is lent cannot be read: " + config.OneLine(err), ""})
+	}
+	for _, c := range consents {
+		if c.Err != nil {
+			all = append(all, finding{"VX208", "runtimes", warning, plain(config.OneLine(c.Err)), "sudo vxcanctl lend"})
+		}
+	}
+	switch state, ok := m.unit(unit); {
+	case len(consents) == 0:
+	case !ok:
+		all = append(all, finding{"VX208", "runtimes", failure, "buses are lent, and there is no unit " + unit, "sudo make install"})
+	case state != "enabled":
+		all = append(all, finding{"VX208", "runtimes", warning, "buses are lent, and " + unit + " is " + state + ", so that nobody gets them", "sudo systemctl enable --now " + unit})
+	default:
+		all = append(all, finding{"VX208", "runtimes", fine, unit + " is enabled", ""})
+	}
+	return all
+}
+
+// containerdDirs are where containerd looks for CNI plugins.
+func (m *machine) containerdDirs() []string {
+	conf := m.read("/etc/containerd/config.toml")
+	for _, key := range []string{"bin_dirs", "bin_dir"} {
+		if dirs := stringsOf(conf, key); len(dirs) > 0 {
+			return dirs
+		}
+	}
+	return []string{"/opt/cni/bin"}
+}
+
+const nerdctlConf = "/etc/nerdctl/nerdctl.toml"
+
+// nerdctl looks where nerdctl does: it takes all plugins from one directory, and if none is configured, from the first
+// that there is. It makes its own network of bridge before it starts any container.
+func (m *machine) nerdctl() finding {
+	dirs := stringsOf(m.read(nerdctlConf), "cni_path")
+	configured := len(dirs) > 0
+	if !configured {
+		dirs = nerdctlDirs[max(slices.IndexFunc(nerdctlDirs, m.has), 0):][:1]
+	}
+	if i := slices.IndexFunc(nerdctlDirs, func(dir string) bool { return m.has(dir + "/bridge") }); i >= 0 && !m.has(dirs[0]+"/bridge") {
+		remedy := fmt.Sprintf(`sudo mkdir -p /etc/nerdctl && echo 'cni_path = "%s"' | sudo tee -a %s`, nerdctlDirs[i], nerdctlConf)
+		if configured { // a second line of this key, and nerdctl would not start
+			remedy = fmt.Sprintf(`sudo sed -i 's|^ *cni_path *=.*|cni_path = "%s"|' %s`, nerdctlDirs[i], nerdctlConf)
+		}
+		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i], remedy}
+	}
+	return m.plugin("VX207", "nerdctl: CNI plugin", dirs, "CNI_BIN")
+}
+
+// nerdctlDirs are cniDirs in the order of nerdctl.
+var nerdctlDirs = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/local/lib/cni", "/usr/libexec/cni", "/usr/lib/cni"}
