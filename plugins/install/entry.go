@@ -25,6 +25,11 @@ const annotations = "io.kubernetes.cri.pod-annotations"
 // defaultEntry attaches the pods whose annotation asks for it.
 const defaultEntry = `{"type":"vxcan","capabilities":{"` + annotations + `":true}}`
 
+// noEntry is the entry for the plugin alone, such as beside Multus: none is put into the pod network, and ours is taken out.
+const noEntry = `{}`
+
+func isNone(entry json.RawMessage) bool { return string(entry) == noEntry }
+
 // entryOfNode is what readEntry takes: where beside the file of the entry is one of this node's name, that one. So a ConfigMap
 // has the entries of nodes that differ, whose adapters have different names for instance.
 func (o options) entryOfNode() string {
@@ -61,6 +66,9 @@ func parseEntry(content []byte) (json.RawMessage, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(content, &keys); err != nil {
 		return nil, fmt.Errorf("%w entry: want a JSON object like %s: %w", errUsage, defaultEntry, err)
+	}
+	if len(keys) == 0 { // or null, which Helm makes of a value that is taken away
+		return json.RawMessage(noEntry), nil
 	}
 	var errs []error
 	network := config.NewNetwork()

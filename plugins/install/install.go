@@ -48,8 +48,11 @@ func (in *installer) install(ctx context.Context) (wrote bool, err error) {
 	if err == nil && n.isLink {
 		err = in.clean(filepath.Dir(n.file))
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		wrote, err = in.placeEntry(n)
+	case isNone(in.valid) && errors.Is(err, errNoNetwork):
+		err = in.moveEntry("")
 	}
 	return wrote, errors.Join(err, broken, errEntry)
 }
@@ -121,7 +124,11 @@ func (in *installer) reloadEntry() error {
 
 // placeEntry chains the entry into the pod network, and takes it out of what was the pod network before.
 func (in *installer) placeEntry(n *network) (wrote bool, err error) {
-	if !slices.Contains(in.versions, n.cniVersion) {
+	none := isNone(in.valid)
+	if none && !n.isList {
+		return false, in.moveEntry("")
+	}
+	if !none && !slices.Contains(in.versions, n.cniVersion) {
 		return false, fmt.Errorf("%s: cniVersion %q: vxcan speaks %s, and with another no pod would start; change it where the file comes from",
 			n.path, n.cniVersion, strings.Join(in.versions, ", "))
 	}
@@ -145,14 +152,24 @@ func (in *installer) placeEntry(n *network) (wrote bool, err error) {
 		return false, err
 	}
 	if wrote = !bytes.Equal(n.content, after); wrote {
-		slog.Info("chained into the pod network", "file", path, "network", n.name)
+		what := "chained into the pod network"
+		if none {
+			what = takenOut
+		}
+		slog.Info(what, "file", path, "network", n.name)
 	}
-	before := in.chained
-	in.chained = file
-	if before != "" && before != file {
-		err = takeOut(before)
+	return wrote, errors.Join(in.moveEntry(file), errNodes)
+}
+
+// moveEntry takes our entry out of the file that had it before, unless that is the one that has it now; "" is none.
+func (in *installer) moveEntry(file string) error {
+	if in.chained != "" && in.chained != file {
+		if err := takeOut(in.chained); err != nil {
+			return err // and again at the next step
+		}
 	}
-	return wrote, errors.Join(err, errNodes)
+	in.chained, in.nodes.wanted = file, in.nodes.wanted && file != ""
+	return nil
 }
 
 // putInPlaceOf puts a list in the place of the configuration of one plugin. While both are there, the runtime takes
@@ -190,6 +207,8 @@ func putInPlaceOf(n *network, path string, list []byte) (file string, err error)
 	return file, errors.Join(err, removeIfThere(temp), syncDir(filepath.Dir(path)))
 }
 
+const takenOut = "taken out of the pod network"
+
 // takeOut takes our entry out of a list, if the file exists. The file is not a symbolic link. Its name may have another
 // suffix than *.conflist, because a link to it had that one.
 func takeOut(file string) error {
@@ -210,7 +229,7 @@ func takeOut(file string) error {
 	if err := replaceFile(file, info.Mode().Perm(), content, list); err != nil {
 		return err
 	}
-	slog.Info("taken out of the pod network", "file", file)
+	slog.Info(takenOut, "file", file)
 	return nil
 }
 
@@ -246,6 +265,9 @@ func (in *installer) inPlace() error {
 		return fmt.Errorf("%s is not the plugin %s", to, in.plugin)
 	}
 	n, broken, err := podNetwork(in.confDir)
+	if isNone(in.valid) && errors.Is(err, errNoNetwork) {
+		return broken
+	}
 	if err = errors.Join(err, broken); err != nil {
 		return err
 	}
@@ -255,8 +277,12 @@ func (in *installer) inPlace() error {
 		return err
 	}
 	chained, err := isChained(list, entry)
-	if err == nil && !chained {
-		err = fmt.Errorf("the entry of vxcan is not in the pod network")
+	switch {
+	case err != nil || chained:
+	case isNone(entry):
+		err = errors.New("an entry of vxcan is in the pod network")
+	default:
+		err = errors.New("the entry of vxcan is not in the pod network")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.path, err)

@@ -54,7 +54,11 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		if errors.Is(err, errUsage) && in.compared == nil {
 			return err // no plugin
 		}
-		said = say(said, err)
+		done := "plugin and entry are in place"
+		if isNone(in.valid) {
+			done = "the plugin is in place, and no entry is wanted"
+		}
+		said = say(said, done, err)
 		in.nodes.ask(ctx)
 		wait := poll
 		switch {
@@ -103,8 +107,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// say logs an error unless it is the one that was said last, and returns it to be the next last one.
-func say(last string, err error) string {
+// say logs an error, or that all is done, unless it is what was said last, and returns the error to be the next last one.
+func say(last, done string, err error) string {
 	if errors.Is(err, errChanged) || errors.Is(err, errUnsettled) {
 		return last
 	}
@@ -115,7 +119,7 @@ func say(last string, err error) string {
 	switch {
 	case words == last:
 	case err == nil:
-		slog.Info("plugin and entry are in place")
+		slog.Info(done)
 	case errors.Is(err, errNoNetwork):
 		slog.Info(words)
 	default:

@@ -211,9 +211,14 @@ func TestEntry(t *testing.T) {
 			t.Errorf("%s: %s, %v", right, entry, err)
 		}
 	}
+	for _, none := range []string{`{}`, "\n{ }\n", `null`} {
+		if entry, err := parseEntry([]byte(none)); err != nil || !isNone(entry) {
+			t.Errorf("%s: %s, %v", none, entry, err)
+		}
+	}
 	for wrong, word := range map[string]string{
+		``:                                      "read it",
 		`{`:                                     "want a JSON object like",
-		`{}`:                                    `key "type": want "vxcan"`,
 		`{"type":"bridge"}`:                     `key "type": want "vxcan"`,
 		`{"type":"vxcan","hubs":"x"}`:           `key "hubs": not one of type, capabilities, hub`,
 		`{"type":"vxcan","hub":7}`:              `key "hub"`,

@@ -41,7 +41,8 @@ type labeller struct {
 	hubs         func() ([]string, error)
 	set          func(ctx context.Context, labels map[string]string) error // of the node: all of ours
 
-	hub  string // of the last entry that could be read; "" before there was one
+	read bool   // an entry could be read; the last one counts
+	hub  string // of that entry; "" if the plugin is there without one
 	made bool   // the plugin makes it
 }
 
@@ -94,7 +95,7 @@ func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 		return labels, nil
 	}
 	errEntry := l.readEntry(ctx)
-	if errors.Is(errEntry, errNotReady) || l.hub == "" {
+	if errors.Is(errEntry, errNotReady) || !l.read {
 		return nil, errEntry
 	}
 	hubs, err := l.hubs()
@@ -104,7 +105,7 @@ func (l *labeller) want(ctx context.Context) (map[string]string, error) {
 	if l.made {
 		hubs = append(hubs, l.hub)
 	}
-	if slices.Contains(hubs, l.hub) {
+	if l.hub != "" && slices.Contains(hubs, l.hub) {
 		labels[labelEntry] = labelValue
 	}
 	for _, hub := range hubs {
@@ -134,6 +135,11 @@ func (l *labeller) readEntry(ctx context.Context) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(content, &keys); err != nil {
 		return fmt.Errorf("%s: its entry: %w", l.check[0], err)
+	}
+	l.read = true
+	if len(keys) == 0 {
+		l.hub, l.made = "", false
+		return nil
 	}
 	for name, value := range keys {
 		_, _ = network.SetJSON(name, value) // the installer refuses what is wrong

@@ -44,6 +44,7 @@ func says(entry string, status int) []string {
 func TestLabelsWanted(t *testing.T) {
 	const made = `{"type":"vxcan","hub":"vcan7","capabilities":{}}`
 	const adapter = `{"type":"vxcan","hub":"can-engine","physical":true}`
+	const none = `{}` // the plugin alone, such as for Multus
 	for _, c := range []struct {
 		check []string
 		hubs  []string
@@ -52,6 +53,8 @@ func TestLabelsWanted(t *testing.T) {
 		{says(made, 0), []string{"can0", "größe", "_"}, []string{labelPrefix + "can0", labelPrefix + "vcan7", labelEntry}},
 		{says(made, 0), []string{"vcan7"}, []string{labelPrefix + "vcan7", labelEntry}},
 		{says(adapter, 0), []string{"can0"}, []string{labelPrefix + "can0"}},
+		{says(none, 0), []string{"can0", "vcan0"}, []string{labelPrefix + "can0", labelPrefix + "vcan0"}},
+		{says(none, 0), nil, nil},
 		{says(adapter, 0), []string{"can0", "can-engine"}, []string{labelPrefix + "can0", labelPrefix + "can-engine", labelEntry}},
 	} {
 		l := labeller{check: c.check, hubs: func() ([]string, error) { return c.hubs, nil }}
@@ -152,7 +155,7 @@ func TestLabelPatience(t *testing.T) {
 	looks = append(looks, in)
 	ctx, cancel := context.WithCancel(t.Context())
 	api := &setLabels{}
-	l := labeller{check: says("{}", 0), poll: time.Millisecond, set: api.set, hubs: func() ([]string, error) {
+	l := labeller{check: says(`{"type":"vxcan"}`, 0), poll: time.Millisecond, set: api.set, hubs: func() ([]string, error) {
 		look := looks[0]
 		if looks = looks[1:]; len(looks) == 0 {
 			cancel()

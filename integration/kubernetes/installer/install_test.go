@@ -575,6 +575,41 @@ func TestInstallKeeps(t *testing.T) {
 	}
 }
 
+// TestInstallNoEntry: with the entry {} the plugin is put in place alone, whatever the pod network is, and an entry that was
+// there is taken out.
+func TestInstallNoEntry(t *testing.T) {
+	for _, network := range []string{"", "k3s", "multus", "weave"} {
+		n := newNode(t, network)
+		before := contents(t, n.conf)
+		put(t, n.entry, "{}\n")
+		if out, err := n.run(t, "--once"); err != nil {
+			t.Errorf("%s: %v: %s", network, err, out)
+		}
+		if out, err := n.run(t, "--check"); err != nil || strings.TrimSpace(out) != "{}" {
+			t.Errorf("%s: %v: %s", network, err, out)
+		}
+		if got := contents(t, n.conf); !maps.Equal(got, before) {
+			t.Errorf("%s: %v became %v", network, before, got)
+		}
+	}
+
+	n := newNode(t, "k3s")
+	before := contents(t, n.conf)
+	i := n.start(t, nil)
+	n.eventually(t)
+	n.expectAfter(t, "k3s")
+	put(t, n.entry, "{}")
+	n.provide(t, "k3s") // is seen at once, unlike the entry
+	n.eventually(t)
+	n.eventuallyHas(t, before)
+	remove(t, filepath.Join(n.bin, "vxcan"))
+	n.eventually(t)
+	put(t, n.entry, installEntry)
+	n.provide(t, "k3s")
+	n.eventuallyHas(t, after(t, "k3s"))
+	stop(t, &i.cmd)
+}
+
 // TestInstallLink: the pod network is a symbolic link to a directory that the installer does not watch. It stays one, gets
 // its entry back when its target is rewritten, and no other file takes its place while it leads to none.
 func TestInstallLink(t *testing.T) {
