@@ -46,16 +46,9 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	if os.Getenv("VXCAN_VM") != "booted" {
 		t.Fatal("a cluster changes settings of the whole machine: run this by bin/vm -boot -mem 4096")
 	}
-	expectKube(t)
-	c := &Cluster{T: t, dir: clusterDir + "/control", began: time.Now(), parts: map[string]*exec.Cmd{}}
-	t.Cleanup(c.end)
 	Command(t, "modprobe", "-a", "vcan", "vxcan", "can-gw", "veth", "bridge")
 	showClockSpeed(t, t.TempDir()+"/cpuinfo")
-	c.writeKeys(nodes)
-	c.connect()
-	for _, name := range controlPlane {
-		c.StartPart(name)
-	}
+	c := newControl(t, nodes, controlPlane)
 	for i := range nodes {
 		c.Nodes = append(c.Nodes, newClusterNode(c, i+1, dirs)) // in the list before it boots, for its logs
 		c.Nodes[i].PowerOn()
@@ -63,6 +56,26 @@ func NewCluster(t testing.TB, dirs CNIDirs, nodes int) *Cluster {
 	c.WaitFor("the nodes are known", func() bool { return strings.Count(c.Kubectl("get", "nodes", "-o", "name"), "\n") == nodes })
 	c.Kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=180s")
 	c.Log("all nodes are ready")
+	return c
+}
+
+// NewAPI starts an API server without controllers and nodes. A network namespace is enough for it: unshare --net.
+func NewAPI(t testing.TB) *Cluster {
+	t.Helper()
+	return newControl(t, 0, controlPlane[:2])
+}
+
+// newControl starts parts of a control plane, whose tokens are for this many nodes.
+func newControl(t testing.TB, nodes int, parts []string) *Cluster {
+	t.Helper()
+	expectKube(t)
+	c := &Cluster{T: t, dir: clusterDir + "/control", began: time.Now(), parts: map[string]*exec.Cmd{}}
+	t.Cleanup(c.end)
+	c.writeKeys(nodes)
+	c.connect()
+	for _, name := range parts {
+		c.StartPart(name)
+	}
 	return c
 }
 
