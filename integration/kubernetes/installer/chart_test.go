@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	text "text/template"
 
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	"sigs.k8s.io/yaml"
 )
@@ -195,7 +198,8 @@ func asText(t *testing.T, content []byte) string {
 // TestChartValues: the other values.
 func TestChartValues(t *testing.T) {
 	const values = `
-image: {repository: registry.example.com/vxcan-install, tag: 1.2.3}
+image: {repository: registry.example.com/vxcan-install, tag: 1.2.3, pullPolicy: Always}
+imagePullSecrets: [{name: registry}]
 entryOfNode: {node2: {type: vxcan, hub: can-engine, physical: true}}
 vxcanctl: {enabled: true, port: 1234}
 labels: {enabled: true}
@@ -223,8 +227,50 @@ seLinuxOptions: {type: spc_t}
 	if got := strings.Count(string(kinds["DaemonSet"]), `value: "true"`); got != 2 {
 		t.Errorf("remove on exit in %d containers, want 2", got)
 	}
+	if got := strings.Count(string(kinds["DaemonSet"]), "imagePullPolicy: Always"); got != 3 {
+		t.Errorf("pulled always in %d containers, want 3", got)
+	}
+	var set apps.DaemonSet
+	strict(t, kinds["DaemonSet"], &set)
+	if secrets := set.Spec.Template.Spec.ImagePullSecrets; len(secrets) != 1 || secrets[0].Name != "registry" {
+		t.Errorf("secrets %v", secrets)
+	}
 	if _, err := template(t, "can", "distribution: k0s"); err == nil || !strings.Contains(err.Error(), "want kubeadm, k3s or microk8s") {
 		t.Error(err)
+	}
+}
+
+// TestChartEntry: what the comments of values.yaml say of entries. They are merged with that of the chart, or null; those of
+// nodes are whole; and the installer takes each.
+func TestChartEntry(t *testing.T) {
+	nodes := "entryOfNode:\n"
+	for _, example := range regexp.MustCompile(`(?m)^#( {3}node\d: .*\n)`).FindAllStringSubmatch(string(readFile(t, manifests+"/chart/values.yaml")), -1) {
+		nodes += example[1]
+	}
+	const annotations = `"capabilities":{"io.kubernetes.cri.pod-annotations":true}`
+	for values, want := range map[string]map[string]string{
+		`entry: {hub: vcan7, send: ["123"]}`: {"entry.json": `{` + annotations + `,"hub":"vcan7","send":["123"],"type":"vxcan"}`},
+		"entry: null\n" + nodes: {"entry.json": "{}", "node3.json": "{}",
+			"node2.json": `{"bitrate":500000,` + annotations + `,"hub":"can-engine","physical":true,"type":"vxcan"}`},
+	} {
+		kinds, err := template(t, "kube-system", values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config core.ConfigMap
+		strict(t, kinds["ConfigMap"], &config)
+		if len(config.Data) != len(want) {
+			t.Errorf("%s: %v", values, config.Data)
+		}
+		for key, text := range config.Data {
+			n := newNode(t, "flannel")
+			put(t, n.entry, text)
+			out, err := n.run(t, "--once")
+			said, errCheck := n.run(t, "--check")
+			if err = errors.Join(err, errCheck); err != nil || strings.TrimSpace(said) != want[key] {
+				t.Errorf("%s: %v: %s\ngot  %s\nwant %s", key, err, out, said, want[key])
+			}
+		}
 	}
 }
 

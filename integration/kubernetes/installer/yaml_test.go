@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,7 +46,13 @@ func build(t *testing.T, overlay string, with ...string) map[string][]byte {
 		text = turnOn(t, text, "# components:")
 	}
 	put(t, file, text)
-	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Dir(file))
+	return kustomize(t, filepath.Dir(file))
+}
+
+// kustomize is kubectl kustomize of a directory: the objects by their kinds.
+func kustomize(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	objects, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,6 +207,42 @@ func TestComponents(t *testing.T) {
 				t.Errorf("%s: volumes %v", name, mounted)
 			}
 		}
+	}
+}
+
+// TestOwnOverlay: the overlay that the page shows is built from what make image writes, with its image, entry and components.
+func TestOwnOverlay(t *testing.T) {
+	found := regexp.MustCompile("(?s)```yaml\n(# can/kustomization.yaml.*?)```").FindSubmatch(readFile(t, manifests+"/README.md"))
+	if found == nil {
+		t.Fatal("no overlay in the page")
+	}
+	dir := t.TempDir()
+	written := tagged(t, "registry.example.com/vxcan-install", "1.2.3")
+	if err := errors.Join(os.MkdirAll(dir+"/can", 0o755), os.MkdirAll(dir+"/bin", 0o755), writeManifests(dir+"/bin/kubernetes", manifests, written)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir+"/can/kustomization.yaml", string(found[1]))
+	kinds := kustomize(t, dir+"/can")
+	var config core.ConfigMap
+	var set apps.DaemonSet
+	strict(t, kinds["ConfigMap"], &config)
+	strict(t, kinds["DaemonSet"], &set)
+	expectRights(t, &set, "vxcanctl")
+	for _, c := range set.Spec.Template.Spec.Containers {
+		if c.Image != written.Name() {
+			t.Errorf("%s: image %s, want %s", c.Name, c.Image, written)
+		}
+	}
+	if dir := volumesOf(t, &set, "install")["/host/conf"].HostPath.Path; !strings.Contains(dir, "/k3s/") {
+		t.Errorf("directory %s", dir)
+	}
+	n := newNode(t, "k3s")
+	put(t, n.entry, config.Data["entry.json"])
+	if out, err := n.run(t, "--once"); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if network := contents(t, n.conf)["10-flannel.conflist"]; len(config.Data) != 1 || !strings.Contains(network, `"can-engine"`) {
+		t.Errorf("entries %v, pod network %s", config.Data, network)
 	}
 }
 
