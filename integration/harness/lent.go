@@ -33,7 +33,8 @@ func lends(t testing.TB, service ...string) {
 		Command(t, "rm", "-rf", "/var/lib/vxcan", "/etc/vxcan")
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if err := os.Chmod(socket, 0o666); err == nil {
+		if err := os.Chmod(socket, 0o600); err == nil {
+			Vxcanctl(t, "serve-lend", "--admit")
 			return
 		} else if time.Now().After(deadline) {
 			t.Fatal("nobody listens: ", err)

@@ -19,7 +19,7 @@ func TestLent(t *testing.T) {
 		_, err := harness.TryAsUser("podman", "run", "-d", "--network", "lent0", "--name", name, "busybox")
 		return err
 	}
-	if err := start("early"); err == nil || !strings.Contains(err.Error(), "bus vcan0 is not lent to user 4242: sudo vxcanctl lend vcan0 --user 4242") {
+	if err := start("early"); err == nil || !strings.Contains(err.Error(), "no bus is lent on this host to user 4242: sudo vxcanctl lend HUB --user 4242") {
 		t.Errorf("not lent: %v", err)
 	}
 
@@ -61,7 +61,7 @@ func TestLent(t *testing.T) {
 	if _, err := harness.TryAsUser("podman", "exec", "a", "ip", "link", "show", "can0"); err == nil {
 		t.Error("a container still has its interface")
 	}
-	if err := start("late"); err == nil || !strings.Contains(err.Error(), "not lent") {
+	if err := start("late"); err == nil || !strings.Contains(err.Error(), "no bus is lent on this host to user 4242") {
 		t.Errorf("revoked: %v", err)
 	}
 	p.Do("rm", "--force", "--time", "0", "a", "b", "early", "late")

@@ -84,13 +84,16 @@ func (b Borrower) Ready() error {
 	return conn.Close()
 }
 
-// errNobody is a host where nobody listens.
+// errNobody is a host where nobody listens, or not to this user.
 var errNobody = errors.New("no bus is lent on this host")
 
 func (b Borrower) dial() (*net.UnixConn, error) {
 	path := cmp.Or(b.Socket, Socket)
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("%w to user %d: sudo vxcanctl lend HUB --user %[2]d", errNobody, ownUser())
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
 		return nil, fmt.Errorf("%w: nobody listens at %s: sudo vxcanctl lend HUB --user %d, and sudo systemctl enable --now vxcan-lend.socket", errNobody, path, ownUser())
 	}
 	return conn, err

@@ -2,9 +2,13 @@ package lend
 
 import (
 	"errors"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -129,5 +133,51 @@ func TestConsentRefused(t *testing.T) {
 	if err != nil || len(all) != 3 || all[0].Err == nil || !strings.Contains(all[0].Err.Error(), "notes is no directory of consents: remove it") ||
 		all[1].Err == nil || !strings.Contains(all[1].Err.Error(), "no ID of a user: remove it") || all[2].Hub != "vcan1" || all[2].Err != nil {
 		t.Errorf("beside files that are no consents: %+v, %v", all, err)
+	}
+}
+
+// TestAdmit: the users of consents may write to the socket, and others may not, whatever was so before.
+func TestAdmit(t *testing.T) {
+	dir := consents(t).Dir
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(dir, "socket")
+	l, err := net.Listen("unixpacket", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := Consents{Dir: filepath.Join(dir, "lend")}
+	expect := func(admitted ...uint32) {
+		t.Helper()
+		if err := c.Admit(socket); err != nil {
+			t.Fatal(err)
+		}
+		for _, uid := range []uint32{0, 1000, 1001, 65534} {
+			cmd := exec.Command("test", "-w", socket)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+			if err := cmd.Run(); (err == nil) != (uid == 0 || slices.Contains(admitted, uid)) {
+				t.Errorf("user %d: %v; %v are to be let in", uid, err, admitted)
+			}
+		}
+	}
+	expect()
+	for _, hub := range []string{"vcan0", "vcan1"} {
+		for _, uid := range []uint32{1001, 1000} {
+			if err := c.Write(hub, uid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	expect(1000, 1001)
+	if err := errors.Join(c.Remove("vcan0", 1000), c.Remove("vcan1", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	expect(1001)
+	if err := c.Admit(socket + "0"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a socket: %v", err)
 	}
 }

@@ -87,6 +87,9 @@ Exit status: 0; 1 if the consent could not be written or ended, or, for a list, 
 		if err := consents.Write(hub, uid, lines...); err != nil {
 			return err
 		}
+		if err := admit(consents); err != nil {
+			return err
+		}
 		return sayLent(cmd.Context(), host, consents, hub, uid, out)
 	}
 	return cmd
@@ -138,11 +141,12 @@ func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.End
 }
 
 // revokeFrom removes the consent before it lists endpoints, so that no new one can appear.
-func revokeFrom(ctx context.Context, host *bus.Host, consents lend.Consents, hub string, uid uint32, out io.Writer) error {
+func revokeFrom(ctx context.Context, host *bus.Host, consents lend.Consents, hub string, uid uint32, out io.Writer) (retErr error) {
 	gone := consents.Remove(hub, uid)
 	if gone != nil && !errors.Is(gone, os.ErrNotExist) {
 		return gone
 	}
+	defer func() { retErr = errors.Join(retErr, admit(consents)) }() // until here the user could detach what he has
 	lent, err := lentTo(ctx, host, hub, uid)
 	if gone != nil && len(lent) == 0 && err == nil {
 		return fmt.Errorf("bus %s is not lent to %s", hub, userName(uid))
@@ -225,11 +229,24 @@ func orLent() string {
 	return "; what is lent to you: vxcanctl lend"
 }
 
-// newServeLend is what systemd runs for each request.
+// admit has the socket let in those to whom a bus is lent now. Where there is none, it will when it is made.
+func admit(consents lend.Consents) error {
+	if err := consents.Admit(lend.Socket); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// newServeLend is what systemd runs for the socket, and for each request.
 func newServeLend(host *bus.Host) *cobra.Command {
-	return &cobra.Command{
+	var admitOnly bool
+	consents := lend.Consents{Dir: lend.ConsentsDir}
+	cmd := &cobra.Command{
 		Use: "serve-lend", Short: "Answer one request for a lent bus, on the socket that is standard input", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if admitOnly {
+				return admit(consents)
+			}
 			conn, err := net.FileConn(os.Stdin)
 			if err != nil {
 				return fmt.Errorf("standard input: %w; this command is for vxcan-lend@.service", err)
@@ -239,7 +256,9 @@ func newServeLend(host *bus.Host) *cobra.Command {
 			if !ok {
 				return errors.New("standard input is no unix socket; this command is for vxcan-lend@.service")
 			}
-			return lend.Service{Host: host, Consents: lend.Consents{Dir: lend.ConsentsDir}}.Serve(cmd.Context(), socket, slog.Default())
+			return lend.Service{Host: host, Consents: consents}.Serve(cmd.Context(), socket, slog.Default())
 		},
 	}
+	cmd.Flags().BoolVar(&admitOnly, "admit", false, "let the users connect to whom a bus is lent")
+	return cmd
 }
