@@ -251,15 +251,16 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 			return e, false, err
 		}
 	}
+	old := b.view.Link(hostIf)
 	switch {
 	case there:
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
 		b.endpoints = append(b.endpoints, e)
 		return e, true, nil
-	case b.view.Link(hostIf).Index == 0:
+	case old.Kind != canlink.Vxcan:
 		return e, false, nil
 	}
-	if _, err := b.deleteEndpoint(hostIf); err != nil {
+	if err := b.deleteEndpoint(old); err != nil {
 		return e, false, err
 	}
 	b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
@@ -362,14 +363,9 @@ func (b *bus) addPair(r Request, mtu int, at place) (host canlink.Link, err erro
 	return host, err
 }
 
-// deleteEndpoint deletes an endpoint's pair by the name of its host end, and returns that one's ifindex. What is not there is
-// no error, and has index 0.
-func (b *bus) deleteEndpoint(hostIf string) (index int, err error) {
-	link, err := b.k.link(hostIf)
-	if err != nil || link.Kind != canlink.Vxcan {
-		return 0, err
-	}
-	return link.Index, errors.Join(b.deleteCopies(link.Index), b.k.links.Delete(link.Index))
+// deleteEndpoint deletes an endpoint's pair. What is not there any more is no error.
+func (b *bus) deleteEndpoint(host canlink.Link) error {
+	return errors.Join(b.deleteCopies(host.Index), b.k.links.Delete(host.Index))
 }
 
 // deleteCopies deletes the filters that copy frames to members, by the ifindexes of these. The kernel keeps them when the

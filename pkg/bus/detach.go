@@ -7,22 +7,37 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 // Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and
-// backplane stay, but for those that were made for a pod. It blocks for the bus's lock.
+// backplane stay, but for those that were made for a pod. hub is where it should be; where it is not, because its network's
+// configuration has been edited since, the aliases of devices say where it is. It blocks for the lock of its bus.
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
-	if config.CheckName(hub) != nil { // nothing was ever made
-		return nil
+	if config.CheckName(hub) == nil {
+		if found, err := h.detachNamed(ctx, hub, a); found || err != nil && !errors.Is(err, errForeignNetns) {
+			return err
+		}
 	}
-	b, err := h.open(ctx, hub)
+	v, err := h.devices()
 	if errors.Is(err, errForeignNetns) { // where nothing was ever made
 		return nil
-	} else if err != nil {
-		return err
+	}
+	errs := []error{err}
+	for _, hub := range v.BusesOf(a) {
+		errs = append(errs, h.collect(ctx, hub, true, func(other config.Attachment, _ bool) bool { return other.SameAs(a) }))
+	}
+	return errors.Join(errs...)
+}
+
+// detachNamed is Detach on the bus that the call names, by the names of devices. found reports whether there was one.
+func (h *Host) detachNamed(ctx context.Context, hub string, a config.Attachment) (found bool, retErr error) {
+	b, err := h.open(ctx, hub)
+	if err != nil {
+		return false, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
 	// The name comes from the attachment alone. A record may still have it under another one.
@@ -32,19 +47,24 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 			names = append(names, e.HostIf())
 		}
 	}
-	return b.detach(names)
+	hosts, err := b.k.links.Get(names...)
+	if err != nil {
+		return false, err
+	}
+	hosts = slices.DeleteFunc(hosts, func(l canlink.Link) bool {
+		said, ok := plan.ParseAlias(l.Alias)
+		return l.Kind != canlink.Vxcan || ok && said.Hub != hub
+	})
+	return len(hosts) > 0, b.detach(hosts, func(r plan.Record) bool { return r.SameAs(a) })
 }
 
-// detach deletes endpoints by the names of their host ends.
-func (b *bus) detach(hostIfs []string) error {
+// detach deletes endpoints: their host ends, and their records.
+func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error {
 	var errs []error
 	var deleted []int
-	for _, name := range hostIfs {
-		index, err := b.deleteEndpoint(name)
-		errs = append(errs, err)
-		if index != 0 {
-			deleted = append(deleted, index)
-		}
+	for _, host := range hosts {
+		errs = append(errs, b.deleteEndpoint(host))
+		deleted = append(deleted, host.Index)
 	}
 	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() }) && len(deleted) > 0 {
 		hub, err := b.k.link(b.name)
@@ -53,7 +73,7 @@ func (b *bus) detach(hostIfs []string) error {
 	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" }
 	spanned := slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
 	before := len(b.record.endpoints)
-	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return slices.Contains(hostIfs, r.HostIf()) })
+	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), gone)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -156,13 +176,14 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	if _, err := b.observe(); err != nil {
 		return err
 	}
-	var hostIfs []string
+	var hosts []canlink.Link
+	gone := make(map[config.Attachment]bool)
 	for _, e := range b.endpoints {
 		if stale(e.Attachment, b.view.MovedBack(e)) {
-			hostIfs = append(hostIfs, e.Host.Name)
+			hosts, gone[e.Attachment] = append(hosts, e.Host), true
 		}
 	}
-	return b.detach(hostIfs)
+	return b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
 }
 
 // Remove takes away a bus that no endpoint uses: its backplane, its hub if we made it, else our filters on it, and its

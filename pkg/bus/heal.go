@@ -27,7 +27,7 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 			if !now.CAN && len(corrections) == 0 && !spans {
 				return ErrNoBus
 			}
-			if err := b.detach(nil); err != nil {
+			if err := b.detach(nil, func(plan.Record) bool { return false }); err != nil {
 				return err
 			}
 			if spans {

@@ -126,13 +126,8 @@ func (h *Host) Buses() ([]string, error) {
 // Attached counts endpoints by hub and runtime, as the aliases of devices tell. It needs no root.
 func (h *Host) Attached() (counts map[[2]string]int, retErr error) {
 	defer func() { retErr = explain(retErr) }()
-	k, err := h.connect(nil)
+	v, err := h.devices()
 	if err != nil {
-		return nil, err
-	}
-	defer func() { retErr = errors.Join(retErr, k.close()) }()
-	var v plan.View
-	if v.Links, err = k.links.List(); err != nil {
 		return nil, err
 	}
 	counts = make(map[[2]string]int)
@@ -162,15 +157,24 @@ func (h *Host) look() (names []string, v plan.View, err error) {
 		return nil, v, err
 	}
 	names, errRecords := store.Names(dir)
-	k, err := h.connect(nil)
-	if err != nil {
+	v, err = h.devices()
+	if errors.Is(err, errForeignNetns) {
 		return nil, v, err
 	}
-	var errLinks error
-	v.Links, errLinks = k.links.List()
 	names = append(names, v.Buses()...)
 	slices.Sort(names)
-	return slices.Compact(names), v, errors.Join(errRecords, errLinks, k.close())
+	return slices.Compact(names), v, errors.Join(errRecords, err)
+}
+
+// devices shows the devices of the host.
+func (h *Host) devices() (v plan.View, retErr error) {
+	k, err := h.connect(nil)
+	if err != nil {
+		return v, err
+	}
+	defer func() { retErr = errors.Join(retErr, k.close()) }()
+	v.Links, err = k.links.List()
+	return v, err
 }
 
 // Status looks at buses, or if none are named, at all of this host. It changes nothing, and holds the lock of one bus after

@@ -118,7 +118,8 @@ func TestLendRaces(t *testing.T) {
 		}
 	}
 
-	// What is detached by the name of another bus goes from its own, and the other one stays as it is.
+	// What is detached by the names of another bus and of another interface goes from its own bus, and the other one stays as it
+	// is.
 	lend()
 	foreign := bus.Request{
 		Attachment: config.Attachment{Runtime: "cni", Network: "canbus7", ContainerID: "root", IfName: "eth0"},
@@ -135,7 +136,7 @@ func TestLendRaces(t *testing.T) {
 	}()
 	alice.request(attach, "c0")
 	elsewhere := newRequest(detach, "c0")
-	elsewhere.Hub = "vcan7"
+	elsewhere.Hub, elsewhere.Entry = "vcan7", "can7"
 	if a := alice.ask(order{Packet: packet(t, elsewhere)}); a.Error != "" || l.endpoints(t) != nil {
 		t.Errorf("detached by the name of another bus: %+v, there %q", a, l.endpoints(t))
 	}

@@ -9,14 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
-	"github.com/vxcan/vxcan/pkg/plan"
 )
 
 const (
@@ -165,17 +163,11 @@ func (s Service) do(ctx context.Context, uid uint32, r request, conn *net.UnixCo
 	// The user is a part of what is attached, so that nobody reaches what is another's.
 	attachment := config.Attachment{Runtime: RuntimeOf(uid), Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Entry: r.Entry}
 	if r.Verb == detach {
-		// It is on the bus that its device says, whatever the request says, so that nobody locks another one. No lock for a user who
-		// has nothing. Without a device there may be a record, which an attach that was killed leaves.
-		hub := r.Hub
-		alias, noDevice := os.ReadFile("/sys/class/net/" + attachment.HostIf() + "/ifalias")
-		if said, ok := plan.ParseAlias(strings.TrimSuffix(string(alias), "\n")); ok {
-			hub = said.Hub
+		// Without consent he has devices there or nothing, so that nobody locks the bus of others.
+		if _, err := s.Consents.Read(r.Hub, uid); err != nil {
+			r.Hub = ""
 		}
-		if _, noConsent := s.Consents.Read(hub, uid); noConsent != nil && noDevice != nil {
-			return nil
-		}
-		return s.Host.Detach(ctx, hub, attachment)
+		return s.Host.Detach(ctx, r.Hub, attachment)
 	}
 	if uid == 0 {
 		return fmt.Errorf("%w: root needs no lent bus: leave out the key lent", ErrRefused)
