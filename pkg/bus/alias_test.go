@@ -80,3 +80,19 @@ func TestDetachEdited(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckElsewhere: CHECK says that the container is on another bus than the configuration.
+func TestCheckElsewhere(t *testing.T) {
+	w := newWorld(t)
+	w.attach("vcan0", "c0", w.crowd)
+	w.attach("vcan1", "c1", w.crowd)
+	r := request("vcan1", "c0", w.crowd)
+	w.do(func() error {
+		err := w.host.Check(context.Background(), r, []string{"can-c0"})
+		want := "host end " + r.HostIf() + " is on bus vcan0, and the configuration says vcan1: remove the container and start it again"
+		if err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+		return nil
+	})
+}

@@ -317,7 +317,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 	if said.Policy != (r.Endpoint.Policy != config.Policy{}) || said.Physical != r.Hub.Physical { // the alias is made with the device only
 		return canlink.Link{}, nil
 	}
-	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words()}
+	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
 	for _, d := range plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName }) {
 		if d.Rebuild {
 			return canlink.Link{}, nil

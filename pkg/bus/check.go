@@ -87,7 +87,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 	w := plan.NewWant(r.Hub, b.endpoints, "")
 	w.MTU = r.Endpoint.MTU
 	all = append(all, plan.Diff(w, b.view)...)
-	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words()}
+	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
 	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
 	all = append(all, plan.DiffEndpoint(r.HostIf(), ends, mtu, func(name string) bool { return slices.Contains(contIfs, name) })...)
 	for _, d := range all {

@@ -429,6 +429,7 @@ type Ends struct {
 	Host, Cont canlink.Link // Cont is the device that Host names as its other end
 	Here       bool         // the container end is to be in the host's netns, from where the runtime moves it
 	Place      string       // the netns that it is to be in, for messages
+	Hub        string       // of the bus that they are to be on
 }
 
 // DiffEndpoint lists all that is wrong with the pair of an attachment. mtu is what both ends must have; named reports
@@ -447,6 +448,9 @@ func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) boo
 	if !IsPair(host, end) {
 		rebuild(ContEndGone, "container end of %s is not in %s", hostIf, ends.Place)
 		return all
+	}
+	if said, ok := ParseAlias(host.Alias); ok && said.Hub != ends.Hub {
+		rebuild(EndpointHub, "host end %s is on bus %s, and the configuration says %s", hostIf, said.Hub, ends.Hub)
 	}
 	if !named(end.Name) {
 		rebuild(ContEndName, "container end is named %s, which ADD did not say", Quote(end.Name))

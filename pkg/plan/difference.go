@@ -88,6 +88,7 @@ const (
 	HostEndGone   Kind = "host end missing"
 	ContEndGone   Kind = "container end elsewhere"
 	ContEndName   Kind = "container end renamed"
+	EndpointHub   Kind = "endpoint on another bus"
 	EndpointMTU   Kind = "endpoint MTU"
 	ContEndDown   Kind = "container end down"
 	PolicyDiffers Kind = "policy not as configured"

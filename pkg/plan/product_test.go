@@ -654,6 +654,7 @@ var ends = map[Kind]func(e *Ends, mtu *int, policy *config.Policy){
 	HostEndGone:   func(e *Ends, _ *int, _ *config.Policy) { e.Host = canlink.Link{} },
 	ContEndGone:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont = canlink.Link{} },
 	ContEndName:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont.Name = "$(reboot)" },
+	EndpointHub:   func(e *Ends, _ *int, _ *config.Policy) { e.Host.Alias = "vxcan vcan1 cni net id eth0 " },
 	EndpointMTU:   func(e *Ends, mtu *int, _ *config.Policy) { *mtu = canlink.ClassicMTU },
 	ContEndDown:   func(e *Ends, _ *int, _ *config.Policy) { e.Cont.Up = false },
 	PolicyDiffers: func(_ *Ends, _ *int, p *config.Policy) { p.Send = "none" },
@@ -662,8 +663,8 @@ var ends = map[Kind]func(e *Ends, mtu *int, policy *config.Policy){
 func TestEnds(t *testing.T) {
 	for kind, spoil := range ends {
 		e := Ends{
-			Host: canlink.Link{Name: "vxa", Index: 5, PeerIndex: 2, PeerElsewhere: true, Kind: canlink.Vxcan, MTU: 72, Up: true, Used: true},
-			Cont: canlink.Link{Name: "can0", Index: 2, PeerIndex: 5, Kind: canlink.Vxcan, MTU: 72, Up: true}, Place: "/run/netns/x",
+			Host: canlink.Link{Name: "vxa", Index: 5, PeerIndex: 2, PeerElsewhere: true, Kind: canlink.Vxcan, MTU: 72, Up: true, Used: true, Alias: "vxcan vcan0 cni net id eth0 "},
+			Cont: canlink.Link{Name: "can0", Index: 2, PeerIndex: 5, Kind: canlink.Vxcan, MTU: 72, Up: true}, Place: "/run/netns/x", Hub: "vcan0",
 		}
 		mtu, policy := 72, config.Policy{}
 		look := func() []Difference {
