@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -16,6 +17,14 @@ import (
 func (w *world) detach(hub string, a config.Attachment) {
 	w.t.Helper()
 	w.do(func() error { return w.host.Detach(context.Background(), hub, a) })
+}
+
+// collect is a GC of some attachments.
+func (w *world) collect(gone ...config.Attachment) {
+	w.t.Helper()
+	w.do(func() error {
+		return w.host.Collect(context.Background(), func(a config.Attachment, _ bool) bool { return slices.Contains(gone, a) })
+	})
 }
 
 // differences are what status says of a bus.
@@ -95,4 +104,78 @@ func TestCheckElsewhere(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestHostEndRenamed: an endpoint whose host end was renamed stays one, with its policy, and whatever takes an endpoint away
+// takes this one away.
+func TestHostEndRenamed(t *testing.T) {
+	for _, policy := range []config.Policy{{}, {Send: "100", Receive: "200"}} {
+		for _, lost := range []bool{false, true} {
+			for _, end := range []string{"DEL", "DEL, edited", "GC", "ADD", "ADD elsewhere", "cure"} {
+				t.Run(fmt.Sprintf("policy %v, record lost %v, %s", policy, lost, end), func(t *testing.T) {
+					w := newWorld(t)
+					box, empty := cantest.NewNetns(t), cantest.NewNetns(t)
+					r := boxed("box", box, policy)
+					hub, inside := port{w.netns, "vcan0"}, port{box, "can0"}
+					w.attach("vcan0", "other", w.crowd)
+					w.attachAs("box", box, policy, false)
+					works := func(p config.Policy) {
+						t.Helper()
+						if p == (config.Policy{}) {
+							w.expectExactlyOnce(hub, inside, port{w.crowd, "can-other"})
+							return
+						}
+						w.expectPolicy(p.Send, inside, hub)
+						w.expectPolicy(p.Receive, hub, inside)
+					}
+					w.run("ip link set "+r.HostIf()+" down", "ip link set "+r.HostIf()+" name foo", "ip link set foo up")
+					now := policy
+					if lost {
+						w.run("rm -r " + w.host.StateDir)
+						if policy != (config.Policy{}) {
+							now = config.Policy{Send: "none", Receive: "none"}
+						}
+					}
+					w.heal("vcan0")
+					works(now)
+					want := fmt.Sprintf("host end %s of test net/box is named foo: ip link set foo down; ip link set foo name %[1]s up", r.HostIf())
+					if words := w.differences("vcan0"); !slices.Contains(words, want) {
+						t.Errorf("%q, want %q", words, want)
+					}
+					if all, err := w.status("vcan0"); err != nil || len(all[0].Endpoints) != 2 {
+						t.Errorf("%+v, %v", all, err)
+					}
+					gone := true
+					switch end {
+					case "DEL":
+						w.detach("vcan0", r.Attachment)
+					case "DEL, edited":
+						a := r.Attachment
+						a.Entry = "can7"
+						w.detach("vcan9", a)
+					case "GC":
+						w.collect(r.Attachment)
+					case "cure":
+						w.run("ip link set foo down", "ip link set foo name "+r.HostIf()+" up")
+						gone = false
+						works(now)
+					case "ADD elsewhere":
+						w.attachAs("box", empty, policy, false)
+						inside.netns, gone = empty, false
+						works(policy)
+					case "ADD":
+						w.attachAs("box", box, policy, false)
+						gone = false
+						works(policy)
+					}
+					if foo, there := w.view("foo"), w.view(r.HostIf()); foo.Index != 0 || (there.Index == 0) != gone {
+						t.Errorf("foo is %+v, %s %+v", foo, r.HostIf(), there)
+					}
+					if words := w.differences("vcan0"); len(words) > 0 && !(lost && end == "cure") {
+						t.Errorf("in the end: %q", words)
+					}
+				})
+			}
+		}
+	}
 }

@@ -252,6 +252,11 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 		}
 	}
 	old := b.view.Link(hostIf)
+	for i := range b.endpoints {
+		if o := &b.endpoints[i]; o.Renamed != "" && o.Attachment == r.Attachment {
+			old = o.Host
+		}
+	}
 	switch {
 	case there:
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
@@ -263,7 +268,7 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	if err := b.deleteEndpoint(old); err != nil {
 		return e, false, err
 	}
-	b.notice("deleted an earlier pair %s of %s", hostIf, r.Attachment)
+	b.notice("deleted an earlier pair %s of %s", old.Name, r.Attachment)
 	_, err = b.observe()
 	return e, true, err
 }

@@ -60,6 +60,41 @@ func TestParseAliasOfOthers(t *testing.T) {
 	}
 }
 
+// TestForgedAlias: no device but a host end is an endpoint, whatever alias a container has given to its end before its runtime
+// moved that back. Nor is a second device of an attachment.
+func TestForgedAlias(t *testing.T) {
+	a := Record{Attachment: attachment("cni", "net", "a", "eth0", "")}
+	hub := config.Hub{Name: "vcan0"}
+	alias := Alias(hub, a.Attachment, config.Policy{})
+	host := canlink.Link{Name: a.HostIf(), Index: 5, Kind: canlink.Vxcan, Alias: alias, PeerElsewhere: true, PeerIndex: 2}
+	twin, back := host, host
+	twin.Name, twin.Index = "foo", 6
+	back.Name, back.Index, back.PeerElsewhere = "can0", 7, false
+	for name, test := range map[string]struct {
+		links []canlink.Link
+		want  string
+	}{
+		"renamed":                    {[]canlink.Link{twin}, "foo"},
+		"moved back":                 {[]canlink.Link{back}, ""},
+		"moved back, of one renamed": {[]canlink.Link{back, twin, back}, "foo"},
+		"twin before":                {[]canlink.Link{twin, host, back}, host.Name},
+		"twin behind":                {[]canlink.Link{host, back, twin}, host.Name},
+	} {
+		for _, records := range [][]Record{nil, {a}} {
+			var got []string
+			for _, e := range (View{Links: test.links}).Endpoints("vcan0", records) {
+				got = append(got, e.Host.Name)
+				if (e.Renamed != "") != (e.Host.Name == "foo") {
+					t.Errorf("%s: %+v", name, e)
+				}
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("%s, %d records: %q, want %q", name, len(records), got, test.want)
+			}
+		}
+	}
+}
+
 func FuzzAlias(f *testing.F) {
 	f.Add("vcan0", "cni", "canbus0", "id", "eth0", "")
 	f.Add("vcan0", "cni", "a b", "", " ", "can0")

@@ -18,7 +18,13 @@ func Diff(w Want, v View) []Difference {
 	w.diffHub(v, &all)
 	w.diffBackplane(v, &all)
 	for i := range w.Endpoints {
-		if e := &w.Endpoints[i]; !e.Host.Up {
+		e := &w.Endpoints[i]
+		if e.Renamed != "" {
+			all.name(HostEndName, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s name %[2]s up", Quote(e.Host.Name), e.Renamed),
+				"host end %s of %s is named %s", e.Renamed, e.Attachment, Quote(e.Host.Name))
+			all.of(e.Host.Name)
+		}
+		if !e.Host.Up {
 			all.add(HostEndDown, Change{UpLast: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
 			all.of(e.Host.Name)
 		}

@@ -71,6 +71,7 @@ const (
 	TableUnwanted Kind = "table not wanted"
 
 	HostEndDown   Kind = "host end down"
+	HostEndName   Kind = "host end renamed"
 	ClassMissing  Kind = "class of the transmit queue missing"
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"

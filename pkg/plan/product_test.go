@@ -349,6 +349,7 @@ var damages = []damage{
 	{BackplaneBroken, onBackplane(func(h *host, end *canlink.Link) { end.Name = "elsewhere" }), repaired, false},
 	{BackplaneMTU, onBackplane(func(h *host, end *canlink.Link) { end.MTU = canlink.ClassicMTU }), repaired, false},
 	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
+	{HostEndName, onHost(func(h *host, end *canlink.Link) bool { end.Name = "foo"; return true }), named, false},
 	{HostEndDown, onHost(func(h *host, end *canlink.Link) bool { end.Up = false; return true }), repaired, false},
 
 	{SpanOthers, onSpan(func(h *host, _ *canlink.Link) { h.hub.Span.BusID = 9 }), refused, false},

@@ -86,6 +86,8 @@ type Endpoint struct {
 	Host canlink.Link // host end
 	// CutOff reports that the endpoint has a policy that is not known any more. It neither sends nor receives until its own ADD.
 	CutOff bool
+	// Renamed is the name that its host end must have, if that has another one; else "".
+	Renamed string
 }
 
 // MovedBack reports whether the container end was in use and is in the host's netns again: the runtime moved it back, and its
@@ -95,7 +97,8 @@ func (v View) MovedBack(e Endpoint) bool {
 }
 
 // Endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
-// record, and then the unrecorded ones, by the aliases of their devices.
+// record, and then the unrecorded ones, by the aliases of their devices. An alias also finds a host end that was renamed. That
+// its peer is elsewhere proves that it is one: a container end that was moved back has the alias that its container chose.
 func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	type device struct {
 		link *canlink.Link
@@ -103,6 +106,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		ok bool
 	}
 	devices := make(map[string]device, len(v.Links)) // vxcan devices, but for those of other buses, by name
+	names := make(map[config.Attachment]string)      // of those that may have been renamed
 	for i := range v.Links {
 		l := &v.Links[i]
 		if l.Kind != canlink.Vxcan {
@@ -112,19 +116,38 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		if !ok || a.Hub == hub {
 			devices[l.Name] = device{l, a, ok}
 		}
+		if ok && a.Hub == hub && l.PeerElsewhere {
+			names[a.Attachment] = l.Name
+		}
+	}
+	add := func(d device, r Record, hostIf string, cutOff bool) {
+		e := Endpoint{Record: r, Host: *d.link, CutOff: cutOff}
+		if hostIf != d.link.Name {
+			e.Renamed = hostIf
+		}
+		endpoints = append(endpoints, e)
+		delete(names, r.Attachment)
 	}
 	for _, r := range records {
 		hostIf := r.HostIf()
-		if d, ok := devices[hostIf]; ok {
-			endpoints = append(endpoints, Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})})
-			delete(devices, hostIf)
+		d, ok := devices[hostIf]
+		if !ok {
+			d, ok = devices[names[r.Attachment]]
+		}
+		if ok {
+			add(d, r, hostIf, d.Policy && r.Endpoint.Policy == (config.Policy{}))
+			delete(devices, d.link.Name)
 		}
 	}
 	for i := range v.Links {
 		d, ok := devices[v.Links[i].Name]
-		if ok && d.ok && d.HostIf() == d.link.Name {
+		if !ok || !d.ok {
+			continue
+		}
+		hostIf := d.HostIf()
+		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
 			hub := config.Hub{Name: hub, Physical: d.Physical}
-			endpoints = append(endpoints, Endpoint{Record: Record{Attachment: d.Attachment, Hub: hub}, Host: *d.link, CutOff: d.Policy})
+			add(d, Record{Attachment: d.Attachment, Hub: hub}, hostIf, d.Policy)
 		}
 	}
 	return endpoints
