@@ -2,8 +2,11 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vxcan/vxcan/pkg/cantest"
@@ -173,6 +176,69 @@ func TestHostEndRenamed(t *testing.T) {
 					}
 					if words := w.differences("vcan0"); len(words) > 0 && !(lost && end == "cure") {
 						t.Errorf("in the end: %q", words)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestPodHubDeleted: of a bus that was made for a pod nothing stays when the pod has gone, also if somebody has deleted the hub.
+func TestPodHubDeleted(t *testing.T) {
+	for _, hub := range []string{"bench1", "left-front-door"} {
+		for _, lost := range []bool{false, true} {
+			for _, end := range []string{"DEL", "GC", "netns", "netns, GC", "heal, DEL"} {
+				if strings.HasPrefix(end, "netns") && lost && (hub != "bench1" || end != "netns") {
+					continue // nothing tells of it but the name of the backplane, to heal
+				}
+				t.Run(fmt.Sprintf("hub %s, record lost %v, %s", hub, lost, end), func(t *testing.T) {
+					w := newWorld(t)
+					empty := w.inventory()
+					g := newGuest(t, false)
+					r := hostRequest(t, config.Hub{Name: hub, Transient: true}, g.path, config.Policy{Send: "100"})
+					w.do(func() error {
+						_, err := w.host.Attach(context.Background(), nil, r)
+						return err
+					})
+					w.run("ip link del " + hub)
+					if lost {
+						if err := os.Remove(w.recordFile(hub)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					healAll := func() {
+						w.do(func() error {
+							hubs, err := w.host.Buses()
+							for _, hub := range hubs {
+								if _, e := w.host.Heal(context.Background(), hub); !errors.Is(e, ErrNoBus) {
+									err = errors.Join(err, e)
+								}
+							}
+							return err
+						})
+					}
+					if strings.HasPrefix(end, "netns") {
+						if err := g.end(); err != nil {
+							t.Fatal(err)
+						}
+						w.gone(r.HostIf())
+					}
+					switch end {
+					case "heal, DEL":
+						healAll()
+						if w.view(hub).Index == 0 {
+							t.Error("heal does not make the hub again")
+						}
+						fallthrough
+					case "DEL":
+						w.detach(hub, r.Attachment)
+					case "GC", "netns, GC":
+						w.collect(r.Attachment)
+					case "netns":
+						healAll()
+					}
+					if after := w.inventory(); !empty.equal(after) {
+						t.Errorf("left: %+v", after)
 					}
 				})
 			}

@@ -118,11 +118,18 @@ func (b *bus) leaveHosts() error {
 	return nil
 }
 
-// removeTransient takes away a bus that was made for a pod, when no endpoint is left on it.
+// removeTransient takes away a bus that was made for a pod, when no endpoint is left on it, and a backplane without a hub:
+// whoever deleted that, it serves nobody.
 func (b *bus) removeTransient() error {
-	hub, err := b.k.link(b.name)
-	if err != nil || !plan.IsTransient(hub) {
+	tx, rx := config.BackplaneNames(b.name)
+	there, err := b.k.links.Get(b.name, tx, rx)
+	if err != nil {
 		return err
+	}
+	hub := there[0]
+	left := hub.Index == 0 && slices.ContainsFunc(there, plan.IsOurBackplane)
+	if !left && !plan.IsTransient(hub) {
+		return nil
 	}
 	if _, err := b.observe(); err != nil || len(b.endpoints) > 0 {
 		return err

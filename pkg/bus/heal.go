@@ -10,9 +10,9 @@ import (
 )
 
 // Heal repairs all that is wrong with a bus, for the endpoints that are there. Without any it sets up no controller. One that
-// is missing, or down and set up by its owner, is left alone. A hub that was made for pods is removed when they are gone.
-// Heal returns what it has done, in a few words each, such as "made the hub again". It fails with ErrNoBus where there is
-// neither the device nor an endpoint. It blocks for the bus's lock.
+// is missing, or down and set up by its owner, is left alone. A hub that was made for pods is removed when they are gone, and
+// so is a backplane without a hub. Heal returns what it has done, in a few words each, such as "made the hub again". It fails
+// with ErrNoBus where there is neither a device nor an endpoint. It blocks for the bus's lock.
 func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
 	if err := config.CheckHub(hub); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
@@ -24,7 +24,8 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 		now := b.view.Link(hub)
 		if len(b.endpoints) == 0 && (now.Index == 0 || !plan.IsOurHub(now) || plan.IsTransient(now)) {
 			spans := b.view.HasSpan(hub)
-			if !now.CAN && len(corrections) == 0 && !spans {
+			left := now.Index == 0 && b.view.HasBackplane(hub)
+			if !now.CAN && len(corrections) == 0 && !spans && !left {
 				return ErrNoBus
 			}
 			if err := b.detach(nil, func(plan.Record) bool { return false }); err != nil {
@@ -32,6 +33,9 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 			}
 			if spans {
 				done = append(done, "removed what led to other hosts")
+			}
+			if left {
+				done = append(done, "removed the backplane, which had no hub")
 			}
 			if plan.IsTransient(now) {
 				b.notice("removed the hub, which was made for pods that are gone")

@@ -19,6 +19,7 @@ const (
 	// The last word of the alias of a host end, if there is one.
 	policyMark   = "policy"   // the endpoint has a policy
 	physicalMark = "physical" // the hub is a device that is not made
+	podMark      = "pod"      // the hub is one that the pod named
 )
 
 // IsOurHub reports whether a hub was made by us, and so is ours to set up and to delete.
@@ -73,6 +74,9 @@ func Alias(hub config.Hub, a config.Attachment, p config.Policy) string {
 	if hub.Physical {
 		marks = append(marks, physicalMark)
 	}
+	if hub.Transient {
+		marks = append(marks, podMark)
+	}
 	if marks != nil {
 		words = append(words, strings.Join(marks, ","))
 	}
@@ -95,9 +99,10 @@ func CheckAlias(hub config.Hub, a config.Attachment, p config.Policy) error {
 // Aliased is what the alias of a host end says.
 type Aliased struct {
 	config.Attachment
-	Hub      string
-	Policy   bool // it has one
-	Physical bool // the hub is a device that is not made
+	Hub       string
+	Policy    bool // it has one
+	Physical  bool // the hub is a device that is not made
+	Transient bool // the hub is one that the pod named
 }
 
 // ParseAlias reads the alias of a host end. ok is false for that of any other device.
@@ -110,7 +115,8 @@ func ParseAlias(text string) (a Aliased, ok bool) {
 	case 8:
 		marks := strings.Split(words[7], ",")
 		a.Policy, a.Physical = slices.Contains(marks, policyMark), slices.Contains(marks, physicalMark)
-		ok = a.Policy || a.Physical
+		a.Transient = slices.Contains(marks, podMark)
+		ok = a.Policy || a.Physical || a.Transient
 	case 7:
 		ok = true
 	}

@@ -22,8 +22,8 @@ func TestAlias(t *testing.T) {
 		attachment("cni", "", "", "", ""),
 	} {
 		for _, p := range []config.Policy{{}, {Send: "none"}} {
-			text := Alias(config.Hub{Name: "vcan0", Physical: a.IfName == ""}, a, p)
-			want := Aliased{a, "vcan0", p != config.Policy{}, a.IfName == ""}
+			text := Alias(config.Hub{Name: "vcan0", Physical: a.IfName == "", Transient: a.Entry == ""}, a, p)
+			want := Aliased{a, "vcan0", p != config.Policy{}, a.IfName == "", a.Entry == ""}
 			if got, ok := ParseAlias(text); !ok || got != want || !strings.HasPrefix(text, "vxcan vcan0 ") {
 				t.Errorf("%+v: %q, back as %+v, %v", a, text, got, ok)
 			}

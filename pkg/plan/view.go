@@ -6,6 +6,7 @@ package plan
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -146,7 +147,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		}
 		hostIf := d.HostIf()
 		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
-			hub := config.Hub{Name: hub, Physical: d.Physical}
+			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
 			add(d, Record{Attachment: d.Attachment, Hub: hub}, hostIf, d.Policy)
 		}
 	}
@@ -162,10 +163,18 @@ func (v View) Buses() (names []string) {
 			names = append(names, a.Hub)
 		} else if hub, _, _, ok := ParseTrunk(l); ok && config.CheckName(hub) == nil {
 			names = append(names, hub)
+		} else if hub, isTX := strings.CutSuffix(l.Name, "-tx"); isTX && IsOurBackplane(l) {
+			names = append(names, hub)
 		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// HasBackplane reports whether there is an end of the backplane that we made for a hub.
+func (v View) HasBackplane(hub string) bool {
+	tx, rx := config.BackplaneNames(hub)
+	return IsOurBackplane(v.Link(tx)) || IsOurBackplane(v.Link(rx))
 }
 
 // BusesOf names the buses that devices of an attachment are on, whatever it is called there, sorted.
