@@ -113,6 +113,9 @@ func (p Policy) IDs() (send, receive canid.IDs, err error) {
 	return parse("send", p.Send), parse("receive", p.Receive), err
 }
 
+// HostRuntime is the front end of what vxcanctl attaches.
+const HostRuntime = "host"
+
 // Attachment is what a runtime names when it puts a container on a network.
 type Attachment struct {
 	Runtime     string `json:"runtime"` // which front end: "cni", "netavark", "docker", "host"

@@ -227,7 +227,7 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	for i := range w.Endpoints {
 		if e := &w.Endpoints[i]; e.CutOff {
-			all.name(PolicyLost, byThisAdd, "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
+			all.name(PolicyLost, e.again(), "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
 			all.of(e.Host.Name)
 		}
 	}

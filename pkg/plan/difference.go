@@ -10,6 +10,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/cangw"
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantc"
+	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/controller"
 	"github.com/vxcan/vxcan/pkg/underlay"
 )
@@ -19,6 +20,14 @@ const (
 	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
 	byThisAdd = "remove the container and start it again"
 )
+
+// again is how an endpoint is made anew.
+func (e Endpoint) again() string {
+	if e.Runtime == config.HostRuntime {
+		return fmt.Sprintf("attach it again with all its keys, vxcanctl attach %s --netns NETNS --interface %s", Quote(e.Hub.Name), Quote(e.IfName))
+	}
+	return byThisAdd
+}
 
 // Kind is a kind of difference: what is wrong, whichever device it is about.
 type Kind string

@@ -4,6 +4,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vxcan/vxcan/pkg/canlink"
+	"github.com/vxcan/vxcan/pkg/config"
 )
 
 // TestSummary: what is done about each kind of damage has words, and the words for many are a number.
@@ -47,5 +50,23 @@ func TestSummary(t *testing.T) {
 	const want = "made the hub again, set 1 host end up, set 2 filters, added 4 rules"
 	if got := strings.Join(Summary(append(devices, h.differences()...)), ", "); got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestAgain: who attached an endpoint can attach it again.
+func TestAgain(t *testing.T) {
+	for runtime, want := range map[string]string{
+		"cni":              byThisAdd,
+		config.HostRuntime: "attach it again with all its keys, vxcanctl attach vcan0 --netns NETNS --interface can1",
+	} {
+		h := newHost(config.Hub{Name: "vcan0"})
+		r := Record{config.Attachment{Runtime: runtime, Network: "vcan0", ContainerID: "4026532190", IfName: "can1"}, h.hub, config.Endpoint{}}
+		h.addLink(canlink.Link{Name: r.HostIf(), Kind: canlink.Vxcan, MTU: canlink.FDMTU, Up: true, PeerElsewhere: true, PeerIndex: 2, Alias: Alias(h.hub, r.Attachment, config.Policy{Send: "100"})})
+		if err := h.mend(); err != nil {
+			t.Fatal(err)
+		}
+		if all := h.differences(); len(all) != 1 || all[0].Kind != PolicyLost || all[0].Cure != want {
+			t.Errorf("%s: %v, want %q", runtime, all, want)
+		}
 	}
 }

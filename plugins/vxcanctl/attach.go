@@ -17,7 +17,7 @@ import (
 )
 
 // runtimeName is the front end of what is attached without a runtime.
-const runtimeName = "host"
+const runtimeName = config.HostRuntime
 
 const netnsHelp = `The network namespace is named by its file, or by a name as ip netns has it, or it is that of a process. That of the host is
 refused.`
