@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/plugins/pkg/ns"
+
 	"github.com/vxcan/vxcan/pkg/cantest"
 	"github.com/vxcan/vxcan/pkg/config"
 )
@@ -243,5 +245,72 @@ func TestPodHubDeleted(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestEnd: status says of the ends of a pair what CHECK says.
+func TestEnd(t *testing.T) {
+	back := func(w *world, box ns.NetNS) { w.move(box, "can0", w.netns) }
+	small := func(w *world, box ns.NetNS) {
+		for _, words := range []string{"down", "mtu 16", "up"} {
+			w.run("nsenter --net=" + box.Path() + " ip link set can0 " + words)
+		}
+	}
+	for name, test := range map[string]struct {
+		hubMTU, mtu int
+		do          func(w *world, box ns.NetNS)
+		commands    []string
+		status      string // "" is nothing
+		check       string
+	}{
+		"host end MTU": {72, 0, nil, []string{"ip link set HOSTIF down", "ip link set HOSTIF mtu 16 up"},
+			"host end HOSTIF and container end can0 have MTU 16 and 72, want 72: remove the container and start it again", ""},
+		"container end MTU": {72, 0, small, nil,
+			"host end HOSTIF and container end can0 have MTU 72 and 16, want 72: remove the container and start it again", ""},
+		"hub became FD": {16, 0, nil, []string{"ip link set mine down", "ip link set mine mtu 72 up"},
+			"host end HOSTIF and container end can0 have MTU 16 and 16, want 72: remove the container and start it again", ""},
+		"hub became FD, mtu 16": {16, 16, nil, []string{"ip link set mine down", "ip link set mine mtu 72 up"}, "", ""},
+		"mtu 16, record lost":   {72, 16, nil, []string{"rm -r STATE"}, "", ""},
+		"classic hub gone":      {16, 0, nil, []string{"ip link del mine"}, "hub mine: there is no such device: connect the controller or load its driver", ""},
+		"moved back": {72, 0, back, nil,
+			"container end can0 of test net/box is in the host's network namespace: remove the container and start it again", "container end of HOSTIF is not in"},
+		"moved back and up": {72, 0, back, []string{"ip link set can0 up"},
+			"container end can0 of test net/box is in the host's network namespace: remove the container and start it again", "container end of HOSTIF is not in"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.run(fmt.Sprintf("ip link add mine mtu %d type vcan", test.hubMTU), "ip link set mine alias mine up")
+			box := cantest.NewNetns(t)
+			r := boxed("box", box, config.Policy{})
+			r.Hub, r.Endpoint.MTU = config.Hub{Name: "mine", Physical: true}, test.mtu
+			w.do(func() error {
+				_, err := w.host.Attach(context.Background(), nil, r)
+				return err
+			})
+			words := strings.NewReplacer("HOSTIF", r.HostIf(), "STATE", w.host.StateDir)
+			if test.do != nil {
+				test.do(w, box)
+			}
+			for _, line := range test.commands {
+				w.run(words.Replace(line))
+			}
+			w.heal("mine")
+			if got := strings.Join(w.differences("mine"), "; "); got != words.Replace(test.status) {
+				t.Errorf("status %q, want %q", got, test.status)
+			}
+			if test.check == "" {
+				test.check = test.status
+			}
+			w.do(func() error {
+				err := w.host.Check(context.Background(), r, []string{"can0"})
+				if err != nil && strings.Contains(err.Error(), "MTU") && !strings.Contains(test.check, "MTU") {
+					t.Errorf("CHECK %v", err)
+				}
+				if (err != nil) != (test.check != "") || err != nil && !strings.Contains(err.Error(), words.Replace(test.check)) {
+					t.Errorf("CHECK %v, want %q", err, test.check)
+				}
+				return nil
+			})
+		})
 	}
 }

@@ -88,7 +88,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 	w.MTU = r.Endpoint.MTU
 	all = append(all, plan.Diff(w, b.view)...)
 	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
-	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
+	mtu := w.MTUFor(r.Endpoint, b.view.Link(b.name))
 	all = append(all, plan.DiffEndpoint(r.HostIf(), ends, mtu, func(name string) bool { return slices.Contains(contIfs, name) })...)
 	for _, d := range all {
 		if d.What != "" && d.Kind != plan.TrunkNoWay { // which ADD does not wait for; some runtimes CHECK behind each ADD

@@ -274,7 +274,7 @@ func (b *bus) status() (s BusStatus, err error) {
 			end = b.view.At(e.Host.PeerIndex)
 		}
 		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
-		all = append(all, plan.DiffEnd(e, end)...)
+		all = append(all, plan.DiffEnd(e, end, w.MTUFor(e.Endpoint, hub))...)
 	}
 	if s.Trunks, err = b.trunks(w, count); err != nil {
 		return s, err

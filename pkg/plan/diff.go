@@ -438,8 +438,8 @@ type Ends struct {
 	Hub        string       // of the bus that they are to be on
 }
 
-// DiffEndpoint lists all that is wrong with the pair of an attachment. mtu is what both ends must have; named reports
-// whether the container end may have a name.
+// DiffEndpoint lists all that is wrong with the pair of an attachment. mtu is what both ends must have, or 0 for any; named
+// reports whether the container end may have a name.
 func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) bool) []Difference {
 	var all differences
 	rebuild := func(kind Kind, format string, args ...any) {
@@ -461,8 +461,8 @@ func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) boo
 	if !named(end.Name) {
 		rebuild(ContEndName, "container end is named %s, which ADD did not say", Quote(end.Name))
 	}
-	if host.MTU != mtu || end.MTU != mtu {
-		rebuild(EndpointMTU, "host end %s and container end %s have MTU %d and %d, want %d", hostIf, Quote(end.Name), host.MTU, end.MTU, mtu)
+	if mtu != 0 && (host.MTU != mtu || end.MTU != mtu) {
+		rebuild(EndpointMTU, wrongMTU, hostIf, Quote(end.Name), host.MTU, end.MTU, mtu)
 	}
 	if !ends.Here && !end.Up {
 		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s is down", Quote(end.Name))
@@ -470,13 +470,28 @@ func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) boo
 	return all
 }
 
-// DiffEnd compares the container end of an endpoint, which its container can set down. One that has never been up is left
-// to its runtime: Docker up to 27 sets it up later.
-func DiffEnd(e Endpoint, end canlink.Link) []Difference {
+const wrongMTU = "host end %s and container end %s have MTU %d and %d, want %d"
+
+// DiffEnd compares the ends of an endpoint. mtu is as in DiffEndpoint. Its container can set its end down. One that has never
+// been up is left to its runtime: Docker up to 27 moves it into the container and sets it up later.
+func DiffEnd(e Endpoint, end canlink.Link, mtu int) []Difference {
 	var all differences
-	if e.Host.Up && IsPair(e.Host, end) && !end.Up && e.Host.Used {
-		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
-		all.of(e.Host.Name)
+	host := e.Host
+	add := func(kind Kind, cure, format string, args ...any) {
+		all.name(kind, cure, format, args...)
+		all.of(host.Name)
+	}
+	if !IsPair(host, end) {
+		return nil
+	}
+	if mtu != 0 && (host.MTU != mtu || end.MTU != mtu) {
+		add(EndpointMTU, e.again(), wrongMTU, host.Name, Quote(end.Name), host.MTU, end.MTU, mtu)
+	}
+	switch {
+	case !host.PeerElsewhere && host.Used:
+		add(ContEndGone, e.again(), "container end %s of %s is in the host's network namespace", Quote(end.Name), e.Attachment)
+	case host.Up && !end.Up && host.Used:
+		add(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
 	}
 	return all
 }

@@ -680,6 +680,10 @@ func TestEnds(t *testing.T) {
 		if len(all) != 1 || all[0].Kind != kind || all[0].Cure == "" {
 			t.Errorf("%s: %v", kind, all)
 		}
+		seen := DiffEnd(Endpoint{Host: e.Host}, e.Cont, mtu) // by status, which has no configuration
+		if want := kind == EndpointMTU || kind == ContEndDown; len(seen) > 1 || want != (len(seen) == 1 && seen[0].Kind == kind) {
+			t.Errorf("%s: status sees %v", kind, seen)
+		}
 		if strings.Contains(all[0].String(), "$(reboot)") && !strings.Contains(all[0].String(), "'$(reboot)'") {
 			t.Errorf("%s: a name that a shell would run: %s", kind, all[0])
 		}

@@ -148,7 +148,8 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		hostIf := d.HostIf()
 		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
 			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
-			add(d, Record{Attachment: d.Attachment, Hub: hub}, hostIf, d.Policy)
+			asks := config.Endpoint{MTU: d.link.MTU} // nobody knows more
+			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks}, hostIf, d.Policy)
 		}
 	}
 	return endpoints

@@ -79,6 +79,14 @@ func MTUOf(hub config.Hub, now canlink.Link) int {
 	return now.MTU
 }
 
+// MTUFor is the MTU of both ends of an endpoint, or 0 where only a hub that is missing knows it. now is as in MTUOf.
+func (w Want) MTUFor(e config.Endpoint, now canlink.Link) int {
+	if now.Index == 0 && w.Hub.Physical && !w.SetsUp() && e.MTU == 0 {
+		return 0
+	}
+	return e.MTUOn(MTUOf(w.Hub, now))
+}
+
 // SetsUp reports whether the hub is a controller that somebody on the bus has set up.
 func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 

@@ -174,7 +174,7 @@ func cure(s bus.BusStatus, d bus.Difference) string {
 	if i >= 0 && d.Kind == plan.ContEndDown {
 		return upCommand(s.Endpoints[i], d)
 	}
-	if i >= 0 && d.Kind == plan.PolicyLost {
+	if i >= 0 && slices.Contains([]plan.Kind{plan.PolicyLost, plan.EndpointMTU, plan.ContEndGone}, d.Kind) {
 		if command := restartCommand(s.Endpoints[i]); command != "" {
 			return command
 		}

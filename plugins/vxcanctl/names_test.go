@@ -70,6 +70,8 @@ func TestCure(t *testing.T) {
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx5"}, What: "x"}, "logger: x", "sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' logger) ip link set 'can 5' up"},
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx2"}, What: "x"}, "brake: x", `sudo nsenter -n -t $(sudo podman inspect -f '{{.State.Pid}}' brake) ip link set $'\x1b[2J' up`},
 		{bus.Difference{Kind: plan.ContEndDown, HostIfs: []string{"vx7"}, Cure: "ip link set can0 up in the container"}, containerOf(s.Endpoints[6]) + ": ", "ip link set can0 up in the container"},
+		{bus.Difference{Kind: plan.EndpointMTU, HostIfs: []string{"vx4"}, What: "x"}, "gateway: x", "sudo nerdctl -n test restart gateway"},
+		{bus.Difference{What: "x", Cure: "attach it again with all its keys, vxcanctl attach vcan0 --netns NETNS --interface can0"}, "x", "attach it again with all its keys, sudo vxcanctl attach vcan0 --netns NETNS --interface can0"},
 		{bus.Difference{Kind: plan.RuleMissing, HostIfs: []string{"vx10", "vx2", "vx3", "vx4", "vx5"}, ByHeal: true, What: "9 rules are missing (cangw -A -s hub -d tx, and 8 more)"},
 			"engine, brake, default/dashboard-7d4b9c6f5d-x2k4j, and 2 more: 9 rules are missing", "sudo vxcanctl heal vcan0"},
 		{bus.Difference{Kind: plan.HubDown, What: "hub can0 is down", Cure: "ip link set can0 up"}, "hub can0 is down", "sudo ip link set can0 up"},
