@@ -27,6 +27,7 @@ type record struct{ endpoints []plan.Record }
 type ask struct {
 	Hub      config.Hub      `json:"hub"`
 	Endpoint config.Endpoint `json:"endpoint,omitzero"` // without a name
+	Found    bool            `json:"found,omitzero"`    // see plan.Record
 }
 
 // document is a record on disk. An endpoint is a line: the index of its ask, the fields of its attachment, which have no
@@ -41,7 +42,7 @@ func (r record) MarshalJSON() ([]byte, error) {
 	d := document{Endpoints: make([]string, len(r.endpoints))}
 	known := make(map[ask]int)
 	for i, e := range r.endpoints {
-		a := ask{e.Hub, e.Endpoint}
+		a := ask{e.Hub, e.Endpoint, e.Found}
 		a.Endpoint.Name = ""
 		index, ok := known[a]
 		if !ok {
@@ -80,7 +81,7 @@ func (r *record) UnmarshalJSON(data []byte) error {
 		a.Endpoint.Name = words[6]
 		r.endpoints[i] = plan.Record{Attachment: config.Attachment{
 			Runtime: words[1], Network: words[2], ContainerID: words[3], IfName: words[4], Entry: words[5],
-		}, Hub: a.Hub, Endpoint: a.Endpoint}
+		}, Hub: a.Hub, Endpoint: a.Endpoint, Found: a.Found}
 	}
 	return nil
 }

@@ -650,6 +650,52 @@ func TestSpanLeaves(t *testing.T) {
 	}
 }
 
+// TestSpanRecordLost: on a hub of others, a container whose record is lost goes on with the other hosts, whatever comes and goes
+// beside it, until it goes itself.
+func TestSpanRecordLost(t *testing.T) {
+	h := newHosts(t, 2, false)
+	w, far := h.worlds[0], h.worlds[1]
+	w.run("ip link add mine mtu 72 type vcan", "ip link set mine up")
+	asks, silent, other := h.request("asks", w.crowd), request("mine", "silent", w.crowd), h.request("other", far.crowd)
+	asks.Hub.Name, asks.Hub.Physical, silent.Hub.Physical = "mine", true, true
+	if err := errors.Join(w.attachRequest(asks), far.attachRequest(other)); err != nil {
+		t.Fatal(err)
+	}
+	hub, first, second := port{w.netns, "mine"}, port{w.crowd, "can-asks"}, port{far.crowd, "can-other"}
+	whole := func(when string, ports ...port) {
+		t.Helper()
+		all, err := w.status("mine")
+		if err != nil || len(all) != 1 || len(all[0].Trunks) != 1 || len(all[0].Differences) > 0 {
+			t.Errorf("%s: %+v, %v", when, all, err)
+		}
+		w.expectExactlyOnce(append(ports, hub, first, second)...)
+	}
+	w.run("rm -r " + w.host.StateDir)
+	whole("record deleted")
+	w.heal("mine")
+	whole("heal")
+	w.run("rm -r " + w.host.StateDir)
+	if err := w.attachRequest(silent); err != nil {
+		t.Fatal(err)
+	}
+	whole("ADD of another network", port{w.crowd, "can-silent"})
+	w.run("rm -r " + w.host.StateDir)
+	collect := func(stale Request) {
+		w.do(func() error {
+			return w.host.Collect(context.Background(), func(a config.Attachment, _ bool) bool { return a == stale.Attachment })
+		})
+	}
+	collect(silent)
+	whole("GC of another network")
+	if err := w.attachRequest(silent); err != nil {
+		t.Fatal(err)
+	}
+	if collect(asks); w.inventory().tables != "" && !h.open || slices.ContainsFunc(w.inventory().links, func(name string) bool { return strings.HasPrefix(name, "vg") }) {
+		t.Errorf("after GC of the one that asked: %+v", w.inventory())
+	}
+	w.expectExactlyOnce(hub, port{w.crowd, "can-silent"})
+}
+
 // TestSpanSpeed shows what a trunk costs beside a bus of one host: the time of a frame and its answer, and frames a second.
 func TestSpanSpeed(t *testing.T) {
 	if !cantest.IsThorough() {

@@ -650,6 +650,39 @@ func (h *host) damaged(d damage) (problems []string) {
 	return problems
 }
 
+// TestRecordLost: what only the record told of stays on every kind of hub, also when a network that asks for none of it comes
+// by, until the last endpoint that may have asked for it goes.
+func TestRecordLost(t *testing.T) {
+	for name, newHost := range hubs {
+		h := newHost()
+		populate(t, h, asks["nothing"], 2)
+		trunks, table := len(h.v.trunksOf(h.hub.Name)), h.v.Underlay.Table
+		h.hub, h.records = config.Hub{Name: h.hub.Name, Physical: h.hub.Physical, Transient: h.hub.Transient}, nil
+		for range 2 {
+			for _, d := range h.differences() {
+				if !isNoDamage(d.Kind) {
+					t.Errorf("hub %s: %v", name, d)
+				}
+			}
+			if err := h.mend(); err != nil {
+				t.Errorf("hub %s: %v", name, err)
+			}
+			if now := len(h.v.trunksOf(h.hub.Name)); now != trunks || h.v.Underlay.Table != table {
+				t.Errorf("hub %s: %d trunks, want %d, and table %q", name, now, trunks, h.v.Underlay.Table)
+			}
+			for _, e := range h.endpoints() { // as heal writes it
+				h.records = append(h.records, e.Record)
+			}
+		}
+		for _, e := range h.endpoints() {
+			h.remove(e.Host.Index)
+		}
+		if err := h.mend(); err != nil || h.v.HasSpan(h.hub.Name) != (trunks > 0 && IsOurHub(h.v.Link(h.hub.Name))) {
+			t.Errorf("hub %s, without endpoints: %v, trunks %v", name, err, h.v.trunksOf(h.hub.Name))
+		}
+	}
+}
+
 // ends are what can be wrong with the pair of an endpoint.
 var ends = map[Kind]func(e *Ends, mtu *int, policy *config.Policy){
 	HostEndGone:   func(e *Ends, _ *int, _ *config.Policy) { e.Host = canlink.Link{} },

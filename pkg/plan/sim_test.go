@@ -159,7 +159,7 @@ func (h *host) endpoints() []Endpoint { return h.v.Endpoints(h.hub.Name, h.recor
 
 // attach is what ADD does for an attachment that is not there.
 func (h *host) attach(id string, e config.Endpoint) error {
-	r := Record{attachments[(h.first+len(h.records))%len(attachments)](id), h.hub, e}
+	r := Record{Attachment: attachments[(h.first+len(h.records))%len(attachments)](id), Hub: h.hub, Endpoint: e}
 	if err := h.mend(); err != nil {
 		return err
 	}

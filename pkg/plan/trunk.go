@@ -46,7 +46,7 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 }
 
 // Span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
-// are what its trunks tell. Those of another one go.
+// are what its trunks tell. Those of another one go, but while an endpoint may have asked for them.
 func (w Want) Span(v View) config.Span {
 	switch {
 	case w.Hub.Span.Hosts != "":
@@ -54,7 +54,7 @@ func (w Want) Span(v View) config.Span {
 	case w.othersSpan.Hosts != "":
 		return w.othersSpan
 	}
-	if trunks := v.trunksOf(w.Hub.Name); len(trunks) > 0 && IsOurHub(v.Link(w.Hub.Name)) {
+	if trunks := v.trunksOf(w.Hub.Name); len(trunks) > 0 && (IsOurHub(v.Link(w.Hub.Name)) || w.hasFound()) {
 		_, _, open, _ := ParseTrunk(trunks[0])
 		hosts := []netip.Addr{trunks[0].Tunnel.Local}
 		for _, l := range trunks {

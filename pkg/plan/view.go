@@ -79,6 +79,8 @@ type Record struct {
 	config.Attachment
 	Hub      config.Hub
 	Endpoint config.Endpoint
+	// Found reports that only its device's alias tells of it: what else it asked for is not known until its own ADD.
+	Found bool
 }
 
 // Endpoint is an attachment that the kernel has the devices of.
@@ -149,7 +151,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
 			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
 			asks := config.Endpoint{MTU: d.link.MTU} // nobody knows more
-			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks}, hostIf, d.Policy)
+			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks, Found: true}, hostIf, d.Policy)
 		}
 	}
 	return endpoints

@@ -87,6 +87,11 @@ func (w Want) MTUFor(e config.Endpoint, now canlink.Link) int {
 	return e.MTUOn(MTUOf(w.Hub, now))
 }
 
+// hasFound reports whether there is an endpoint that may have asked for what the bus has and nobody else wants.
+func (w Want) hasFound() bool {
+	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Found && e.Host.Name != w.Attaching })
+}
+
 // SetsUp reports whether the hub is a controller that somebody on the bus has set up.
 func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 
