@@ -155,6 +155,50 @@ func TestControllerFairDamage(t *testing.T) {
 	expect("all have left", 1)
 }
 
+// TestControllerFairUndo: a pod that fails leaves the queue of its owner's controller as it was, and the queues that others want.
+func TestControllerFairUndo(t *testing.T) {
+	harness.FreshHost(t)
+	controller := cantest.NewController(t, "slot0")
+	harness.SetUpController(t, controller, 1000)
+	queue := func() string {
+		shown := harness.Command(t, "tc", "qdisc", "show", "dev", "slot0", "root") + harness.Command(t, "tc", "class", "show", "dev", "slot0")
+		lines := strings.Split(shown, "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	a, b, box := harness.NewContainer(t, "a"), harness.NewContainer(t, "b"), harness.NewContainer(t, "pod")
+	pod := harness.Pod(box, `,"vxcan/networks":"slot0:can0,bench1:can1,lo:can2"`).With(harness.OnController + `,"fair-queue":true,"pod-hubs":["bench*","lo"]`)
+	expect := func(when, before string) {
+		t.Helper()
+		if now := queue(); now != before {
+			t.Errorf("%s: %s\nbefore: %s", when, now, before)
+		}
+		wire := controller.Listen()
+		defer wire.Close()
+		sent := harness.Numbered(20)
+		harness.SendAll(t, a, sent)
+		cantest.WaitQuiet(len(sent), wire)
+		if got := wire.InOrder(); !slices.Equal(got, sent) {
+			t.Errorf("%s: %d of the %d frames are on the wire, or in another order", when, len(got), len(sent))
+		}
+	}
+	harness.On(a).With(harness.OnController).Add(t)
+	before := queue()
+	pod.Fails(t, "ADD", 7, "hub lo is not a CAN device")
+	expect("a neighbour without a queue of its own", before)
+	fair := harness.On(b).With(harness.OnController + `,"fair-queue":true`)
+	result, _ := fair.Add(t)
+	before = queue()
+	pod.Fails(t, "ADD", 7, "hub lo is not a CAN device")
+	expect("a neighbour with one", before)
+	harness.Command(t, "tc", "qdisc", "del", "dev", "slot0", "root")
+	pod.Fails(t, "ADD", 7, "hub lo is not a CAN device")
+	expect("a neighbour that has lost it", before)
+	if err := fair.Check(t, result); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestControllerWithoutQueues: where the kernel has no drr, containers share one queue, which is said and no damage; as soon as
 // it has one, the next heal gives each its own.
 func TestControllerWithoutQueues(t *testing.T) {

@@ -70,9 +70,9 @@ func (b *bus) undo() (retErr error) {
 	b.k, b.trail = k, trail{}
 	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...)}
 	switch {
-	case t.queued != 0 && (t.alone || !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() })):
+	case t.queued != 0: // others that want it get it back below
 		errs = append(errs, k.tc.DeleteQueue(t.queued))
-	case b.view.Queue.Ours || t.queued != 0:
+	case b.view.Queue.Ours:
 		errs = append(errs, b.deleteClasses(b.view.Link(b.name).Index, classesOf(t.pairs)...))
 	}
 	if t.alone {
@@ -90,7 +90,7 @@ func (b *bus) undo() (retErr error) {
 	if respan {
 		errs = append(errs, b.respan(t))
 	}
-	if t.edited || respan { // others have rules for error frames of other hosts
+	if t.edited || respan || t.queued != 0 { // others have rules for error frames of other hosts
 		_, err := b.observe()
 		if err == nil && t.table && !b.view.HasTrunks(b.name) {
 			err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
