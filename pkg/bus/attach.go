@@ -259,12 +259,25 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	}
 	switch {
 	case there:
+		if alias := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy); alias != e.Host.Alias {
+			b.trail.edited, b.trail.aliased = true, append(b.trail.aliased, e.Host)
+			if err := b.k.links.SetAlias(e.Host.Index, alias); err != nil {
+				return e, false, err
+			}
+		}
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
 		b.endpoints = append(b.endpoints, e)
 		return e, true, nil
 	case old.Kind != canlink.Vxcan:
 		return e, false, nil
 	}
+	earlier := canlink.Pair{Name: old.Name, Index: old.Index, MTU: old.MTU, Alias: old.Alias, PeerNetns: at.netns}
+	if end, err := at.k.links.GetIndex(old.PeerIndex); err != nil {
+		return e, false, err
+	} else if plan.IsPair(old, end) {
+		earlier.PeerName = end.Name
+	}
+	b.trail.replaced = append(b.trail.replaced, earlier)
 	if err := b.deleteEndpoint(old); err != nil {
 		return e, false, err
 	}
@@ -318,9 +331,6 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 	if ok && said.Hub != b.name {
 		return canlink.Link{}, fmt.Errorf("%w interface %s: this network put %s on bus %s already; remove the container first, or give each entry an interface name of its own",
 			config.ErrInvalid, at.ifName, end.Name, said.Hub)
-	}
-	if said.Policy != (r.Endpoint.Policy != config.Policy{}) || said.Physical != r.Hub.Physical { // the alias is made with the device only
-		return canlink.Link{}, nil
 	}
 	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
 	for _, d := range plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName }) {

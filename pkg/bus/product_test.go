@@ -435,9 +435,26 @@ func TestUndoKeeps(t *testing.T) {
 	w.run("ip link del vcan0", "ip link add vcan0 mtu 72 type vcan", "ip link set vcan0 alias mine up")
 	fail(boxed("late", late, config.Policy{}))
 	whole("hub made again by hand")
-	for _, other := range []config.Policy{{Send: "100,200", Receive: "100,200"}, {Send: "none", Receive: "none"}} {
+	for _, other := range []config.Policy{{Send: "100,200", Receive: "100,200"}, {Send: "none", Receive: "none"}, {}} {
+		ear := cantest.Listen(t, box, end.ContIf)
 		fail(boxed("box", box, other))
 		whole("another policy in place")
+		if !ear.Has(cantest.Frame{ID: 0x200}) {
+			t.Error("another policy in place: a program in the container hears no more")
+		}
+		ear.Close()
+	}
+	other := boxed("box", box, config.Policy{})
+	other.Endpoint.MTU = canlink.ClassicMTU
+	fail(other)
+	whole("another MTU")
+	other = boxed("box", box, policy)
+	other.Place.Interface = "can1"
+	fail(other)
+	whole("another name")
+	fail(boxed("box", late, policy)) // the earlier pair is out of reach
+	if now := w.inventory(); len(now.files) > 0 || w.view(end.HostIf).Index != 0 {
+		t.Errorf("in another container: %+v", now)
 	}
 }
 

@@ -27,6 +27,8 @@ type trail struct {
 	controller *controller.Device // the hub before it was set up
 	promoted   int                // ifindex of a hub that was made for a pod, and is to stay now
 	edited     bool               // an endpoint that was there has another policy now
+	aliased    []canlink.Link     // host ends that have another alias now
+	replaced   []canlink.Pair     // earlier pairs that were deleted, without the other end's name where that is out of reach
 	saved      bool               // the record, which was this:
 	record     record
 	onDisk     bool
@@ -49,8 +51,8 @@ func (t *trail) has(index int) bool {
 
 // undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
 // hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
-// the record. It brings back trunks that it has removed; where none is left, their table goes. It has a socket of its own,
-// because that of the call may be what has failed.
+// the record. It brings back trunks and pairs that it has removed; where no trunk is left, their table goes. It has a socket of its
+// own, because that of the call may be what has failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	b.record, b.onDisk = t.record, t.onDisk
@@ -58,7 +60,8 @@ func (b *bus) undo() (retErr error) {
 		retErr = b.file.Save(b.record)
 	}
 	respan := len(t.trunks)+len(t.gone) > 0 || t.table
-	if len(t.pairs) == 0 && !respan && !t.alone && t.controller == nil && t.promoted == 0 && !t.edited {
+	rewire := respan || t.edited || len(t.replaced) > 0 || t.queued != 0
+	if len(t.pairs) == 0 && !rewire && !t.alone && t.controller == nil && t.promoted == 0 {
 		return retErr
 	}
 	failed := b.k
@@ -90,8 +93,22 @@ func (b *bus) undo() (retErr error) {
 	if respan {
 		errs = append(errs, b.respan(t))
 	}
-	if t.edited || respan || t.queued != 0 { // others have rules for error frames of other hosts
-		_, err := b.observe()
+	for _, l := range t.aliased {
+		errs = append(errs, k.links.SetAlias(l.Index, l.Alias))
+	}
+	for _, p := range t.replaced {
+		if p.PeerName == "" {
+			continue
+		}
+		if _, err := k.links.AddPair(p); !errors.Is(err, unix.EEXIST) { // it could not be deleted
+			errs = append(errs, err)
+		}
+	}
+	if rewire { // others have rules for error frames of other hosts
+		corrections, err := b.observe()
+		if len(corrections) > 0 && len(t.replaced) > 0 && b.onDisk {
+			b.saveOrGoOn()
+		}
 		if err == nil && t.table && !b.view.HasTrunks(b.name) {
 			err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
 		}
@@ -99,7 +116,23 @@ func (b *bus) undo() (retErr error) {
 			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
 			_, err = b.mend(true, plan.Diff(want(), b.view), want)
 		}
-		errs = append(errs, err)
+		errs = append(errs, err, b.setUpPeers(t.replaced))
+	}
+	return errors.Join(errs...)
+}
+
+// setUpPeers sets up the container ends of pairs that are in a container. What is not there is no error.
+func (b *bus) setUpPeers(pairs []canlink.Pair) error {
+	var errs []error
+	for _, p := range pairs {
+		if host := b.view.Link(p.Name); host.Index != 0 && p.PeerName != "" && p.PeerNetns != nil {
+			k, err := b.host.connect(p.PeerNetns)
+			if err == nil {
+				_, err = k.links.SetUp(host.PeerIndex)
+				err = errors.Join(err, k.close())
+			}
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
