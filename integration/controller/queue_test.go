@@ -106,6 +106,17 @@ func TestControllerFairDamage(t *testing.T) {
 	}
 	bCall.Add(t)
 	expect("it is back", 3)
+	harness.Command(t, "rm", "-r", harness.StateDir)
+	harness.Vxcanctl(t, "heal", "slot0")
+	expect("record deleted", 3)
+	other := harness.On(harness.NewContainer(t, "other")).With(harness.OnController)
+	other.Add(t)
+	expect("record deleted, another network", 4)
+	other.OK(t, "DEL")
+	expect("record deleted, another network has left", 3)
+	aCall.Add(t)
+	bCall.Add(t)
+	expect("asked for again", 3)
 
 	for what, args := range map[string][]string{
 		"filters of marks":  {"filter", "del", "dev", "slot0", "parent", "7663:", "pref", "1"},

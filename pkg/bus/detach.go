@@ -66,7 +66,7 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 		errs = append(errs, b.deleteEndpoint(host))
 		deleted = append(deleted, host.Index)
 	}
-	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() }) && len(deleted) > 0 {
+	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() || r.Found }) && len(deleted) > 0 {
 		hub, err := b.k.link(b.name)
 		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}

@@ -11,11 +11,11 @@ import (
 // leaves the others no place. So each endpoint has a class of its own there, which gets its frames by the mark that its
 // filter sets (see filters); programs of the host share one more. See cantc.Queue.
 
-// queues reports whether each endpoint must have a class. A qdisc that somebody has chosen is left alone, and so is a kernel
-// without drr.
+// queues reports whether each endpoint must have a class, or may have asked for the one that it has. A qdisc that somebody has
+// chosen is left alone, and so is a kernel without drr.
 func (w Want) queues(v View) bool {
 	hub := v.Link(w.Hub.Name)
-	return w.fair && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""
+	return (w.fair || v.Queue.Ours && w.hasFound()) && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""
 }
 
 // compareClasses reports for which marks the hub's queue lacks a class, and which classes are no member's. Those are no
