@@ -70,8 +70,9 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 		hub, err := b.k.link(b.name)
 		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
-	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" }
-	spanned := slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
+	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" || r.Found }
+	isLost := len(b.record.endpoints) == 0 && len(deleted) > 0 // what they asked for
+	spanned := isLost || slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
 	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), gone)
 	if err := errors.Join(errs...); err != nil {

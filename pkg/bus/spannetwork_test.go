@@ -690,10 +690,32 @@ func TestSpanRecordLost(t *testing.T) {
 	if err := w.attachRequest(silent); err != nil {
 		t.Fatal(err)
 	}
-	if collect(asks); w.inventory().tables != "" && !h.open || slices.ContainsFunc(w.inventory().links, func(name string) bool { return strings.HasPrefix(name, "vg") }) {
-		t.Errorf("after GC of the one that asked: %+v", w.inventory())
+	gone := func(when string) {
+		t.Helper()
+		now := w.inventory()
+		if strings.Contains(now.tables, "vxcan-") || slices.ContainsFunc(now.links, func(name string) bool { return strings.HasPrefix(name, "vg") }) {
+			t.Errorf("%s: %+v", when, now)
+		}
 	}
+	collect(asks)
+	gone("GC of the one that asked")
 	w.expectExactlyOnce(hub, port{w.crowd, "can-silent"})
+	for _, first := range []string{"heal", "DEL"} {
+		if err := w.attachRequest(asks); err != nil {
+			t.Fatal(err)
+		}
+		w.run("rm -r " + w.host.StateDir)
+		if first == "heal" {
+			w.heal("mine")
+		}
+		detach := func(r Request) {
+			w.do(func() error { return w.host.Detach(context.Background(), "mine", r.Attachment) })
+		}
+		detach(silent)
+		whole(first + ", DEL of another network")
+		detach(asks)
+		gone(first + ", DEL")
+	}
 }
 
 // TestSpanSpeed shows what a trunk costs beside a bus of one host: the time of a frame and its answer, and frames a second.
