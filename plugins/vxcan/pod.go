@@ -101,6 +101,7 @@ func (c *conf) podRequests(args *skel.CmdArgs) (requests []bus.Request, err erro
 		if err != nil {
 			return nil, err
 		}
+		r.Entry = r.Place.Interface // one pattern may name several
 		for _, other := range requests {
 			switch {
 			case other.Place.Interface == r.Place.Interface:

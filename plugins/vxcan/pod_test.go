@@ -53,7 +53,9 @@ func TestPodRequests(t *testing.T) {
 		}
 		endpoint := config.Endpoint{MTU: 16, Policy: config.Policy{Send: "100", Receive: "none"}, Name: "engine"}
 		var got []string
+		devices := make(map[string]bool)
 		for _, r := range requests {
+			devices[r.HostIf()] = true
 			own := r.Hub == c.network.Hub
 			if !own && r.Hub != (config.Hub{Name: r.Hub.Name, Transient: true}) {
 				t.Errorf("%s: hub %+v", test.list, r.Hub)
@@ -62,6 +64,9 @@ func TestPodRequests(t *testing.T) {
 				t.Errorf("%s: endpoint %+v on hub %s, want %+v", test.list, r.Endpoint, r.Hub.Name, endpoint)
 			}
 			got = append(got, fmt.Sprint(r.Hub.Name, " ", own, " ", r.Place.Interface))
+		}
+		if len(devices) < len(requests) {
+			t.Errorf("%s: host ends %v", test.list, devices)
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (- want, + got)\n%s", test.list, diff)
