@@ -88,6 +88,8 @@ func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, request
 		for _, b := range buses {
 			if failed {
 				retErr = errors.Join(retErr, b.undo())
+			} else {
+				b.noticeRepairs(b.trail.repaired)
 			}
 			retErr = errors.Join(retErr, b.close())
 		}
@@ -231,7 +233,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		}
 	}
 	if !isFresh {
-		b.noticeRepairs(repaired)
+		b.trail.repaired = append(b.trail.repaired, repaired...)
 	}
 	return res, nil
 }

@@ -411,12 +411,16 @@ func TestUndoKeeps(t *testing.T) {
 	undelivered := errors.New("nobody reads the result")
 	fail := func(r Request) {
 		t.Helper()
+		w.notices = nil
 		w.do(func() error {
 			if _, err := w.host.Attach(context.Background(), func([]Result) error { return undelivered }, r); !errors.Is(err, undelivered) {
 				t.Errorf("%v", err)
 			}
 			return nil
 		})
+		if slices.ContainsFunc(w.notices, func(n string) bool { return strings.Contains(n, "repaired") }) {
+			t.Errorf("said of a call that failed: %q", w.notices)
+		}
 	}
 	whole := func(what string) {
 		t.Helper()

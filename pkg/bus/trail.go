@@ -29,6 +29,7 @@ type trail struct {
 	edited     bool               // an endpoint that was there has another policy now
 	aliased    []canlink.Link     // host ends that have another alias now
 	replaced   []canlink.Pair     // earlier pairs that were deleted, without the other end's name where that is out of reach
+	repaired   []plan.Difference  // to be told when the call has succeeded
 	saved      bool               // the record, which was this:
 	record     record
 	onDisk     bool
