@@ -158,11 +158,10 @@ func (b *bus) save() error {
 	if b.broken != nil {
 		return b.broken
 	}
-	b.trail.saved = true
-	if err := b.file.Save(b.record); err != nil {
+	if err := b.file.Save(b.record); err != nil { // the file is as it was
 		return err
 	}
-	b.onDisk = true
+	b.trail.saved, b.onDisk = true, true
 	return nil
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// trail is what a call has changed on a bus. Everything is noted before the kernel or the disk is asked: the answer may be
-// lost. What the call repaired for the endpoints that were there is no part of it: that stays.
+// trail is what a call has changed on a bus. Everything is noted before the kernel is asked: the answer may be lost.
+// What the call repaired for the endpoints that were there is no part of it: that stays.
 type trail struct {
 	alone      bool               // no endpoint was there when the call began
 	pairs      []int              // ifindexes of endpoints

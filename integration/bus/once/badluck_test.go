@@ -217,6 +217,9 @@ func TestDisk(t *testing.T) {
 					t.Fatalf("the disk is not full: %v", err)
 				}
 				harness.Remove(t, probe)
+				if _, _, err := harness.On(box).With(`"send":"100"`).Exec(t, "ADD"); err == nil || strings.Count(err.Error(), c.words) != 1 {
+					t.Errorf("another policy: %v", err)
+				}
 				harness.Command(t, "cangw", "-F")
 				harness.Command(t, "ip", "link", "del", harness.HostIf(gone)) // which heal would write into the record
 				harness.Vxcanctl(t, "heal")
