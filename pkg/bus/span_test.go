@@ -332,6 +332,7 @@ func TestSpanDamage(t *testing.T) {
 		{"trunk TRUNK to 10.9.0.2 is not as it was made", []string{"ip link set TRUNK type gre local 10.9.0.1 remote 10.9.0.2 key 8 ttl 255"}},
 		{"trunk TRUNK to 10.9.0.2 is not as it was made", []string{"ip link set TRUNK type gre local 10.9.0.1 remote 10.9.0.2 key 7 ttl 64"}},
 		{"trunk TRUNK to 10.9.0.2 is not as it was made", []string{"ip link set TRUNK type gre local 10.9.0.1 remote 10.9.0.2 key 7 ttl 255 iseq"}},
+		{"trunk to 10.9.0.2 is named tt, not TRUNK", []string{"ip link set TRUNK down", "ip link set TRUNK name tt up"}},
 		{"filter of TRUNK (tc filter show dev TRUNK): ingress pref 1 is missing", []string{"tc filter del dev TRUNK ingress pref 1"}},
 		{"egress pref 1 is missing or another one, ingress pref 2 is missing or another one, ingress pref 1 is missing", []string{"tc qdisc del dev TRUNK clsact"}},
 		{"filter of vcan0-rx (tc filter show dev vcan0-rx): ingress pref 1 is missing", []string{"tc filter del dev vcan0-rx ingress pref 1"}},

@@ -143,6 +143,8 @@ func (b *bus) respan(t trail) error {
 	b.span = config.Span{}
 	var errs []error
 	for _, l := range t.gone {
+		_, peer, _, _ := plan.ParseTrunk(l)
+		l.Name = config.TrunkName(b.name, peer) // whatever it was named
 		if there, err := b.k.link(l.Name); err != nil || there.Index != 0 {
 			errs = append(errs, err)
 		} else {

@@ -49,7 +49,7 @@ func trunkAlias(hub string, peer netip.Addr, open bool) string {
 	return strings.Join(words, " ")
 }
 
-// ParseTrunk reads the alias of a trunk. ok is false for any other device.
+// ParseTrunk reads the alias of a trunk, whatever its name is now. ok is false for any other device.
 func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
 	if l.Kind != canlink.GRE && l.Kind != canlink.GRE6 {
 		return "", netip.Addr{}, false, false
@@ -60,7 +60,7 @@ func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
 		return "", netip.Addr{}, false, false
 	}
 	peer, err := netip.ParseAddr(words[3])
-	return words[1], peer, open, err == nil && l.Name == config.TrunkName(words[1], peer)
+	return words[1], peer, open, err == nil
 }
 
 // Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that

@@ -443,6 +443,7 @@ var damages = []damage{
 		_, peer, open, _ := ParseTrunk(*trunk)
 		trunk.Alias = trunkAlias(h.hub.Name, peer, !open)
 	}), repaired, false},
+	{TrunkUnwanted, onSpan(func(h *host, trunk *canlink.Link) { trunk.Name = "tt" }), repaired, false},
 	{TrunkDown, onSpan(func(h *host, trunk *canlink.Link) { trunk.Up = false }), repaired, false},
 	{TrunkUnwanted, onSpan(func(h *host, trunk *canlink.Link) {
 		other := trunk.Tunnel

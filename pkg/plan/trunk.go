@@ -389,9 +389,15 @@ func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 	hub, peer := w.Hub.Name, want.Remote
 	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.Span(v).Unprotected)
 	l := v.Link(name)
+	if of, _, _, ours := ParseTrunk(l); l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0 {
+		w.spanTrouble(all, TrunkForeign, config.ErrInvalid, "rename or delete it", "%s is the name of another program's device, and the trunk to %s needs it", name, peer)
+		return
+	}
 	for _, other := range v.Links {
-		of, _, _, ours := ParseTrunk(other)
+		of, to, _, ours := ParseTrunk(other)
 		switch {
+		case ours && of == hub && to == peer && other.Name != name:
+			all.add(TrunkUnwanted, Change{Remove: []int{other.Index}}, "trunk to %s is named %s, not %s", peer, Quote(other.Name), name)
 		case ours && of != hub && other.Tunnel.Key == want.Key:
 			w.spanTrouble(all, TrunkID, config.ErrInvalid, "give each bus a number of its own", "hub %s: bus-id %d is that of hub %s", hub, want.Key, of)
 			return
@@ -402,10 +408,7 @@ func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 		}
 	}
 	add := Trunk{Name: name, Alias: alias, Tunnel: want}
-	of, _, _, ours := ParseTrunk(l)
 	switch {
-	case l.Index != 0 && !(ours && of == hub) || v.altNameOf(name).Index != 0:
-		w.spanTrouble(all, TrunkForeign, config.ErrInvalid, "rename or delete it", "%s is the name of another program's device, and the trunk to %s needs it", name, peer)
 	case l.Index == 0:
 		all.add(TrunkMissing, Change{AddTrunk: &add}, "trunk to %s is missing", peer)
 	case l.Kind != want.Kind() || !l.Tunnel.Equal(want) || l.Alias != alias:
