@@ -83,11 +83,17 @@ func TestPageFaults(t *testing.T) {
 	if err := old.Send(cantest.Frame{ID: 0x123}); err == nil {
 		t.Error("a write after the container has left the network succeeds")
 	}
-	next("124-7FF")
+	next("attach")
 	now := cantest.NewSender(t, c.Netns, "can0")
-	expect("without 123", now, func(sent, heard int) bool { return sent == 100 && heard == 200 })
-	next("000-7FF")
-	expect("with 123, by the same socket", now, all)
+	expect("on it again", now, all)
+	next("124-7FF")
+	expect("without 123, by the same socket", now, func(sent, heard int) bool { return sent == 100 && heard == 200 })
+	inside, atHost := cantest.ListenErrors(t, c.Netns, "can0"), cantest.ListenErrors(t, nil, "vcan0")
+	next("cansend")
+	d.WaitFor("an error frame in the container", func() bool { return inside.Total() > 0 })
+	if atHost.Total() > 0 {
+		t.Error("the error frame is on the bus")
+	}
 	next("detach")
 	c.ExpectInterfaces()
 }
