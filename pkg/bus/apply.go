@@ -16,8 +16,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// mend applies what is wrong with a bus, until there is nothing left: new devices need rules, and a container may die at any
-// moment and take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
+// mend repairs a bus in rounds until no difference is left: new devices need rules, and a container may die at any moment and
+// take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
 // a refusal, see plan.Refusal. It returns what it has repaired.
 func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []plan.Difference, err error) {
 	const rounds = 5
@@ -113,8 +113,8 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	return nil
 }
 
-// addClasses gives endpoints, by their marks, a place of their own in the hub's transmit queue. A kernel that lacks a part
-// leaves them one queue for all, as for everybody else.
+// addClasses gives endpoints, by their marks, a place of their own in the hub's transmit queue. If the kernel lacks a
+// module, all share one queue.
 func (b *bus) addClasses(hub int, marks []uint32) error {
 	if len(marks) == 0 {
 		return nil
@@ -127,7 +127,7 @@ func (b *bus) addClasses(hub int, marks []uint32) error {
 	switch {
 	case errors.As(err, &missing):
 		b.view.QueueLacks = missing.Module
-		if !b.view.Queue.Ours { // half of one sorts nothing
+		if !b.view.Queue.Ours { // without all its filters it is of no use
 			return b.k.tc.DeleteQueue(hub)
 		}
 	case err != nil:
@@ -143,7 +143,7 @@ func (b *bus) deleteClasses(hub int, classes ...cantc.Class) error {
 	return b.k.tc.DeleteClasses(hub, classes...)
 }
 
-// explainTC adds the name of the device, and what to do, to what another program has in the way of our filters.
+// explainTC names the device and the command that removes another program's filter.
 func (b *bus) explainTC(err error) error {
 	var filter *cantc.OtherFilterError
 	if errors.As(err, &filter) {
@@ -230,7 +230,7 @@ func (b *bus) addTrunk(t *plan.Trunk) error {
 	}
 	noted := &b.trail.trunks
 	isWanted := func(r plan.Record) bool { return slices.Contains(r.Hub.Span.Addresses(), t.Remote) }
-	if slices.ContainsFunc(b.trail.record.endpoints, isWanted) { // who was there before the call
+	if slices.ContainsFunc(b.trail.record.endpoints, isWanted) { // an endpoint from before the call
 		noted = &b.trail.made
 	}
 	index := b.drawIndex(noted)
@@ -243,7 +243,7 @@ func (b *bus) addTrunk(t *plan.Trunk) error {
 
 func (b *bus) applyController(c plan.ControllerChange) (restarted bool, err error) {
 	now := b.view.Controller
-	if before := b.trail.controller; before != nil && before.Index != now.Index { // it has another name since
+	if before := b.trail.controller; before != nil && before.Index != now.Index { // the hub's name is another device's now
 		b.trail.controller = nil
 		if err := b.k.controllers.Restore(*before); err != nil {
 			return false, err

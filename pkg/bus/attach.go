@@ -84,7 +84,7 @@ func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, request
 	}
 	buses, err := h.openAll(ctx, requests)
 	defer func() {
-		failed := retErr != nil // all buses or none, also where one cannot be closed
+		failed := retErr != nil // decided once: an error of close below must not undo some buses only
 		for _, b := range buses {
 			if failed {
 				retErr = errors.Join(retErr, b.undo())
@@ -217,29 +217,25 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		}
 		b.view.Links = append(b.view.Links, e.Host)
 		b.endpoints = append(b.endpoints, e)
-		b.put(e.Record) // again: mend may have looked when it was not there yet
+		b.put(e.Record) // again: what mend observed dropped a record without a device
 		if err := b.applyWiring(want().Wire(b.view, e)); err != nil {
 			return Result{}, err
 		}
 	}
 	b.warn(want())
-	res := Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu}
-	if !at.here() {
-		if _, err := at.k.links.SetUp(e.Host.PeerIndex); err != nil { // last, so that what goes up is whole
-			return Result{}, err
-		}
-		if err := b.awaitActive(hostIf, e.Host.PeerIndex, at); err != nil {
+	if !at.here() { // last, so that what goes up is whole
+		if err := b.setUp(e.Host, at); err != nil {
 			return Result{}, err
 		}
 	}
 	if !isFresh {
 		b.trail.repaired = append(b.trail.repaired, repaired...)
 	}
-	return res, nil
+	return Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu}, nil
 }
 
-// enlist records an endpoint and returns it: with its host end if the pair is in place, else without, and then an earlier pair is
-// deleted. It reports whether the bus differs from what was seen of it before.
+// enlist records an endpoint. If its pair is in place, e.Host is set; else an earlier pair is deleted. changed reports whether
+// the bus must be compared again.
 func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpoint, changed bool, err error) {
 	hostIf := r.HostIf()
 	e.Record = plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}
@@ -301,16 +297,19 @@ func (b *bus) checkLimit(r Request) error {
 	return nil
 }
 
-// awaitActive waits until the kernel sends what is handed to a host end, so that a container hears everything from the
-// start. On a busy host that takes a while; that it takes longer is no failure.
-// It stops if somebody sets the container end down: the bus is locked meanwhile.
-func (b *bus) awaitActive(hostIf string, peer int, at place) error {
+// setUp sets a container end up and waits until the kernel sends what is handed to the host end, so that a container hears
+// everything from the start. On a busy host that takes a while; that it takes longer is no failure.
+// It stops waiting if somebody sets the container end down: the bus is locked meanwhile.
+func (b *bus) setUp(host canlink.Link, at place) error {
+	if _, err := at.k.links.SetUp(host.PeerIndex); err != nil {
+		return err
+	}
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
-		link, err := b.k.link(hostIf)
+		link, err := b.k.link(host.Name)
 		if err != nil || link.Active || link.Index == 0 {
 			return err
 		}
-		if end, err := at.k.links.GetIndex(peer); err != nil || !end.Up {
+		if end, err := at.k.links.GetIndex(host.PeerIndex); err != nil || !end.Up {
 			return err
 		}
 		time.Sleep(wait)
@@ -399,7 +398,7 @@ func (b *bus) deleteCopies(members ...int) error {
 	return b.k.tc.Delete(plan.CopyHooks(rx.Index, members...)...)
 }
 
-// checkNameFree reports whether a device has the name that a container end is to get.
+// checkNameFree returns ErrNameTaken if a device has the name that a container end is to get.
 func checkNameFree(at place) error {
 	taken, err := at.k.link(at.ifName)
 	switch {

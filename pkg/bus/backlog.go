@@ -53,7 +53,7 @@ func (b *bus) warn(w plan.Want) {
 	b.warnOfBacklog()
 }
 
-// warnOfBacklog says once a boot that the backlog is too short, and again when the command that it said is not enough.
+// warnOfBacklog says once a boot that the backlog is too short, and again when a longer one is needed.
 func (b *bus) warnOfBacklog() {
 	content, err := os.ReadFile(backlogFile)
 	if err != nil { // the host is itself a network namespace, where it cannot be seen

@@ -51,9 +51,9 @@ var (
 	ErrPermission = errors.New("not permitted")
 	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
 	ErrNameTaken = fmt.Errorf("%w interface", config.ErrInvalid)
-	// ErrNoBus is a hub without anything of a bus.
+	// ErrNoBus is a hub of which there is no bus.
 	ErrNoBus = errors.New("there is no such bus")
-	// ErrInUse is a bus with endpoints, where there may be none.
+	// ErrInUse is a bus that still has endpoints.
 	ErrInUse = errors.New("it is in use")
 )
 
@@ -94,7 +94,7 @@ type bus struct {
 	unread error // why it could not even be read, or is of a later version
 
 	span      config.Span // that the request asks for
-	leaving   bool        // a table may be all that is left of other hosts
+	leaving   bool        // look for a table even where nothing asks for other hosts
 	view      plan.View
 	endpoints []plan.Endpoint // of the view
 	trail     trail
@@ -253,7 +253,7 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 	if v.Entries, err = b.k.tc.List(listed...); err != nil {
 		return err
 	}
-	// A filter that copies to no member is what one has left that is gone, or another program's.
+	// A filter that copies to no member was left by one that has gone, or is another program's.
 	filters, err = b.k.tc.Get(v.OtherCopies(b.name)...)
 	if err != nil {
 		return err
@@ -264,8 +264,8 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 	return nil
 }
 
-// observeUnderlay looks at the way to the other hosts that somebody wants the bus to span, or that there are trunks to, and at
-// the table that guards these.
+// observeUnderlay reads the routes to the other hosts, those that somebody asks for and those that there are trunks to, and the
+// table that guards the trunks.
 func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	hosts := b.span.Addresses()
 	for i := range b.endpoints {
@@ -285,7 +285,7 @@ func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	if err == nil {
 		u.Table, err = tables.Listing(config.TableName(b.name))
 	}
-	u.Unread = err // which DEL must not wait for
+	u.Unread = err // DEL must not fail because of it
 	return u, nil
 }
 
@@ -304,7 +304,7 @@ func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
 	return q, lacks, nil
 }
 
-// without is all endpoints that others lack.
+// without returns the records whose attachments are not among others.
 func without(all, others []plan.Record) (rest []plan.Record) {
 	if slices.Equal(all, others) {
 		return nil

@@ -52,7 +52,7 @@ func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr e
 	return nil
 }
 
-// lasting is what two looks at the kernel have in common: a container that dies between the lists of devices and of rules
+// lasting looks twice and returns what both looks found: a container that dies between the lists of devices and of rules
 // looks like damage once.
 func lasting[T any](look func() ([]T, error)) ([]T, error) {
 	all, err := look()

@@ -101,7 +101,7 @@ func (b *bus) leaveHosts() error {
 	if _, err := b.observe(); err != nil || plan.IsOurHub(b.view.Link(b.name)) {
 		return err
 	}
-	for range 2 { // devices, and then what was wired to them
+	for range 2 { // first the trunks, then the filters and rules that used them
 		all := plan.DiffSpan(b.name, b.view)
 		if len(b.endpoints) > 0 {
 			all = slices.DeleteFunc(plan.Diff(plan.NewWant(b.agreedHub(), b.endpoints, ""), b.view), func(d plan.Difference) bool {
@@ -142,7 +142,7 @@ func (b *bus) removeTransient() error {
 // removeDevices takes away what plan.Removal says. removed reports whether there was anything.
 func (b *bus) removeDevices() (removed bool, err error) {
 	c := plan.Removal(b.name, b.view)
-	// The table first: it is found by the trunks, which are closed without it.
+	// The table first: a later call finds it only by its trunks, and trunks take nothing without it.
 	err = errors.Join(b.applyTable(plan.Change{DeleteTable: c.DeleteTable}), b.k.links.Delete(c.Remove...),
 		b.k.gw.DeleteJobs(c.Wiring.DeleteJobs...), b.k.tc.Delete(c.Wiring.DeleteFilters...))
 	if hub := b.view.Link(b.name); b.view.Queue.Ours && hub.Index != 0 {

@@ -9,10 +9,10 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Heal repairs all that is wrong with a bus, for the endpoints that are there. Without any it sets up no controller. One that
-// is missing, or down and set up by its owner, is left alone. A hub that was made for pods is removed when they are gone, and
-// so is a backplane without a hub. Heal returns what it has done, in a few words each, such as "made the hub again". It fails
-// with ErrNoBus where there is neither a device nor an endpoint. It blocks for the bus's lock.
+// Heal repairs all that is wrong with a bus, for the endpoints that are there. Without endpoints it sets up no controller. It
+// leaves alone one that is missing, and one that is down and was set up by its owner. A hub that was made for pods is removed
+// when they are gone, and so is a backplane without a hub. Heal returns what it has done, in a few words each, such as "made the
+// hub again". It fails with ErrNoBus where there is neither a device nor an endpoint. It blocks for the bus's lock.
 func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
 	if err := config.CheckHub(hub); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoBus, err)
@@ -85,7 +85,7 @@ func (h *Host) repair(ctx context.Context, hub string, span config.Span, do func
 	if b.unread != nil { // what it says must not be undone
 		return b.unread
 	}
-	b.span, b.leaving = span, true // a call that was killed may have left its table
+	b.span, b.leaving = span, true // a killed call may have left a table without trunks
 	corrections, err := b.observe()
 	if err != nil {
 		return err
@@ -103,8 +103,8 @@ func (h *Host) repair(ctx context.Context, hub string, span config.Span, do func
 	return nil
 }
 
-// mendFor is mend for a hub, with notices. With lenient, it returns in the end what it has left to the administrator, unless
-// that is only not ready.
+// mendFor is mend for a hub, with notices. With lenient, its error is the first refusal that is left, unless that is an
+// ErrNotReady.
 func (b *bus) mendFor(lenient bool, hub func() config.Hub) (repaired []plan.Difference, err error) {
 	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
 	repaired, err = b.mend(lenient, plan.Diff(want(), b.view), want)

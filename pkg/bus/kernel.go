@@ -148,7 +148,7 @@ func loadGateway() error {
 }
 
 // explain adds the cause where the host is at fault and not the request: no module, no permission. Every verb's error passes
-// it once. Of errors that were joined, as that of an undo to its cause, each is explained.
+// it once. Joined errors, as that of an undo and its cause, are explained one by one.
 func explain(err error) error {
 	var missing *rtnl.NoModuleError
 	switch joined, several := err.(interface{ Unwrap() []error }); {
@@ -184,8 +184,8 @@ func IsRootless() bool {
 	return rootless && err == nil
 }
 
-// isRootless fails with errForeignNetns. What the devices of a bus are made of depends on who owns their namespace: two owners
-// would wire it twice.
+// isRootless fails with errForeignNetns. A bus is wired differently in a user namespace: if two user namespaces
+// managed one, it would be wired twice.
 func isRootless() (bool, error) {
 	const initial = 0xEFFFFFFD // inode of the initial user namespace, PROC_USER_INIT_INO of linux/proc_ns.h
 	netns, err := unix.Open(hostNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -20,7 +20,7 @@ import (
 type Module struct {
 	Name   string // of the kernel module
 	Config string // of the kernel's configuration
-	// For is what alone needs it, such as "the key rate"; "" if every bus does.
+	// For is the feature that needs it, such as "the key rate"; "" if every bus does.
 	For string
 	// Rootless reports that a bus in a user namespace needs it, too.
 	Rootless bool
@@ -77,10 +77,10 @@ func (m Module) Try() error {
 	err := m.try()
 	var other *rtnl.NoModuleError
 	if errors.As(err, &other) && other.Module != m.Name {
-		if other.Module == qdiscModule || other.Module == "sch_drr" || other.Module == underlay.ModuleTables { // nothing in them can be tried without them
+		if other.Module == qdiscModule || other.Module == "sch_drr" || other.Module == underlay.ModuleTables { // nothing else can be tried without it
 			return fmt.Errorf("it needs module %s first", other.Module)
 		}
-		return nil // the kernel was asked for each action alone
+		return nil // an action, which the kernel is asked for by itself
 	}
 	return explain(err)
 }

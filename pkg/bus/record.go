@@ -166,7 +166,7 @@ func (b *bus) save() error {
 }
 
 // saveOrGoOn is save for a call that takes away or repairs: the devices are what matters, and a record that cannot be
-// written is corrected by a later call. With the last endpoint goes the file.
+// written is corrected by a later call. Without endpoints there is no file.
 func (b *bus) saveOrGoOn() {
 	err := b.broken
 	switch {
@@ -174,7 +174,7 @@ func (b *bus) saveOrGoOn() {
 	case len(b.record.endpoints) > 0:
 		err = b.save()
 	default:
-		b.onDisk = false // close removes the file: with it goes the lock
+		b.onDisk = false // close removes the file, while the lock is held
 	}
 	if err != nil {
 		b.notice("going on without writing the record: %s", config.OneLine(err))

@@ -284,7 +284,7 @@ func (b *bus) status() (s BusStatus, err error) {
 		s.Outside = append(s.Outside, a.String())
 	}
 	for _, d := range all {
-		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // as in a container that only looks
+		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // a look without privileges cannot read tables
 		if d.What != "" && !noRight {
 			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
 			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})

@@ -50,10 +50,10 @@ func (t *trail) has(index int) bool {
 	return slices.Contains(t.made, index) || slices.Contains(t.pairs, index) || slices.Contains(t.trunks, index)
 }
 
-// undo takes away what a call that failed has changed: its endpoints, with their rules, and where no other was there, the
-// hub, the backplane and the filters of a hub that had none; the settings of a controller that nobody else wants so; and
-// the record. It brings back trunks and pairs that it has removed; where no trunk is left, their table goes. It has a socket of its
-// own, because that of the call may be what has failed.
+// undo takes away what a call that failed has changed: its endpoints, with their rules. Where no other endpoint was there, also
+// the hub, the backplane, and the filters of a hub that had none. The settings of a controller that nobody else wants so, and
+// the record, become what they were. It brings back trunks and pairs that it has removed; where no trunk is left, their table
+// goes. It has a socket of its own, because that of the call may be what has failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	b.record, b.onDisk = t.record, t.onDisk
@@ -105,7 +105,7 @@ func (b *bus) undo() (retErr error) {
 			errs = append(errs, err)
 		}
 	}
-	if rewire { // others have rules for error frames of other hosts
+	if rewire { // with trunks, the other endpoints have rules for error frames
 		corrections, err := b.observe()
 		if len(corrections) > 0 && len(t.replaced) > 0 && b.onDisk {
 			b.saveOrGoOn()

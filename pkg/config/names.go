@@ -115,7 +115,7 @@ func isMadeUp(name string) bool {
 
 func isNumber(text string) bool { return text != "" && strings.Trim(text, "0123456789") == "" }
 
-// matches reports whether an interface's name is one that CheckInterface's argument asked for.
+// matches reports whether an interface's name fits the one that was asked for, where %d stands for a number.
 func matches(name, wanted string) bool {
 	before, after, pattern := strings.Cut(wanted, "%d")
 	if !pattern {

@@ -45,7 +45,7 @@ func SpanOf(hosts []netip.Addr, busID uint32, unprotected bool) Span {
 // Nodes is the word in the key hosts for the nodes of a cluster, which vxcan-install puts behind it.
 const Nodes = "nodes"
 
-// Replaces reports whether a bus spans the hosts of s when it has spanned those of old.
+// Replaces reports whether s, a newer list of nodes for the same bus, takes the place of old.
 func (s Span) Replaces(old Span) bool {
 	s.Hosts = old.Hosts
 	return s.Nodes && s == old

@@ -261,7 +261,10 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 		all.of(hostIfs(members, rulesOf(unwanted), v)...)
 	}
 	for _, j := range foreign {
-		index := j.Src + j.Dst - hub
+		index := j.Src
+		if index == hub {
+			index = j.Dst
+		}
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
 				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
@@ -346,7 +349,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 			cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
 			what := fmt.Sprintf("device %s has a filter of another program beside that of the bus (%s pref %d handle %#x)", dev, f.Dir, f.Prio, f.Handle)
 			if hub.Kind == canlink.Vcan || f.Dev != hub.Index {
-				all.name(FilterFirst, cure, "%s: frames may arrive twice%s", what, map[bool]string{true: ", or not at all"}[v.Rootless])
+				all.name(FilterFirst, cure, "%s: frames may arrive twice, or not at all", what)
 			} else {
 				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			}

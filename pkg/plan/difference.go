@@ -187,8 +187,8 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside lists refusals that concern the hub or the other hosts alone. The rest of the bus can still be repaired, for the
-// endpoints that are there.
+// beside lists refusals of the hub or of other hosts alone: a lenient caller repairs the rest of the bus, for the endpoints that
+// are there.
 var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
 	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 

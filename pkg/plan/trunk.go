@@ -45,8 +45,8 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	return config.Span{}
 }
 
-// Span is the hosts that the bus must span. Where nobody asks for any, those of a hub that we made stay, as the hub does: they
-// are what its trunks tell. Those of another one go, but while an endpoint may have asked for them.
+// Span is the hosts that the bus must span. Where nobody asks for any, a hub that we made keeps those that
+// its trunks tell. On another hub they go, unless an endpoint may have asked for them.
 func (w Want) Span(v View) config.Span {
 	switch {
 	case w.Hub.Span.Hosts != "":
@@ -191,8 +191,11 @@ func (b backplane) fromTrunk() []unix.SockFilter {
 	if b.open {
 		return ofProtocol(true)
 	}
-	guarded := marked(underlay.Mark)
-	return slices.Concat(guarded[:1], []unix.SockFilter{{Code: guarded[1].Code, Jt: 1, K: underlay.Mark}, guarded[3]}, ofProtocol(true))
+	return append([]unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: underlay.Mark},
+		{Code: unix.BPF_RET | unix.BPF_K},
+	}, ofProtocol(true)...)
 }
 
 // notMarked matches frames with none of some marks.

@@ -140,7 +140,7 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 	return wiring
 }
 
-// Removal is what takes a bus away that has no endpoints: the backplane, and the hub if we made it. Of a hub that is not
+// Removal is the change that takes away a bus without endpoints: the backplane, and the hub if we made it. Of a hub that is not
 // ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
 func Removal(hubName string, v View) (c Change) {
 	w := NewWant(config.Hub{Name: hubName}, nil, "")

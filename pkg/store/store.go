@@ -279,8 +279,8 @@ func writeFile(path string, content []byte, sync bool) (retErr error) {
 	return nil
 }
 
-// Names returns the names of all state files in dir, also of those whose Remove was killed before the lock file went: who
-// opens one of these finds nothing. A directory that is not there has none.
+// Names returns the names of all state files in dir, also of those of which a killed Remove left
+// the lock file: opening one of these finds nothing. A directory that is not there has none.
 func Names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
