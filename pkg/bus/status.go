@@ -234,21 +234,11 @@ func (b *bus) status() (s BusStatus, err error) {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
 	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
-	carrier := hub.Index
-	if b.view.Rootless {
-		carrier = b.view.Link(w.TX).Index
-	}
-	if carrier != 0 && hub.Index != 0 && s.Controller == nil {
-		traffic, err := b.k.links.Traffic(carrier)
-		if err != nil {
+	if hub.Index != 0 && s.Controller == nil {
+		if s.Traffic, err = b.traffic(hub, b.view.Link(w.TX)); err != nil {
 			return s, err
 		}
-		s.Traffic = traffic[0]
-		if b.view.Rootless { // as a vcan counts: each frame as sent, and as received again
-			s.Traffic.RxFrames, s.Traffic.RxBytes = s.Traffic.TxFrames, s.Traffic.TxBytes
-		}
 	}
-	all := plan.Diff(w, b.view)
 	count := b.counters()
 	tx, rx := uint32(b.view.Link(w.TX).Index), uint32(b.view.Link(w.RX).Index)
 	s.Sent = count.rules[[2]uint32{uint32(hub.Index), tx}].handled
@@ -260,21 +250,14 @@ func (b *bus) status() (s BusStatus, err error) {
 	s.Heard, s.Lost = heard.handled, less(heard.dropped, count.last(hub.Index, own, plan.FirstPrio))
 	s.Waiting, s.WireLost = count.wire(0)
 
-	hosts := make([]canlink.Link, len(b.endpoints))
-	for i, e := range b.endpoints {
-		hosts[i] = e.Host
-	}
-	ends, err := b.k.links.Peers(hosts...)
+	all := plan.Diff(w, b.view)
+	ends, err := b.contEnds()
 	if err != nil {
 		return s, err
 	}
 	for i, e := range b.endpoints {
-		end := ends[i]
-		if !e.Host.PeerElsewhere {
-			end = b.view.At(e.Host.PeerIndex)
-		}
-		s.Endpoints = append(s.Endpoints, count.endpoint(e, end, rx))
-		all = append(all, plan.DiffEnd(e, end, w.MTUFor(e.Endpoint, hub))...)
+		s.Endpoints = append(s.Endpoints, count.endpoint(e, ends[i], rx))
+		all = append(all, plan.DiffEnd(e, ends[i], w.MTUFor(e.Endpoint, hub))...)
 	}
 	if s.Trunks, err = b.trunks(w, count); err != nil {
 		return s, err
@@ -291,6 +274,43 @@ func (b *bus) status() (s BusStatus, err error) {
 		}
 	}
 	return s, nil
+}
+
+// traffic counts what passes a hub that is no controller. In a user namespace that is what enters the backplane, counted as a
+// vcan does: each frame as sent, and as received again.
+func (b *bus) traffic(hub, tx canlink.Link) (t canlink.Traffic, err error) {
+	if b.view.Rootless {
+		hub = tx
+	}
+	if hub.Index == 0 {
+		return t, nil
+	}
+	all, err := b.k.links.Traffic(hub.Index)
+	if err != nil {
+		return t, err
+	}
+	if t = all[0]; b.view.Rootless {
+		t.RxFrames, t.RxBytes = t.TxFrames, t.TxBytes
+	}
+	return t, nil
+}
+
+// contEnds are the container ends of all endpoints.
+func (b *bus) contEnds() ([]canlink.Link, error) {
+	hosts := make([]canlink.Link, len(b.endpoints))
+	for i, e := range b.endpoints {
+		hosts[i] = e.Host
+	}
+	ends, err := b.k.links.Peers(hosts...)
+	if err != nil {
+		return nil, err
+	}
+	for i, host := range hosts {
+		if !host.PeerElsewhere {
+			ends[i] = b.view.At(host.PeerIndex)
+		}
+	}
+	return ends, nil
 }
 
 // trunks is what the view shows of the trunks of a bus.
