@@ -11,7 +11,7 @@ import (
 func TestRootless(t *testing.T) {
 	tests := []string{"TestPolicyFrames", "TestPolicyEdited", "TestTraffic", "TestHealFound", "TestUndoKeeps", "TestLoops", "TestStatus", "TestSpanRootless"}
 	if cantest.IsThorough() {
-		tests = append(tests, "TestProductFrames", "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand")
+		tests = append(tests, "TestProductFrames", "TestProductHost", "TestPolicyLost", "TestEvasion", "TestTakenBack", "TestRate", "TestThousand", "TestDetachEdited", "TestHostEndRenamed", "TestPodHubDeleted")
 		if !testing.Short() { // which leaves it out
 			tests = append(tests, "TestAttachFails")
 		}
