@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,10 +191,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	w := want()
 	all := plan.Diff(w, b.view)
-	if err := plan.Refusal(all, false); err != nil { // before anything is changed
-		return Result{}, err
-	}
-	if err := b.checkLimit(r); err != nil {
+	if err := cmp.Or(plan.Refusal(all, false), b.checkLimit(r)); err != nil { // before anything is changed
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -215,9 +213,8 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 		if e.Host, err = b.addPair(r, mtu, at); err != nil {
 			return Result{}, err
 		}
-		b.view.Links = append(b.view.Links, e.Host)
-		b.endpoints = append(b.endpoints, e)
 		b.put(e.Record) // again: what mend observed dropped a record without a device
+		b.view.Links, b.endpoints = append(b.view.Links, e.Host), append(b.endpoints, e)
 		if err := b.applyWiring(want().Wire(b.view, e)); err != nil {
 			return Result{}, err
 		}

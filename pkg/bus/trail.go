@@ -105,21 +105,27 @@ func (b *bus) undo() (retErr error) {
 			errs = append(errs, err)
 		}
 	}
-	if rewire { // with trunks, the other endpoints have rules for error frames
-		corrections, err := b.observe()
-		if len(corrections) > 0 && len(t.replaced) > 0 && b.onDisk {
-			b.saveOrGoOn()
-		}
-		if err == nil && t.table && !b.view.HasTrunks(b.name) {
-			err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
-		}
-		if err == nil && (len(b.endpoints) > 0 || b.view.HasTrunks(b.name)) {
-			want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
-			_, err = b.mend(true, plan.Diff(want(), b.view), want)
-		}
-		errs = append(errs, err, b.setUpPeers(t.replaced))
+	if rewire {
+		errs = append(errs, b.rewire(t), b.setUpPeers(t.replaced))
 	}
 	return errors.Join(errs...)
+}
+
+// rewire repairs, for the endpoints that were there before, what an undo has changed of devices: with trunks, for example, they
+// have rules for error frames.
+func (b *bus) rewire(t trail) error {
+	corrections, err := b.observe()
+	if len(corrections) > 0 && len(t.replaced) > 0 && b.onDisk {
+		b.saveOrGoOn()
+	}
+	if err == nil && t.table && !b.view.HasTrunks(b.name) {
+		err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
+	}
+	if err == nil && (len(b.endpoints) > 0 || b.view.HasTrunks(b.name)) {
+		want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
+		_, err = b.mend(true, plan.Diff(want(), b.view), want)
+	}
+	return err
 }
 
 // setUpPeers sets up the container ends of pairs that are in a container. What is not there is no error.

@@ -22,13 +22,7 @@ const runtimeName = config.HostRuntime
 const netnsHelp = `The network namespace is named by its file, or by a name as ip netns has it, or it is that of a process. That of the host is
 refused.`
 
-func newAttach(host *bus.Host) *cobra.Command {
-	var where namespace
-	var options []string
-	cmd := &cobra.Command{
-		Use:   "attach HUB (--netns PATH | --pid PID)",
-		Short: "Put a network namespace on a bus, for services, machines and test rigs without a container runtime",
-		Long: `Put a network namespace on a bus, as a container runtime does with a container: the namespace gets an interface of its own,
+const attachHelp = `Put a network namespace on a bus, as a container runtime does with a container: the namespace gets an interface of its own,
 and a hub that is missing is made. ` + netnsHelp + `
 
 The same call again changes nothing, or repairs what is missing of the bus. One with another policy replaces the policy. The
@@ -37,7 +31,15 @@ bus, or vxcanctl heal, removes it from the record.
 
 The keys of a network can be given as flags, or as -o KEY=VALUE as for Docker and Podman.
 
-Exit status: 0 if the interface is there; 1 if it is not, and then nothing of the call stays.`,
+Exit status: 0 if the interface is there; 1 if it is not, and then nothing of the call stays.`
+
+func newAttach(host *bus.Host) *cobra.Command {
+	var where namespace
+	var options []string
+	cmd := &cobra.Command{
+		Use:   "attach HUB (--netns PATH | --pid PID)",
+		Short: "Put a network namespace on a bus, for services, machines and test rigs without a container runtime",
+		Long:  attachHelp,
 		Example: `  # a namespace of ip netns gets can0 on vcan0
   ip netns add rig
   vxcanctl attach vcan0 --netns rig

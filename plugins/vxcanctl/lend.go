@@ -20,16 +20,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/lend"
 )
 
-func newLend(host *bus.Host) *cobra.Command {
-	var name string
-	var list, revoke bool
-	var limit int
-	var options []string
-	consents := lend.Consents{Dir: lend.ConsentsDir}
-	cmd := &cobra.Command{
-		Use:   "lend [HUB --user NAME]",
-		Short: "Lend a bus of the host to a user, for containers of rootless Podman",
-		Long: `Lend a bus of the host to a user: from then on, containers of his rootless Podman may be on it, in a network with the option
+const lendHelp = `Lend a bus of the host to a user: from then on, containers of his rootless Podman may be on it, in a network with the option
 lent=true. How a controller is set up, and what the containers may send and hear, is said here, as keys of a network. The user can
 change none of it. The consent is a file in ` + lend.ConsentsDir + `, and asked for at each start of a container. Lent again with other
 keys, the bus is lent with these alone; a container that runs has them from its next start on, and those with another policy are
@@ -42,7 +33,18 @@ what is lent to whom, and how many interfaces are attached. Without root: what i
 
 vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
-Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent is not valid.`,
+Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent is not valid.`
+
+func newLend(host *bus.Host) *cobra.Command {
+	var name string
+	var list, revoke bool
+	var limit int
+	var options []string
+	consents := lend.Consents{Dir: lend.ConsentsDir}
+	cmd := &cobra.Command{
+		Use:   "lend [HUB --user NAME]",
+		Short: "Lend a bus of the host to a user, for containers of rootless Podman",
+		Long:  lendHelp,
 		Example: `  # each of up to 4 containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
   vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000 --limit 4
 
