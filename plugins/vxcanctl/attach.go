@@ -164,7 +164,7 @@ const hubKey = "hub"
 // addKeys adds a flag for each of these keys of a network.
 func addKeys(flags *pflag.FlagSet, names []string) {
 	for _, k := range config.Keys {
-		usage := fmt.Sprintf("%s (default %s)", strings.ReplaceAll(k.Meaning, "`", ""), k.Default)
+		usage := strings.ReplaceAll(fmt.Sprintf("%s (default %s)", k.Meaning, k.Default), "`", "")
 		switch {
 		case !slices.Contains(names, k.Name) || k.Name == hubKey:
 		case k.IsSwitch():

@@ -20,7 +20,7 @@ import (
 // clusters get what a pod asks for.
 func TestConflists(t *testing.T) {
 	files, err := filepath.Glob(harness.Repo("conflist/*.conflist"))
-	if err != nil || len(files) < 4 {
+	if err != nil || len(files) < 3 {
 		t.Fatalf("conflist files: %v, %v", files, err)
 	}
 	for _, file := range append(files, harness.Repo("conflist/containerd/cni.conflist"), harness.Repo("conflist/k3s/cni.conflist")) {
