@@ -38,7 +38,7 @@ func TestDumpOptions(t *testing.T) {
 		"two":      {startControl(t, "dump", "-L", "vcan0", "--from", "abcdef", "--from=vcan0"), []string{"lab/engine~" + device[11:] + " 00000200##51122", "vcan0 7FF#01"}},
 		"count":    {startControl(t, "dump", "-L", "vcan0", "-n", "2"), []string{"a 123#R4", "a 124#"}},
 	}
-	oracle := start(t, "vcan0-rx", "candump", "-L", "vcan0-rx,"+filter)
+	oracle := startCandump(t, "-L", "vcan0-rx,"+filter)
 	unknown := startControl(t, "dump", "vcan0", "--from", "nobody")
 	unknown.expectSaid(t, "nobody is called nobody yet")
 	inA := func(words ...string) {
@@ -216,7 +216,7 @@ func TestDumpStopped(t *testing.T) {
 		}
 	}
 	shown := strings.Count(dump.end(t), " a 100#")
-	m := regexp.MustCompile(`^vxcanctl: (\d+) frames; bus vcan0 had (\d+) frames more, lost because vxcanctl did not read in time\n$`).FindStringSubmatch(dump.said(t))
+	m := regexp.MustCompile(`^vxcanctl: (\d+) frames; bus vcan0 had (\d+) frames more, lost because vxcanctl did not read in time\n$`).FindStringSubmatch(dump.said(t)[dump.expected:])
 	if m == nil {
 		t.Fatalf("%d sent, %d shown: %s", sent, shown, dump.said(t))
 	}

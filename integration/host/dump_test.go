@@ -28,10 +28,22 @@ type background struct {
 	expected      int    // bytes of words
 }
 
-// start starts a program that listens on a device, and waits until it does.
-func start(t testing.TB, device, name string, args ...string) *background {
+// startCandump starts candump on the end of the backplane of vcan0, and waits until it listens.
+func startCandump(t testing.TB, args ...string) *background {
 	t.Helper()
+	const device = "vcan0-rx"
 	before := listeners(t, device)
+	b := start(t, "candump", args...)
+	for deadline := time.Now().Add(time.Minute); listeners(t, device) == before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("candump does not listen on %s: %s", device, b.said(t))
+		}
+	}
+	return b
+}
+
+func start(t testing.TB, name string, args ...string) *background {
+	t.Helper()
 	dir := t.TempDir()
 	b := &background{stdout: filepath.Join(dir, "stdout"), words: filepath.Join(dir, "stderr")}
 	cmd, cancel := harness.Limited(name, args...)
@@ -54,18 +66,16 @@ func start(t testing.TB, device, name string, args ...string) *background {
 		cancel()
 		_ = cmd.Wait()
 	})
-	for deadline := time.Now().Add(time.Minute); listeners(t, device) == before; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not listen on %s: %s", name, device, b.said(t))
-		}
-	}
 	return b
 }
 
-// startControl is start for vxcanctl on bus vcan0.
+// startControl starts vxcanctl and waits until it says that it listens.
 func startControl(t testing.TB, args ...string) *background {
 	t.Helper()
-	return start(t, "vcan0-rx", filepath.Join(harness.BinDir(t), "vxcanctl"), args...)
+	b := start(t, filepath.Join(harness.BinDir(t), "vxcanctl"), args...)
+	b.expectSaid(t, "vxcanctl: listening to ")
+	b.expectSaid(t, "\n")
+	return b
 }
 
 // listeners counts the filters of CAN sockets on a device (net/can/proc.c).
@@ -126,7 +136,7 @@ func (b *background) wait(t testing.TB) {
 // expectSaid waits until the program has said something, after what was expected before.
 func (b *background) expectSaid(t testing.TB, words string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		said := b.said(t)
 		if i := strings.Index(said[b.expected:], words); i >= 0 {
 			b.expected += i + len(words)
@@ -159,7 +169,7 @@ func TestDumpSenders(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "frames.pcapng")
 	text, log, document, pcapng := startControl(t, "dump"), startControl(t, "dump", "-L", "vcan0"), startControl(t, "dump", "-o", "json"), startControl(t, "dump", "-w", file, "vcan0")
-	oracle := start(t, "vcan0-rx", "candump", "-L", "-r", "67108864", "vcan0-rx")
+	oracle := startCandump(t, "-L", "-r", "67108864", "vcan0-rx")
 	harness.ExpectExactlyOnce(t, stations, count, true)
 
 	all := map[string]int{} // frames and senders in log format
@@ -246,7 +256,7 @@ func TestDumpSenders(t *testing.T) {
 
 	pcapng.end(t)
 	for _, b := range []*background{text, log, document, pcapng} {
-		if words := b.said(t); words != fmt.Sprintf("vxcanctl: %d frames\n", total) {
+		if words := b.said(t)[b.expected:]; words != fmt.Sprintf("vxcanctl: %d frames\n", total) {
 			t.Errorf("%v says %s", b.cmd.Args, words)
 		}
 	}
@@ -314,7 +324,7 @@ func TestDumpForms(t *testing.T) {
 		"123#", "123#11", "123#1122334455667788", "123#1122334455667788_E", "7FF#R", "123#R8", "123#R8_9", "00000123#R3", "1FFFFFFF#0102",
 		"123##0", "123##311", "1FFFFFFF##1" + strings.Repeat("A5", 64), "123##2" + strings.Repeat("01", 12),
 	}
-	dump, oracle := startControl(t, "dump", "-L", "vcan0"), start(t, "vcan0-rx", "candump", "-L", "vcan0-rx")
+	dump, oracle := startControl(t, "dump", "-L", "vcan0"), startCandump(t, "-L", "vcan0-rx")
 	for _, form := range forms {
 		harness.Command(t, "ip", "netns", "exec", "a", "cansend", "can0", form)
 	}
@@ -329,7 +339,7 @@ func TestControllerDump(t *testing.T) {
 	harness.FreshHost(t)
 	controller := cantest.NewController(t, "slot0")
 	harness.On(harness.NewContainer(t, "a")).With(harness.SetUpByUs).Add(t)
-	dump := start(t, "slot0-rx", filepath.Join(harness.BinDir(t), "vxcanctl"), "dump", "slot0")
+	dump := startControl(t, "dump", "slot0")
 	for _, line := range append([]string{"t12321122\r"}, harness.ErrorLines...) {
 		if err := controller.WriteRaw(line); err != nil {
 			t.Fatal(err)

@@ -125,8 +125,8 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 		senders: newSenders(host, most, several && (options.log || options.file != "")),
 	}
 	d.senders.learn(before)
-	d.warnOfNames(c)
 	d.say("listening to %s", strings.Join(c.Hubs(), ", ")) // for who sends when it does
+	d.warnOfNames(c)
 	err = errors.Join(c.Run(ctx, d), out.Close())
 	return errors.Join(err, d.report(context.WithoutCancel(ctx), c, before))
 }
