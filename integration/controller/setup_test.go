@@ -92,8 +92,8 @@ func TestControllerSetUp(t *testing.T) {
 	up = harness.ControllerState(t, "slot0")
 	expectQuiet := func() {
 		t.Helper()
-		for want, args := range map[string][]string{harness.NoBus: {"heal"}, "slot0: nothing to repair\n": {"heal", "slot0"}} {
-			if said := harness.Vxcanctl(t, args...); said != want {
+		for _, args := range [][]string{{"heal"}, {"heal", "slot0"}} { // its backplane is still there
+			if said := harness.Vxcanctl(t, args...); said != "slot0: nothing to repair\n" {
 				t.Errorf("vxcanctl %s with no container: %s", strings.Join(args, " "), said)
 			}
 		}

@@ -74,7 +74,9 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 			}
 		}
 		isNew := slices.ContainsFunc(d.Change.UpLast, b.trail.has) // was repaired in the round before
-		if len(d.Change.UpLast) > 0 && !isNew || !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && d.What != "" && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "") {
+		wentUp := len(d.Change.UpLast) > 0 && !isNew
+		rewired := !d.Change.Wiring.Empty() && d.Kind != plan.OwnWiring && !(d.Kind == plan.ClassMissing && b.view.QueueLacks != "")
+		if d.What != "" && (wentUp || rewired) {
 			repaired = append(repaired, d)
 		}
 	}

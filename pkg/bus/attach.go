@@ -191,7 +191,8 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	w := want()
 	all := plan.Diff(w, b.view)
-	if err := cmp.Or(plan.Refusal(all, false), b.checkLimit(r)); err != nil { // before anything is changed
+	others := slices.DeleteFunc(slices.Clone(all), func(d plan.Difference) bool { return slices.Contains(d.HostIfs, hostIf) }) // its own pair may be made anew
+	if err := cmp.Or(plan.Refusal(others, false), b.checkLimit(r)); err != nil {                                               // before anything is changed
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -254,11 +255,8 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	}
 	switch {
 	case there:
-		if alias := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy); alias != e.Host.Alias {
-			b.trail.edited, b.trail.aliased = true, append(b.trail.aliased, e.Host)
-			if err := b.k.links.SetAlias(e.Host.Index, alias); err != nil {
-				return e, false, err
-			}
+		if err := b.setAlias(r, e.Host); err != nil {
+			return e, false, err
 		}
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
 		b.endpoints = append(b.endpoints, e)
@@ -279,6 +277,26 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	b.notice("deleted an earlier pair %s of %s", old.Name, r.Attachment)
 	_, err = b.observe()
 	return e, true, err
+}
+
+// setAlias has a host end that is in place say what its attachment asks for now.
+func (b *bus) setAlias(r Request, host canlink.Link) error {
+	alias := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy)
+	if alias == b.view.At(host.Index).Alias {
+		return nil
+	}
+	b.trail.aliased = append(b.trail.aliased, host)
+	if r.Endpoint.Policy == (config.Policy{}) { // nobody looks for filters of a policy where the alias tells of none
+		if err := b.k.tc.Delete(plan.Hooks(host.Index, true)[2:]...); err != nil {
+			return err
+		}
+	}
+	for i := range b.view.Links {
+		if l := &b.view.Links[i]; l.Index == host.Index {
+			l.Alias = alias
+		}
+	}
+	return b.k.links.SetAlias(host.Index, alias)
 }
 
 func (b *bus) checkLimit(r Request) error {

@@ -216,7 +216,7 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 	}
 	tx, rx := config.BackplaneNames(b.name)
 	ends := slices.DeleteFunc([]int{v.Link(tx).Index, v.Link(rx).Index}, func(index int) bool { return index == 0 })
-	isEnd := func(h cantc.Hook) bool { return slices.Contains(ends, h.Dev) }
+	isEnd := func(h cantc.Hook) bool { return slices.Contains(ends, h.Dev) } // of the backplane
 	if v.Rootless && v.Link(rx).Index != 0 {
 		where = append(where, plan.CopyHooks(v.Link(rx).Index, members...)...)
 	}
@@ -246,8 +246,8 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 		return err
 	}
 	for _, q := range v.Qdiscs {
-		if all := []cantc.Hook{{Dev: q.Dev, Dir: cantc.Ingress}, {Dev: q.Dev, Dir: cantc.Egress}}; isEnd(all[0]) {
-			listed = append(listed, all...)
+		if slices.Contains(ends, q.Dev) {
+			listed = append(listed, cantc.Hook{Dev: q.Dev, Dir: cantc.Ingress}, cantc.Hook{Dev: q.Dev, Dir: cantc.Egress})
 		}
 	}
 	if v.Entries, err = b.k.tc.List(listed...); err != nil {

@@ -98,7 +98,8 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 // it stays, as the hub does.
 func (b *bus) leaveHosts() error {
 	b.leaving, b.span = true, config.Span{}
-	if _, err := b.observe(); err != nil || plan.IsOurHub(b.view.Link(b.name)) {
+	mayAsk := func(e plan.Endpoint) bool { return e.Found }
+	if _, err := b.observe(); err != nil || plan.IsOurHub(b.view.Link(b.name)) || slices.ContainsFunc(b.endpoints, mayAsk) {
 		return err
 	}
 	for range 2 { // first the trunks, then the filters and rules that used them

@@ -405,6 +405,19 @@ func TestPolicyEditFails(t *testing.T) {
 				}
 				s.Close()
 				cantest.WaitQuiet(1, l)
+				in := cantest.Listen(t, box, end.ContIf)
+				fromHub := cantest.NewSender(t, w.netns, "vcan0")
+				for _, id := range []uint32{0x200, 0x400} {
+					if err := fromHub.Send(cantest.Frame{ID: id}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				fromHub.Close()
+				cantest.WaitQuiet(1, in)
+				if hears := edit.old.Receive != "none"; in.Has(cantest.Frame{ID: 0x200}) != hears || in.Has(cantest.Frame{ID: 0x400}) != (edit.old.Receive == "") {
+					t.Errorf("%v, %d: %s failed, and it hears %v", edit, n, f.called, in.InOrder())
+				}
+				in.Close()
 				if !l.Has(cantest.Frame{ID: 0x100}) || l.Has(cantest.Frame{ID: 0x300}) != (edit.old.Send == "") {
 					t.Errorf("%v, %d: %s failed, and these pass: %v", edit, n, f.called, l.InOrder())
 				}

@@ -61,7 +61,7 @@ func (b *bus) undo() (retErr error) {
 		retErr = b.file.Save(b.record)
 	}
 	respan := len(t.trunks)+len(t.gone) > 0 || t.table
-	rewire := respan || t.edited || len(t.replaced) > 0 || t.queued != 0
+	rewire := respan || t.edited || len(t.aliased)+len(t.replaced) > 0 || t.queued != 0
 	if len(t.pairs) == 0 && !rewire && !t.alone && t.controller == nil && t.promoted == 0 {
 		return retErr
 	}
@@ -95,7 +95,12 @@ func (b *bus) undo() (retErr error) {
 		errs = append(errs, b.respan(t))
 	}
 	for _, l := range t.aliased {
-		errs = append(errs, k.links.SetAlias(l.Index, l.Alias))
+		if err := k.links.SetAlias(l.Index, l.Alias); !errors.Is(err, unix.ENODEV) { // it has gone meanwhile
+			errs = append(errs, err)
+		}
+		if said, _ := plan.ParseAlias(l.Alias); !said.Policy { // nobody looks for filters of a policy there
+			errs = append(errs, k.tc.Delete(plan.Hooks(l.Index, true)[2:]...))
+		}
 	}
 	for _, p := range t.replaced {
 		if p.PeerName == "" {

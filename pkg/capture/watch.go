@@ -71,7 +71,7 @@ func endpoint(l canlink.Link) (Member, bool) {
 		return Member{Hub: hub, Index: l.Index, Device: l.Name, Peer: peer.String()}, true
 	}
 	a, ok := plan.ParseAlias(l.Alias)
-	if !ok || l.Kind != canlink.Vxcan || a.HostIf() != l.Name { // a container end may have the same alias
+	if !ok || l.Kind != canlink.Vxcan || a.HostIf() != l.Name && !l.PeerElsewhere { // a container end may have the same alias
 		return Member{}, false
 	}
 	return Member{Hub: a.Hub, Index: l.Index, Device: l.Name, Attachment: a.Attachment}, true

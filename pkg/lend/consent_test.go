@@ -156,7 +156,7 @@ func TestAdmit(t *testing.T) {
 		if err := c.Admit(socket); err != nil {
 			t.Fatal(err)
 		}
-		for _, uid := range []uint32{0, 1000, 1001, 65534} {
+		for _, uid := range []uint32{0, 1000, 1001, 4000, 65534} {
 			cmd := exec.Command("test", "-w", socket)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 			if err := cmd.Run(); (err == nil) != (uid == 0 || slices.Contains(admitted, uid)) {
@@ -177,7 +177,19 @@ func TestAdmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(1001)
-	if err := c.Admit(socket + "0"); !errors.Is(err, os.ErrNotExist) {
+	if err := c.Admit(socket + "0"); err != nil {
 		t.Errorf("without a socket: %v", err)
 	}
+	for _, uid := range []uint32{1<<32 - 1, 4000} { // no user's, and one whose consent cannot be read
+		if err := os.WriteFile(c.path("vcan0", uid), []byte("nonsense"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(1001, 4000)
+	for uid := range 9000 {
+		if err := os.WriteFile(c.path("vcan0", uint32(100_000+uid)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(1000, 1001, 4000, 65534) // more than an access list holds
 }

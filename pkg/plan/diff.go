@@ -207,7 +207,11 @@ func (w Want) diffWiring(v View, all *differences) {
 	attaching := uint32(v.Link(w.Attaching).Index) // 0 if there is none
 	own := Difference{Kind: OwnWiring, What: "filters and rules of its own", Cure: ByAnyAdd}
 	for _, m := range members {
-		wrong := diffFilters(filters(common, m), Hooks(int(m.dev), true), v)
+		where := Hooks(int(m.dev), true)
+		if common.copies && m.deaf {
+			where = append(where, CopyHooks(int(common.rx), int(m.dev))...)
+		}
+		wrong := diffFilters(filters(common, m), where, v)
 		if m.dev == attaching {
 			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
@@ -302,7 +306,7 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	attaching := v.Link(w.Attaching).Index
 	ofBus := func(dev int) bool { return dev == hub.Index || dev == int(common.rx) || dev == attaching && dev != 0 }
 	of := func(dev int) {
-		if !ofBus(dev) && !slices.Contains(common.trunks, uint32(dev)) {
+		if !slices.Contains(append(common.trunks, uint32(hub.Index), common.tx, common.rx), uint32(dev)) {
 			all.of(v.At(dev).Name)
 		}
 	}
@@ -402,6 +406,10 @@ func describeFilters(wrong Wiring, dev int, v View) string {
 		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))
 	}
 	for _, h := range wrong.DeleteFilters {
+		if h.Dev != dev {
+			words = append(words, fmt.Sprintf("that of %[1]s which copies frames to it (tc filter show dev %[1]s ingress) is not wanted", v.At(h.Dev).Name))
+			continue
+		}
 		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
 	}
 	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, Quote(v.At(dev).Name), strings.Join(words, ", "))

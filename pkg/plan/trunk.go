@@ -38,7 +38,7 @@ type Trunk struct {
 // spanOf is the hosts that endpoints ask for, but for the one that is being attached.
 func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	for i := range endpoints {
-		if e := &endpoints[i]; e.Hub.Span.Hosts != "" && e.Host.Name != attaching {
+		if e := &endpoints[i]; e.Hub.Span.Hosts != "" && e.hostIf() != attaching {
 			return e.Hub.Span
 		}
 	}

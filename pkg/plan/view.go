@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -93,6 +94,9 @@ type Endpoint struct {
 	Renamed string
 }
 
+// hostIf is the name that its host end must have.
+func (e Endpoint) hostIf() string { return cmp.Or(e.Renamed, e.Host.Name) }
+
 // MovedBack reports whether the container end was in use and is in the host's netns again: the runtime moved it back, and its
 // call to detach it was lost.
 func (v View) MovedBack(e Endpoint) bool {
@@ -123,8 +127,8 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 			names[a.Attachment] = l.Name
 		}
 	}
-	add := func(d device, r Record, hostIf string, cutOff bool) {
-		e := Endpoint{Record: r, Host: *d.link, CutOff: cutOff}
+	add := func(d device, r Record, hostIf string) {
+		e := Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})}
 		if hostIf != d.link.Name {
 			e.Renamed = hostIf
 		}
@@ -138,7 +142,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 			d, ok = devices[names[r.Attachment]]
 		}
 		if ok {
-			add(d, r, hostIf, d.Policy && r.Endpoint.Policy == (config.Policy{}))
+			add(d, r, hostIf)
 			delete(devices, d.link.Name)
 		}
 	}
@@ -151,7 +155,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
 			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
 			asks := config.Endpoint{MTU: d.link.MTU} // nobody knows more
-			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks, Found: true}, hostIf, d.Policy)
+			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks, Found: true}, hostIf)
 		}
 	}
 	return endpoints

@@ -32,7 +32,7 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 	w.othersSpan = spanOf(endpoints, attaching)
 	for i := range endpoints {
 		e := &endpoints[i]
-		if e.Host.Name == attaching {
+		if e.hostIf() == attaching {
 			continue
 		}
 		w.fair = w.fair || e.Hub.IsFair()
@@ -89,7 +89,7 @@ func (w Want) MTUFor(e config.Endpoint, now canlink.Link) int {
 
 // hasFound reports whether there is an endpoint that may have asked for what the bus has and nobody else wants.
 func (w Want) hasFound() bool {
-	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Found && e.Host.Name != w.Attaching })
+	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Found && e.hostIf() != w.Attaching })
 }
 
 // SetsUp reports whether the hub is a controller that somebody on the bus has set up.

@@ -89,7 +89,7 @@ func newLend(host *bus.Host) *cobra.Command {
 		if err := consents.Write(hub, uid, lines...); err != nil {
 			return err
 		}
-		if err := admit(consents); err != nil {
+		if err := consents.Admit(lend.Socket); err != nil {
 			return err
 		}
 		return sayLent(cmd.Context(), host, consents, hub, uid, out)
@@ -148,7 +148,7 @@ func revokeFrom(ctx context.Context, host *bus.Host, consents lend.Consents, hub
 	if gone != nil && !errors.Is(gone, os.ErrNotExist) {
 		return gone
 	}
-	defer func() { retErr = errors.Join(retErr, admit(consents)) }() // until here the user could detach what he has
+	defer func() { retErr = errors.Join(retErr, consents.Admit(lend.Socket)) }() // until here the user could detach what he has
 	lent, err := lentTo(ctx, host, hub, uid)
 	if gone != nil && len(lent) == 0 && err == nil {
 		return fmt.Errorf("bus %s is not lent to %s", hub, userName(uid))
@@ -231,14 +231,6 @@ func orLent() string {
 	return "; what is lent to you: vxcanctl lend"
 }
 
-// admit has the socket let in those to whom a bus is lent now. Where there is none, it will when it is made.
-func admit(consents lend.Consents) error {
-	if err := consents.Admit(lend.Socket); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 // newServeLend is what systemd runs for the socket, and for each request.
 func newServeLend(host *bus.Host) *cobra.Command {
 	var admitOnly bool
@@ -247,7 +239,7 @@ func newServeLend(host *bus.Host) *cobra.Command {
 		Use: "serve-lend", Short: "Answer one request for a lent bus, on the socket that is standard input", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if admitOnly {
-				return admit(consents)
+				return consents.Admit(lend.Socket)
 			}
 			conn, err := net.FileConn(os.Stdin)
 			if err != nil {

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -14,8 +15,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/cantest"
 )
 
-// TestISOTP: messages of the greatest length, in bursts of frames without a pause between them (STmin 0), arrive whole from
-// container to container, beside a third one that floods the bus. One frame out of order would end a message.
+// TestISOTP: requests and answers of the greatest length, as of UDS, in bursts of frames without a pause between them (STmin 0),
+// arrive whole, beside a third container that sends, too. One frame out of order would end a message.
 func TestISOTP(t *testing.T) {
 	const messages, longest = 30, 4095
 	harness.RequireTwoCPUs(t)
@@ -25,44 +26,39 @@ func TestISOTP(t *testing.T) {
 	for _, c := range []*harness.Container{tester, ecu, other} {
 		harness.On(c).Add(t)
 	}
-	from, to := openISOTP(t, tester.Netns, 0x7E0, 0x7E8), openISOTP(t, ecu.Netns, 0x7E8, 0x7E0)
-	flood, end := cantest.NewSender(t, other.Netns, "can0"), make(chan bool)
-	ended := make(chan int)
+	request, answer := openISOTP(t, tester.Netns, 0x7E0, 0x7E8), openISOTP(t, ecu.Netns, 0x7E8, 0x7E0)
+	beside := cantest.NewSender(t, other.Netns, "can0")
+	end, ended := make(chan bool), make(chan int)
 	go func() {
 		for n := 0; ; n++ {
 			select {
 			case <-end:
 				ended <- n
 				return
-			default:
-				_ = flood.Send(cantest.Frame{ID: 0x111, Data: "flood"}) // what is lost of it is nobody's
-				time.Sleep(time.Millisecond)
+			case <-time.After(time.Millisecond):
+				_ = beside.Send(cantest.Frame{ID: 0x111, Data: "beside"}) // what is lost of it is nobody's
 			}
 		}
 	}()
-	failed := make(chan error, 1)
-	message := func(n int) []byte { return bytes.Repeat([]byte{byte(n), byte(n + 1), byte(n + 2)}, longest/3) }
-	go func() {
-		for n := range messages {
-			if _, err := unix.Write(from, message(n)); err != nil {
-				failed <- fmt.Errorf("send message %d: %w", n, err)
-				return
-			}
+	pass := func(from, to, n int) error {
+		message, got := bytes.Repeat([]byte{byte(n), byte(n + 1), byte(n + 2)}, longest/3), make([]byte, longest+1)
+		if _, err := unix.Write(from, message); err != nil {
+			return err
 		}
-		failed <- nil
-	}()
-	got := make([]byte, longest+1)
-	for n := range messages {
 		length, err := unix.Read(to, got)
-		if err != nil || !bytes.Equal(got[:length], message(n)) {
-			t.Fatalf("message %d: %d bytes, %v", n, length, err)
+		if err == nil && !bytes.Equal(got[:length], message) {
+			err = fmt.Errorf("%d bytes, or others", length)
 		}
+		return err
 	}
-	if err := <-failed; err != nil {
-		t.Error(err)
+	for n := range messages {
+		if err := errors.Join(pass(request, answer, 2*n), pass(answer, request, 2*n+1)); err != nil {
+			t.Errorf("message %d: %v", n, err)
+			break
+		}
 	}
 	close(end)
-	t.Logf("%d messages of %d bytes, beside %d frames of somebody else", messages, longest, <-ended)
+	t.Logf("%d requests and answers of %d bytes, beside %d frames of somebody else", messages, longest, <-ended)
 }
 
 // openISOTP opens a socket of can-isotp (linux/can/isotp.h) on can0 of a container.
