@@ -206,6 +206,9 @@ type Qdisc struct {
 // to no device.
 func (q Qdisc) Prevents(dir Direction) bool { return q.Kind != clsact || q.Blocks[dir] != 0 }
 
+// PreventsAny reports whether it prevents filters of one direction or both.
+func (q Qdisc) PreventsAny() bool { return q.Prevents(Ingress) || q.Prevents(Egress) }
+
 func unmarshalQdisc(b []byte) (q Qdisc, err error) {
 	if len(b) < tcmsgSize {
 		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)

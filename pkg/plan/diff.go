@@ -299,67 +299,74 @@ func rulesOf(jobs []cangw.Job) []cangw.Rule {
 	return all
 }
 
-// diffForeign names filters of other programs that run before ours, or in their place. On a hub no bus can work beside one
-// in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container.
+// diffForeign names what other programs have in the place of our filters, or beside them. On a hub no bus can work beside one
+// in our place, nor safely beside one before ours on a controller; on a host end it is the matter of one container. On an end of
+// the backplane without filters of ours, theirs are removed.
 func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	common := w.backplane(v)
-	attaching := v.Link(w.Attaching).Index
-	ofBus := func(dev int) bool { return dev == hub.Index || dev == int(common.rx) || dev == attaching && dev != 0 }
-	of := func(dev int) {
-		if !slices.Contains(append(common.trunks, uint32(hub.Index), common.tx, common.rx), uint32(dev)) {
-			all.of(v.At(dev).Name)
-		}
-	}
-	alone := []int{int(common.tx)} // has no filter of ours
+	spread := spreadHook(common.rx)
+	bare := []int{int(common.tx)}
 	if !common.copies && len(common.trunks) == 0 {
-		alone = append(alone, int(common.rx))
+		bare = append(bare, int(common.rx))
+	}
+	for _, dev := range bare {
+		hasOther := func(e cantc.Entry) bool { return e.Dev == dev && !(e.Ours() && e.Hook == spread) }
+		if slices.ContainsFunc(v.Qdiscs, func(q cantc.Qdisc) bool { return q.Dev == dev && q.PreventsAny() }) || slices.ContainsFunc(v.Entries, hasOther) {
+			all.add(CopyForeign, Change{Wiring: Wiring{DeleteQdiscs: []int{dev}}}, "%s has filters of another program: frames may arrive twice, or not at all", Quote(v.At(dev).Name))
+		}
 	}
 	for _, q := range v.Qdiscs {
-		dev := Quote(v.At(q.Dev).Name)
-		hasOthers := func(e cantc.Entry) bool { return e.Dev == q.Dev && !(e.Ours() && e.Hook == spreadHook(common.rx)) }
-		switch prevents := q.Prevents(cantc.Ingress) || q.Prevents(cantc.Egress); {
-		case slices.Contains(alone, q.Dev) && (prevents || slices.ContainsFunc(v.Entries, hasOthers)):
-			all.add(CopyForeign, Change{Wiring: Wiring{DeleteQdiscs: []int{q.Dev}}}, "%s has filters of another program: frames may arrive twice, or not at all", dev)
-			continue
-		case !prevents, slices.Contains(alone, q.Dev):
+		if slices.Contains(bare, q.Dev) || !q.PreventsAny() {
 			continue
 		}
+		dev := Quote(v.At(q.Dev).Name)
 		what := fmt.Sprintf("device %s has an %s qdisc of another program, and the bus needs clsact, which can do the same", dev, q.Kind)
 		if q.Blocks != [2]uint32{} {
 			what = fmt.Sprintf("the filters of device %s are in a block that it shares with other devices, and the bus needs its own", dev)
 		}
-		if cure := fmt.Sprintf("tc qdisc del dev %s %s", dev, q.Kind); ofBus(q.Dev) {
-			all.refuse(QdiscHeld, config.ErrInvalid, cure, "%s", what)
-		} else {
-			all.name(QdiscHeld, cure+"; then vxcanctl heal", "%s", what)
-		}
-		of(q.Dev)
+		w.held(QdiscHeld, q.Dev, v, all, what, fmt.Sprintf("tc qdisc del dev %s %s", dev, q.Kind), "")
 	}
 	for _, f := range v.Entries {
-		if slices.Contains(alone, f.Dev) || common.isCopy(f) || f.Ours() && (f.Dev != int(common.rx) || f.Hook == spreadHook(common.rx)) {
+		onRX := f.Dev == int(common.rx)
+		if slices.Contains(bare, f.Dev) || common.isCopy(f) || f.Ours() && (!onRX || f.Hook == spread) {
 			continue
 		}
 		dev := Quote(v.At(f.Dev).Name)
 		cure := fmt.Sprintf("tc filter del dev %s %s pref %d", dev, f.Dir, f.Prio)
-		switch held := f.Holds() && (f.Dev != int(common.rx) || f.Dir == cantc.Ingress && f.Prio == FirstPrio); {
-		case held:
-			const format = "device %s has a filter of another program (%s) at %s pref %d, which the bus needs"
-			if ofBus(f.Dev) {
-				all.refuse(FilterHeld, config.ErrInvalid, cure+"; give it pref 3 or higher, where it comes behind that of the bus", format, dev, f.Kind, f.Dir, f.Prio)
-			} else {
-				all.name(FilterHeld, cure+"; then vxcanctl heal", format, dev, f.Kind, f.Dir, f.Prio)
-			}
-		default:
-			cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
-			what := fmt.Sprintf("device %s has a filter of another program beside that of the bus (%s pref %d handle %#x)", dev, f.Dir, f.Prio, f.Handle)
-			if hub.Kind == canlink.Vcan || f.Dev != hub.Index {
-				all.name(FilterFirst, cure, "%s: frames may arrive twice, or not at all", what)
-			} else {
-				all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
-			}
+		if f.Holds() && (!onRX || f.Dir == spread.Dir && f.Prio == spread.Prio) {
+			what := fmt.Sprintf("device %s has a filter of another program (%s) at %s pref %d, which the bus needs", dev, f.Kind, f.Dir, f.Prio)
+			w.held(FilterHeld, f.Dev, v, all, what, cure, "; give it pref 3 or higher, where it comes behind that of the bus")
+			continue
 		}
-		of(f.Dev)
+		cure += fmt.Sprintf(" handle %#x %s", f.Handle, f.Kind)
+		what := fmt.Sprintf("device %s has a filter of another program beside that of the bus (%s pref %d handle %#x)", dev, f.Dir, f.Prio, f.Handle)
+		if f.Dev == hub.Index && hub.Kind != canlink.Vcan {
+			all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
+			continue
+		}
+		all.name(FilterFirst, cure, "%s: frames may arrive twice, or not at all", what)
+		if w.isEndpoint(f.Dev) {
+			all.of(v.At(f.Dev).Name)
+		}
 	}
+}
+
+// held adds that another program is in the place of a filter of ours. On a trunk, or the end of another container than the one
+// that is being attached, it is named. advice is for who wants to keep what is there.
+func (w Want) held(kind Kind, dev int, v View, all *differences, what, cure, advice string) {
+	name := v.At(dev).Name
+	if w.isEndpoint(dev) && name != w.Attaching || slices.Contains(w.trunksThere(v), uint32(dev)) {
+		all.name(kind, cure+"; then vxcanctl heal", "%s", what)
+	} else {
+		all.refuse(kind, config.ErrInvalid, cure+advice, "%s", what)
+	}
+	if w.isEndpoint(dev) {
+		all.of(name)
+	}
+}
+
+func (w Want) isEndpoint(dev int) bool {
+	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Host.Index == dev })
 }
 
 // diffFilters compares the filters that must be there with those at some hooks. One that cannot be set is the matter of
