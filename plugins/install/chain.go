@@ -14,9 +14,9 @@ type span struct{ from, to int }
 // errNoPodNetwork is a network that vxcan cannot be chained to, because nothing is before it.
 var errNoPodNetwork = errors.New("its first plugin is vxcan, so pods would get no IP: give the file a name that sorts behind that of the pod network")
 
-// chain returns a configuration list with the entry in it exactly once, or with noEntry, without any. An entry of vxcan that is there is replaced where
-// it is, so that nobody quarrels about being the last; else it is put behind the last plugin. Every other byte stays as
-// it is.
+// chain returns a configuration list with the entry in it exactly once, or with noEntry, without any. An entry of vxcan that
+// is there is replaced where it is, so that nobody quarrels about being the last; else it is put behind the last plugin.
+// Every other byte stays as it is.
 func chain(list []byte, entry json.RawMessage) ([]byte, error) {
 	if isNone(entry) {
 		return unchain(list)
