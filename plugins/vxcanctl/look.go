@@ -56,24 +56,23 @@ func (l look) write(w io.Writer, s style) error {
 
 func (l look) blocks(s style) (all []block) {
 	for _, b := range l.all {
-		r := l.rates(b)
-		var shown block
-		shown.title = s.flow(indent, gap, append(append([]string{plain(b.Hub)}, hubItems(s, b)...), l.verdict(s, b, r)...)...)
-		shown.wrong = wrongLines(s, b)
-		shown.head, shown.rows = l.members(b, r).lines(s)
+		items := append([]string{plain(b.Hub)}, hubItems(s, b)...)
+		i := slices.IndexFunc(l.before, func(old bus.BusStatus) bool { return old.Hub == b.Hub })
+		if i >= 0 {
+			r := rateSince{l.between.Seconds(), l.before[i]}
+			load, ok := r.load(b, l.assumed)
+			var frames uint64
+			b, frames = r.perSecond(b)
+			items = append(items, fmt.Sprintf("%d frames/s", frames))
+			if ok {
+				items = append(items, fmt.Sprintf("load about %d %%", int(100*load+0.5)))
+			}
+		}
+		shown := block{title: s.flow(indent, gap, append(items, verdict(s, b))...), wrong: wrongLines(s, b)}
+		shown.head, shown.rows = l.members(b, i >= 0).lines(s)
 		all = append(all, shown)
 	}
 	return all
-}
-
-// rates is nil without a look before.
-func (l look) rates(s bus.BusStatus) *rateSince {
-	for _, old := range l.before {
-		if old.Hub == s.Hub {
-			return &rateSince{l.between.Seconds(), old}
-		}
-	}
-	return nil
 }
 
 // hubItems say what a hub is, one thing each.
@@ -139,22 +138,12 @@ func bitrate(bits uint32) string {
 	return fmt.Sprintf("%d bit/s", bits)
 }
 
-// verdict is how much is on a bus, if that is known, and whether it is whole.
-func (l look) verdict(s style, b bus.BusStatus, r *rateSince) (items []string) {
-	if r != nil {
-		items = append(items, fmt.Sprintf("%d frames/s", r.frames(b)))
-		if load, ok := r.load(b, l.assumed); ok {
-			items = append(items, "load about "+strconv.Itoa(int(100*load+0.5))+" %")
-		}
+// verdict says whether a bus is whole.
+func verdict(s style, b bus.BusStatus) string {
+	if n := len(b.Differences); n > 0 {
+		return s.paint(failure, plural(uint64(n), "problem"))
 	}
-	switch n := len(b.Differences); n {
-	case 0:
-		return append(items, s.paint(fine, "healthy"))
-	case 1:
-		return append(items, s.paint(failure, "1 problem"))
-	default:
-		return append(items, s.paint(failure, fmt.Sprintf("%d problems", n)))
-	}
+	return s.paint(fine, "healthy")
 }
 
 // wrongLines are what is wrong with a bus, each with the command that repairs it. Differences that one command repairs are
@@ -171,14 +160,14 @@ func wrongLines(s style, b bus.BusStatus) (lines []string) {
 }
 
 // members is the table of a bus.
-func (l look) members(b bus.BusStatus, r *rateSince) table {
+func (l look) members(b bus.BusStatus, perSecond bool) table {
 	t := table{columns: []column{
 		{head: "CONTAINER"}, {head: "RUNTIME", filled: true, yields: 1}, {head: "NETWORK", filled: true, yields: 2}, {head: "INTERFACE"},
 		{head: "SENT", number: true}, {head: "SEND DENIED", number: true, filled: true, yields: 5}, {head: "OVER RATE", number: true, filled: true, yields: 4},
 		{head: "HEARD", number: true}, {head: "RECEIVE DENIED", number: true, filled: true, yields: 6}, {head: "LOST", number: true, filled: true, yields: 3},
 		{head: "WAITING", number: true, filled: true, yields: 7}, {head: "WIRE LOST", number: true, filled: true, yields: 8},
 	}}
-	if r != nil {
+	if perSecond {
 		t.columns[4].head, t.columns[7].head = "SENT/s", "HEARD/s"
 	}
 	host := "(host)"
@@ -198,20 +187,17 @@ func (l look) members(b bus.BusStatus, r *rateSince) table {
 		}
 		t.rows = append(t.rows, line)
 	}
-	sent, heard := r.hub(b)
-	add([]string{host, "", "", plain(b.Hub)}, false, config.Policy{}, sent, 0, 0, heard, 0, b.Lost, b.Waiting, b.WireLost)
+	add([]string{host, "", "", plain(b.Hub)}, false, config.Policy{}, b.Sent, 0, 0, b.Heard, 0, b.Lost, b.Waiting, b.WireLost)
 	endpoints := slices.Clone(b.Endpoints)
 	if less := sortKeys[l.sort].compare; less != nil {
-		slices.SortStableFunc(endpoints, func(a, b bus.EndpointStatus) int { return less(r, a, b) })
+		slices.SortStableFunc(endpoints, less)
 	}
 	for _, e := range endpoints {
-		sent, heard := r.endpoint(e)
 		add([]string{containerOf(e), plain(runtimeOf(e)), networkOf(e), interfaceOf(e)}, !e.Up, e.Policy,
-			sent, e.DeniedSend, e.OverRate, heard, e.DeniedReceive, e.Lost, e.Waiting, e.WireLost)
+			e.Sent, e.DeniedSend, e.OverRate, e.Heard, e.DeniedReceive, e.Lost, e.Waiting, e.WireLost)
 	}
-	for _, trunk := range b.Trunks {
-		sent, heard := r.trunk(trunk)
-		add([]string{"(host " + trunk.Peer + ")", "", "", trunkWords(trunk)}, !trunk.Up, config.Policy{}, sent, trunk.Denied, 0, heard, 0, trunk.Lost, 0, 0)
+	for _, t := range b.Trunks {
+		add([]string{"(host " + t.Peer + ")", "", "", trunkWords(t)}, !t.Up, config.Policy{}, t.Sent, t.Denied, 0, t.Heard, 0, t.Lost, 0, 0)
 	}
 	for _, node := range b.Outside {
 		add([]string{"(host " + node + ")", "", "", "outside"}, false, config.Policy{}, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -233,21 +219,13 @@ func trunkWords(t bus.TrunkStatus) string {
 // sortKeys are the orders of containers, by the key that chooses one. Numbers are in descending order.
 var sortKeys = map[byte]struct {
 	name    string
-	compare func(r *rateSince, a, b bus.EndpointStatus) int
+	compare func(a, b bus.EndpointStatus) int
 }{
-	'n': {"name", func(_ *rateSince, a, b bus.EndpointStatus) int { return cmp.Compare(containerOf(a), containerOf(b)) }},
-	's': {"sent", func(r *rateSince, a, b bus.EndpointStatus) int {
-		x, _ := r.endpoint(a)
-		y, _ := r.endpoint(b)
-		return cmp.Compare(y, x)
-	}},
-	'h': {"heard", func(r *rateSince, a, b bus.EndpointStatus) int {
-		_, x := r.endpoint(a)
-		_, y := r.endpoint(b)
-		return cmp.Compare(y, x)
-	}},
-	'd': {"denied", func(_ *rateSince, a, b bus.EndpointStatus) int {
+	'n': {"name", func(a, b bus.EndpointStatus) int { return cmp.Compare(containerOf(a), containerOf(b)) }},
+	's': {"sent", func(a, b bus.EndpointStatus) int { return cmp.Compare(b.Sent, a.Sent) }},
+	'h': {"heard", func(a, b bus.EndpointStatus) int { return cmp.Compare(b.Heard, a.Heard) }},
+	'd': {"denied", func(a, b bus.EndpointStatus) int {
 		return cmp.Compare(b.DeniedSend+b.OverRate+b.DeniedReceive, a.DeniedSend+a.OverRate+a.DeniedReceive)
 	}},
-	'l': {"lost", func(_ *rateSince, a, b bus.EndpointStatus) int { return cmp.Compare(b.Lost, a.Lost) }},
+	'l': {"lost", func(a, b bus.EndpointStatus) int { return cmp.Compare(b.Lost, a.Lost) }},
 }

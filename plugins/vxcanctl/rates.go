@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/canlink"
 )
@@ -8,7 +10,7 @@ import (
 // bitRates are those of a wire, in bits per second: of the arbitration, and of the data of CAN FD frames.
 type bitRates struct{ nominal, data uint32 }
 
-// rateSince makes counters frames per second since an earlier look. nil leaves them as they are.
+// rateSince makes counters frames per second since an earlier look.
 type rateSince struct {
 	seconds float64
 	before  bus.BusStatus
@@ -22,51 +24,33 @@ func (r *rateSince) per(before, now uint64) float64 {
 	return float64(now-before) / r.seconds
 }
 
-func (r *rateSince) hub(s bus.BusStatus) (sent, heard uint64) {
-	if r == nil {
-		return s.Sent, s.Heard
+// perSecond is a bus with frames per second in the place of those sent and heard, and how many a second are on the bus.
+func (r *rateSince) perSecond(s bus.BusStatus) (_ bus.BusStatus, frames uint64) {
+	type counters struct{ sent, heard uint64 }
+	before := map[string]counters{r.before.Hub: {r.before.Sent, r.before.Heard}} // by device
+	for _, e := range r.before.Endpoints {
+		before[e.HostIf] = counters{e.Sent, e.Heard}
 	}
-	return uint64(r.per(r.before.Sent, s.Sent) + 0.5), uint64(r.per(r.before.Heard, s.Heard) + 0.5)
-}
-
-func (r *rateSince) endpoint(e bus.EndpointStatus) (sent, heard uint64) {
-	if r == nil {
-		return e.Sent, e.Heard
+	for _, t := range r.before.Trunks {
+		before[t.Device] = counters{t.Sent, t.Heard}
 	}
-	old := e // one that has just come
-	for _, b := range r.before.Endpoints {
-		if b.HostIf == e.HostIf {
-			old = b
+	change := func(device string, sent, heard *uint64) {
+		old, ok := before[device]
+		if !ok { // one that has just come
+			old = counters{*sent, *heard}
 		}
+		*sent, *heard = uint64(r.per(old.sent, *sent)+0.5), uint64(r.per(old.heard, *heard)+0.5)
+		frames += *sent
 	}
-	return uint64(r.per(old.Sent, e.Sent) + 0.5), uint64(r.per(old.Heard, e.Heard) + 0.5)
-}
-
-func (r *rateSince) trunk(t bus.TrunkStatus) (sent, heard uint64) {
-	if r == nil {
-		return t.Sent, t.Heard
+	s.Endpoints, s.Trunks = slices.Clone(s.Endpoints), slices.Clone(s.Trunks)
+	change(s.Hub, &s.Sent, &s.Heard)
+	for i := range s.Endpoints {
+		change(s.Endpoints[i].HostIf, &s.Endpoints[i].Sent, &s.Endpoints[i].Heard)
 	}
-	old := t // one that was just made
-	for _, b := range r.before.Trunks {
-		if b.Device == t.Device {
-			old = b
-		}
+	for i := range s.Trunks {
+		change(s.Trunks[i].Device, &s.Trunks[i].Sent, &s.Trunks[i].Heard)
 	}
-	return uint64(r.per(old.Sent, t.Sent) + 0.5), uint64(r.per(old.Heard, t.Heard) + 0.5)
-}
-
-// frames is how many frames a second are on the bus.
-func (r *rateSince) frames(s bus.BusStatus) uint64 {
-	frames, _ := r.hub(s)
-	for _, e := range s.Endpoints {
-		sent, _ := r.endpoint(e)
-		frames += sent
-	}
-	for _, t := range s.Trunks {
-		sent, _ := r.trunk(t)
-		frames += sent
-	}
-	return frames
+	return s, frames
 }
 
 // load estimates which part of the time the wire is in use, see statusHelp. assumed are the bit rates of a bus that has
