@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -21,6 +22,8 @@ type column struct {
 	filled bool // left out where all cells are empty or "0"
 	// yields is the order in which columns leave the row in a terminal that is too narrow, the highest first. One with 0 stays.
 	yields int
+
+	index, width int // of the cells
 }
 
 // row is a row of a table.
@@ -39,20 +42,17 @@ const (
 
 // lines returns the line of headings and the lines of each row.
 func (t table) lines(s style) (head string, rows []string) {
-	shown := t.shown()
-	widths := t.widths(shown)
-	var moved []int // columns that are shown below their row
+	shown, moved := t.shown(), []column(nil)
 	if s.width > 0 {
-		shown, widths, moved = t.fit(s.width, shown, widths)
+		shown, moved = fit(s.width, shown)
 	}
 	heads := make([]string, len(t.columns))
 	for i, c := range t.columns {
 		heads[i] = c.head
 	}
-	head = t.line(s, shown, widths, row{cells: heads})
 	for _, r := range t.rows {
-		rows = append(rows, t.line(s, shown, widths, r))
-		if words := t.words(moved, r); words != nil {
+		rows = append(rows, s.line(shown, r))
+		if words := wordsBelow(moved, r); words != nil {
 			words[0] = indent + indent + words[0]
 			rows = append(rows, s.flow(indent+indent, ", ", words...)...)
 		}
@@ -60,121 +60,97 @@ func (t table) lines(s style) (head string, rows []string) {
 			rows = append(rows, s.cut(indent+indent+line))
 		}
 	}
-	return head, rows
+	return s.line(shown, row{cells: heads}), rows
 }
 
-// fit makes columns fit into a terminal: first some leave the row, then texts are cut. One long name moves no column.
-func (t table) fit(width int, shown, widths []int) (rest, narrowed, moved []int) {
-	for i := range widths {
-		if !t.columns[shown[i]].number {
-			widths[i] = min(widths[i], max(longCell, width/3))
-		}
-	}
-	for total(widths) > width {
-		first := t.first(shown)
-		if first < 0 {
-			break
-		}
-		moved = append(moved, shown[first])
-		shown, widths = slices.Delete(shown, first, first+1), slices.Delete(widths, first, first+1)
-	}
-	for total(widths) > width && t.narrow(shown, widths) {
-	}
-	return shown, widths, moved
-}
-
-// shown are the columns that have something to show.
-func (t table) shown() (shown []int) {
+// shown are the columns that have something to show, each as wide as it needs.
+func (t table) shown() (shown []column) {
 	for i, c := range t.columns {
+		c.index, c.width = i, runewidth.StringWidth(c.head)
 		filled := !c.filled
 		for _, r := range t.rows {
 			filled = filled || r.cells[i] != "" && r.cells[i] != "0"
+			c.width = max(c.width, runewidth.StringWidth(r.cells[i]))
 		}
 		if filled {
-			shown = append(shown, i)
+			shown = append(shown, c)
 		}
 	}
 	return shown
 }
 
-// widths are those that columns need.
-func (t table) widths(shown []int) []int {
-	widths := make([]int, len(shown))
+// fit makes columns fit into a terminal: first some leave the row, then texts are cut. One long name moves no column. Columns
+// that left are in their order.
+func fit(width int, shown []column) (rest, moved []column) {
 	for i, c := range shown {
-		widths[i] = runewidth.StringWidth(t.columns[c].head)
-		for _, r := range t.rows {
-			widths[i] = max(widths[i], runewidth.StringWidth(r.cells[c]))
+		if !c.number {
+			shown[i].width = min(c.width, max(longCell, width/3))
 		}
 	}
-	return widths
+	for total(shown) > width {
+		next := slices.MaxFunc(shown, func(a, b column) int { return cmp.Compare(a.yields, b.yields) })
+		if next.yields == 0 {
+			break
+		}
+		moved = append(moved, next)
+		shown = slices.DeleteFunc(shown, func(c column) bool { return c.index == next.index })
+	}
+	for total(shown) > width {
+		widest := -1 // of the texts
+		for i, c := range shown {
+			if !c.number && c.width > minCell && (widest < 0 || c.width > shown[widest].width) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			break
+		}
+		shown[widest].width--
+	}
+	slices.SortFunc(moved, func(a, b column) int { return cmp.Compare(a.index, b.index) })
+	return shown, moved
 }
 
-func total(widths []int) (sum int) {
-	for _, w := range widths {
-		sum += len(gap) + w
+func total(columns []column) (sum int) {
+	for _, c := range columns {
+		sum += len(gap) + c.width
 	}
 	return sum // with the indent, which is as wide as a gap
 }
 
-// first returns which of the columns that are shown yields first, or -1.
-func (t table) first(shown []int) (first int) {
-	first, most := -1, 0
-	for i, c := range shown {
-		if y := t.columns[c].yields; y > most {
-			first, most = i, y
-		}
-	}
-	return first
-}
-
-// narrow takes one place from the widest text and reports whether there was one.
-func (t table) narrow(shown, widths []int) bool {
-	widest := -1
-	for i, c := range shown {
-		if !t.columns[c].number && widths[i] > minCell && (widest < 0 || widths[i] > widths[widest]) {
-			widest = i
-		}
-	}
-	if widest < 0 {
-		return false
-	}
-	widths[widest]--
-	return true
-}
-
-func (t table) line(s style, shown, widths []int, r row) string {
+func (s style) line(shown []column, r row) string {
 	var b strings.Builder
 	used := 0
 	for i, c := range shown {
-		text := runewidth.Truncate(r.cells[c], widths[i], s.more())
-		pad := strings.Repeat(" ", widths[i]-runewidth.StringWidth(text))
-		if used += len(gap) + widths[i]; s.width > 0 && used > s.width { // a terminal for no table at all
+		text := runewidth.Truncate(r.cells[c.index], c.width, s.more())
+		pad := strings.Repeat(" ", c.width-runewidth.StringWidth(text))
+		if used += len(gap) + c.width; s.width > 0 && used > s.width { // a terminal for no table at all
 			break
 		}
 		b.WriteString(gap)
-		if t.columns[c].number {
+		if c.number {
 			b.WriteString(pad)
 		}
-		if text != "" && len(r.marks) > c && r.marks[c] != fine {
-			text = s.paint(r.marks[c], text)
+		if text != "" && len(r.marks) > c.index && r.marks[c.index] != fine {
+			text = s.paint(r.marks[c.index], text)
 		}
 		b.WriteString(text)
-		if !t.columns[c].number && i < len(shown)-1 {
+		if !c.number && i < len(shown)-1 {
 			b.WriteString(pad)
 		}
 	}
 	return b.String()
 }
 
-// words are the cells of a row that are below it: a text as it is, a number with its heading unless it is 0.
-func (t table) words(moved []int, r row) (words []string) {
-	for i, c := range t.columns {
-		switch {
-		case !slices.Contains(moved, i) || r.cells[i] == "" || c.number && r.cells[i] == "0":
+// wordsBelow are the cells of a row that are below it: a text as it is, a number with its heading unless it is 0.
+func wordsBelow(moved []column, r row) (words []string) {
+	for _, c := range moved {
+		switch cell := r.cells[c.index]; {
+		case cell == "" || c.number && cell == "0":
 		case c.number:
-			words = append(words, strings.ToLower(c.head)+" "+r.cells[i])
+			words = append(words, strings.ToLower(c.head)+" "+cell)
 		default:
-			words = append(words, r.cells[i])
+			words = append(words, cell)
 		}
 	}
 	return words
