@@ -19,16 +19,18 @@ const (
 	codeDamage          uint = 102
 )
 
-// cniError gives an error the code that the CNI specification has for it. Only
-// STATUS sets a code elsewhere.
+// cniError gives an error the code that the CNI specification has for it. That of STATUS has its own.
 func cniError(err error) error {
 	var (
+		coded    *types.Error
 		unusable *store.UnusableError
 		syntax   *json.SyntaxError
 		damage   bus.Damage
 	)
 	code := types.ErrInternal
 	switch {
+	case err == nil || errors.As(err, &coded):
+		return err
 	case errors.Is(err, bus.ErrInvalidNetns):
 		code = types.ErrInvalidEnvironmentVariables
 	case errors.Is(err, config.ErrInvalid):

@@ -26,11 +26,11 @@ func main() {
 	// skel would look whether the container's netns is the host's when all is done; pkg/bus does so before.
 	os.Setenv("CNI_NETNS_OVERRIDE", "1")
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    cmdAdd,
-		Del:    cmdDel,
-		Check:  cmdCheck,
-		GC:     cmdGC,
-		Status: cmdStatus,
+		Add:    verb("ADD", cmdAdd),
+		Del:    verb(del, cmdDel),
+		Check:  verb("CHECK", cmdCheck),
+		GC:     verb("GC", cmdGC),
+		Status: verb("STATUS", cmdStatus),
 	}, version.VersionsStartingFrom("0.3.1"), "vxcan "+buildVersion+", a CNI plugin that puts containers on a CAN bus")
 }
 

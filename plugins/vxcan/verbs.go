@@ -19,23 +19,40 @@ import (
 // which it is not one.
 const noMAC = "00:00:00:00:00:00"
 
-func cmdAdd(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return cniError(err)
+// verb is a verb of CNI: it reads the configuration, runs, and gives an error its code.
+func verb(cmd string, run func(c *conf, args *skel.CmdArgs, log *slog.Logger) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		c, err := parseConf(args.StdinData)
+		if c == nil || err != nil && cmd != del {
+			return cniError(err)
+		}
+		log := slog.With("cmd", cmd, "network", c.Name)
+		if args.ContainerID != "" {
+			log = log.With("containerID", args.ContainerID, "ifName", args.IfName)
+		}
+		if err != nil {
+			log.Info("going on with what could be read", "err", err)
+		}
+		return cniError(run(c, args, log))
 	}
+}
+
+// del is the verb that works with a configuration that ADD would refuse: it may have been edited since, and a runtime calls
+// DEL after an ADD that failed.
+const del = "DEL"
+
+func cmdAdd(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
 	result, err := c.prevResult()
 	if err != nil {
-		return cniError(err)
+		return err
 	}
 	requests, err := c.requests(args)
 	if err != nil {
-		return cniError(err)
+		return err
 	}
 	if result == nil {
 		result = &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	}
-	log := logger("ADD", c, args)
 	if len(requests) == 0 {
 		log.Info("the pod does not ask for a bus", "annotation", annotation)
 	}
@@ -57,23 +74,10 @@ func cmdAdd(args *skel.CmdArgs) error {
 		}
 		return nil
 	}, requests...)
-	if err != nil {
-		return cniError(err)
-	}
-	return nil
+	return err
 }
 
-// cmdDel works with a configuration that ADD would refuse: it may have been edited since, and a runtime calls DEL after
-// an ADD that failed.
-func cmdDel(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if c == nil {
-		return cniError(err)
-	}
-	log := logger("DEL", c, args)
-	if err != nil {
-		log.Info("going on with what could be read", "err", err)
-	}
+func cmdDel(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
 	h := bus.NewHost(log)
 	requests, err := c.requests(args)
 	if err != nil { // the pod may name fewer hubs than at its ADD
@@ -87,27 +91,23 @@ func cmdDel(args *skel.CmdArgs) error {
 		errs = append(errs, lend.Of(c.network, h).Detach(context.Background(), r.Hub.Name, r.Attachment))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return cniError(err)
+		return err
 	}
 	log.Info("detached", "interfaces", len(requests))
 	return nil
 }
 
-func cmdCheck(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return cniError(err)
-	}
+func cmdCheck(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
 	result, err := c.prevResult()
 	if err != nil {
-		return cniError(err)
+		return err
 	}
 	if result == nil {
-		return cniError(fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, config.ErrInvalid))
+		return fmt.Errorf(`%w configuration: CHECK needs the result of ADD: key "prevResult" is missing`, config.ErrInvalid)
 	}
 	requests, err := c.requests(args)
 	if err != nil {
-		return cniError(err)
+		return err
 	}
 	var contIfs []string
 	for _, i := range result.Interfaces {
@@ -115,23 +115,17 @@ func cmdCheck(args *skel.CmdArgs) error {
 			contIfs = append(contIfs, i.Name)
 		}
 	}
-	log := logger("CHECK", c, args)
 	h := lend.Of(c.network, bus.NewHost(log))
 	for _, r := range requests {
 		if err := h.Check(context.Background(), r, contIfs); err != nil {
-			return cniError(err)
+			return err
 		}
 	}
 	log.Info("checked", "interfaces", len(requests))
 	return nil
 }
 
-func cmdGC(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return cniError(err)
-	}
-	log := logger("GC", c, args)
+func cmdGC(c *conf, _ *skel.CmdArgs, log *slog.Logger) error {
 	if !c.hasList { // without a list, no attachment is known to be stale
 		log.Info("no list of valid attachments: nothing to do")
 		return nil
@@ -140,32 +134,19 @@ func cmdGC(args *skel.CmdArgs) error {
 	for _, a := range c.Valid {
 		valid[a] = true
 	}
-	err = bus.NewHost(log).Collect(context.Background(), func(a config.Attachment, left bool) bool {
+	err := bus.NewHost(log).Collect(context.Background(), func(a config.Attachment, left bool) bool {
 		ours := a.Runtime == runtimeName && a.Network == c.Name
 		return ours && (left || !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}])
 	})
-	if err != nil {
-		return cniError(err)
+	if err == nil {
+		log.Info("collected")
 	}
-	log.Info("collected")
-	return nil
+	return err
 }
 
-func cmdStatus(args *skel.CmdArgs) error {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return cniError(err)
-	}
-	if err := lend.Of(c.network, bus.NewHost(logger("STATUS", c, args))).Ready(); err != nil {
+func cmdStatus(c *conf, _ *skel.CmdArgs, log *slog.Logger) error {
+	if err := lend.Of(c.network, bus.NewHost(log)).Ready(); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, config.OneLine(err), "")
 	}
 	return nil
-}
-
-func logger(cmd string, c *conf, args *skel.CmdArgs) *slog.Logger {
-	log := slog.With("cmd", cmd, "network", c.Name)
-	if args.ContainerID != "" {
-		log = log.With("containerID", args.ContainerID, "ifName", args.IfName)
-	}
-	return log
 }
