@@ -18,18 +18,22 @@ var errNoPodNetwork = errors.New("its first plugin is vxcan, so pods would get n
 // is there is replaced where it is, so that nobody quarrels about being the last; else it is put behind the last plugin.
 // Every other byte stays as it is.
 func chain(list []byte, entry json.RawMessage) ([]byte, error) {
-	if isNone(entry) {
-		return unchain(list)
-	}
 	open, plugins, err := findPlugins(list)
 	if err != nil {
 		return nil, err
 	}
-	ours, err := oursAmong(list, plugins)
-	if err != nil {
-		return nil, err
+	var ours []int
+	for i, plugin := range plugins {
+		if typeOf(list[plugin.from:plugin.to]) == pluginType {
+			ours = append(ours, i)
+		}
 	}
-	if len(ours) == 0 {
+	switch {
+	case len(ours) > 0 && ours[0] == 0:
+		return nil, errNoPodNetwork
+	case isNone(entry):
+		return cut(list, plugins, ours), nil
+	case len(ours) == 0:
 		last := plugins[len(plugins)-1]
 		before := span{open, last.from} // what is before the last plugin is put before ours, too
 		if len(plugins) > 1 {
@@ -44,35 +48,6 @@ func chain(list []byte, entry json.RawMessage) ([]byte, error) {
 		return list, nil
 	}
 	return slices.Concat(list[:first.from], entry, list[first.to:]), nil
-}
-
-// unchain returns a configuration list without entries of vxcan, every other byte as it is.
-func unchain(list []byte) ([]byte, error) {
-	_, plugins, err := findPlugins(list)
-	if err != nil {
-		return nil, err
-	}
-	ours, err := oursAmong(list, plugins)
-	return cut(list, plugins, ours), err
-}
-
-// isChained reports whether the entry, and no other of vxcan, is in a configuration list.
-func isChained(list []byte, entry json.RawMessage) (bool, error) {
-	chained, err := chain(list, entry)
-	return bytes.Equal(list, chained), err
-}
-
-// oursAmong are the indexes of the plugins that are vxcan, never the first.
-func oursAmong(list []byte, plugins []span) (ours []int, err error) {
-	for i, plugin := range plugins {
-		if typeOf(list[plugin.from:plugin.to]) == pluginType {
-			ours = append(ours, i)
-		}
-	}
-	if len(ours) > 0 && ours[0] == 0 {
-		return nil, errNoPodNetwork
-	}
-	return ours, nil
 }
 
 // cut takes plugins out, with the comma before each.

@@ -218,7 +218,7 @@ func takeOut(file string) error {
 	}
 	var list []byte
 	if err == nil {
-		list, err = unchain(content)
+		list, err = chain(content, json.RawMessage(noEntry))
 	}
 	if err != nil {
 		return fmt.Errorf("take vxcan out of %s: %w", file, err)
@@ -276,9 +276,9 @@ func (in *installer) inPlace() error {
 	if err != nil {
 		return err
 	}
-	chained, err := isChained(list, entry)
+	chained, err := chain(list, entry)
 	switch {
-	case err != nil || chained:
+	case err != nil || bytes.Equal(list, chained):
 	case isNone(entry):
 		err = errors.New("an entry of vxcan is in the pod network")
 	default:

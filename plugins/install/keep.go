@@ -31,9 +31,16 @@ func (in *installer) installOnce(ctx context.Context) error {
 	if wantsNodes(hostsOf(in.valid)) {
 		return fmt.Errorf("%w entry: hosts: nodes come and go: leave out --once", errUsage)
 	}
-	for n := 1; ; n++ {
+	return persist(ctx, func() error {
 		_, err := in.install(ctx)
-		if err == nil || !passes(err) || n == patience || !sleep(ctx, again) {
+		return err
+	})
+}
+
+// persist tries again what fails by something that passes.
+func persist(ctx context.Context, try func() error) error {
+	for n := 1; ; n++ {
+		if err := try(); err == nil || !passes(err) || n == patience || !sleep(ctx, again) {
 			return withHint(err)
 		}
 	}
@@ -78,22 +85,11 @@ func (in *installer) keepInstalled(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 		if !sleep(ctx, pace.delay(wrote)) {
-			return in.leave()
+			if in.removeOnExit {
+				return persist(context.WithoutCancel(ctx), in.remove)
+			}
+			return nil
 		}
-	}
-}
-
-// leave is what a signal asks for.
-func (in *installer) leave() error {
-	if !in.removeOnExit {
-		return nil
-	}
-	for n := 1; ; n++ {
-		err := in.remove()
-		if err == nil || !passes(err) || n == patience {
-			return withHint(err)
-		}
-		time.Sleep(again)
 	}
 }
 

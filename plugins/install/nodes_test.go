@@ -172,7 +172,7 @@ func TestNodesChained(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := isChained(n.content, entry); !ok || err != nil {
+		if chained, err := chain(n.content, entry); string(chained) != string(n.content) || err != nil {
 			t.Errorf("%q: not in place: %v", c.known, err)
 		}
 		in.valid = json.RawMessage(testEntry)
