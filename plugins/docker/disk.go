@@ -102,8 +102,8 @@ func (r *records) onHub(hub string) *network {
 // disk keeps the records. A call that holds its lock never waits for the lock of a bus.
 type disk struct{ dir string }
 
-// with calls use with what is on disk, locked.
-func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (retErr error) {
+// with calls use with what is on disk, locked, and writes what it has changed, so that a power cut does not lose it.
+func (d disk) with(ctx context.Context, use func(*records) (changed bool, err error)) (retErr error) {
 	file, err := store.Open(ctx, d.dir, stateName, bus.DefaultLockTimeout)
 	if err != nil {
 		return err
@@ -139,70 +139,69 @@ func (d disk) with(ctx context.Context, use func(*records, *store.File) error) (
 			n.Endpoints = nil
 		}
 	}
-	return use(&r, file)
+	if changed, err := use(&r); err != nil || !changed {
+		return err
+	}
+	if err := file.SaveSynced(&r); err != nil || len(r.Networks) > 0 {
+		return err
+	}
+	return file.Remove() // and should a power cut undo that, there is an empty one
 }
 
 // read returns what is on disk.
 func (d disk) read(ctx context.Context) (r *records, err error) {
-	err = d.with(ctx, func(found *records, _ *store.File) error {
+	err = d.with(ctx, func(found *records) (bool, error) {
 		r = found
-		return nil
+		return false, nil
 	})
 	return r, err
 }
 
-// putNetwork records a network, so that a power cut does not lose it, and reports whether it is a new one.
+// putNetwork records a network, and reports whether it is a new one.
 func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool, err error) {
-	err = d.with(ctx, func(r *records, file *store.File) error {
+	err = d.with(ctx, func(r *records) (bool, error) {
 		old := r.Networks[id]
 		if isNew = old == nil; !isNew {
 			n.Endpoints = old.Endpoints
 		}
 		r.Networks[id] = n
-		return file.SaveSynced(r)
+		return true, nil
 	})
 	return isNew, err
 }
 
 // removeNetwork removes a network, and the file with the last one. It returns what was on record, or nil.
 func (d disk) removeNetwork(ctx context.Context, id string) (old *network, err error) {
-	err = d.with(ctx, func(r *records, file *store.File) error {
+	err = d.with(ctx, func(r *records) (bool, error) {
 		old = r.Networks[id]
 		delete(r.Networks, id)
-		if err := file.SaveSynced(r); err != nil || len(r.Networks) > 0 {
-			return err
-		}
-		return file.Remove() // and should a power cut undo that, there is an empty one
+		return true, nil
 	})
 	return old, err
 }
 
 // putEndpoint records an endpoint in place of one that is known.
 func (d disk) putEndpoint(ctx context.Context, id endpointRequest, e endpoint) (n *network, err error) {
-	err = d.with(ctx, func(r *records, file *store.File) error {
+	err = d.with(ctx, func(r *records) (bool, error) {
 		if n, err = r.find(id.NetworkID); err != nil {
-			return err
+			return false, err
 		}
 		if n.Endpoints == nil {
 			n.Endpoints = make(map[string]endpoint)
 		}
 		n.Endpoints[id.EndpointID] = e
-		return file.SaveSynced(r)
+		return true, nil
 	})
 	return n, err
 }
 
 // removeEndpoint removes an endpoint, if it is there.
 func (d disk) removeEndpoint(ctx context.Context, id endpointRequest) error {
-	return d.with(ctx, func(r *records, file *store.File) error {
-		n := r.Networks[id.NetworkID]
-		if n == nil {
-			return nil
+	return d.with(ctx, func(r *records) (found bool, _ error) {
+		if n := r.Networks[id.NetworkID]; n != nil {
+			_, found = n.Endpoints[id.EndpointID]
+			delete(n.Endpoints, id.EndpointID)
 		}
-		if _, found := n.Endpoints[id.EndpointID]; !found {
-			return nil
-		}
-		delete(n.Endpoints, id.EndpointID)
-		return file.SaveSynced(r)
+		return found, nil
 	})
 }

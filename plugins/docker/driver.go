@@ -46,9 +46,6 @@ func (d *driver) createNetwork(ctx context.Context, log *slog.Logger, r createNe
 // deleteNetwork does all it can, because Docker forgets the network whatever we say. Backplane and hub go with the last
 // network that names the hub, unless they are in use or the hub is not ours.
 func (d *driver) deleteNetwork(ctx context.Context, log *slog.Logger, r networkRequest) (any, error) {
-	if err := r.check(); err != nil {
-		return nil, err
-	}
 	log = log.With("network", r.NetworkID)
 	h := bus.NewHost(log)
 	n, err := d.disk.removeNetwork(ctx, r.NetworkID)
@@ -99,9 +96,6 @@ func (d *driver) createEndpoint(ctx context.Context, log *slog.Logger, r createE
 // wanted. Docker up to 27 makes the netns later, on every start of a container, and moves and names the container end
 // itself.
 func (d *driver) join(ctx context.Context, log *slog.Logger, r joinRequest) (any, error) {
-	if err := r.check(); err != nil {
-		return nil, err
-	}
 	log = r.log(log)
 	all, err := d.disk.read(ctx)
 	if err != nil {
@@ -167,9 +161,6 @@ func (d *driver) deleteEndpoint(ctx context.Context, log *slog.Logger, r endpoin
 
 // detach needs no record: where it cannot be read, or the network is not known, the devices know the hub.
 func (d *driver) detach(ctx context.Context, log *slog.Logger, r endpointRequest) error {
-	if err := r.check(); err != nil {
-		return err
-	}
 	h := bus.NewHost(log)
 	all, err := d.disk.read(ctx)
 	if err == nil && all.Networks[r.NetworkID] != nil {

@@ -26,9 +26,6 @@ const (
 
 // parseNetwork reads and validates what CreateNetwork says. Its errors name the option and what is allowed.
 func parseNetwork(r createNetworkRequest) (*network, error) {
-	if err := (networkRequest{r.NetworkID}).check(); err != nil {
-		return nil, err
-	}
 	for _, d := range append(r.IPv4Data, r.IPv6Data...) {
 		if d.Pool != "" && d.Pool != "0.0.0.0/0" && d.Pool != "::/0" { // the null driver's
 			return nil, fmt.Errorf("%w address range %s: a CAN bus has no IP addresses; add --ipam-driver null", config.ErrInvalid, d.Pool)
@@ -72,9 +69,6 @@ func parseNetwork(r createNetworkRequest) (*network, error) {
 
 // parseEndpoint reads and validates what CreateEndpoint says.
 func parseEndpoint(r createEndpointRequest) (endpoint, error) {
-	if err := r.check(); err != nil {
-		return endpoint{}, err
-	}
 	switch i := r.Interface; {
 	case i.Address != "" || i.AddressIPv6 != "":
 		return endpoint{}, fmt.Errorf("%w IP address %s%s: a CAN interface has none; create the network with --ipam-driver null",

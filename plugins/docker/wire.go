@@ -18,7 +18,7 @@ import (
 // matter here. What else Docker says is ignored.
 
 type createNetworkRequest struct {
-	NetworkID          string
+	networkRequest
 	Options            map[string]any
 	IPv4Data, IPv6Data []ipamData
 }
@@ -86,7 +86,7 @@ func answer(mux *http.ServeMux, path string, response any) {
 }
 
 // handle answers a call by a verb.
-func handle[Request any](mux *http.ServeMux, call string, verb func(context.Context, *slog.Logger, Request) (any, error)) {
+func handle[Request interface{ check() error }](mux *http.ServeMux, call string, verb func(context.Context, *slog.Logger, Request) (any, error)) {
 	mux.HandleFunc("POST /NetworkDriver."+call, func(w http.ResponseWriter, r *http.Request) {
 		log := slog.With("cmd", call)
 		var request Request
@@ -98,7 +98,11 @@ func handle[Request any](mux *http.ServeMux, call string, verb func(context.Cont
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		response, err := verb(r.Context(), log, request)
+		var response any
+		err := request.check()
+		if err == nil {
+			response, err = verb(r.Context(), log, request)
+		}
 		if err != nil {
 			log.Error("failed", "err", err, "request", request)
 			refuse(w, status(err), err)
