@@ -17,20 +17,60 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
-// machine is a host that doctor looks at.
+// machine is a host that doctor looks at, and what was found there.
 type machine struct {
 	root string // of its files
 	uid  int
 	host looker
 	// inPod reports that this is a container without the capabilities of root, as in the DaemonSet: it sees the kernel and the
 	// buses of its host, but neither its programs nor its files.
-	inPod bool
-	// What is nil is as on this host.
+	inPod   bool
+	release string // as uname -r
+
 	rootless func() bool                               // as bus.IsRootless
 	try      func(m bus.Module) error                  // as Module.Try
-	enabled  func(unit string) (state string, ok bool) // as systemctl is-enabled
+	unit     func(name string) (state string, ok bool) // as unitState
 	podmans  func() string                             // as podman --version
-	release  string                                    // as uname -r
+
+	found []finding
+}
+
+// newMachine is this host.
+func newMachine(host looker) *machine {
+	m := machine{
+		root: "/", uid: os.Geteuid(), host: host, inPod: os.Geteuid() == 0 && !hasNetAdmin(),
+		rootless: bus.IsRootless, try: bus.Module.Try, unit: unitState, podmans: podmanVersion,
+	}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		m.release = unix.ByteSliceToString(name.Release[:])
+	}
+	return &m
+}
+
+// hasNetAdmin reports whether this process may change the network, as root may.
+func hasNetAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err != nil || data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
+}
+
+// unitState is what systemctl is-enabled says of a unit. ok reports whether there is such a unit.
+func unitState(name string) (state string, ok bool) {
+	out, _ := exec.Command("systemctl", "is-enabled", "--", name).Output() // its status is 1 for a unit that is not enabled
+	state = strings.TrimSpace(string(out))
+	return state, state != "" && state != "not-found"
+}
+
+func podmanVersion() string {
+	out, _ := exec.Command("podman", "--version").Output()
+	return string(out)
+}
+
+// add notes what a check has found.
+func (m *machine) add(code string, l level, what, remedy string) {
+	m.found = append(m.found, finding{code, map[byte]string{'1': "kernel", '2': "runtimes", '3': "buses"}[code[2]], l, what, remedy})
 }
 
 func (m *machine) read(path string) string {
@@ -50,14 +90,7 @@ func (m *machine) installed(program string) bool {
 }
 
 func (m *machine) system() system {
-	s := system{release: m.release}
-	if s.release == "" {
-		var name unix.Utsname
-		if unix.Uname(&name) == nil {
-			s.release = unix.ByteSliceToString(name.Release[:])
-		}
-	}
-	s.foreign = !m.has("/lib/modules/" + s.release)
+	s := system{release: m.release, foreign: !m.has("/lib/modules/" + m.release)}
 	for line := range strings.Lines(m.read("/etc/os-release")) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		value = strings.Trim(value, `"'`)
@@ -73,29 +106,16 @@ func (m *machine) system() system {
 	return s
 }
 
-// unit is what systemctl is-enabled says of a unit. ok reports whether there is such a unit.
-func (m *machine) unit(name string) (state string, ok bool) {
-	if m.enabled != nil {
-		return m.enabled(name)
-	}
-	out, _ := exec.Command("systemctl", "is-enabled", "--", name).Output() // its status is 1 for a unit that is not enabled
-	state = strings.TrimSpace(string(out))
-	return state, state != "" && state != "not-found"
-}
-
 // kernel tries the kernel.
-func (m *machine) kernel() (all []finding) {
-	add := func(code string, l level, what, remedy string) {
-		all = append(all, finding{code, "kernel", l, what, remedy})
-	}
-	system, rootless := m.system(), m.isRootless()
+func (m *machine) kernel() {
+	system, rootless := m.system(), m.rootless()
 	switch {
 	case rootless:
-		add("VX110", fine, "user namespace: the buses of this user, without controllers", "")
+		m.add("VX110", fine, "user namespace: the buses of this user, without controllers", "")
 	case m.uid != 0:
-		add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
+		m.add("VX100", warning, "not root: kernel modules are only looked for, and buses not at all", "sudo vxcanctl doctor")
 	case m.inPod:
-		add("VX100", fine, "a container without capabilities: kernel modules are only looked for, and runtimes not at all", "")
+		m.add("VX100", fine, "a container without capabilities: kernel modules are only looked for, and runtimes not at all", "")
 	}
 	for _, module := range bus.Modules {
 		if rootless && !module.Rootless {
@@ -105,24 +125,13 @@ func (m *machine) kernel() (all []finding) {
 		if !loaded && system.foreign { // whose files do not tell
 			continue
 		}
-		f := m.module(system, module, m.uid == 0 && !m.inPod && loaded)
-		i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
-		f.Code = codes[i].code
-		all = append(all, f)
+		m.module(system, module, m.uid == 0 && !m.inPod && loaded)
 	}
 	if major, minor := kernelVersion(system.release); major < 6 || major == 6 && minor < 1 {
-		add("VX111", warning, "Linux "+system.release+" is older than 6.1: programs inside one container do not hear each other", "use a newer kernel")
+		m.add("VX111", warning, "Linux "+system.release+" is older than 6.1: programs inside one container do not hear each other", "use a newer kernel")
 	} else {
-		add("VX111", fine, "Linux "+system.release, "")
+		m.add("VX111", fine, "Linux "+system.release, "")
 	}
-	return all
-}
-
-func (m *machine) isRootless() bool {
-	if m.rootless != nil {
-		return m.rootless()
-	}
-	return bus.IsRootless()
 }
 
 func kernelVersion(release string) (major, minor int) {
@@ -131,36 +140,34 @@ func kernelVersion(release string) (major, minor int) {
 }
 
 // module tries one kernel module, or only looks for it.
-func (m *machine) module(s system, module bus.Module, tried bool) finding {
-	f := finding{Category: "kernel", Level: fine, What: "module " + module.Name}
+func (m *machine) module(s system, module bus.Module, tried bool) {
+	l, what, remedy := fine, "module "+module.Name, ""
 	missing := func(why string) {
-		f.Level, f.What, f.Remedy = failure, f.What+" "+why, kernelRemedy(s, module)
+		l, what, remedy = failure, what+" "+why, kernelRemedy(s, module)
 		if others, _ := filepath.Glob(filepath.Join(m.root, "lib/modules/*")); s.foreign && len(others) > 0 && m.read("/proc/modules") != "" {
-			f.Remedy = "reboot: the modules of the running kernel are not on the disk any more"
+			remedy = "reboot: the modules of the running kernel are not on the disk any more"
 		}
 		if module.For != "" {
-			f.Level, f.What = warning, f.What+", which "+module.For+" needs"
+			l, what = warning, what+", which "+module.For+" needs"
 		}
 	}
-	if !tried {
-		if !m.onDisk(s, module.Name) {
-			missing("(" + module.Config + ") is not there")
-		} else {
-			f.What += " is there"
-		}
-		return f
+	var err error
+	if tried {
+		err = m.try(module)
 	}
-	try := bus.Module.Try
-	if m.try != nil {
-		try = m.try
-	}
-	switch err := try(module); {
+	switch {
 	case errors.Is(err, bus.ErrNoKernelSupport):
 		missing("(" + module.Config + ") cannot be used")
 	case err != nil:
-		f.Level, f.What = warning, f.What+" could not be tried: "+config.OneLine(err)
+		l, what = warning, what+" could not be tried: "+config.OneLine(err)
+	case tried:
+	case m.onDisk(s, module.Name):
+		what += " is there"
+	default:
+		missing("(" + module.Config + ") is not there")
 	}
-	return f
+	i := slices.IndexFunc(codes[:], func(c code) bool { return c.title == "kernel module "+module.Name })
+	m.add(codes[i].code, l, what, remedy)
 }
 
 // onDisk reports whether a kernel has a module, built in or as a file.
@@ -179,18 +186,18 @@ func (m *machine) onDisk(s system, name string) bool {
 }
 
 // backlog compares the queue for bursts with the largest bus.
-func (m *machine) backlog(buses []bus.BusStatus) []finding {
+func (m *machine) backlog(buses []bus.BusStatus) {
 	now, err := strconv.Atoi(strings.TrimSpace(m.read("/proc/sys/net/core/netdev_max_backlog")))
 	if err != nil { // a netns that is not the first one
-		return nil
+		return
 	}
 	largest := 2 // the first bus will have as many
 	for _, s := range buses {
 		largest = max(largest, len(s.Endpoints))
 	}
-	f := finding{"VX112", "kernel", fine, fmt.Sprintf("net.core.netdev_max_backlog is %d", now), ""}
 	if what, command := bus.ShortBacklog(now, largest); what != "" {
-		f.Level, f.What, f.Remedy = warning, what, command
+		m.add("VX112", warning, what, command)
+	} else {
+		m.add("VX112", fine, fmt.Sprintf("net.core.netdev_max_backlog is %d", now), "")
 	}
-	return []finding{f}
 }

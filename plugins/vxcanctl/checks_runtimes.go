@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,47 +14,45 @@ import (
 )
 
 // runtimes looks at each runtime that is installed.
-func (m *machine) runtimes(buses []bus.BusStatus) (all []finding) {
+func (m *machine) runtimes(buses []bus.BusStatus) {
 	if m.inPod {
-		return nil
+		return
 	}
+	before := len(m.found)
 	if m.installed("podman") {
-		all = append(all, m.podman(buses)...)
+		m.podman(buses)
 	}
 	if isRootlessRuntime() { // the others are root's
-		return all
+		return
 	}
 	if m.uid != 0 {
-		all = append(all, m.ofUser()...)
+		m.ofUser()
 	}
 	if m.installed("dockerd") {
-		all = append(all, m.docker())
+		m.docker()
 	}
-	all = append(all, m.lending()...)
+	m.lending()
 	nerdctl := m.installed("nerdctl")
 	if m.installed("containerd") && (m.installed("kubelet") || m.installed("crictl") || !nerdctl && !m.installed("dockerd")) {
-		all = append(all, m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN"))
+		m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN")
 	}
 	if nerdctl {
-		all = append(all, m.nerdctl())
+		m.nerdctl()
 	}
 	if m.installed("k3s") {
-		all = append(all, m.plugin("VX206", "k3s: CNI plugin", []string{"/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/data/current/bin"}, "CNI_BIN"))
+		m.plugin("VX206", "k3s: CNI plugin", []string{"/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/data/current/bin"}, "CNI_BIN")
 	}
-	if len(all) == 0 {
-		all = append(all, finding{"VX200", "runtimes", warning, "no container runtime was found", "install Podman, Docker or containerd"})
+	if len(m.found) == before {
+		m.add("VX200", warning, "no container runtime was found", "install Podman, Docker or containerd")
 	}
-	return all
 }
 
 // ofUser looks for what a user's own runtime needs of the host.
-func (m *machine) ofUser() (all []finding) {
-	add := func(what, remedy string) {
-		all = append(all, finding{"VX209", "runtimes", warning, "rootless: " + what, remedy})
-	}
+func (m *machine) ofUser() {
+	add := func(what, remedy string) { m.add("VX209", warning, "rootless: "+what, remedy) }
 	podman := m.installed("podman")
 	if !podman && !m.installed("rootlesskit") {
-		return nil
+		return
 	}
 	for _, file := range []string{"user/max_user_namespaces", "kernel/unprivileged_userns_clone"} {
 		if strings.TrimSpace(m.read("/proc/sys/"+file)) == "0" {
@@ -74,7 +71,6 @@ func (m *machine) ofUser() (all []finding) {
 	if podman && m.installed("pasta") && !slices.Contains(set, "slirp4netns") && !m.hasRoute() {
 		add("this host has no route, without which pasta lets Podman start no container on a network", "install slirp4netns, and write below [network] in ~/.config/containers/containers.conf: "+line)
 	}
-	return all
 }
 
 // hasRoute reports whether there is a default route, as /proc/net has it for IPv4 and IPv6.
@@ -93,10 +89,11 @@ func (m *machine) hasRoute() bool {
 }
 
 // plugin looks for vxcan in directories of which a runtime takes any. variable is what make install calls the first one.
-func (m *machine) plugin(code, what string, dirs []string, variable string) finding {
+func (m *machine) plugin(code, what string, dirs []string, variable string) {
 	for _, dir := range dirs {
 		if m.has(dir + "/vxcan") {
-			return finding{code, "runtimes", fine, what + " " + dir + "/vxcan", ""}
+			m.add(code, fine, what+" "+dir+"/vxcan", "")
+			return
 		}
 	}
 	wanted, elsewhere := dirs[max(slices.IndexFunc(dirs, m.has), 0)], netavarkDirs
@@ -112,7 +109,7 @@ func (m *machine) plugin(code, what string, dirs []string, variable string) find
 			}
 		}
 	}
-	return finding{code, "runtimes", failure, what + " vxcan is not in " + strings.Join(dirs, " or "), remedy}
+	m.add(code, failure, what+" vxcan is not in "+strings.Join(dirs, " or "), remedy)
 }
 
 var (
@@ -120,7 +117,7 @@ var (
 	cniDirs      = []string{"/opt/cni/bin", "/usr/local/libexec/cni", "/usr/libexec/cni", "/usr/local/lib/cni", "/usr/lib/cni"}
 )
 
-func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
+func (m *machine) podman(buses []bus.BusStatus) {
 	conf := m.containersConf()
 	or := func(key string, dirs []string) []string {
 		if set := stringsOf(conf, key); len(set) > 0 {
@@ -130,18 +127,17 @@ func (m *machine) podman(buses []bus.BusStatus) (all []finding) {
 	}
 	backend := m.podmanBackend(conf)
 	if backend == "cni" {
-		all = append(all, m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN"))
+		m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN")
 	} else if old := m.oldPodman(); old != "" {
-		all = append(all, finding{"VX201", "runtimes", failure, "podman: " + old + " with netavark knows no network driver but its own: 4.5 is the first",
-			`sudo apt install containernetworking-plugins, and write network_backend = "cni" below [network] in /etc/containers/containers.conf`})
+		m.add("VX201", failure, "podman: "+old+" with netavark knows no network driver but its own: 4.5 is the first",
+			`sudo apt install containernetworking-plugins, and write network_backend = "cni" below [network] in /etc/containers/containers.conf`)
 	} else {
-		all = append(all, m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), ""))
+		m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), "")
 	}
 	if state, ok := m.unit("podman-restart.service"); ok && !isRootlessRuntime() && state != "enabled" && m.usesPodman(buses, conf, backend) {
-		all = append(all, finding{"VX203", "runtimes", warning, "podman: podman-restart.service is " + state + ", so that --restart starts no container after a reboot",
-			"sudo systemctl enable podman-restart.service"})
+		m.add("VX203", warning, "podman: podman-restart.service is "+state+", so that --restart starts no container after a reboot",
+			"sudo systemctl enable podman-restart.service")
 	}
-	return all
 }
 
 // usesPodman reports whether Podman has a container on a bus, or a network of vxcan. A network of CNI is that of any runtime:
@@ -205,14 +201,7 @@ func (m *machine) podmanBackend(conf string) string {
 
 // oldPodman is the version of a Podman whose netavark takes no driver of others; "" for a newer one.
 func (m *machine) oldPodman() string {
-	said := ""
-	if m.podmans != nil {
-		said = m.podmans()
-	} else if m.root == "/" {
-		out, _ := exec.Command("podman", "--version").Output()
-		said = string(out)
-	}
-	if found := regexp.MustCompile(`version (4\.[0-4]\.\S*)`).FindStringSubmatch(said); found != nil {
+	if found := regexp.MustCompile(`version (4\.[0-4]\.\S*)`).FindStringSubmatch(m.podmans()); found != nil {
 		return found[1]
 	}
 	return ""
@@ -230,48 +219,46 @@ func stringsOf(text, key string) (values []string) {
 	return values
 }
 
-func (m *machine) docker() finding {
+func (m *machine) docker() {
 	const unit = "vxcan-docker.socket"
-	state, ok := m.unit(unit)
-	f := finding{"VX204", "runtimes", fine, "docker: " + unit + " is enabled", ""}
-	switch {
-	case m.has("/run/docker/plugins/vxcan.sock") && state != "enabled":
-		f.What = "docker: the driver is there (/run/docker/plugins/vxcan.sock)"
+	switch state, ok := m.unit(unit); {
+	case ok && state == "enabled":
+		m.add("VX204", fine, "docker: "+unit+" is enabled", "")
+	case m.has("/run/docker/plugins/vxcan.sock"):
+		m.add("VX204", fine, "docker: the driver is there (/run/docker/plugins/vxcan.sock)", "")
 	case !ok && m.uid != 0: // /run/docker is for root alone
-		f.Level, f.What, f.Remedy = warning, "docker: there is no unit "+unit+", and without root no other sign of the driver can be seen", "sudo vxcanctl doctor"
+		m.add("VX204", warning, "docker: there is no unit "+unit+", and without root no other sign of the driver can be seen", "sudo vxcanctl doctor")
 	case !ok:
-		f.Level, f.What, f.Remedy = failure, "docker: the driver vxcan-docker is not installed", "sudo make install"
-	case state != "enabled":
-		f.Level, f.What, f.Remedy = warning, "docker: "+unit+" is "+state+", so that Docker has no driver vxcan", "sudo systemctl enable --now "+unit
+		m.add("VX204", failure, "docker: the driver vxcan-docker is not installed", "sudo make install")
+	default:
+		m.add("VX204", warning, "docker: "+unit+" is "+state+", so that Docker has no driver vxcan", "sudo systemctl enable --now "+unit)
 	}
-	return f
 }
 
 // lending looks at what is lent, if anything is.
-func (m *machine) lending() (all []finding) {
-	if m.isRootless() { // where root's files are nobody's
-		return nil
+func (m *machine) lending() {
+	if m.rootless() { // where root's files are nobody's
+		return
 	}
 	const unit = "vxcan-lend.socket"
 	consents, err := lend.Consents{Dir: filepath.Join(m.root, lend.ConsentsDir)}.List()
 	if err != nil {
-		all = append(all, finding{"VX208", "runtimes", warning, "what is lent cannot be read: " + config.OneLine(err), ""})
+		m.add("VX208", warning, "what is lent cannot be read: "+config.OneLine(err), "")
 	}
 	for _, c := range consents {
 		if c.Err != nil {
-			all = append(all, finding{"VX208", "runtimes", warning, plain(config.OneLine(c.Err)), "sudo vxcanctl lend"})
+			m.add("VX208", warning, plain(config.OneLine(c.Err)), "sudo vxcanctl lend")
 		}
 	}
 	switch state, ok := m.unit(unit); {
 	case len(consents) == 0:
 	case !ok:
-		all = append(all, finding{"VX208", "runtimes", failure, "buses are lent, and there is no unit " + unit, "sudo make install"})
+		m.add("VX208", failure, "buses are lent, and there is no unit "+unit, "sudo make install")
 	case state != "enabled":
-		all = append(all, finding{"VX208", "runtimes", warning, "buses are lent, and " + unit + " is " + state + ", so that nobody gets them", "sudo systemctl enable --now " + unit})
+		m.add("VX208", warning, "buses are lent, and "+unit+" is "+state+", so that nobody gets them", "sudo systemctl enable --now "+unit)
 	default:
-		all = append(all, finding{"VX208", "runtimes", fine, unit + " is enabled", ""})
+		m.add("VX208", fine, unit+" is enabled", "")
 	}
-	return all
 }
 
 // containerdDirs are where containerd looks for CNI plugins.
@@ -289,7 +276,7 @@ const nerdctlConf = "/etc/nerdctl/nerdctl.toml"
 
 // nerdctl looks where nerdctl does: it takes all plugins from one directory, and if none is configured, from the first
 // that there is. It makes its own network of bridge before it starts any container.
-func (m *machine) nerdctl() finding {
+func (m *machine) nerdctl() {
 	dirs := stringsOf(m.read(nerdctlConf), "cni_path")
 	configured := len(dirs) > 0
 	if !configured {
@@ -300,9 +287,10 @@ func (m *machine) nerdctl() finding {
 		if configured { // a second line of this key, and nerdctl would not start
 			remedy = fmt.Sprintf(`sudo sed -i 's|^ *cni_path *=.*|cni_path = "%s"|' %s`, nerdctlDirs[i], nerdctlConf)
 		}
-		return finding{"VX207", "runtimes", failure, "nerdctl takes all CNI plugins from " + dirs[0] + ", and bridge is in " + nerdctlDirs[i], remedy}
+		m.add("VX207", failure, "nerdctl takes all CNI plugins from "+dirs[0]+", and bridge is in "+nerdctlDirs[i], remedy)
+	} else {
+		m.plugin("VX207", "nerdctl: CNI plugin", dirs, "CNI_BIN")
 	}
-	return m.plugin("VX207", "nerdctl: CNI plugin", dirs, "CNI_BIN")
 }
 
 // nerdctlDirs are cniDirs in the order of nerdctl.

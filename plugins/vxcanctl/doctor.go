@@ -1,16 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 // code is a kind of finding, with a number that stays.
@@ -136,12 +135,14 @@ Codes:
 }
 
 // examine does all checks.
-func examine(ctx context.Context, m *machine) (all []finding) {
-	all = append(all, m.kernel()...)
-	buses, findings := m.buses(ctx)
-	all = append(all, m.backlog(buses)...)
-	all = append(all, m.runtimes(buses)...)
-	return append(all, findings...)
+func examine(ctx context.Context, m *machine) []finding {
+	m.found = nil
+	m.kernel()
+	buses := m.buses(ctx)
+	m.backlog(buses)
+	m.runtimes(buses)
+	slices.SortStableFunc(m.found, func(a, b finding) int { return cmp.Compare(a.Code[2], b.Code[2]) }) // by category
+	return m.found
 }
 
 func worst(all []finding) (l level) {
@@ -182,17 +183,4 @@ func writeCode(w io.Writer, name string) error {
 	}
 	_, err := fmt.Fprintf(w, "%s, %s\n%s\n", codes[i].code, codes[i].title, codes[i].why)
 	return err
-}
-
-// newMachine is this host.
-func newMachine(host looker) *machine {
-	return &machine{root: "/", uid: os.Geteuid(), host: host, inPod: os.Geteuid() == 0 && !hasNetAdmin()}
-}
-
-// hasNetAdmin reports whether this process may change the network, as root may.
-func hasNetAdmin() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	err := unix.Capget(&header, &data[0])
-	return err != nil || data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }

@@ -23,7 +23,8 @@ func soundHost(t *testing.T) *machine {
 		host:     fakeLooker{all: twoBuses()[1:]},
 		rootless: func() bool { return false },
 		try:      func(bus.Module) error { return nil },
-		enabled:  func(string) (string, bool) { return "enabled", true },
+		unit:     func(string) (string, bool) { return "enabled", true },
+		podmans:  func() string { return "" },
 	}
 	m.write(t, "etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n")
 	m.write(t, "proc/sys/net/core/netdev_max_backlog", "65536\n")
@@ -163,15 +164,15 @@ func TestDoctor(t *testing.T) {
 			m.remove(t, "usr/local/libexec/netavark/vxcan")
 		}, nil},
 		"no netavark":     {func(m *machine) { m.remove(t, "usr/lib/podman/netavark", "usr/local/libexec/netavark/vxcan") }, nil},
-		"nothing enabled": {func(m *machine) { m.enabled = func(string) (string, bool) { return "disabled", true } }, []string{"warning VX203 podman: podman-restart.service is disabled", "warning VX204 docker: vxcan-docker.socket is disabled, so that Docker has no driver vxcan: sudo systemctl enable --now vxcan-docker.socket"}},
+		"nothing enabled": {func(m *machine) { m.unit = func(string) (string, bool) { return "disabled", true } }, []string{"warning VX203 podman: podman-restart.service is disabled", "warning VX204 docker: vxcan-docker.socket is disabled, so that Docker has no driver vxcan: sudo systemctl enable --now vxcan-docker.socket"}},
 		"lent, not enabled": {func(m *machine) {
 			m.write(t, "etc/vxcan/lend/vcan0/1000", "send=12345\n")
-			m.enabled = func(unit string) (string, bool) {
+			m.unit = func(unit string) (string, bool) {
 				return map[bool]string{true: "disabled", false: "enabled"}[unit == "vxcan-lend.socket"], true
 			}
 		}, []string{"warning VX208 refused: ", "warning VX208 buses are lent, and vxcan-lend.socket is disabled, so that nobody gets them: sudo systemctl enable --now vxcan-lend.socket"}},
 		"Podman not used": {func(m *machine) {
-			m.enabled = func(unit string) (string, bool) {
+			m.unit = func(unit string) (string, bool) {
 				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
 			}
 			m.host = fakeLooker{}
@@ -179,14 +180,14 @@ func TestDoctor(t *testing.T) {
 			m.write(t, "etc/cni/net.d/canbus0.conflist", `{"plugins":[{"type":"vxcan"}]}`) // of nerdctl
 		}, nil},
 		"network of Podman": {func(m *machine) {
-			m.enabled = func(unit string) (string, bool) {
+			m.unit = func(unit string) (string, bool) {
 				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
 			}
 			m.host = fakeLooker{}
 			m.write(t, "etc/containers/networks/canbus0.json", "{\n     \"driver\": \"vxcan\"}")
 		}, []string{"warning VX203 podman: podman-restart.service is "}},
 		"network of Podman 4": {func(m *machine) {
-			m.enabled = func(unit string) (string, bool) {
+			m.unit = func(unit string) (string, bool) {
 				return map[string]string{"vxcan-docker.socket": "enabled"}[unit], true
 			}
 			m.host = fakeLooker{}
@@ -194,10 +195,10 @@ func TestDoctor(t *testing.T) {
 			m.write(t, "etc/cni/net.d/canbus0.conflist", `{"plugins":[{"type":"vxcan"}]}`)
 		}, []string{"warning VX203 podman: podman-restart.service is "}},
 		"no driver": {func(m *machine) {
-			m.enabled = func(unit string) (string, bool) { return "enabled", unit != "vxcan-docker.socket" }
+			m.unit = func(unit string) (string, bool) { return "enabled", unit != "vxcan-docker.socket" }
 		}, []string{"failure VX204 docker: the driver vxcan-docker is not installed"}},
 		"driver without socket": {func(m *machine) {
-			m.enabled = func(string) (string, bool) { return "", false }
+			m.unit = func(string) (string, bool) { return "", false }
 			m.write(t, "run/docker/plugins/vxcan.sock", "")
 		}, nil},
 		"containerd's own":     {func(m *machine) { m.write(t, "etc/containerd/config.toml", `bin_dir = "/usr/lib/cni"`) }, []string{"failure VX205 containerd: CNI plugin vxcan is not in /usr/lib/cni: sudo mkdir -p /usr/lib/cni && sudo ln -sf /opt/cni/bin/vxcan /usr/lib/cni/"}},
