@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ func newAttach(host *bus.Host) *cobra.Command {
   # on a controller, which is set up if it is down
   vxcanctl attach can0 --netns rig --physical --bitrate 500000`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeHub(host),
+		ValidArgsFunction: completeHubs(host, 1),
 	}
 	where.addFlags(cmd)
 	cmd.Flags().StringVar(&where.name, "name", "", "what status calls it (default the name of the namespace, or of the process)")
@@ -99,7 +100,7 @@ Exit status: 0, also if there was nothing to detach; 1 if the interface could no
 		Example: `  vxcanctl detach vcan0 --netns rig
   vxcanctl detach vcan1 --pid "$(lxc-info -n engine -pH)" --interface can1`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeHub(host),
+		ValidArgsFunction: completeHubs(host, 1),
 	}
 	where.addFlags(cmd)
 	ifName := cmd.Flags().String("interface", config.DefaultInterface, "the interface, as attach was told")
@@ -124,12 +125,12 @@ Exit status: 0, also if there was nothing to detach; 1 if the interface could no
 		if err != nil {
 			return err
 		}
-		there := attached(cmd.Context(), host, r)
+		there, errSeen := endpointsOn(cmd.Context(), host, r.Hub.Name, func(e bus.EndpointStatus) bool { return e.Attachment == r.Attachment })
 		if err := host.Detach(cmd.Context(), r.Hub.Name, r.Attachment); err != nil {
 			return err
 		}
 		words := "%s: detached %s of %s\n"
-		if !there {
+		if len(there) == 0 && errSeen == nil {
 			words = "%s: nothing to detach: there is no %s of %s on it\n"
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), words, r.Hub.Name, r.Place.Interface, plain(where.name))
@@ -138,24 +139,20 @@ Exit status: 0, also if there was nothing to detach; 1 if the interface could no
 	return cmd
 }
 
-// attached reports whether an attachment is on its bus, or that cannot be seen.
-func attached(ctx context.Context, host looker, r bus.Request) bool {
-	all, err := host.Status(ctx, r.Hub.Name)
-	for _, s := range all {
-		if slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return e.Attachment == r.Attachment }) {
-			return true
+// endpointsOn are some endpoints on a bus; none where there is no bus.
+func endpointsOn(ctx context.Context, host looker, hub string, wanted func(bus.EndpointStatus) bool) (all []bus.EndpointStatus, err error) {
+	buses, err := host.Status(ctx, hub)
+	if errors.Is(err, bus.ErrNoBus) {
+		return nil, nil
+	}
+	for _, s := range buses {
+		for _, e := range s.Endpoints {
+			if wanted(e) {
+				all = append(all, e)
+			}
 		}
 	}
-	return err != nil && !errors.Is(err, bus.ErrNoBus)
-}
-
-func completeHub(host looker) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return completeHubs(host)(cmd, args, word)
-	}
+	return all, err
 }
 
 // hubKey is the key that the command's argument is.
@@ -190,10 +187,12 @@ func keyLines(flags *pflag.FlagSet, names []string) (lines []string) {
 func parseKeys(hub string, flags *pflag.FlagSet, options []string) (config.Network, error) {
 	c := config.NewNetwork()
 	given := make(map[string]bool)
-	var errs []error
-	set := func(name, value string) {
+	for _, option := range slices.Concat([]string{hubKey + "=" + hub}, options, keyLines(flags, config.KeyNames(config.Host))) {
+		name, value, ok := strings.Cut(option, "=")
 		known, err := c.Set(config.Host, name, value)
 		switch {
+		case !ok:
+			err = fmt.Errorf("%w option %q: want KEY=VALUE", config.ErrInvalid, option)
 		case !known:
 			err = fmt.Errorf("%w option %q: the options are %s", config.ErrInvalid, name, strings.Join(config.KeyNames(config.Host), ", "))
 		case given[name]:
@@ -201,25 +200,12 @@ func parseKeys(hub string, flags *pflag.FlagSet, options []string) (config.Netwo
 		case err != nil:
 			err = fmt.Errorf("option %q: %w", name, err)
 		}
-		given[name] = true
-		errs = append(errs, err)
-	}
-	set(hubKey, hub)
-	for _, option := range append(options, keyLines(flags, config.KeyNames(config.Host))...) {
-		name, value, ok := strings.Cut(option, "=")
-		if !ok {
-			return c, fmt.Errorf("%w option %q: want KEY=VALUE", config.ErrInvalid, option)
-		}
-		set(name, value)
-	}
-	if c.Interface == "" {
-		c.Interface = config.DefaultInterface
-	}
-	for _, err := range errs {
 		if err != nil {
 			return c, err
 		}
+		given[name] = true
 	}
+	c.Interface = cmp.Or(c.Interface, config.DefaultInterface)
 	return c, c.Check()
 }
 

@@ -74,7 +74,7 @@ func newDump(host looker) *cobra.Command {
   vxcanctl dump vcan0,123:7FF --from engine -n 10
   vxcanctl dump vcan0 -L >bus.log
   vxcanctl dump vcan0 -w bus.pcapng`,
-		ValidArgsFunction: completeHubs(host),
+		ValidArgsFunction: completeHubs(host, anyNumber),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {
 				return err

@@ -25,7 +25,7 @@ their policies, and the other hosts that it spans. With -o dot it is a graph for
 JSON is that of status.`,
 		Example: `  vxcanctl graph
   vxcanctl graph vcan0 -o dot >vcan0.dot`,
-		ValidArgsFunction: completeHubs(host),
+		ValidArgsFunction: completeHubs(host, anyNumber),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
 			if err := asRoot(cmd); err != nil {
 				return err

@@ -49,7 +49,7 @@ Exit status: 0, also if there was nothing to repair, or something is left; 1 if 
 such bus.`,
 		Example: `  vxcanctl heal
   vxcanctl heal vcan0`,
-		ValidArgsFunction: completeHubs(host),
+		ValidArgsFunction: completeHubs(host, anyNumber),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
 			if err := asRoot(cmd); err != nil {
 				return err

@@ -54,7 +54,7 @@ func newLend(host *bus.Host) *cobra.Command {
   vxcanctl lend
   vxcanctl lend vcan0 --user alice --revoke`,
 		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: completeHub(host),
+		ValidArgsFunction: completeHubs(host, 1),
 	}
 	cmd.Flags().StringVar(&name, "user", "", "`name` or ID of the user")
 	cmd.Flags().BoolVar(&list, "list", false, "show what is lent")
@@ -127,19 +127,7 @@ func userName(uid uint32) string {
 
 // lentTo returns a user's endpoints on a bus.
 func lentTo(ctx context.Context, host looker, hub string, uid uint32) ([]bus.EndpointStatus, error) {
-	all, err := host.Status(ctx, hub)
-	if errors.Is(err, bus.ErrNoBus) {
-		return nil, nil
-	}
-	var lent []bus.EndpointStatus
-	for _, s := range all {
-		for _, e := range s.Endpoints {
-			if e.Runtime == lend.RuntimeOf(uid) {
-				lent = append(lent, e)
-			}
-		}
-	}
-	return lent, err
+	return endpointsOn(ctx, host, hub, func(e bus.EndpointStatus) bool { return e.Runtime == lend.RuntimeOf(uid) })
 }
 
 // revokeFrom removes the consent before it lists endpoints, so that no new one can appear.

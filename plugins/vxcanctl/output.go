@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -31,10 +32,8 @@ func addFormat(cmd *cobra.Command, formats ...string) *string {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		for _, f := range formats {
-			if f == *format {
-				return run(cmd, args)
-			}
+		if slices.Contains(formats, *format) {
+			return run(cmd, args)
 		}
 		return fmt.Errorf("invalid output %q: want %s", *format, strings.Join(formats, " or "))
 	}

@@ -20,7 +20,7 @@ hub do not prevent its removal. The next start of a container on the bus makes i
 
 Exit status: 0; 1 if the bus is in use, if there is none, or if it could not be removed.`,
 		Example: `  vxcanctl remove vcan0`,
-		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeHub(host),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeHubs(host, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := asRoot(cmd); err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -117,32 +118,27 @@ func find(ctx context.Context, host looker, words []string) ([]bus.BusStatus, er
 		return host.Status(ctx, words...)
 	}
 	all, err := host.Status(ctx)
-	known := make(map[string]bool)
-	all = slices.DeleteFunc(all, func(s bus.BusStatus) bool { return !matches(s, words) })
-	for i := range all {
-		if s := &all[i]; !slices.Contains(words, s.Hub) {
+	unknown := slices.Clone(words)
+	var found []bus.BusStatus
+	for _, s := range all {
+		if !slices.Contains(words, s.Hub) {
 			s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e bus.EndpointStatus) bool {
 				return !slices.ContainsFunc(words, func(word string) bool { return isNamed(e, word) })
 			})
+			if len(s.Endpoints) == 0 {
+				continue
+			}
 		}
-		for _, word := range words {
-			known[word] = known[word] || word == all[i].Hub || slices.ContainsFunc(all[i].Endpoints, func(e bus.EndpointStatus) bool { return isNamed(e, word) })
-		}
+		unknown = slices.DeleteFunc(unknown, func(word string) bool {
+			return word == s.Hub || slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return isNamed(e, word) })
+		})
+		found = append(found, s)
 	}
 	errs := []error{err}
-	for _, word := range words {
-		if !known[word] {
-			errs = append(errs, fmt.Errorf("%s: %w, and no container of this name on a bus", plain(word), bus.ErrNoBus))
-		}
+	for _, word := range unknown {
+		errs = append(errs, fmt.Errorf("%s: %w, and no container of this name on a bus", plain(word), bus.ErrNoBus))
 	}
-	return all, errors.Join(errs...)
-}
-
-// matches reports whether words name a bus, or a container on it.
-func matches(s bus.BusStatus, words []string) bool {
-	return slices.ContainsFunc(words, func(word string) bool {
-		return word == s.Hub || slices.ContainsFunc(s.Endpoints, func(e bus.EndpointStatus) bool { return isNamed(e, word) })
-	})
+	return found, errors.Join(errs...)
 }
 
 // howToMake says how the first bus comes to be, with the runtimes that are installed.
@@ -175,10 +171,14 @@ func howToMake(m *machine) string {
 	return text + "What this host lacks for that: sudo vxcanctl doctor\n"
 }
 
-// completeHubs offers the hubs of buses to the shell, without root those that can be seen.
-func completeHubs(host looker) cobra.CompletionFunc {
-	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		hubs, _ := host.Buses()
+const anyNumber = math.MaxInt
+
+// completeHubs offers the hubs of buses to the shell for the first arguments, without root those that can be seen.
+func completeHubs(host looker, most int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) (hubs []cobra.Completion, _ cobra.ShellCompDirective) {
+		if len(args) < most {
+			hubs, _ = host.Buses()
+		}
 		return hubs, cobra.ShellCompDirectiveNoFileComp
 	}
 }
