@@ -103,14 +103,7 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 	if !strings.Contains("aAdz", options.stamp) || len(options.stamp) != 1 {
 		return fmt.Errorf("invalid timestamp %q: want a, A, d or z", options.stamp)
 	}
-	if err := capture.Probe(); err != nil {
-		return err
-	}
-	before, err := statusOf(ctx, host, buses, rest)
-	if err != nil {
-		return err
-	}
-	c, err := capture.Open(buses, rest)
+	c, before, err := listen(ctx, host, buses, rest)
 	if err != nil {
 		return err
 	}
@@ -131,17 +124,25 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 	return errors.Join(err, d.report(context.WithoutCancel(ctx), c, before))
 }
 
-// statusOf is the status of the buses that a command names, or of all. It fails if one of them is not there.
-func statusOf(ctx context.Context, host looker, buses []capture.Bus, rest *capture.Filter) ([]bus.BusStatus, error) {
+// listen opens a capture of the buses that a command names, or of all, which are as in before. It fails if one of them is not
+// there.
+func listen(ctx context.Context, host looker, buses []capture.Bus, rest *capture.Filter) (c *capture.Capture, before []bus.BusStatus, err error) {
+	if err := capture.Probe(); err != nil {
+		return nil, nil, err
+	}
 	var hubs []string
 	for i := 0; rest == nil && i < len(buses); i++ {
 		hubs = append(hubs, buses[i].Hub)
 	}
-	all, err := host.Status(ctx, hubs...)
-	if err == nil && len(all) == 0 {
-		err = errors.New("no bus on this host")
+	before, err = host.Status(ctx, hubs...)
+	if err == nil && len(before) == 0 {
+		err = errors.New(noBus)
 	}
-	return all, err
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err = capture.Open(buses, rest)
+	return c, before, err
 }
 
 // parseBuses reads hubs with filters as candump takes them. rest is the filter of all other buses, nil if only those that
@@ -176,26 +177,19 @@ const maxFilters = 512
 
 func parseFilter(text string) (f capture.Filter, err error) {
 	for _, word := range strings.Split(text, ",") {
-		switch {
-		case word == "j" || word == "J":
+		if word == "j" || word == "J" {
 			f.All = true
 			continue
-		case strings.HasPrefix(word, "#"):
-			mask, ok := parseHex(word[1:])
-			if !ok {
-				return f, filterError(word)
-			}
-			f.Errors = mask
+		}
+		at := strings.IndexAny(word, "#:~")
+		mask, errMask := strconv.ParseUint(word[at+1:], 16, 32)
+		if at == 0 && word[0] == '#' && errMask == nil {
+			f.Errors = uint32(mask)
 			continue
 		}
-		at := strings.IndexAny(word, ":~")
-		if at < 0 {
-			return f, filterError(word)
-		}
-		id, okID := parseHex(word[:at])
-		mask, okMask := parseHex(word[at+1:])
-		if !okID || !okMask {
-			return f, filterError(word)
+		id, errID := strconv.ParseUint(word[:max(at, 0)], 16, 32)
+		if errID != nil || errMask != nil || word[at] == '#' {
+			return f, fmt.Errorf("invalid filter %q: want ID:MASK, ID~MASK, #MASK or j, as candump does, such as vcan0,123:7FF,#FFFFFFFF", word)
 		}
 		if at == 8 {
 			id |= unix.CAN_EFF_FLAG
@@ -203,21 +197,12 @@ func parseFilter(text string) (f capture.Filter, err error) {
 		if word[at] == '~' {
 			id |= unix.CAN_INV_FILTER
 		}
-		f.IDs = append(f.IDs, unix.CanFilter{Id: id, Mask: mask &^ unix.CAN_ERR_FLAG})
+		f.IDs = append(f.IDs, unix.CanFilter{Id: uint32(id), Mask: uint32(mask) &^ unix.CAN_ERR_FLAG})
 	}
 	if len(f.IDs) > maxFilters {
 		return f, fmt.Errorf("%d filters of one bus: the kernel takes %d", len(f.IDs), maxFilters)
 	}
 	return f, nil
-}
-
-func parseHex(text string) (uint32, bool) {
-	number, err := strconv.ParseUint(text, 16, 32)
-	return uint32(number), err == nil
-}
-
-func filterError(word string) error {
-	return fmt.Errorf("invalid filter %q: want ID:MASK, ID~MASK, #MASK or j, as candump does, such as vcan0,123:7FF,#FFFFFFFF", word)
 }
 
 // dumper writes the frames of a capture.

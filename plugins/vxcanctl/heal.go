@@ -122,7 +122,7 @@ func heal(ctx context.Context, host healer, hubs []string, udev bool) (all []hea
 func writeHealed(w io.Writer, all []healed, udev bool) error {
 	p := printer{w: w}
 	if len(all) == 0 && !udev {
-		p.line("no bus on this host")
+		p.line(noBus)
 	}
 	for _, one := range all {
 		switch {

@@ -97,15 +97,7 @@ type learnedLists struct {
 
 // learn listens to a bus for some time, or until ctx ends.
 func learn(ctx context.Context, host looker, hub string, duration time.Duration, stderr io.Writer) (_ *lesson, retErr error) {
-	if err := capture.Probe(); err != nil {
-		return nil, err
-	}
-	buses := []capture.Bus{{Hub: hub}} // without error frames, which have no ID
-	before, err := statusOf(ctx, host, buses, nil)
-	if err != nil {
-		return nil, err
-	}
-	c, err := capture.Open(buses, nil)
+	c, before, err := listen(ctx, host, []capture.Bus{{Hub: hub}}, nil) // without error frames, which have no ID
 	if err != nil {
 		return nil, err
 	}
