@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/config"
@@ -33,9 +34,7 @@ func create(input []byte) (any, error) {
 		return nil, err
 	}
 	options := map[string]string{"hub": c.Hub.Name, "interface": c.Interface}
-	for name, value := range n.Options {
-		options[name] = value
-	}
+	maps.Copy(options, n.Options)
 	all["options"] = options
 	all["dns_enabled"] = false // true unless --disable-dns was said
 	all["ipam_options"] = map[string]string{"driver": "none"}

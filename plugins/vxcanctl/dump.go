@@ -246,14 +246,12 @@ func (d *dumper) wants(m capture.Member) bool {
 
 // warnOfNames tells which names of --from nobody has.
 func (d *dumper) warnOfNames(c *capture.Capture) {
+	var members []capture.Member
+	for _, hub := range c.Hubs() {
+		members = append(members, c.Members(hub)...)
+	}
 	for _, name := range d.options.from {
-		found := false
-		for _, hub := range c.Hubs() {
-			for _, m := range c.Members(hub) {
-				found = found || d.senders.is(d.ctx, m, []string{name})
-			}
-		}
-		if !found {
+		if !slices.ContainsFunc(members, func(m capture.Member) bool { return d.senders.is(d.ctx, m, []string{name}) }) {
 			d.say("nobody is called %s yet", plain(name))
 		}
 	}

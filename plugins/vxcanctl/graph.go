@@ -49,7 +49,10 @@ JSON is that of status.`,
 func writeTree(w io.Writer, style style, all []bus.BusStatus) error {
 	p := printer{w: w}
 	for _, s := range all {
-		branch, last := branches(style)
+		branch, last := "|- ", "`- "
+		if style.unicode {
+			branch, last = "├─ ", "└─ "
+		}
 		p.line("%s  %s%s", plain(s.Hub), hubWords(s), wholeWords(s))
 		leaves := []string{"programs on the host"}
 		if s.Kind != "" && s.Kind != "vcan" {
@@ -71,13 +74,6 @@ func writeTree(w io.Writer, style style, all []bus.BusStatus) error {
 	return p.err
 }
 
-func branches(style style) (branch, last string) {
-	if style.unicode {
-		return "├─ ", "└─ "
-	}
-	return "|- ", "`- "
-}
-
 // hubWords say what a hub is.
 func hubWords(s bus.BusStatus) string { return strings.Join(hubItems(style{}, s), ", ") }
 
@@ -96,7 +92,7 @@ func wholeWords(s bus.BusStatus) string {
 func edgeWords(e bus.EndpointStatus) string {
 	words := "(" + plain(runtimeOf(e)) + " " + networkOf(e) + ")"
 	if e.Policy != (config.Policy{}) {
-		words += "  " + policyWords(e.Policy)
+		words += "  " + runewidth.Truncate(plain(e.Policy.String()), 43, "...")
 	}
 	return words
 }
@@ -108,11 +104,6 @@ func trunkEdge(t bus.TrunkStatus) string {
 		words += fmt.Sprintf(", dropped here %d", t.Lost)
 	}
 	return words
-}
-
-// policyWords is the beginning of a policy.
-func policyWords(p config.Policy) string {
-	return runewidth.Truncate(plain(p.String()), 43, "...")
 }
 
 // writeDot writes all buses as one graph for Graphviz. A container on several buses is one node.

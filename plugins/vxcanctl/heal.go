@@ -59,7 +59,7 @@ such bus.`,
 				return err
 			}
 			if *format == jsonFormat {
-				err = writeJSON(cmd.OutOrStdout(), healDocument{documentVersion, all})
+				err = writeJSON(cmd.OutOrStdout(), document[healed]{documentVersion, all})
 			} else {
 				err = writeHealed(cmd.OutOrStdout(), all, udev)
 			}
@@ -78,11 +78,6 @@ such bus.`,
 	cmd.Flags().BoolVar(&udev, udevFlag, false, "a device of that name has appeared, which may have no bus")
 	_ = cmd.Flags().MarkHidden(udevFlag)
 	return cmd
-}
-
-type healDocument struct {
-	Version int      `json:"version"`
-	Buses   []healed `json:"buses"`
 }
 
 // heal repairs these buses, or if there are none, all that there are. It tries each one. A hub without a bus is an error only

@@ -91,11 +91,7 @@ func containerOf(e bus.EndpointStatus) string {
 	if e.Name != "" {
 		return plain(e.Name)
 	}
-	id := e.ContainerID
-	if parts := nerdctlID.FindStringSubmatch(id); parts != nil {
-		id = parts[2]
-	}
-	return plain(shortID(id))
+	return plain(shortID(nerdctlID.ReplaceAllString(e.ContainerID, "$2")))
 }
 
 // networkOf is the name of a network, or the beginning of its ID.
@@ -128,10 +124,7 @@ func interfaceOf(e bus.EndpointStatus) string {
 func isNamed(e bus.EndpointStatus, word string) bool {
 	const shortest = 4 // digits of an ID
 	_, pod, _ := strings.Cut(e.Name, "/")
-	id := e.ContainerID
-	if parts := nerdctlID.FindStringSubmatch(id); parts != nil {
-		id = parts[2]
-	}
+	id := nerdctlID.ReplaceAllString(e.ContainerID, "$2")
 	return word != "" && (word == e.Name || word == pod || len(word) >= shortest && strings.HasPrefix(id, word))
 }
 

@@ -25,6 +25,12 @@ const (
 // documentVersion is the member "version" of JSON documents. It changes when a member goes or means something else.
 const documentVersion = 1
 
+// document is what a command says of buses in JSON.
+type document[Bus any] struct {
+	Version int   `json:"version"`
+	Buses   []Bus `json:"buses"`
+}
+
 // addFormat adds the flag -o with the formats of a command, of which the first one is the default.
 func addFormat(cmd *cobra.Command, formats ...string) *string {
 	format := new(string)

@@ -201,11 +201,6 @@ func completeMembers(host looker) cobra.CompletionFunc {
 	}
 }
 
-type statusDocument struct {
-	Version int             `json:"version"`
-	Buses   []bus.BusStatus `json:"buses"`
-}
-
-func newStatusDocument(all []bus.BusStatus) statusDocument {
-	return statusDocument{documentVersion, append([]bus.BusStatus{}, all...)}
+func newStatusDocument(all []bus.BusStatus) document[bus.BusStatus] {
+	return document[bus.BusStatus]{documentVersion, append([]bus.BusStatus{}, all...)}
 }
