@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,7 +35,8 @@ func (m *machine) runtimes(buses []bus.BusStatus) {
 	m.lending()
 	nerdctl := m.installed("nerdctl")
 	if m.installed("containerd") && (m.installed("kubelet") || m.installed("crictl") || !nerdctl && !m.installed("dockerd")) {
-		m.plugin("VX205", "containerd: CNI plugin", m.containerdDirs(), "CNI_BIN")
+		conf := m.read("/etc/containerd/config.toml")
+		m.plugin("VX205", "containerd: CNI plugin", stringsOf(conf, "bin_dirs", stringsOf(conf, "bin_dir", "/opt/cni/bin")...), "CNI_BIN")
 	}
 	if nerdctl {
 		m.nerdctl()
@@ -119,20 +121,14 @@ var (
 
 func (m *machine) podman(buses []bus.BusStatus) {
 	conf := m.containersConf()
-	or := func(key string, dirs []string) []string {
-		if set := stringsOf(conf, key); len(set) > 0 {
-			return set
-		}
-		return dirs
-	}
 	backend := m.podmanBackend(conf)
 	if backend == "cni" {
-		m.plugin("VX202", "podman: CNI plugin", or("cni_plugin_dirs", cniDirs), "CNI_BIN")
+		m.plugin("VX202", "podman: CNI plugin", stringsOf(conf, "cni_plugin_dirs", cniDirs...), "CNI_BIN")
 	} else if old := m.oldPodman(); old != "" {
 		m.add("VX201", failure, "podman: "+old+" with netavark knows no network driver but its own: 4.5 is the first",
 			`sudo apt install containernetworking-plugins, and write network_backend = "cni" below [network] in /etc/containers/containers.conf`)
 	} else {
-		m.plugin("VX201", "podman: netavark plugin", or("netavark_plugin_dirs", netavarkDirs), "")
+		m.plugin("VX201", "podman: netavark plugin", stringsOf(conf, "netavark_plugin_dirs", netavarkDirs...), "")
 	}
 	if state, ok := m.unit("podman-restart.service"); ok && !isRootlessRuntime() && state != "enabled" && m.usesPodman(buses, conf, backend) {
 		m.add("VX203", warning, "podman: podman-restart.service is "+state+", so that --restart starts no container after a reboot",
@@ -154,9 +150,7 @@ func (m *machine) usesPodman(buses []bus.BusStatus, conf, backend string) bool {
 			return false
 		}
 	}
-	if set := stringsOf(conf, "network_config_dir"); len(set) > 0 && set[0] != "" {
-		dir = set[0]
-	}
+	dir = cmp.Or(stringsOf(conf, "network_config_dir", dir)[0], dir)
 	files, _ := filepath.Glob(filepath.Join(m.root, dir, "*"))
 	return slices.ContainsFunc(files, func(path string) bool {
 		content, _ := os.ReadFile(path)
@@ -187,16 +181,11 @@ func (m *machine) containersConf() (text string) {
 
 // podmanBackend is netavark or cni: as configured, or as Podman wrote down when it was first started, or what is there.
 func (m *machine) podmanBackend(conf string) string {
-	if set := stringsOf(conf, "network_backend"); len(set) > 0 && set[0] != "" {
-		return set[0]
-	}
-	if noted := strings.TrimSpace(m.read("/var/lib/containers/storage/defaultNetworkBackend")); noted != "" {
-		return noted
-	}
+	there := "cni"
 	if m.has("/usr/lib/podman/netavark") || m.has("/usr/libexec/podman/netavark") {
-		return "netavark"
+		there = "netavark"
 	}
-	return "cni"
+	return cmp.Or(stringsOf(conf, "network_backend", "")[0], strings.TrimSpace(m.read("/var/lib/containers/storage/defaultNetworkBackend")), there)
 }
 
 // oldPodman is the version of a Podman whose netavark takes no driver of others; "" for a newer one.
@@ -207,14 +196,17 @@ func (m *machine) oldPodman() string {
 	return ""
 }
 
-// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array.
-func stringsOf(text, key string) (values []string) {
+// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array. Where it says none, they
+// are those of otherwise.
+func stringsOf(text, key string, otherwise ...string) (values []string) {
 	found := regexp.MustCompile(`(?m)^\s*`+key+`\s*=\s*(\[[^\]]*\]|["'][^"'\n]*["'])`).FindAllStringSubmatch(text, -1)
-	if len(found) == 0 {
-		return nil
+	if len(found) > 0 {
+		for _, quoted := range regexp.MustCompile(`["']([^"'\n]*)["']`).FindAllStringSubmatch(found[len(found)-1][1], -1) {
+			values = append(values, quoted[1])
+		}
 	}
-	for _, quoted := range regexp.MustCompile(`["']([^"'\n]*)["']`).FindAllStringSubmatch(found[len(found)-1][1], -1) {
-		values = append(values, quoted[1])
+	if values == nil {
+		return otherwise
 	}
 	return values
 }
@@ -259,17 +251,6 @@ func (m *machine) lending() {
 	default:
 		m.add("VX208", fine, unit+" is enabled", "")
 	}
-}
-
-// containerdDirs are where containerd looks for CNI plugins.
-func (m *machine) containerdDirs() []string {
-	conf := m.read("/etc/containerd/config.toml")
-	for _, key := range []string{"bin_dirs", "bin_dir"} {
-		if dirs := stringsOf(conf, key); len(dirs) > 0 {
-			return dirs
-		}
-	}
-	return []string{"/opt/cni/bin"}
 }
 
 const nerdctlConf = "/etc/nerdctl/nerdctl.toml"

@@ -52,11 +52,8 @@ func nerdctlNames(root string) map[string]string {
 	if home := os.Getenv("HOME"); isRootlessRuntime() {
 		data, file = home+"/.local/share/nerdctl", home+"/.config/nerdctl/nerdctl.toml"
 	}
-	if conf, err := os.ReadFile(filepath.Join(root, file)); err == nil {
-		if set := stringsOf(string(conf), "data_root"); len(set) > 0 {
-			data = set[0]
-		}
-	}
+	conf, _ := os.ReadFile(filepath.Join(root, file))
+	data = stringsOf(string(conf), "data_root", data)[0]
 	names := make(map[string]string)
 	said, _ := filepath.Glob(filepath.Join(root, data, "*/names/*/*"))
 	done, _ := filepath.Glob(filepath.Join(root, data, "*/*/*"))
