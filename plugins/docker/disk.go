@@ -17,10 +17,8 @@ import (
 // stateDir is where networks are kept. Docker tells of each one only once, so it must outlive reboots.
 const stateDir = "/var/lib/vxcan-docker"
 
-// stateName is the one file there.
 const stateName = "networks"
 
-// errUnknownNetwork is a network that is not on disk.
 var errUnknownNetwork = errors.New("not on record")
 
 // records is what is on disk.
@@ -44,7 +42,6 @@ type endpoint struct {
 	SandboxKey string `json:"sandboxKey,omitempty"`
 }
 
-// find returns a network.
 func (r *records) find(networkID string) (*network, error) {
 	n := r.Networks[networkID]
 	if n == nil {
@@ -63,7 +60,6 @@ func (r *records) lost(a config.Attachment) bool {
 	return !known
 }
 
-// ifName is the name of an endpoint's interface in the container.
 func (n *network) ifName(e endpoint) string { return cmp.Or(e.IfName, n.Prefix+"0") }
 
 // otherName is how a container gets interfaces with names of their own.
@@ -148,7 +144,6 @@ func (d disk) with(ctx context.Context, use func(*records) (changed bool, err er
 	return file.Remove() // and should a power cut undo that, there is an empty one
 }
 
-// read returns what is on disk.
 func (d disk) read(ctx context.Context) (r *records, err error) {
 	err = d.with(ctx, func(found *records) (bool, error) {
 		r = found
@@ -157,7 +152,6 @@ func (d disk) read(ctx context.Context) (r *records, err error) {
 	return r, err
 }
 
-// putNetwork records a network, and reports whether it is a new one.
 func (d disk) putNetwork(ctx context.Context, id string, n *network) (isNew bool, err error) {
 	err = d.with(ctx, func(r *records) (bool, error) {
 		old := r.Networks[id]
@@ -195,7 +189,6 @@ func (d disk) putEndpoint(ctx context.Context, id endpointRequest, e endpoint) (
 	return n, err
 }
 
-// removeEndpoint removes an endpoint, if it is there.
 func (d disk) removeEndpoint(ctx context.Context, id endpointRequest) error {
 	return d.with(ctx, func(r *records) (found bool, _ error) {
 		if n := r.Networks[id.NetworkID]; n != nil {

@@ -20,11 +20,8 @@ import (
 type createNetworkRequest struct {
 	networkRequest
 	Options            map[string]any
-	IPv4Data, IPv6Data []ipamData
+	IPv4Data, IPv6Data []struct{ AddressSpace, Pool string }
 }
-
-// ipamData is a range of addresses.
-type ipamData struct{ AddressSpace, Pool string }
 
 type networkRequest struct{ NetworkID string }
 
@@ -42,13 +39,12 @@ type joinRequest struct {
 }
 
 type joinResponse struct {
-	// InterfaceName is the device that Docker is to move into the container, and name there; nil moves nothing.
+	// InterfaceName makes Docker move SrcName into the container, and name it DstPrefix and a number; nil moves nothing.
 	InterfaceName *interfaceName
 	// DisableGatewayService keeps Docker from giving the container an Ethernet interface on docker_gwbridge.
 	DisableGatewayService bool
 }
 
-// interfaceName makes Docker move SrcName, and name it DstPrefix and a number.
 type interfaceName struct{ SrcName, DstPrefix string }
 
 // mediaType is what Docker accepts; it looks at nothing but the body.
@@ -112,7 +108,6 @@ func handle[Request interface{ check() error }](mux *http.ServeMux, call string,
 	})
 }
 
-// status is the HTTP status of an error.
 func status(err error) int {
 	switch {
 	case errors.Is(err, config.ErrInvalid):

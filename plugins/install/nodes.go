@@ -91,7 +91,6 @@ func (n *nodes) name() (string, error) {
 	return "", fmt.Errorf("%s does not search the Services of a namespace: the pod needs dnsPolicy ClusterFirstWithHostNet, and the kubelet a DNS of the cluster", n.resolvConf)
 }
 
-// take takes an answer over.
 func (n *nodes) take(a answer, now time.Time) {
 	if a.err == nil {
 		a.err = n.learn(a.list, now)

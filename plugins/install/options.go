@@ -83,7 +83,6 @@ func parseOptions(args []string) options {
 	return o
 }
 
-// run does what the options say.
 func (o options) run(ctx context.Context) error {
 	entry, err := readEntry(o.entryOfNode())
 	if err != nil {

@@ -47,13 +47,10 @@ func run(args []string, stdin io.Reader, stdout io.Writer) (status int) {
 
 // call is what run executes. It returns the answer, or nil where there is none or it has been written already.
 func call(args []string, stdin io.Reader, stdout io.Writer) (answer any, err error) {
-	if len(args) == 0 {
-		return info(), nil
+	if len(args) == 0 || args[0] == "info" {
+		return map[string]string{"version": buildVersion, "api_version": apiVersion}, nil
 	}
 	verb, args := args[0], args[1:]
-	if verb == "info" {
-		return info(), nil
-	}
 	if verb != "create" && verb != "setup" && verb != "teardown" {
 		return nil, fmt.Errorf("unknown command %q: want create, setup, teardown or info", verb)
 	}
@@ -62,18 +59,13 @@ func call(args []string, stdin io.Reader, stdout io.Writer) (answer any, err err
 	if err != nil {
 		return nil, fmt.Errorf("read stdin: %w", err)
 	}
-	if verb == "create" {
+	switch {
+	case verb == "create":
 		return create(input)
-	}
-	if len(args) != 1 {
+	case len(args) != 1:
 		return nil, fmt.Errorf("%s: %d arguments, want one, the path of a network namespace", verb, len(args))
-	}
-	if verb == "setup" {
+	case verb == "setup":
 		return nil, setup(input, args[0], stdout)
 	}
 	return nil, teardown(input)
-}
-
-func info() any {
-	return map[string]string{"version": buildVersion, "api_version": apiVersion}
 }

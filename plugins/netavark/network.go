@@ -11,8 +11,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
-// network is what a call says of a network (Network in libnetwork/types of Podman's common library), as far as it
-// concerns us.
+// network is what a call says of a network (Network in libnetwork/types of Podman's common library).
 type network struct {
 	Name             string            `json:"name"`
 	NetworkInterface string            `json:"network_interface"` // podman network create --interface-name
@@ -24,8 +23,7 @@ type network struct {
 	IPAMOptions      map[string]string `json:"ipam_options"`
 }
 
-// membership is a container that is to join or to leave a network (NetworkPluginExec in src/network/types.rs of
-// netavark).
+// membership is a container that joins or leaves a network (NetworkPluginExec in src/network/types.rs of netavark).
 type membership struct {
 	ContainerID   string  `json:"container_id"`
 	ContainerName string  `json:"container_name"`

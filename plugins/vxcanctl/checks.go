@@ -127,16 +127,12 @@ func (m *machine) kernel() {
 		}
 		m.module(system, module, m.uid == 0 && !m.inPod && loaded)
 	}
-	if major, minor := kernelVersion(system.release); major < 6 || major == 6 && minor < 1 {
+	var major, minor int
+	if _, _ = fmt.Sscanf(system.release, "%d.%d", &major, &minor); major < 6 || major == 6 && minor < 1 {
 		m.add("VX111", warning, "Linux "+system.release+" is older than 6.1: programs inside one container do not hear each other", "use a newer kernel")
 	} else {
 		m.add("VX111", fine, "Linux "+system.release, "")
 	}
-}
-
-func kernelVersion(release string) (major, minor int) {
-	_, _ = fmt.Sscanf(release, "%d.%d", &major, &minor)
-	return major, minor
 }
 
 // module tries one kernel module, or only looks for it.

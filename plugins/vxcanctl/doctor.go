@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -92,8 +91,7 @@ func newDoctor(m *machine) *cobra.Command {
 				err = writeFindings(w, styleOf(w), all, *format == shortFormat)
 			}
 			if err == nil && worst(all) == failure || strict && worst(all) == warning {
-				cmd.SilenceErrors = true
-				err = errFound
+				err = said(cmd)
 			}
 			return err
 		},
@@ -111,9 +109,6 @@ func newDoctor(m *machine) *cobra.Command {
 
 // shortFormat has no line for what is ok.
 const shortFormat = "short"
-
-// errFound is the error of a doctor that has printed what it found.
-var errFound = errors.New("something is wrong")
 
 func doctorHelp() string {
 	var b strings.Builder

@@ -66,8 +66,7 @@ such bus.`,
 			for _, one := range all {
 				if one.Error != "" {
 					fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: bus %s: %s\n", one.Hub, one.Error)
-					cmd.SilenceErrors = true
-					err = errors.Join(err, errSaid)
+					err = errors.Join(err, said(cmd))
 				}
 			}
 			return err

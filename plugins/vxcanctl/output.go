@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,12 +76,7 @@ func styleOf(w io.Writer) style {
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return style{}
 	}
-	locale := ""
-	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} { // the first that is set
-		if locale == "" {
-			locale = strings.ToUpper(os.Getenv(name))
-		}
-	}
+	locale := strings.ToUpper(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
 	s := style{
 		colour:  os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 		unicode: strings.Contains(locale, "UTF-8") || strings.Contains(locale, "UTF8"),

@@ -27,7 +27,11 @@ type pcapngWriter struct {
 
 // newPcapng begins a file; "-" is stdout. Its first interface is that of a hub: a file must have one.
 func newPcapng(path, hub string, stdout io.Writer) (*pcapngWriter, error) {
-	w := &pcapngWriter{file: noCloser{stdout}, interfaces: map[string]int{hub: 0}}
+	w := &pcapngWriter{interfaces: map[string]int{hub: 0}}
+	w.file = struct { // not ours to close
+		io.Writer
+		io.Closer
+	}{stdout, io.NopCloser(nil)}
 	if path != "-" {
 		file, err := os.Create(path)
 		if err != nil {
@@ -40,12 +44,6 @@ func newPcapng(path, hub string, stdout io.Writer) (*pcapngWriter, error) {
 	w.ng, err = pcapgo.NewNgWriterInterface(w.file, nic(capture.Member{Hub: hub, Device: hub}, hub), pcapgo.NgWriterOptions{SectionInfo: section})
 	return w, err
 }
-
-// noCloser is a stream that is not ours to close.
-type noCloser struct{ io.Writer }
-
-// Close does nothing.
-func (noCloser) Close() error { return nil }
 
 // nic is the interface of a sender.
 func nic(m capture.Member, sender string) pcapgo.NgInterface {
@@ -88,8 +86,6 @@ func appendSocketCAN(b []byte, f *capture.Frame) []byte {
 	return append(append(b, byte(len(f.Data)), flags, 0, f.DLC), f.Data...)
 }
 
-// Flush writes what is buffered.
 func (w *pcapngWriter) Flush() error { return w.ng.Flush() }
 
-// Close writes the rest.
 func (w *pcapngWriter) Close() error { return errors.Join(w.ng.Flush(), w.file.Close()) }

@@ -9,8 +9,11 @@ import (
 	"github.com/vxcan/vxcan/pkg/bus"
 )
 
-// errSaid is the error of a command that has printed its errors. It is not printed.
-var errSaid = errors.New("said")
+// said is the error of a command that has printed what is wrong. It is not printed.
+func said(cmd *cobra.Command) error {
+	cmd.SilenceErrors = true
+	return errors.New("said")
+}
 
 // newCommand is vxcanctl with all its commands.
 func newCommand(host *bus.Host) *cobra.Command {

@@ -144,16 +144,8 @@ func (v *watcher) press(key string, height int) {
 func (v *watcher) draw(screen *screen) error {
 	s := styleOf(screen.out)
 	lines := append([]string{v.headline(s)}, v.window(s, max(s.height-1, 0))...)
-	var text strings.Builder
-	text.WriteString("\x1b[H") // to the first line; \x1b[K clears the rest of one, \x1b[J what is below
-	for i, line := range lines {
-		if i > 0 {
-			text.WriteString("\r\n")
-		}
-		text.WriteString(line + "\x1b[K")
-	}
-	text.WriteString("\x1b[J")
-	_, err := io.WriteString(screen.out, text.String())
+	// To the first line; \x1b[K clears the rest of one, \x1b[J what is below.
+	_, err := io.WriteString(screen.out, "\x1b[H"+strings.Join(lines, "\x1b[K\r\n")+"\x1b[K\x1b[J")
 	return err
 }
 
