@@ -182,8 +182,7 @@ func keyLines(flags *pflag.FlagSet, names []string) (lines []string) {
 	return lines
 }
 
-// parseKeys reads and validates what the command line says of the network: the hub, the flags of addKeys, and options. Its
-// errors name the key and what is allowed.
+// parseKeys reads and validates what the command line says of the network. Its errors name the key and what is allowed.
 func parseKeys(hub string, flags *pflag.FlagSet, options []string) (config.Network, error) {
 	c := config.NewNetwork()
 	given := make(map[string]bool)
@@ -229,7 +228,6 @@ func (n *namespace) addFlags(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("netns", "pid")
 }
 
-// open finds the namespace.
 func (n *namespace) open() error {
 	process := n.pid
 	switch {

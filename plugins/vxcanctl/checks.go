@@ -35,7 +35,6 @@ type machine struct {
 	found []finding
 }
 
-// newMachine is this host.
 func newMachine(host looker) *machine {
 	m := machine{
 		root: "/", uid: os.Geteuid(), host: host, inPod: os.Geteuid() == 0 && !hasNetAdmin(),
@@ -83,7 +82,6 @@ func (m *machine) has(path string) bool {
 	return err == nil
 }
 
-// installed reports whether there is a program.
 func (m *machine) installed(program string) bool {
 	return slices.ContainsFunc([]string{"/usr/local/sbin/", "/usr/local/bin/", "/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"},
 		func(dir string) bool { return m.has(dir + program) })
@@ -106,7 +104,6 @@ func (m *machine) system() system {
 	return s
 }
 
-// kernel tries the kernel.
 func (m *machine) kernel() {
 	system, rootless := m.system(), m.rootless()
 	switch {

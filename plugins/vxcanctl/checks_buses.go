@@ -12,7 +12,6 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
-// buses looks at all buses.
 func (m *machine) buses(ctx context.Context) []bus.BusStatus {
 	if m.uid != 0 { // VX100 says so
 		return nil

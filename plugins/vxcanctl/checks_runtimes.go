@@ -196,8 +196,7 @@ func (m *machine) oldPodman() string {
 	return ""
 }
 
-// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array. Where it says none, they
-// are those of otherwise.
+// stringsOf are the strings that a TOML text says last of a key, of whatever table: one, or an array; otherwise if it says none.
 func stringsOf(text, key string, otherwise ...string) (values []string) {
 	found := regexp.MustCompile(`(?m)^\s*`+key+`\s*=\s*(\[[^\]]*\]|["'][^"'\n]*["'])`).FindAllStringSubmatch(text, -1)
 	if len(found) > 0 {

@@ -10,7 +10,6 @@ import (
 	"time"
 )
 
-// dockerSocket is where dockerd listens.
 const dockerSocket = "/run/docker.sock"
 
 // dockerEndpoint is what Docker calls the container and the network of an endpoint.

@@ -55,7 +55,6 @@ var codes = [...]code{
 	{"VX307", "node outside", "Of the nodes of the cluster (hosts: nodes), one is behind a router, or another device than that with the address of this node. Its packets could not be told from those that a host forwards for its containers, so that it is not on the bus."},
 }
 
-// finding is what one check has found.
 type finding struct {
 	Code     string `json:"code"`
 	Category string `json:"category"` // kernel, runtimes, buses
@@ -129,7 +128,6 @@ Codes:
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// examine does all checks.
 func examine(ctx context.Context, m *machine) []finding {
 	m.found = nil
 	m.kernel()
@@ -170,7 +168,6 @@ func writeFindings(w io.Writer, style style, all []finding, short bool) error {
 	return p.err
 }
 
-// writeCode tells what a code means.
 func writeCode(w io.Writer, name string) error {
 	i := slices.IndexFunc(codes[:], func(c code) bool { return strings.EqualFold(c.code, name) })
 	if i < 0 {

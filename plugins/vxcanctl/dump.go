@@ -124,8 +124,7 @@ func runDump(ctx context.Context, host looker, args []string, options dumpOption
 	return errors.Join(err, d.report(context.WithoutCancel(ctx), c, before))
 }
 
-// listen opens a capture of the buses that a command names, or of all, which are as in before. It fails if one of them is not
-// there.
+// listen opens a capture of the buses that a command names, or of all, and returns their status. It fails if one is not there.
 func listen(ctx context.Context, host looker, buses []capture.Bus, rest *capture.Filter) (c *capture.Capture, before []bus.BusStatus, err error) {
 	if err := capture.Probe(); err != nil {
 		return nil, nil, err
@@ -215,7 +214,6 @@ type dumper struct {
 	wanted  map[capture.Member]bool // by --from
 }
 
-// Frame writes a frame.
 func (d *dumper) Frame(f *capture.Frame) error {
 	if !d.wants(f.From) {
 		return nil
@@ -293,7 +291,6 @@ func stateWords(c capture.Change) string {
 	return "hub and backplane are there again"
 }
 
-// Idle writes what is buffered.
 func (d *dumper) Idle() error { return d.out.Flush() }
 
 // report tells at the end how many frames were shown, lost and denied.
@@ -328,7 +325,6 @@ func plural(n uint64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// keptBackWords tells how many frames the policy of an endpoint has kept from its bus since an earlier look.
 func keptBackWords(before []bus.BusStatus, hub string, e bus.EndpointStatus) string {
 	denied, overRate := keptBack(before, hub, e)
 	var words []string
@@ -355,7 +351,6 @@ func keptBack(before []bus.BusStatus, hub string, e bus.EndpointStatus) (denied,
 	return denied, overRate
 }
 
-// frameWriter writes frames in one format.
 type frameWriter interface {
 	write(f *capture.Frame, sender string) error
 	Flush() error

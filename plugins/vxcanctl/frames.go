@@ -16,7 +16,6 @@ import (
 // buffer is stdout, written in large pieces.
 type buffer struct{ *bufio.Writer }
 
-// Close flushes.
 func (b buffer) Close() error { return b.Flush() }
 
 const hexDigits = "0123456789ABCDEF"
@@ -143,7 +142,6 @@ var errorClasses = [...]string{
 	"no-acknowledgement-on-tx", "bus-off", "bus-error", "restarted-after-bus-off", "error-counter-tx-rx",
 }
 
-// errorWords are the classes of an error frame.
 func errorWords(id uint32) string {
 	var words []string
 	for i, class := range errorClasses {

@@ -38,7 +38,6 @@ func newGenerate() *cobra.Command {
 	}
 }
 
-// hasPage reports whether a command has a man page.
 func hasPage(c *cobra.Command) bool {
 	return !c.HasParent() || c.IsAvailableCommand() && c.Name() != "help" && c.Name() != "completion"
 }

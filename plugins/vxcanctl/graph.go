@@ -74,7 +74,6 @@ func writeTree(w io.Writer, style style, all []bus.BusStatus) error {
 	return p.err
 }
 
-// hubWords say what a hub is.
 func hubWords(s bus.BusStatus) string { return strings.Join(hubItems(style{}, s), ", ") }
 
 func wholeWords(s bus.BusStatus) string {

@@ -25,8 +25,7 @@ func (s system) olderThan(version float64) bool {
 	return err == nil && v < version
 }
 
-// kernelRemedy is how a system gets a module that it lacks. Special kernels are before those of the distribution that they
-// come with.
+// kernelRemedy is how a system gets a module that it lacks. Special kernels are before those of their distribution.
 func kernelRemedy(s system, m bus.Module) string {
 	switch release := s.release; {
 	case strings.HasSuffix(release, "-linuxkit"):

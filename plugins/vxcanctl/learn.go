@@ -158,7 +158,6 @@ func newLearner(hub string, members []capture.Member, stderr io.Writer) *learner
 	return l
 }
 
-// Frame counts a frame.
 func (l *learner) Frame(f *capture.Frame) error {
 	l.frames++
 	id := f.ID & unix.CAN_SFF_MASK
@@ -192,7 +191,6 @@ func (l *learner) Change(c capture.Change) error {
 	return nil
 }
 
-// Idle has nothing to do.
 func (l *learner) Idle() error { return nil }
 
 // lists are those of each endpoint, with what status tells of it.
@@ -258,7 +256,6 @@ func (l learnedLists) words() string {
 	return containerOf(bus.EndpointStatus{Attachment: l.Attachment, Name: l.Name})
 }
 
-// write writes the lists for people.
 func (r *lesson) write(w io.Writer) error {
 	p := printer{w: w}
 	p.line("%s: %s in %v", r.Hub, plural(r.Frames, "frame"), time.Duration(r.Seconds*float64(time.Second)).Round(time.Second))

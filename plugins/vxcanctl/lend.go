@@ -97,7 +97,6 @@ func newLend(host *bus.Host) *cobra.Command {
 	return cmd
 }
 
-// userID finds a user by name or ID.
 func userID(name string) (uint32, error) {
 	if name == "" {
 		return 0, fmt.Errorf("%w user: none is given; want --user NAME", config.ErrInvalid)

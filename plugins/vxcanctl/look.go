@@ -146,8 +146,7 @@ func verdict(s style, b bus.BusStatus) string {
 	return s.paint(fine, "healthy")
 }
 
-// wrongLines are what is wrong with a bus, each with the command that repairs it. Differences that one command repairs are
-// together.
+// wrongLines are what is wrong with a bus, and below it, or below all that one command repairs, that command.
 func wrongLines(s style, b bus.BusStatus) (lines []string) {
 	for i, d := range b.Differences {
 		cure := cureOf(b, d)

@@ -69,12 +69,10 @@ type metric struct {
 	samples          func(s bus.BusStatus, sample func(value uint64, labels ...string))
 }
 
-// perBus is one value of a bus.
 func perBus(value func(s bus.BusStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
 	return func(s bus.BusStatus, sample func(uint64, ...string)) { sample(value(s)) }
 }
 
-// perEndpoint is one counter of each endpoint.
 func perEndpoint(value func(e bus.EndpointStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
 	return func(s bus.BusStatus, sample func(uint64, ...string)) {
 		for _, e := range s.Endpoints {
@@ -83,7 +81,6 @@ func perEndpoint(value func(e bus.EndpointStatus) uint64) func(bus.BusStatus, fu
 	}
 }
 
-// perController is one value of a controller.
 func perController(value func(c *bus.ControllerStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
 	return func(s bus.BusStatus, sample func(uint64, ...string)) {
 		if s.Controller != nil {
@@ -92,7 +89,6 @@ func perController(value func(c *bus.ControllerStatus) uint64) func(bus.BusStatu
 	}
 }
 
-// perTrunk is one value of each trunk.
 func perTrunk(value func(t bus.TrunkStatus) uint64) func(bus.BusStatus, func(uint64, ...string)) {
 	return func(s bus.BusStatus, sample func(uint64, ...string)) {
 		for _, t := range s.Trunks {
@@ -103,7 +99,6 @@ func perTrunk(value func(t bus.TrunkStatus) uint64) func(bus.BusStatus, func(uin
 
 var controllerStates = [...]string{"error-active", "error-warning", "error-passive", "bus-off", "stopped", "sleeping"}
 
-// metrics are all families.
 var metrics = [...]metric{
 	{"vxcan_bus_whole", "gauge", "1 if nothing of the bus is missing, else 0.", perBus(func(s bus.BusStatus) uint64 { return number(len(s.Differences) == 0) })},
 	{"vxcan_hub_up", "gauge", "1 if the hub is there and up, else 0.", perBus(func(s bus.BusStatus) uint64 { return number(s.Up) })},
@@ -152,7 +147,6 @@ func number(yes bool) uint64 {
 	return 0
 }
 
-// metricsTable is the documentation of all metrics.
 func metricsTable() string {
 	var b strings.Builder
 	b.WriteString("Metrics, each with the label hub; those of endpoints also with runtime, network, container, name, interface, device, and those\n" +

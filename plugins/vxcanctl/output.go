@@ -85,7 +85,6 @@ func styleOf(w io.Writer) style {
 	return s
 }
 
-// mark is the sign of a level.
 func (s style) mark(l level) string {
 	sign := [...]string{"ok  ", "warn", "FAIL"}[l]
 	if s.unicode {
@@ -94,7 +93,6 @@ func (s style) mark(l level) string {
 	return s.paint(l, sign)
 }
 
-// paint gives a text the colour of a level.
 func (s style) paint(l level, text string) string {
 	if !s.colour {
 		return text
@@ -102,7 +100,6 @@ func (s style) paint(l level, text string) string {
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", [...]int{32, 33, 31}[l], text)
 }
 
-// level is how bad something is.
 type level int
 
 const (

@@ -45,7 +45,6 @@ func newPcapng(path, hub string, stdout io.Writer) (*pcapngWriter, error) {
 	return w, err
 }
 
-// nic is the interface of a sender.
 func nic(m capture.Member, sender string) pcapgo.NgInterface {
 	about := "hub: programs on the host and the wire"
 	if m.Peer != "" {

@@ -29,7 +29,6 @@ func newSenders(host looker, most int, withAt bool) *senders {
 		labels: make(map[capture.Member]string), taken: make(map[string]string)}
 }
 
-// learn takes the names in a status.
 func (s *senders) learn(all []bus.BusStatus) {
 	for _, b := range all {
 		for _, e := range b.Endpoints {
@@ -52,8 +51,7 @@ func (s *senders) endpoint(ctx context.Context, m capture.Member) bus.EndpointSt
 	return bus.EndpointStatus{Attachment: m.Attachment, HostIf: m.Device} // it is gone again
 }
 
-// settled reports whether a member's name does not change any more. Docker tells it only when the container runs, which is
-// after it has joined.
+// settled reports whether a member's name is final. Docker tells it only when the container runs, after it has joined.
 func (s *senders) settled(m capture.Member) bool {
 	e, ok := s.known[m.Device]
 	return !m.IsEndpoint() || ok && (e.Name != "" || e.Runtime != "docker")

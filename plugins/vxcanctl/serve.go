@@ -18,7 +18,6 @@ const (
 	lookAge        = time.Second      // an answer may be this old: looks hold the locks of buses
 )
 
-// serveMetrics serves the metrics by HTTP until ctx ends.
 func serveMetrics(ctx context.Context, address string, host looker) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", bracketed(address))
 	if err != nil {

@@ -15,7 +15,6 @@ type table struct {
 	rows    []row
 }
 
-// column is a column of a table.
 type column struct {
 	head   string
 	number bool // to the right
@@ -26,7 +25,6 @@ type column struct {
 	index, width int // of the cells
 }
 
-// row is a row of a table.
 type row struct {
 	cells []string // one for each column; of other programs' names plain
 	marks []level  // colours of the cells; a cell without one, or with fine, has none
@@ -79,8 +77,7 @@ func (t table) shown() (shown []column) {
 	return shown
 }
 
-// fit makes columns fit into a terminal: first some leave the row, then texts are cut. One long name moves no column. Columns
-// that left are in their order.
+// fit makes columns fit into a terminal: first some leave the row, then texts are cut. One long name moves no column.
 func fit(width int, shown []column) (rest, moved []column) {
 	for i, c := range shown {
 		if !c.number {

@@ -107,7 +107,6 @@ func (v *watcher) follow(ctx context.Context, w io.Writer) error {
 	}
 }
 
-// next takes the next look.
 func (v *watcher) next(ctx context.Context) error {
 	all, err := v.look(ctx)
 	if ctx.Err() != nil {
@@ -121,7 +120,6 @@ func (v *watcher) next(ctx context.Context) error {
 	return nil
 }
 
-// press does what a key asks for.
 func (v *watcher) press(key string, height int) {
 	page := max(height/2, 1)
 	switch key {
