@@ -58,13 +58,12 @@ func (n *nodes) ask(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, nodesPoll)
 		defer cancel()
-		name, err := n.name()
-		if err != nil {
-			n.answers <- answer{nil, err}
-			return
+		var a answer
+		var name string
+		if name, a.err = n.name(); a.err == nil {
+			a.list, a.err = n.lookup(ctx, "ip", name)
 		}
-		list, err := n.lookup(ctx, "ip", name)
-		n.answers <- answer{list, err}
+		n.answers <- a
 	}()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -130,13 +131,9 @@ func cmdGC(c *conf, _ *skel.CmdArgs, log *slog.Logger) error {
 		log.Info("no list of valid attachments: nothing to do")
 		return nil
 	}
-	valid := make(map[types.GCAttachment]bool)
-	for _, a := range c.Valid {
-		valid[a] = true
-	}
 	err := bus.NewHost(log).Collect(context.Background(), func(a config.Attachment, left bool) bool {
 		ours := a.Runtime == runtimeName && a.Network == c.Name
-		return ours && (left || !valid[types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}])
+		return ours && (left || !slices.Contains(c.Valid, types.GCAttachment{ContainerID: a.ContainerID, IfName: a.IfName}))
 	})
 	if err == nil {
 		log.Info("collected")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -59,9 +58,7 @@ func (w logWriter) write(f *capture.Frame, sender string) error {
 			line = append(line, hexDigits[len(f.Data)&15])
 		}
 	} else {
-		for _, d := range f.Data {
-			line = append(line, hexDigits[d>>4], hexDigits[d&15])
-		}
+		line = fmt.Appendf(line, "%X", f.Data)
 	}
 	if dlc := rawDLC(f); dlc != 0 {
 		line = append(line, '_', hexDigits[dlc])
@@ -100,14 +97,10 @@ func (w *textWriter) write(f *capture.Frame, sender string) error {
 	} else {
 		line = fmt.Appendf(line, "   [%d]", len(f.Data))
 	}
-	gap := "  "
 	if isRemote(f) {
 		line = append(line, "  remote request"...)
-	} else {
-		for _, d := range f.Data {
-			line = append(append(line, gap...), hexDigits[d>>4], hexDigits[d&15])
-			gap = " "
-		}
+	} else if len(f.Data) > 0 {
+		line = fmt.Appendf(line, "  % X", f.Data)
 	}
 	if f.ID&unix.CAN_ERR_FLAG != 0 {
 		line = fmt.Appendf(line, "  ERRORFRAME %s", errorWords(f.ID))
@@ -183,7 +176,7 @@ func (w jsonWriter) write(f *capture.Frame, sender string) error {
 		Runtime: f.From.Runtime, Network: f.From.Network, ContainerID: f.From.ContainerID, IfName: f.From.IfName,
 		ID: f.ID & unix.CAN_SFF_MASK, Extended: f.ID&unix.CAN_EFF_FLAG != 0, Remote: isRemote(f), Error: f.ID&unix.CAN_ERR_FLAG != 0,
 		FD: f.FD, BRS: f.Flags&capture.BRS != 0, ESI: f.Flags&capture.ESI != 0,
-		Length: len(f.Data), DLC: rawDLC(f), Data: strings.ToUpper(hex.EncodeToString(f.Data)), Lost: f.Lost,
+		Length: len(f.Data), DLC: rawDLC(f), Data: fmt.Sprintf("%X", f.Data), Lost: f.Lost,
 	}
 	if d.Extended || d.Error {
 		d.ID = f.ID & unix.CAN_EFF_MASK

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -46,12 +47,8 @@ func (l look) write(w io.Writer, s style) error {
 			lines = append(append(append(lines, b.head), b.title...), b.wrong...)
 		}
 	}
-	for _, line := range lines {
-		if _, err := fmt.Fprintln(w, line); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
 }
 
 func (l look) blocks(s style) (all []block) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vxcan/vxcan/pkg/bus"
 	"github.com/vxcan/vxcan/pkg/plan"
@@ -19,23 +20,20 @@ type named struct{ looker }
 
 func (n named) Status(ctx context.Context, hubs ...string) ([]bus.BusStatus, error) {
 	all, err := n.looker.Status(ctx, hubs...)
-	var docker map[string]dockerEndpoint
-	var nerdctl map[string]string
+	docker := sync.OnceValue(func() map[string]dockerEndpoint {
+		if !dockerRuns() { // systemd would start it for the question
+			return nil
+		}
+		return askDocker(ctx, dockerSocket)
+	})
+	nerdctl := sync.OnceValue(func() map[string]string { return nerdctlNames("/") })
 	for _, s := range all {
 		for i := range s.Endpoints {
 			switch e := &s.Endpoints[i]; {
 			case e.Runtime == "docker":
-				if docker == nil {
-					if docker = map[string]dockerEndpoint{}; dockerRuns() { // else systemd would start it for the question
-						docker = askDocker(ctx, dockerSocket)
-					}
-				}
-				e.Name, e.NetworkName = docker[e.ContainerID].container, docker[e.ContainerID].network
+				e.Name, e.NetworkName = docker()[e.ContainerID].container, docker()[e.ContainerID].network
 			case e.Runtime == "cni" && nerdctlID.MatchString(e.ContainerID) && e.Name == "":
-				if nerdctl == nil {
-					nerdctl = nerdctlNames("/")
-				}
-				e.Name = nerdctl[e.ContainerID]
+				e.Name = nerdctl()[e.ContainerID]
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -203,13 +204,6 @@ func (s style) item(l level, what, cure string) []string {
 }
 
 // withoutColour is a text without what paint adds.
-func withoutColour(text string) string {
-	for {
-		before, rest, ok := strings.Cut(text, "\x1b[")
-		if !ok {
-			return text
-		}
-		_, after, _ := strings.Cut(rest, "m")
-		text = before + after
-	}
-}
+func withoutColour(text string) string { return colour.ReplaceAllString(text, "") }
+
+var colour = regexp.MustCompile(`\x1b\[[0-9]*m`)

@@ -200,18 +200,11 @@ func (v *watcher) window(s style, height int) []string {
 }
 
 // split breaks a line, such as a long command, where the terminal ends. One with colours is short, see flow.
-func (s style) split(line string) (lines []string) {
+func (s style) split(line string) []string {
 	if s.width <= 0 || strings.Contains(line, "\x1b") {
 		return []string{line}
 	}
-	for runewidth.StringWidth(line) > s.width {
-		part := runewidth.Truncate(line, s.width, "")
-		if part == "" {
-			break
-		}
-		lines, line = append(lines, part), line[len(part):]
-	}
-	return append(lines, line)
+	return strings.Split(runewidth.Wrap(line, s.width), "\n")
 }
 
 // screen is a terminal of which every line is written to, and from which keys come one by one.
