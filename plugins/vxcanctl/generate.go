@@ -62,7 +62,11 @@ func manPage(c *cobra.Command) string {
 	c.InitDefaultHelpFlag()
 	fmt.Fprintf(&b, ".SH OPTIONS\n.nf\n%s.fi\n", roff(c.Flags().FlagUsages()))
 	if c.Example != "" {
-		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roffLines(c.Example))
+		b.WriteString(".SH EXAMPLES\n.nf\n")
+		for line := range strings.Lines(c.Example + "\n") {
+			b.WriteString(roff(line))
+		}
+		b.WriteString(".fi\n")
 	}
 	b.WriteString(".SH FILES\n")
 	for _, f := range files {
@@ -107,15 +111,6 @@ func roffText(text string) string {
 		}
 	}
 	return b.String()
-}
-
-// roffLines is text of which each line stays as it is.
-func roffLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		lines[i] = roff(line)
-	}
-	return strings.Join(lines, "\n")
 }
 
 // roff escapes what man would take for a request.
