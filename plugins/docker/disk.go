@@ -17,8 +17,6 @@ import (
 // stateDir is where networks are kept. Docker tells of each one only once, so it must outlive reboots.
 const stateDir = "/var/lib/vxcan-docker"
 
-const stateName = "networks"
-
 var errUnknownNetwork = errors.New("not on record")
 
 // records is what is on disk.
@@ -100,7 +98,7 @@ type disk struct{ dir string }
 
 // with calls use with what is on disk, locked, and writes what it has changed, so that a power cut does not lose it.
 func (d disk) with(ctx context.Context, use func(*records) (changed bool, err error)) (retErr error) {
-	file, err := store.Open(ctx, d.dir, stateName, bus.DefaultLockTimeout)
+	file, err := store.Open(ctx, d.dir, "networks", bus.DefaultLockTimeout)
 	if err != nil {
 		return err
 	}

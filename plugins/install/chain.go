@@ -11,9 +11,6 @@ import (
 // span is a part of a text.
 type span struct{ from, to int }
 
-// errNoPodNetwork is a network that vxcan cannot be chained to, because nothing is before it.
-var errNoPodNetwork = errors.New("its first plugin is vxcan, so pods would get no IP: give the file a name that sorts behind that of the pod network")
-
 // chain returns a configuration list with the entry in it exactly once, or with noEntry, without any. An entry of vxcan that
 // is there is replaced where it is, so that nobody quarrels about being the last; else it is put behind the last plugin.
 // Every other byte stays as it is.
@@ -30,7 +27,7 @@ func chain(list []byte, entry json.RawMessage) ([]byte, error) {
 	}
 	switch {
 	case len(ours) > 0 && ours[0] == 0:
-		return nil, errNoPodNetwork
+		return nil, errors.New("its first plugin is vxcan, so pods would get no IP: give the file a name that sorts behind that of the pod network")
 	case isNone(entry):
 		return cut(list, plugins, ours), nil
 	case len(ours) == 0:

@@ -22,7 +22,7 @@ type installer struct {
 	options
 	valid    json.RawMessage // the entry, as it was when it was last right
 	versions []string        // of CNI, that the plugin speaks
-	cleaned  map[string]bool // directories where nothing is left of a run that was killed
+	cleaned  []string        // directories where nothing is left of a run that was killed
 	chained  string          // the file with our entry, without symbolic links, if this process put it there
 	linked   bool            // the pod network is a symbolic link
 	compared fs.FileInfo     // of the installed plugin, when it was the same as ours
@@ -59,16 +59,13 @@ func (in *installer) install(ctx context.Context) (wrote bool, err error) {
 
 // clean removes the temporary file that a run that was killed left in a directory, once.
 func (in *installer) clean(dir string) error {
-	if in.cleaned[dir] {
+	if slices.Contains(in.cleaned, dir) {
 		return nil
 	}
 	if err := removeIfThere(filepath.Join(dir, tempName)); err != nil {
 		return err
 	}
-	if in.cleaned == nil {
-		in.cleaned = map[string]bool{}
-	}
-	in.cleaned[dir] = true
+	in.cleaned = append(in.cleaned, dir)
 	return nil
 }
 

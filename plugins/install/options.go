@@ -43,8 +43,6 @@ type options struct {
 	check        bool
 }
 
-const envPrefix = "VXCAN_"
-
 func parseOptions(args []string) options {
 	beside := "vxcan"
 	if self, err := os.Executable(); err == nil {
@@ -62,7 +60,7 @@ func parseOptions(args []string) options {
 	flags.BoolVar(&o.once, "once", false, "install and end, do not watch")
 	flags.BoolVar(&o.check, "check", false, "tell whether plugin and entry are in place, print that entry, and change nothing")
 	flags.VisitAll(func(f *flag.Flag) {
-		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := "VXCAN_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := os.LookupEnv(name); ok {
 			if err := f.Value.Set(value); err != nil {
 				fmt.Fprintf(os.Stderr, "invalid value %q of %s: %v\n", value, name, err)

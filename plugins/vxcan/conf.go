@@ -43,8 +43,6 @@ var reservedKeys = []string{
 	"cniVersions", "type", "args", "ipam", "ipMasq", "dns", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "deviceID", "pciBusID",
 }
 
-const reservedPrefix = "cni.dev/"
-
 // parseConf reads and validates the configuration. Its errors name the key and what is allowed. What could be read is
 // returned also with an error, unless that is none at all.
 func parseConf(stdin []byte) (*conf, error) {
@@ -99,7 +97,7 @@ func (c *conf) set(name string, value json.RawMessage) (known bool, err error) {
 		err = json.Unmarshal(value, &valid)
 		c.Valid, c.hasList = append(c.Valid, valid...), true
 	default:
-		return slices.Contains(reservedKeys, name) || strings.HasPrefix(name, reservedPrefix), nil
+		return slices.Contains(reservedKeys, name) || strings.HasPrefix(name, "cni.dev/"), nil
 	}
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {

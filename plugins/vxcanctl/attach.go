@@ -17,9 +17,6 @@ import (
 	"github.com/vxcan/vxcan/pkg/config"
 )
 
-// runtimeName is the front end of what is attached without a runtime.
-const runtimeName = config.HostRuntime
-
 const netnsHelp = `The network namespace is named by its file, or by a name as ip netns has it, or it is that of a process. That of the host is
 refused.`
 
@@ -276,7 +273,7 @@ func (n *namespace) request(c config.Network) (bus.Request, error) {
 	ifName, err := config.InterfaceOn(c.Hub.Name, c.Interface)
 	c.Endpoint.Name = n.name
 	return bus.Request{
-		Attachment: config.Attachment{Runtime: runtimeName, Network: c.Hub.Name, ContainerID: n.id, IfName: ifName},
+		Attachment: config.Attachment{Runtime: config.HostRuntime, Network: c.Hub.Name, ContainerID: n.id, IfName: ifName},
 		Hub:        c.Hub, Endpoint: c.Endpoint, Place: bus.Place{NetnsPath: n.path, Interface: ifName},
 	}, err
 }

@@ -19,14 +19,9 @@ func (s system) is(id string) bool {
 	return s.id == id || strings.Contains(" "+s.like+" ", " "+id+" ")
 }
 
-// olderThan compares VERSION_ID. An unknown one is not older.
-func (s system) olderThan(version float64) bool {
-	v, err := strconv.ParseFloat(s.version, 64)
-	return err == nil && v < version
-}
-
 // kernelRemedy is how a system gets a module that it lacks. Special kernels are before those of their distribution.
 func kernelRemedy(s system, m bus.Module) string {
+	version, err := strconv.ParseFloat(s.version, 64)
 	switch release := s.release; {
 	case strings.HasSuffix(release, "-linuxkit"):
 		return "use a virtual machine with Debian or Ubuntu in place of Docker Desktop"
@@ -38,7 +33,7 @@ func kernelRemedy(s system, m bus.Module) string {
 		return "sudo apt full-upgrade, then reboot"
 	case strings.HasSuffix(release, "-azure"):
 		return "sudo apt install linux-generic, then boot that kernel"
-	case !s.foreign && s.id == "ubuntu" && s.olderThan(25.10):
+	case !s.foreign && s.id == "ubuntu" && err == nil && version < 25.10:
 		return "sudo apt install linux-modules-extra-$(uname -r)"
 	case s.id == "debian" && strings.Contains(release, "-cloud-"):
 		return "sudo apt install linux-image-$(dpkg --print-architecture), then reboot"
