@@ -89,7 +89,7 @@ func newDoctor(m *machine) *cobra.Command {
 			} else {
 				err = writeFindings(w, styleOf(w), all, *format == shortFormat)
 			}
-			if err == nil && worst(all) == failure || strict && worst(all) == warning {
+			if err == nil && (worst(all) == failure || strict && worst(all) == warning) {
 				err = said(cmd)
 			}
 			return err

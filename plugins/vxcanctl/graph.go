@@ -27,7 +27,7 @@ JSON is that of status.`,
   vxcanctl graph vcan0 -o dot >vcan0.dot`,
 		ValidArgsFunction: completeHubs(host, anyNumber),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
-			if err := asRoot(cmd); err != nil {
+			if err := asRoot(cmd, false); err != nil {
 				return err
 			}
 			all, err := host.Status(cmd.Context(), hubs...)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,7 @@ such bus.`,
   vxcanctl heal vcan0`,
 		ValidArgsFunction: completeHubs(host, anyNumber),
 		RunE: func(cmd *cobra.Command, hubs []string) error {
-			if err := asRoot(cmd); err != nil {
+			if err := asRoot(cmd, false); err != nil {
 				return err
 			}
 			all, err := heal(cmd.Context(), host, hubs, udev)
@@ -66,8 +67,10 @@ such bus.`,
 			for _, one := range all {
 				if one.Error != "" {
 					fmt.Fprintf(cmd.ErrOrStderr(), "vxcanctl: bus %s: %s\n", one.Hub, one.Error)
-					err = errors.Join(err, said(cmd))
 				}
+			}
+			if err == nil && slices.ContainsFunc(all, func(one healed) bool { return one.Error != "" }) {
+				err = said(cmd)
 			}
 			return err
 		},

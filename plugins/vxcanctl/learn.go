@@ -48,7 +48,7 @@ func newLearn(host looker) *cobra.Command {
 		Example: `  vxcanctl learn vcan0
   vxcanctl learn vcan0 --for 10m -o json`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeHubs(host, anyNumber),
+		ValidArgsFunction: completeHubs(host, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needsRoot(cmd, os.Geteuid()); err != nil {
 				return err

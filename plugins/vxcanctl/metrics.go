@@ -36,7 +36,7 @@ JSON is that of status, which has the same numbers.
   vxcanctl metrics --listen 127.0.0.1:9732`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := asRoot(cmd); err != nil {
+			if err := asRoot(cmd, address != ""); err != nil {
 				return err
 			}
 			if address != "" {

@@ -22,7 +22,7 @@ Exit status: 0; 1 if the bus is in use, if there is none, or if it could not be 
 		Example: `  vxcanctl remove vcan0`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeHubs(host, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := asRoot(cmd); err != nil {
+			if err := asRoot(cmd, false); err != nil {
 				return err
 			}
 			hub := args[0]

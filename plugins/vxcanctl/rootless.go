@@ -102,10 +102,12 @@ func enterRootless(cmd *cobra.Command) error {
 	return fmt.Errorf("%s: %w", args[0], err)
 }
 
-// asRoot is needsRoot for a command that ends at once.
-func asRoot(cmd *cobra.Command) error {
-	if err := enterRootless(cmd); err != nil {
-		return err
+// asRoot is needsRoot for a command that enters the namespace by itself, unless it stays until a signal comes.
+func asRoot(cmd *cobra.Command, stays bool) error {
+	if !stays {
+		if err := enterRootless(cmd); err != nil {
+			return err
+		}
 	}
 	return needsRoot(cmd, os.Geteuid())
 }

@@ -103,7 +103,6 @@ func (s *senders) label(ctx context.Context, m capture.Member) string {
 // of its ID, or its host end.
 func (s *senders) is(ctx context.Context, m capture.Member, names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
-		byID := len(name) >= 4 && strings.HasPrefix(m.ContainerID, name)
-		return name == m.Device || byID || m.Peer != "" && name == m.Peer || m.IsEndpoint() && (name == s.name(ctx, m) || name == s.endpoint(ctx, m).Name)
+		return name == m.Device || m.Peer != "" && name == m.Peer || m.IsEndpoint() && (name == s.name(ctx, m) || isNamed(s.endpoint(ctx, m), name))
 	})
 }

@@ -40,11 +40,12 @@ heard, denied and lost; and the arrows to scroll. The load of a wire is estimate
 and --dbitrate, buses that have no bit rate are loaded as if they had these.
 
 JSON: {"version": 1, "buses": [...]}, each bus with hub, kind (vcan, can, hardware, or "" if the hub is not there), up,
-mtu, controller (device, state, bitrate, dbitrate, txqueuelen, restartMS, errors, traffic, events), traffic (of a hub that
-is no controller), sent, heard, lost, endpoints (runtime, network, networkName, containerID, ifName, entry, name, hostIf,
-interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost), trunks (local, peer, busID, device, up, sent,
-heard, lost, denied) and differences (kind, hostIfs, what, cure, byHeal), which is empty if the bus is healthy. There, runtime is the front end that was called: cni, netavark or docker.
-With --watch it is one document a line, with totals.
+mtu, controller (device, state, bitrate, dbitrate, txqueuelen, qdisc, restartMS, errors, traffic, events), traffic (of a hub
+that is no controller), sent, heard, lost, waiting, wireLost, endpoints (runtime, network, networkName, containerID, ifName,
+entry, name, hostIf, interface, up, policy, sent, heard, deniedSend, deniedReceive, overRate, lost, waiting, wireLost), trunks
+(local, peer, busID, device, up, sent, heard, lost, denied), outside (nodes that are not on the bus), unprotected, and
+differences (kind, hostIfs, what, cure, byHeal), which is empty if the bus is healthy. There, runtime is the front end that
+was called: cni, netavark or docker. With --watch it is one document a line, with totals.
 
 Exit status: 0, also if a bus is not healthy (see doctor); 1 if one cannot be looked at.`
 
@@ -75,11 +76,7 @@ func addStatus(cmd *cobra.Command, host looker) {
 	var rates bitRates
 	var format *string
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
-		ready := asRoot
-		if watch {
-			ready = func(cmd *cobra.Command) error { return needsRoot(cmd, os.Geteuid()) }
-		}
-		if err := ready(cmd); err != nil {
+		if err := asRoot(cmd, watch); err != nil {
 			return err
 		}
 		w := cmd.OutOrStdout()
