@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 
 	"github.com/vxcan/vxcan/pkg/bus"
@@ -59,12 +59,12 @@ func (m *machine) bus(s bus.BusStatus) {
 		m.add("VX306", warning, fmt.Sprintf("bus %s spans other hosts unprotected: any container of these hosts may be able to send to it, and to receive it", s.Hub),
 			"leave unprotected out of its network, on all hosts, unless the network between them is safe by other means")
 	}
-	if devices := m.steered(s); len(devices) > 0 {
+	if devices, oneCPU := m.steered(s); len(devices) > 0 && !oneCPU {
 		named := strings.Join(devices[:min(len(devices), 3)], ", ")
 		if more := len(devices) - 3; more > 0 {
 			named += fmt.Sprintf(" and %d more", more)
 		}
-		m.add("VX304", warning, fmt.Sprintf("rps_cpus is set on %s of bus %s, so that frames of one sender arrive out of order", named, s.Hub),
+		m.add("VX304", warning, fmt.Sprintf("rps_cpus is set on %s of bus %s, not on all of its devices to the same CPU, so that frames of one sender arrive out of order", named, s.Hub),
 			"for dev in "+strings.Join(devices, " ")+"; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done")
 	}
 }
@@ -80,18 +80,30 @@ func (m *machine) controller(name string, c bus.ControllerStatus) {
 	}
 }
 
-// steered returns the devices of a bus that have a receive queue with a non-zero rps_cpus.
-func (m *machine) steered(s bus.BusStatus) []string {
+// steered returns the devices of a bus that have a receive queue with a non-zero rps_cpus, and reports whether all queues of
+// all devices have one and the same CPU, which keeps one order.
+func (m *machine) steered(s bus.BusStatus) (devices []string, oneCPU bool) {
 	tx, rx := config.BackplaneNames(s.Hub)
-	devices := []string{s.Hub, rx, tx}
+	all := []string{s.Hub, rx, tx}
 	for _, e := range s.Endpoints {
-		devices = append(devices, e.HostIf)
+		all = append(all, e.HostIf)
 	}
-	return slices.DeleteFunc(devices, func(device string) bool {
-		queues := "/sys/class/net/" + device + "/queues"
-		entries, _ := os.ReadDir(filepath.Join(m.root, queues))
-		return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { // a mask of many CPUs is "00000000,00000003"
-			return strings.Trim(m.read(queues+"/"+e.Name()+"/rps_cpus"), "0,\n") != ""
-		})
-	})
+	masks := make(map[string]bool)
+	for _, device := range all {
+		files, _ := filepath.Glob(filepath.Join(m.root, "/sys/class/net", device, "queues/rx-*/rps_cpus"))
+		steers := false
+		for _, file := range files {
+			content, _ := os.ReadFile(file)
+			mask := strings.TrimLeft(strings.ReplaceAll(strings.TrimSpace(string(content)), ",", ""), "0") // of many CPUs it is "00000000,00000003"
+			masks[mask] = true
+			steers = steers || mask != ""
+		}
+		if steers {
+			devices = append(devices, device)
+		}
+	}
+	for mask := range masks {
+		oneCPU = len(masks) == 1 && regexp.MustCompile("^[1248]0*$").MatchString(mask)
+	}
+	return devices, oneCPU
 }

@@ -228,7 +228,7 @@ func TestDoctor(t *testing.T) {
 			m.device(t, "vx1", "", "0", "00000001,00000000\n")
 			m.device(t, "eth0", "", "3")
 			m.device(t, "vcan1-tx", "vxcan backplane", "3")
-		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, so that frames of one sender arrive out of order: " +
+		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, not on all of its devices to the same CPU, so that frames of one sender arrive out of order: " +
 			"for dev in vcan0-rx vx1; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done"}},
 		"steering of a long hub": {func(m *machine) {
 			all := twoBuses()[1:]
@@ -237,8 +237,23 @@ func TestDoctor(t *testing.T) {
 			for _, name := range []string{"can-left-wheel", longTX, longRX, "vx1", "vx2"} {
 				m.device(t, name, "", "f")
 			}
-		}, []string{"warning VX304 rps_cpus is set on can-left-wheel, " + longRX + ", " + longTX + " and 2 more of bus can-left-wheel, so that frames of one sender arrive out of order: " +
+		}, []string{"warning VX304 rps_cpus is set on can-left-wheel, " + longRX + ", " + longTX + " and 2 more of bus can-left-wheel, not on all of its devices to the same CPU, so that frames of one sender arrive out of order: " +
 			"for dev in can-left-wheel " + longRX + " " + longTX + " vx1 vx2; do"}},
+		"steering of all but one": {func(m *machine) {
+			for name, mask := range map[string]string{"vcan0": "1", "vcan0-tx": "1", "vcan0-rx": "1", "vx1": "1", "vx2": "0"} {
+				m.device(t, name, "", mask)
+			}
+		}, []string{"warning VX304 rps_cpus is set on vcan0, vcan0-rx, vcan0-tx and 1 more of bus vcan0, not on all"}},
+		"steering to two CPUs": {func(m *machine) {
+			for name, mask := range map[string]string{"vcan0": "1", "vcan0-tx": "1", "vcan0-rx": "1", "vx1": "2", "vx2": "1"} {
+				m.device(t, name, "", mask)
+			}
+		}, []string{"warning VX304 rps_cpus is set on vcan0, vcan0-rx, vcan0-tx and 2 more of bus vcan0, not on all"}},
+		"steering to one CPU": {func(m *machine) {
+			for _, name := range []string{"vcan0", "vcan0-tx", "vcan0-rx", "vx1", "vx2"} {
+				m.device(t, name, "", "00000001,00000000\n")
+			}
+		}, nil},
 		"no steering": {func(m *machine) {
 			for _, name := range []string{"vcan0", "vcan0-tx", "vcan0-rx", "vx1", "vx2"} {
 				m.device(t, name, "", "00000000,00000000\n", "0\n")
