@@ -18,7 +18,7 @@ var ErrInvalid = errors.New("invalid")
 
 // Defaults.
 const (
-	DefaultHub       = "vcan0"
+	defaultHub       = "vcan0"
 	DefaultInterface = "can0" // in a container
 	DefaultBurst     = 10     // frames, of a container with a rate
 	// DefaultTxQueue is how many frames the transmit queue of a controller holds that we set up. The kernel's 10 lose most
@@ -163,7 +163,7 @@ type Network struct {
 }
 
 // NewNetwork is a network that says nothing.
-func NewNetwork() Network { return Network{Hub: Hub{Name: DefaultHub}} }
+func NewNetwork() Network { return Network{Hub: Hub{Name: defaultHub}} }
 
 // Check reports what is wrong with keys that are right one by one.
 func (n *Network) Check() error {

@@ -65,15 +65,12 @@ const (
 // bitrate it is left as it is.
 var Keys = [...]Key{
 	{
-		Name: "hub", Default: DefaultHub, json: jsonString, In: everywhere, Of: OfHub,
+		Name: "hub", Default: defaultHub, json: jsonString, In: everywhere, Of: OfHub,
 		Meaning: "the bus: a device on the host, made as vcan if it is missing",
 		set:     func(n *Network, value string) error { n.Hub.Name = value; return CheckHub(value) },
 	},
-	{
-		Name: "physical", Default: "false", json: jsonBool, In: everywhere, Of: OfHub,
-		Meaning: "the hub is a real controller: used, never made or deleted",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Physical, value) },
-	},
+	toggle("physical", OfHub, "the hub is a real controller: used, never made or deleted",
+		func(n *Network) *bool { return &n.Hub.Physical }),
 	{
 		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark | Host, Of: OfEndpoint,
 		Meaning: "name in the container; in `can%d`, `%d` is the number of the hub: `can1` on `vcan1`",
@@ -101,16 +98,10 @@ var Keys = [...]Key{
 		Meaning: "what the container hears, the same way",
 		set:     func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Receive, value) },
 	},
-	{
-		Name: "rate", Default: "none", json: jsonWhole, In: everywhere, Of: OfEndpoint,
-		Meaning: "frames per second that the container may send; more are dropped",
-		set:     func(n *Network, value string) error { return setRate(&n.Endpoint.Policy.Rate, value) },
-	},
-	{
-		Name: "burst", Default: "10", json: jsonWhole, In: everywhere, Of: OfEndpoint,
-		Meaning: "with `rate`: frames that it may send at once",
-		set:     func(n *Network, value string) error { return setRate(&n.Endpoint.Policy.Burst, value) },
-	},
+	number("rate", "none", OfEndpoint, maxRate, "frames per second that the container may send; more are dropped",
+		func(n *Network) *uint32 { return &n.Endpoint.Policy.Rate }),
+	number("burst", "10", OfEndpoint, maxRate, "with `rate`: frames that it may send at once",
+		func(n *Network) *uint32 { return &n.Endpoint.Policy.Burst }),
 	{
 		Name: "lent", Default: "false", json: jsonBool, In: CNI | Netavark, Of: OfNetwork,
 		Meaning: "rootless: the hub is one of the host, which root lends (`vxcanctl lend`)",
@@ -127,44 +118,30 @@ var Keys = [...]Key{
 			return checkPodHubs(n.PodHubs)
 		},
 	},
-	{
-		Name: "bitrate", Default: "none", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "of a controller, bits per second: it is set up when it is down",
-		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Controller.Bitrate, value) },
-	},
+	number("bitrate", "none", OfController, math.MaxUint32, "of a controller, bits per second: it is set up when it is down",
+		func(n *Network) *uint32 { return &n.Hub.Controller.Bitrate }),
 	{
 		Name: "sample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
 		Meaning: "a part of a bit, such as 0.875",
 		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.SamplePoint, value) },
 	},
-	{
-		Name: "fd", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "CAN FD, with `dbitrate`",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.FD, value) },
-	},
-	{
-		Name: "dbitrate", Default: "none", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "bits per second of the data of CAN FD frames",
-		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Controller.DataBitrate, value) },
-	},
+	toggle("fd", OfController, "CAN FD, with `dbitrate`",
+		func(n *Network) *bool { return &n.Hub.Controller.FD }),
+	number("dbitrate", "none", OfController, math.MaxUint32, "bits per second of the data of CAN FD frames",
+		func(n *Network) *uint32 { return &n.Hub.Controller.DataBitrate }),
 	{
 		Name: "dsample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
 		Meaning: "the same for the data of CAN FD frames",
 		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.DataSamplePoint, value) },
 	},
-	{
-		Name: "restart-ms", Default: "never", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "milliseconds from bus-off to a restart; where the driver cannot, it is left out, with a warning",
-		set: func(n *Network, value string) error {
-			return setNumberUpTo(&n.Hub.Controller.RestartMS, value, math.MaxInt32)
-		},
-	},
+	number("restart-ms", "never", OfController, math.MaxInt32, "milliseconds from bus-off to a restart; where the driver cannot, it is left out, with a warning",
+		func(n *Network) *uint32 { return &n.Hub.Controller.RestartMS }),
 	{
 		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "frames in the transmit queue of each container, fixed when it starts; a longer queue is kept",
 		set: func(n *Network, value string) error {
 			var frames uint32
-			err := setNumberUpTo(&frames, value, 1_000_000)
+			err := setNumber(&frames, value, 1_000_000)
 			n.Hub.TxQueue = int(frames)
 			return err
 		},
@@ -179,16 +156,10 @@ var Keys = [...]Key{
 		Meaning: "IP addresses of all hosts that the bus spans, this one included: the same list on each host",
 		set:     func(n *Network, value string) error { return n.Hub.Span.setHosts(value) },
 	},
-	{
-		Name: "bus-id", Default: "none", json: jsonWhole, In: everywhere, Of: OfSpan,
-		Meaning: "with `hosts`: the number of the bus, the same on each host, and another one for each bus",
-		set:     func(n *Network, value string) error { return setNumber(&n.Hub.Span.BusID, value) },
-	},
-	{
-		Name: "unprotected", Default: "false", json: jsonBool, In: everywhere, Of: OfSpan,
-		Meaning: "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Span.Unprotected, value) },
-	},
+	number("bus-id", "none", OfSpan, math.MaxUint32, "with `hosts`: the number of the bus, the same on each host, and another one for each bus",
+		func(n *Network) *uint32 { return &n.Hub.Span.BusID }),
+	toggle("unprotected", OfSpan, "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
+		func(n *Network) *bool { return &n.Hub.Span.Unprotected }),
 	{
 		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,
 		Meaning: "ohms, 0 is off",
@@ -201,36 +172,32 @@ var Keys = [...]Key{
 			return nil
 		},
 	},
-	{
-		Name: "listen-only", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "the controller sends nothing for anybody, not even an acknowledgement; for one container that only reads: `send=none`",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.ListenOnly, value) },
-	},
-	{
-		Name: "one-shot", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "send each frame once, acknowledged or not",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.OneShot, value) },
-	},
-	{
-		Name: "triple-sampling", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "three samples a bit",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.TripleSampling, value) },
-	},
-	{
-		Name: "berr-reporting", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "an error frame for each bus error",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.BerrReporting, value) },
-	},
-	{
-		Name: "presume-ack", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "do without acknowledgements",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.PresumeAck, value) },
-	},
-	{
-		Name: "fd-non-iso", Default: "false", json: jsonBool, In: everywhere, Of: OfController,
-		Meaning: "CAN FD as before ISO 11898-1:2015",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.Controller.FDNonISO, value) },
-	},
+	toggle("listen-only", OfController, "the controller sends nothing for anybody, not even an acknowledgement; for one container that only reads: `send=none`",
+		func(n *Network) *bool { return &n.Hub.Controller.ListenOnly }),
+	toggle("one-shot", OfController, "send each frame once, acknowledged or not",
+		func(n *Network) *bool { return &n.Hub.Controller.OneShot }),
+	toggle("triple-sampling", OfController, "three samples a bit",
+		func(n *Network) *bool { return &n.Hub.Controller.TripleSampling }),
+	toggle("berr-reporting", OfController, "an error frame for each bus error",
+		func(n *Network) *bool { return &n.Hub.Controller.BerrReporting }),
+	toggle("presume-ack", OfController, "do without acknowledgements",
+		func(n *Network) *bool { return &n.Hub.Controller.PresumeAck }),
+	toggle("fd-non-iso", OfController, "CAN FD as before ISO 11898-1:2015",
+		func(n *Network) *bool { return &n.Hub.Controller.FDNonISO }),
+}
+
+// toggle is a key that is true or false, with a field of its own.
+func toggle(name string, of Noun, meaning string, field func(n *Network) *bool) Key {
+	set := func(n *Network, value string) error { return setBool(field(n), value) }
+	return Key{Name: name, Default: "false", Meaning: meaning, In: everywhere, Of: of, json: jsonBool, set: set}
+}
+
+const maxRate = 1_000_000 // frames per second: no CAN bus carries more
+
+// number is a key that is a whole number from 1 to most, with a field of its own.
+func number(name, byDefault string, of Noun, most uint32, meaning string, field func(n *Network) *uint32) Key {
+	set := func(n *Network, value string) error { return setNumber(field(n), value, most) }
+	return Key{Name: name, Default: byDefault, Meaning: meaning, In: everywhere, Of: of, json: jsonWhole, set: set}
 }
 
 func setIDs(field *string, value string) error {
@@ -247,16 +214,6 @@ func setIDs(field *string, value string) error {
 	return nil
 }
 
-// setRate takes up to a million frames: no CAN bus carries that.
-func setRate(field *uint32, value string) error { return setNumberUpTo(field, value, 1_000_000) }
-
-func setNumberUpTo(field *uint32, value string, most uint32) error {
-	if err := setNumber(field, value); err != nil || *field > most {
-		return fmt.Errorf("%w value %q: want a whole number from 1 to %d", ErrInvalid, value, most)
-	}
-	return nil
-}
-
 func setBool(field *bool, value string) (err error) {
 	if *field, err = strconv.ParseBool(value); err != nil {
 		return fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
@@ -264,13 +221,15 @@ func setBool(field *bool, value string) (err error) {
 	return nil
 }
 
-func setNumber(field *uint32, value string) error {
+func setNumber(field *uint32, value string, most uint32) error {
 	n, err := strconv.ParseUint(value, 10, 32)
-	if err != nil || n == 0 {
+	switch *field = uint32(n); {
+	case err == nil && n > 0 && *field <= most:
+		return nil
+	case most == math.MaxUint32:
 		return fmt.Errorf("%w value %q: want a whole number from 1 on", ErrInvalid, value)
 	}
-	*field = uint32(n)
-	return nil
+	return fmt.Errorf("%w value %q: want a whole number from 1 to %d", ErrInvalid, value, most)
 }
 
 func setPoint(field *uint32, value string) error {
@@ -357,20 +316,11 @@ func (n *Network) SetJSON(name string, value json.RawMessage) (known bool, err e
 func (k jsonKind) text(value json.RawMessage) (text string, err error) {
 	switch k {
 	case jsonBool:
-		var b bool
-		err = json.Unmarshal(value, &b)
-		text = strconv.FormatBool(b)
+		return string(value), json.Unmarshal(value, new(bool))
 	case jsonWhole:
-		var n int64
-		err = json.Unmarshal(value, &n)
-		text = strconv.FormatInt(n, 10)
+		return string(value), json.Unmarshal(value, new(int64))
 	case jsonNumber:
-		var n json.Number
-		err = json.Unmarshal(value, &n)
-		text = n.String()
-		if len(value) > 0 && value[0] == '"' {
-			err = errors.New("a string")
-		}
+		return string(value), json.Unmarshal(value, new(float64))
 	case jsonArray, jsonIDs, jsonHosts:
 		if k != jsonArray && json.Unmarshal(value, &text) == nil && (k == jsonIDs || text == Nodes) {
 			return text, nil
