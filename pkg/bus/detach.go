@@ -27,8 +27,10 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 		return nil
 	}
 	errs := []error{err}
-	for _, hub := range v.BusesOf(a) {
-		errs = append(errs, h.collect(ctx, hub, true, func(other config.Attachment, _ bool) bool { return other.SameAs(a) }))
+	for _, hub := range v.Buses() {
+		if slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return e.SameAs(a) }) {
+			errs = append(errs, h.collect(ctx, hub, true, func(other config.Attachment, _ bool) bool { return other.SameAs(a) }))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -245,25 +245,23 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 	}
 	missing, doubled, unwanted, foreign := compare(rules(common, members), jobs, common, hub, v.isBackplane)
 	var others []cangw.Rule
+	var absent []cangw.Job // those of others
 	for _, r := range missing {
 		if r.Dst == attaching {
 			own.AddRules = append(own.AddRules, r)
 		} else {
-			others = append(others, r)
+			others, absent = append(others, r), append(absent, cangw.Job{Rule: r, Plain: true})
 		}
 	}
-	if len(others) > 0 {
-		all.add(RuleMissing, Change{Wiring: Wiring{AddRules: others}}, "%s", describe("missing", others, v))
-		all.of(hostIfs(members, others, v)...)
+	add := func(kind Kind, wrong string, jobs []cangw.Job, change Wiring) {
+		if len(jobs) > 0 {
+			all.add(kind, Change{Wiring: change}, "%s", describe(wrong, jobs, v))
+			all.of(hostIfs(members, jobs, v)...)
+		}
 	}
-	if len(doubled) > 0 {
-		all.add(RuleDoubled, Change{Wiring: Wiring{DeleteJobs: doubled}}, "%s", describe("there more than once, so that frames arrive more than once", doubled, v))
-		all.of(hostIfs(members, rulesOf(doubled), v)...)
-	}
-	if len(unwanted) > 0 {
-		all.add(RuleUnwanted, Change{Wiring: Wiring{DeleteJobs: unwanted}}, "%s", describe("not of this bus, but on a backplane", unwanted, v))
-		all.of(hostIfs(members, rulesOf(unwanted), v)...)
-	}
+	add(RuleMissing, "missing", absent, Wiring{AddRules: others})
+	add(RuleDoubled, "there more than once, so that frames arrive more than once", doubled, Wiring{DeleteJobs: doubled})
+	add(RuleUnwanted, "not of this bus, but on a backplane", unwanted, Wiring{DeleteJobs: unwanted})
 	for _, j := range foreign {
 		index := j.Src
 		if index == hub {
@@ -272,7 +270,7 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
 				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
-			all.of(hostIfs(members, []cangw.Rule{j.Rule}, v)...)
+			all.of(hostIfs(members, []cangw.Job{j}, v)...)
 			continue
 		}
 		other := v.nameOf(index)
@@ -281,22 +279,14 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 	}
 }
 
-// hostIfs are the host ends that rules go from or to.
-func hostIfs(members []member, rules []cangw.Rule, v View) (names []string) {
+// hostIfs are the host ends that jobs go from or to.
+func hostIfs(members []member, jobs []cangw.Job, v View) (names []string) {
 	for _, m := range members {
-		if !m.hub && slices.ContainsFunc(rules, func(r cangw.Rule) bool { return r.Src == m.dev || r.Dst == m.dev }) {
+		if !m.hub && slices.ContainsFunc(jobs, func(j cangw.Job) bool { return j.Src == m.dev || j.Dst == m.dev }) {
 			names = append(names, v.nameOf(m.dev))
 		}
 	}
 	return names
-}
-
-func rulesOf(jobs []cangw.Job) []cangw.Rule {
-	all := make([]cangw.Rule, len(jobs))
-	for i, j := range jobs {
-		all[i] = j.Rule
-	}
-	return all
 }
 
 // diffForeign names what other programs have in the place of our filters, or beside them. On a hub no bus can work beside one
@@ -405,45 +395,39 @@ func diffCopies(common backplane, members []member, v View, all *differences) {
 // describeFilters says what is wrong with the filters of one member.
 func describeFilters(wrong Wiring, dev int, v View) string {
 	var words []string
-	for _, f := range wrong.SetFilters {
-		if f.Dev != dev {
-			words = append(words, fmt.Sprintf("that of %[1]s which copies frames to it (tc filter show dev %[1]s ingress) is missing or another one", v.At(f.Dev).Name))
-			continue
+	add := func(h cantc.Hook, wrong string) {
+		which := fmt.Sprintf("%s pref %d", h.Dir, h.Prio)
+		if h.Dev != dev {
+			which = fmt.Sprintf("that of %[1]s which copies frames to it (tc filter show dev %[1]s ingress)", v.At(h.Dev).Name)
 		}
-		words = append(words, fmt.Sprintf("%s pref %d is missing or another one", f.Dir, f.Prio))
+		words = append(words, which+" is "+wrong)
+	}
+	for _, f := range wrong.SetFilters {
+		add(f.Hook, "missing or another one")
 	}
 	for _, h := range wrong.DeleteFilters {
-		if h.Dev != dev {
-			words = append(words, fmt.Sprintf("that of %[1]s which copies frames to it (tc filter show dev %[1]s ingress) is not wanted", v.At(h.Dev).Name))
-			continue
-		}
-		words = append(words, fmt.Sprintf("%s pref %d is not wanted", h.Dir, h.Prio))
+		add(h, "not wanted")
 	}
 	return fmt.Sprintf("filter of %s (tc filter show dev %s): %s", v.At(dev).Name, Quote(v.At(dev).Name), strings.Join(words, ", "))
 }
 
-// formatter is a rule or a job.
-type formatter interface {
-	Format(name func(index uint32) string) string
-}
-
-func command(f formatter, v View) string {
-	return "cangw -A " + f.Format(func(index uint32) string { return Quote(v.nameOf(index)) })
+func command(j cangw.Job, v View) string {
+	return "cangw -A " + j.Format(func(index uint32) string { return Quote(v.nameOf(index)) })
 }
 
 // describe says what is wrong with rules, as the commands that would make them.
-func describe[T formatter](wrong string, rules []T, v View) string {
+func describe(wrong string, jobs []cangw.Job, v View) string {
 	const shown = 4
 	var commands []string
-	for _, r := range rules[:min(len(rules), shown)] {
-		commands = append(commands, command(r, v))
+	for _, j := range jobs[:min(len(jobs), shown)] {
+		commands = append(commands, command(j, v))
 	}
-	if more := len(rules) - shown; more > 0 {
+	if more := len(jobs) - shown; more > 0 {
 		commands = append(commands, fmt.Sprintf("and %d more", more))
 	}
 	rule := "1 gateway rule is "
-	if len(rules) != 1 {
-		rule = fmt.Sprintf("%d gateway rules are ", len(rules))
+	if len(jobs) != 1 {
+		rule = fmt.Sprintf("%d gateway rules are ", len(jobs))
 	}
 	return rule + wrong + " (" + strings.Join(commands, ", ") + ")"
 }

@@ -18,45 +18,41 @@ func (w Want) queues(v View) bool {
 	return (w.fair || v.Queue.Ours && w.hasFound()) && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""
 }
 
-// compareClasses reports for which marks the hub's queue lacks a class, and which classes are no member's. Those are no
-// damage: each is deleted after its last frame is sent.
-func (w Want) compareClasses(v View) (missing []uint32, unwanted []cantc.Class) {
+// SharesQueue reports that each endpoint should have a transmit queue of its own, and the administrator has chosen another one
+// for all.
+func (w Want) SharesQueue(v View) bool { return w.fair && v.Queue.Chosen }
+
+// diffQueue compares the classes of the hub's transmit queue. The class of the endpoint that is being attached is added to own.
+// A class that is no member's is no damage: it is deleted after its last frame is sent.
+func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences) {
 	wanted := []uint32{0}
+	var missing []uint32 // by their marks
 	if w.queues(v) {
 		for i := range w.Endpoints {
 			wanted = append(wanted, uint32(w.Endpoints[i].Host.Index))
 		}
 		wanted = append(wanted, w.trunksThere(v)...)
 		for _, mark := range wanted {
-			if v.Queue.Class(mark) == nil {
+			switch {
+			case v.Queue.Class(mark) != nil:
+			case mark != 0 && mark == attaching:
+				own.AddClasses = []uint32{mark}
+			default:
 				missing = append(missing, mark)
 			}
 		}
 	}
+	var unwanted []cantc.Class
 	for _, c := range v.Queue.Classes {
 		is := func(mark uint32) bool { return cantc.ClassOf(mark).ID == c.ID }
 		if !slices.ContainsFunc(wanted, is) && (c.Filter || c.Waiting == 0) {
 			unwanted = append(unwanted, c)
 		}
 	}
-	return missing, unwanted
-}
-
-// SharesQueue reports that each endpoint should have a transmit queue of its own, and the administrator has chosen another one
-// for all.
-func (w Want) SharesQueue(v View) bool { return w.fair && v.Queue.Chosen }
-
-// diffQueue compares the classes of the hub's transmit queue. The class of the endpoint that is being attached is added to own.
-func (w Want) diffQueue(v View, attaching uint32, own *Wiring, all *differences) {
-	missing, unwanted := w.compareClasses(v)
-	if i := slices.Index(missing, attaching); i >= 0 && attaching != 0 {
-		missing = slices.Delete(missing, i, i+1)
-		own.AddClasses = []uint32{attaching}
-	}
 	if len(missing) > 0 {
 		all.add(ClassMissing, Change{Wiring: Wiring{AddClasses: missing}},
 			"the transmit queue of controller %s lacks %d of its %d classes (tc class show dev %[1]s): containers share one queue",
-			Quote(w.Hub.Name), len(missing), len(w.Endpoints)+len(w.trunksThere(v))+1)
+			Quote(w.Hub.Name), len(missing), len(wanted))
 	}
 	if len(unwanted) > 0 {
 		*all = append(*all, Difference{Kind: ClassUnwanted, Change: Change{Wiring: Wiring{DeleteClasses: unwanted}}})

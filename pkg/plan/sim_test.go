@@ -93,8 +93,8 @@ func (h *host) trusts(peer netip.Addr) bool {
 
 // trunk is the first trunk, or nil.
 func (h *host) trunk() *canlink.Link {
-	for _, l := range h.v.trunksOf(h.hub.Name) {
-		return h.link(l.Name)
+	for _, t := range h.v.trunksOf(h.hub.Name) {
+		return h.link(t.Device.Name)
 	}
 	return nil
 }
@@ -349,7 +349,8 @@ func (h *host) model() (*model, []party) {
 		parties = append(parties, party{e.ContainerID, dev.peer, send.Contains, receive.Contains, false, dev.fd, false, 0})
 	}
 	guarded := h.table.Name != "" && (h.table.Listing() == h.v.Underlay.Table || h.v.Underlay.Unread != nil)
-	for i, l := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
+	for i, t := range h.v.trunksOf(h.hub.Name) { // a trunk is like a pair whose other end is on another host
+		l := t.Device
 		dev := m.host[uint32(l.Index)]
 		dev.peer = &device{index: uint32(6000 + i), inner: true, fd: true, peer: dev}
 		far := party{l.Tunnel.Remote.String(), dev.peer, anyID, anyID, false, true, true, 0}

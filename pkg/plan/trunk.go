@@ -55,13 +55,12 @@ func (w Want) Span(v View) config.Span {
 		return w.othersSpan
 	}
 	if trunks := v.trunksOf(w.Hub.Name); len(trunks) > 0 && (IsOurHub(v.Link(w.Hub.Name)) || w.hasFound()) {
-		_, _, open, _ := ParseTrunk(trunks[0])
-		hosts := []netip.Addr{trunks[0].Tunnel.Local}
-		for _, l := range trunks {
-			_, peer, _, _ := ParseTrunk(l)
-			hosts = append(hosts, peer)
+		_, _, open, _ := ParseTrunk(trunks[0].Device)
+		hosts := []netip.Addr{trunks[0].Device.Tunnel.Local}
+		for _, t := range trunks {
+			hosts = append(hosts, t.Address)
 		}
-		return config.SpanOf(hosts, trunks[0].Tunnel.Key, open)
+		return config.SpanOf(hosts, trunks[0].Device.Tunnel.Key, open)
 	}
 	return config.Span{}
 }
@@ -76,22 +75,29 @@ func Follow(records []Record, last config.Span) (changed bool) {
 	return changed
 }
 
-// trunksOf returns the trunks of a bus that are there, in the order of their peers.
-func (v View) trunksOf(hub string) (all []canlink.Link) {
+// Peer is another host that a bus spans, and the trunk to it.
+type Peer struct {
+	Address netip.Addr
+	Device  canlink.Link // the zero Link if the trunk is missing
+}
+
+// trunksOf returns the trunks of a bus that are there, in the order of the addresses that they send to.
+func (v View) trunksOf(hub string) (all []Peer) {
 	for _, l := range v.Links {
-		if of, _, _, ok := ParseTrunk(l); ok && of == hub {
-			all = append(all, l)
+		if of, peer, _, ok := ParseTrunk(l); ok && of == hub {
+			all = append(all, Peer{peer, l})
 		}
 	}
-	slices.SortFunc(all, func(a, b canlink.Link) int { return cmp.Or(a.Tunnel.Remote.Compare(b.Tunnel.Remote), a.Index-b.Index) })
+	slices.SortFunc(all, func(a, b Peer) int {
+		return cmp.Or(a.Device.Tunnel.Remote.Compare(b.Device.Tunnel.Remote), a.Device.Index-b.Device.Index)
+	})
 	return all
 }
 
 // Hosts are the addresses of the hosts that the trunks of a bus connect.
 func (v View) Hosts(hub string) (all []netip.Addr) {
-	for _, l := range v.trunksOf(hub) {
-		_, peer, _, _ := ParseTrunk(l)
-		all = append(all, l.Tunnel.Local, peer)
+	for _, t := range v.trunksOf(hub) {
+		all = append(all, t.Device.Tunnel.Local, t.Address)
 	}
 	return all
 }
@@ -107,17 +113,11 @@ func (v View) HasSpan(hub string) bool { return v.HasTrunks(hub) || v.hasTable(h
 // HasTrunks reports whether a bus has a trunk.
 func (v View) HasTrunks(hub string) bool { return len(v.trunksOf(hub)) > 0 }
 
-// Peer is another host that a bus spans, and the trunk to it.
-type Peer struct {
-	Address netip.Addr
-	Device  canlink.Link // the zero Link if the trunk is missing
-}
-
 // Peers are the other hosts of a bus: those that are asked for, and those that there are trunks to.
 func (w Want) Peers(v View) (all []Peer) {
-	own := slices.Clone(v.Underlay.Addresses)
-	for _, l := range v.trunksOf(w.Hub.Name) { // an address may go
-		own = append(own, l.Tunnel.Local)
+	own, trunks := slices.Clone(v.Underlay.Addresses), v.trunksOf(w.Hub.Name)
+	for _, t := range trunks { // an address may go
+		own = append(own, t.Device.Tunnel.Local)
 	}
 	own = append(own, w.Outside(v)...)
 	for _, a := range w.Span(v).Addresses() {
@@ -125,12 +125,11 @@ func (w Want) Peers(v View) (all []Peer) {
 			all = append(all, Peer{Address: a})
 		}
 	}
-	for _, l := range v.trunksOf(w.Hub.Name) {
-		_, peer, _, _ := ParseTrunk(l)
-		if i := slices.IndexFunc(all, func(p Peer) bool { return p.Address == peer }); i >= 0 {
-			all[i].Device = l
+	for _, t := range trunks {
+		if i := slices.IndexFunc(all, func(p Peer) bool { return p.Address == t.Address }); i >= 0 {
+			all[i] = t
 		} else {
-			all = append(all, Peer{peer, l})
+			all = append(all, t)
 		}
 	}
 	return all
@@ -138,8 +137,8 @@ func (w Want) Peers(v View) (all []Peer) {
 
 // trunksThere are the ifindexes of the trunks of the bus.
 func (w Want) trunksThere(v View) (all []uint32) {
-	for _, l := range v.trunksOf(w.Hub.Name) {
-		all = append(all, uint32(l.Index))
+	for _, t := range v.trunksOf(w.Hub.Name) {
+		all = append(all, uint32(t.Device.Index))
 	}
 	return all
 }
@@ -150,8 +149,8 @@ func (v View) TrunkHooks(hub string) (all []cantc.Hook) {
 	if index := v.Link(rx).Index; index != 0 {
 		all = append(all, spreadHook(uint32(index)))
 	}
-	for _, l := range v.trunksOf(hub) {
-		all = append(all, Hooks(l.Index, true)...)
+	for _, t := range v.trunksOf(hub) {
+		all = append(all, Hooks(t.Device.Index, true)...)
 	}
 	return all
 }
@@ -166,13 +165,11 @@ func trunkFilters(common backplane) (all []cantc.Filter) {
 		return nil
 	}
 	spread := cantc.Filter{Hook: spreadHook(common.rx), Program: notMarked(common.trunks)}
-	for i, dev := range common.trunks {
-		if i < len(common.trunks)-1 {
-			spread.Actions = append(spread.Actions, cantc.Mirror(int(dev)))
-		} else {
-			spread.Actions = append(spread.Actions, cantc.Copy(int(dev)))
-		}
+	last := len(common.trunks) - 1
+	for _, dev := range common.trunks[:last] {
+		spread.Actions = append(spread.Actions, cantc.Mirror(int(dev)))
 	}
+	spread.Actions = append(spread.Actions, cantc.Copy(int(common.trunks[last])))
 	all = append(all, spread)
 	for _, dev := range common.trunks {
 		first, second := hooks(int(dev), FirstPrio), hooks(int(dev), SecondPrio)
@@ -229,16 +226,15 @@ func diffTrunkFilters(common backplane, v View, all *differences) {
 func (w Want) diffSpan(v View, all *differences) {
 	name, span := w.Hub.Name, w.Span(v)
 	table := config.TableName(name)
-	unwanted := func(l canlink.Link, why string) {
-		_, peer, _, _ := ParseTrunk(l)
-		all.add(TrunkUnwanted, Change{Remove: []int{l.Index}}, "trunk to %s is not wanted: %s", peer, why)
+	unwanted := func(p Peer, why string) {
+		all.add(TrunkUnwanted, Change{Remove: []int{p.Device.Index}}, "trunk to %s is not wanted: %s", p.Address, why)
 	}
 	if span.Hosts == "" {
 		if v.hasTable(name) {
 			all.add(TableUnwanted, Change{DeleteTable: table}, "table inet %s is not wanted: nothing on bus %s asks for other hosts", table, name)
 		}
-		for _, l := range v.trunksOf(name) { // by which a table is found
-			unwanted(l, "nothing on this bus asks for other hosts")
+		for _, p := range v.trunksOf(name) { // by which a table is found
+			unwanted(p, "nothing on this bus asks for other hosts")
 		}
 		return
 	}
@@ -268,10 +264,9 @@ func (w Want) diffSpan(v View, all *differences) {
 		all.add(TableWrong, Change{SetTable: &want}, "table inet %s is not as it must be (nft list table inet %[1]s): frames from other hosts may be dropped", table)
 	}
 	*all = append(*all, trunks...)
-	for _, l := range v.trunksOf(name) {
-		_, peer, _, _ := ParseTrunk(l)
-		if !slices.ContainsFunc(want.Peers, func(s underlay.Source) bool { return s.Address == peer }) {
-			unwanted(l, "it is none of the other hosts "+span.Hosts)
+	for _, p := range v.trunksOf(name) {
+		if !slices.ContainsFunc(want.Peers, func(s underlay.Source) bool { return s.Address == p.Address }) {
+			unwanted(p, "it is none of the other hosts "+span.Hosts)
 		}
 	}
 }

@@ -184,17 +184,6 @@ func (v View) HasBackplane(hub string) bool {
 	return IsOurBackplane(v.Link(tx)) || IsOurBackplane(v.Link(rx))
 }
 
-// BusesOf names the buses that devices of an attachment are on, whatever it is called there, sorted.
-func (v View) BusesOf(attachment config.Attachment) (names []string) {
-	for _, l := range v.Links {
-		if a, ok := ParseAlias(l.Alias); ok && l.Kind == canlink.Vxcan && a.SameAs(attachment) && config.CheckName(a.Hub) == nil {
-			names = append(names, a.Hub)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
 // IsPair reports whether two devices, each seen from its own netns, are the ends of one pair.
 func IsPair(host, end canlink.Link) bool {
 	return host.Kind == canlink.Vxcan && end.Kind == canlink.Vxcan && host.PeerIndex == end.Index && end.PeerIndex == host.Index

@@ -144,8 +144,8 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 // ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
 func Removal(hubName string, v View) (c Change) {
 	w := NewWant(config.Hub{Name: hubName}, nil, "")
-	for _, l := range v.trunksOf(hubName) {
-		c.Remove = append(c.Remove, l.Index)
+	for _, t := range v.trunksOf(hubName) {
+		c.Remove = append(c.Remove, t.Device.Index)
 	}
 	if v.hasTable(hubName) {
 		c.DeleteTable = config.TableName(hubName)
