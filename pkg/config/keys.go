@@ -17,12 +17,15 @@ import (
 type Key struct {
 	Name    string
 	Default string
-	Meaning string   // for the documentation
 	In      FrontEnd // where it can be written
 	Of      Noun     // what it says something of
 	json    jsonKind
-	set     func(n *Network, value string) error // fails with what is wrong with the value
+	Meaning string // for the documentation
+	set     setter
 }
+
+// setter fails with what is wrong with the value.
+type setter func(n *Network, value string) error
 
 // Noun is what a key says something of. A key of one noun never changes another.
 type Noun string
@@ -64,140 +67,104 @@ const (
 // Keys are all keys, in the order of the documentation. Those of a controller are spelled as ip link spells them; without
 // bitrate it is left as it is.
 var Keys = [...]Key{
-	{
-		Name: "hub", Default: defaultHub, json: jsonString, In: everywhere, Of: OfHub,
-		Meaning: "the bus: a device on the host, made as vcan if it is missing",
-		set:     func(n *Network, value string) error { n.Hub.Name = value; return CheckHub(value) },
-	},
-	toggle("physical", OfHub, "the hub is a real controller: used, never made or deleted",
-		func(n *Network) *bool { return &n.Hub.Physical }),
-	{
-		Name: "interface", Default: "can0, or what the runtime asks for", json: jsonString, In: CNI | Netavark | Host, Of: OfEndpoint,
-		Meaning: "name in the container; in `can%d`, `%d` is the number of the hub: `can1` on `vcan1`",
-		set:     func(n *Network, value string) error { n.Interface = value; return CheckInterface(value) },
-	},
-	{
-		Name: "mtu", Default: "72, or 16 on a hub of MTU 16", json: jsonWhole, In: everywhere, Of: OfEndpoint,
-		Meaning: "of the container's interface: 72 for CAN FD and classic CAN, 16 for classic CAN only",
-		set: func(n *Network, value string) error {
+	{"hub", defaultHub, everywhere, OfHub, jsonString, "the bus: a device on the host, made as vcan if it is missing",
+		func(n *Network, value string) error { n.Hub.Name = value; return CheckHub(value) }},
+	{"physical", "false", everywhere, OfHub, jsonBool, "the hub is a real controller: used, never made or deleted",
+		toggle(func(n *Network) *bool { return &n.Hub.Physical })},
+	{"interface", "can0, or what the runtime asks for", CNI | Netavark | Host, OfEndpoint, jsonString, "name in the container; in `can%d`, `%d` is the number of the hub: `can1` on `vcan1`",
+		func(n *Network, value string) error { n.Interface = value; return CheckInterface(value) }},
+	{"mtu", "72, or 16 on a hub of MTU 16", everywhere, OfEndpoint, jsonWhole, "of the container's interface: 72 for CAN FD and classic CAN, 16 for classic CAN only",
+		func(n *Network, value string) error {
 			mtu, err := strconv.Atoi(value)
 			if err != nil {
 				return fmt.Errorf("%w mtu %q: want 16 (classic CAN) or 72 (CAN FD)", ErrInvalid, value)
 			}
 			n.Endpoint.MTU = mtu
 			return CheckMTU(mtu)
-		},
-	},
-	{
-		Name: "send", Default: "all", json: jsonIDs, In: everywhere, Of: OfEndpoint,
-		Meaning: "what the container may send: `all`, `none`, or a list of CAN IDs, such as `123,200-2FF,18FEF100,700:7F0`",
-		set:     func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Send, value) },
-	},
-	{
-		Name: "receive", Default: "all", json: jsonIDs, In: everywhere, Of: OfEndpoint,
-		Meaning: "what the container hears, the same way",
-		set:     func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Receive, value) },
-	},
-	number("rate", "none", OfEndpoint, maxRate, "frames per second that the container may send; more are dropped",
-		func(n *Network) *uint32 { return &n.Endpoint.Policy.Rate }),
-	number("burst", "10", OfEndpoint, maxRate, "with `rate`: frames that it may send at once",
-		func(n *Network) *uint32 { return &n.Endpoint.Policy.Burst }),
-	{
-		Name: "lent", Default: "false", json: jsonBool, In: CNI | Netavark, Of: OfNetwork,
-		Meaning: "rootless: the hub is one of the host, which root lends (`vxcanctl lend`)",
-		set:     func(n *Network, value string) error { return setBool(&n.Lent, value) },
-	},
-	{
-		Name: "pod-hubs", Default: "none", json: jsonArray, In: CNI, Of: OfNetwork,
-		Meaning: "other hubs that a pod may name in its annotation: names, or prefixes with `*` behind them",
-		set: func(n *Network, value string) error {
+		}},
+	{"send", "all", everywhere, OfEndpoint, jsonIDs, "what the container may send: `all`, `none`, or a list of CAN IDs, such as `123,200-2FF,18FEF100,700:7F0`",
+		func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Send, value) }},
+	{"receive", "all", everywhere, OfEndpoint, jsonIDs, "what the container hears, the same way",
+		func(n *Network, value string) error { return setIDs(&n.Endpoint.Policy.Receive, value) }},
+	{"rate", "none", everywhere, OfEndpoint, jsonWhole, "frames per second that the container may send; more are dropped",
+		number(maxRate, func(n *Network) *uint32 { return &n.Endpoint.Policy.Rate })},
+	{"burst", "10", everywhere, OfEndpoint, jsonWhole, "with `rate`: frames that it may send at once",
+		number(maxRate, func(n *Network) *uint32 { return &n.Endpoint.Policy.Burst })},
+	{"lent", "false", CNI | Netavark, OfNetwork, jsonBool, "rootless: the hub is one of the host, which root lends (`vxcanctl lend`)",
+		toggle(func(n *Network) *bool { return &n.Lent })},
+	{"pod-hubs", "none", CNI, OfNetwork, jsonArray, "other hubs that a pod may name in its annotation: names, or prefixes with `*` behind them",
+		func(n *Network, value string) error {
 			n.PodHubs = strings.Split(value, ",")
 			if value == "" { // an empty array
 				n.PodHubs = nil
 			}
 			return checkPodHubs(n.PodHubs)
-		},
-	},
-	number("bitrate", "none", OfController, math.MaxUint32, "of a controller, bits per second: it is set up when it is down",
-		func(n *Network) *uint32 { return &n.Hub.Controller.Bitrate }),
-	{
-		Name: "sample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
-		Meaning: "a part of a bit, such as 0.875",
-		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.SamplePoint, value) },
-	},
-	toggle("fd", OfController, "CAN FD, with `dbitrate`",
-		func(n *Network) *bool { return &n.Hub.Controller.FD }),
-	number("dbitrate", "none", OfController, math.MaxUint32, "bits per second of the data of CAN FD frames",
-		func(n *Network) *uint32 { return &n.Hub.Controller.DataBitrate }),
-	{
-		Name: "dsample-point", Default: "the kernel's choice", json: jsonNumber, In: everywhere, Of: OfController,
-		Meaning: "the same for the data of CAN FD frames",
-		set:     func(n *Network, value string) error { return setPoint(&n.Hub.Controller.DataSamplePoint, value) },
-	},
-	number("restart-ms", "never", OfController, math.MaxInt32, "milliseconds from bus-off to a restart; where the driver cannot, it is left out, with a warning",
-		func(n *Network) *uint32 { return &n.Hub.Controller.RestartMS }),
-	{
-		Name: "txqueuelen", Default: "1000", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "frames in the transmit queue of each container, fixed when it starts; a longer queue is kept",
-		set: func(n *Network, value string) error {
+		}},
+	{"bitrate", "none", everywhere, OfController, jsonWhole, "of a controller, bits per second: it is set up when it is down",
+		number(math.MaxUint32, func(n *Network) *uint32 { return &n.Hub.Controller.Bitrate })},
+	{"sample-point", "the kernel's choice", everywhere, OfController, jsonNumber, "a part of a bit, such as 0.875",
+		func(n *Network, value string) error { return setPoint(&n.Hub.Controller.SamplePoint, value) }},
+	{"fd", "false", everywhere, OfController, jsonBool, "CAN FD, with `dbitrate`",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.FD })},
+	{"dbitrate", "none", everywhere, OfController, jsonWhole, "bits per second of the data of CAN FD frames",
+		number(math.MaxUint32, func(n *Network) *uint32 { return &n.Hub.Controller.DataBitrate })},
+	{"dsample-point", "the kernel's choice", everywhere, OfController, jsonNumber, "the same for the data of CAN FD frames",
+		func(n *Network, value string) error { return setPoint(&n.Hub.Controller.DataSamplePoint, value) }},
+	{"restart-ms", "never", everywhere, OfController, jsonWhole, "milliseconds from bus-off to a restart; where the driver cannot, it is left out, with a warning",
+		number(math.MaxInt32, func(n *Network) *uint32 { return &n.Hub.Controller.RestartMS })},
+	{"txqueuelen", "1000", everywhere, OfController, jsonWhole, "frames in the transmit queue of each container, fixed when it starts; a longer queue is kept",
+		func(n *Network, value string) error {
 			var frames uint32
 			err := setNumber(&frames, value, 1_000_000)
 			n.Hub.TxQueue = int(frames)
 			return err
-		},
-	},
-	{
-		Name: "fair-queue", Default: "false, and true with `bitrate`", json: jsonBool, In: everywhere, Of: OfHub,
-		Meaning: "a transmit queue of its own for each container, also on a controller that its owner sets up",
-		set:     func(n *Network, value string) error { return setBool(&n.Hub.FairQueue, value) },
-	},
-	{
-		Name: "hosts", Default: "none", json: jsonHosts, In: everywhere, Of: OfSpan,
-		Meaning: "IP addresses of all hosts that the bus spans, this one included: the same list on each host",
-		set:     func(n *Network, value string) error { return n.Hub.Span.setHosts(value) },
-	},
-	number("bus-id", "none", OfSpan, math.MaxUint32, "with `hosts`: the number of the bus, the same on each host, and another one for each bus",
-		func(n *Network) *uint32 { return &n.Hub.Span.BusID }),
-	toggle("unprotected", OfSpan, "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
-		func(n *Network) *bool { return &n.Hub.Span.Unprotected }),
-	{
-		Name: "termination", Default: "left as it is", json: jsonWhole, In: everywhere, Of: OfController,
-		Meaning: "ohms, 0 is off",
-		set: func(n *Network, value string) error {
+		}},
+	{"fair-queue", "false, and true with `bitrate`", everywhere, OfHub, jsonBool, "a transmit queue of its own for each container, also on a controller that its owner sets up",
+		toggle(func(n *Network) *bool { return &n.Hub.FairQueue })},
+	{"hosts", "none", everywhere, OfSpan, jsonHosts, "IP addresses of all hosts that the bus spans, this one included: the same list on each host",
+		func(n *Network, value string) error { return n.Hub.Span.setHosts(value) }},
+	{"bus-id", "none", everywhere, OfSpan, jsonWhole, "with `hosts`: the number of the bus, the same on each host, and another one for each bus",
+		number(math.MaxUint32, func(n *Network) *uint32 { return &n.Hub.Span.BusID })},
+	{"unprotected", "false", everywhere, OfSpan, jsonBool, "with `hosts`: accept frames from any sender, also through routers, for networks that are protected by other means",
+		toggle(func(n *Network) *bool { return &n.Hub.Span.Unprotected })},
+	{"termination", "left as it is", everywhere, OfController, jsonWhole, "ohms, 0 is off",
+		func(n *Network, value string) error {
 			ohms, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
 				return fmt.Errorf("%w value %q: want ohms", ErrInvalid, value)
 			}
 			n.Hub.Controller.Termination, n.Hub.Controller.SetTermination = uint16(ohms), true
 			return nil
-		},
-	},
-	toggle("listen-only", OfController, "the controller sends nothing for anybody, not even an acknowledgement; for one container that only reads: `send=none`",
-		func(n *Network) *bool { return &n.Hub.Controller.ListenOnly }),
-	toggle("one-shot", OfController, "send each frame once, acknowledged or not",
-		func(n *Network) *bool { return &n.Hub.Controller.OneShot }),
-	toggle("triple-sampling", OfController, "three samples a bit",
-		func(n *Network) *bool { return &n.Hub.Controller.TripleSampling }),
-	toggle("berr-reporting", OfController, "an error frame for each bus error",
-		func(n *Network) *bool { return &n.Hub.Controller.BerrReporting }),
-	toggle("presume-ack", OfController, "do without acknowledgements",
-		func(n *Network) *bool { return &n.Hub.Controller.PresumeAck }),
-	toggle("fd-non-iso", OfController, "CAN FD as before ISO 11898-1:2015",
-		func(n *Network) *bool { return &n.Hub.Controller.FDNonISO }),
+		}},
+	{"listen-only", "false", everywhere, OfController, jsonBool, "the controller sends nothing for anybody, not even an acknowledgement; for one container that only reads: `send=none`",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.ListenOnly })},
+	{"one-shot", "false", everywhere, OfController, jsonBool, "send each frame once, acknowledged or not",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.OneShot })},
+	{"triple-sampling", "false", everywhere, OfController, jsonBool, "three samples a bit",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.TripleSampling })},
+	{"berr-reporting", "false", everywhere, OfController, jsonBool, "an error frame for each bus error",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.BerrReporting })},
+	{"presume-ack", "false", everywhere, OfController, jsonBool, "do without acknowledgements",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.PresumeAck })},
+	{"fd-non-iso", "false", everywhere, OfController, jsonBool, "CAN FD as before ISO 11898-1:2015",
+		toggle(func(n *Network) *bool { return &n.Hub.Controller.FDNonISO })},
 }
 
-// toggle is a key that is true or false, with a field of its own.
-func toggle(name string, of Noun, meaning string, field func(n *Network) *bool) Key {
-	set := func(n *Network, value string) error { return setBool(field(n), value) }
-	return Key{Name: name, Default: "false", Meaning: meaning, In: everywhere, Of: of, json: jsonBool, set: set}
+// toggle sets a field that is true or false.
+func toggle(field func(n *Network) *bool) setter {
+	return func(n *Network, value string) (err error) {
+		if *field(n), err = strconv.ParseBool(value); err != nil {
+			return fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
+		}
+		return nil
+	}
 }
 
 const maxRate = 1_000_000 // frames per second: no CAN bus carries more
 
-// number is a key that is a whole number from 1 to most, with a field of its own.
-func number(name, byDefault string, of Noun, most uint32, meaning string, field func(n *Network) *uint32) Key {
-	set := func(n *Network, value string) error { return setNumber(field(n), value, most) }
-	return Key{Name: name, Default: byDefault, Meaning: meaning, In: everywhere, Of: of, json: jsonWhole, set: set}
+// number sets a field that is a whole number from 1 to most.
+func number(most uint32, field func(n *Network) *uint32) setter {
+	return func(n *Network, value string) error { return setNumber(field(n), value, most) }
 }
 
 func setIDs(field *string, value string) error {
@@ -210,13 +177,6 @@ func setIDs(field *string, value string) error {
 	}
 	if *field = ids.String(); ids.All() {
 		*field = "" // the same policy is always the same text
-	}
-	return nil
-}
-
-func setBool(field *bool, value string) (err error) {
-	if *field, err = strconv.ParseBool(value); err != nil {
-		return fmt.Errorf("%w value %q: want true or false", ErrInvalid, value)
 	}
 	return nil
 }
