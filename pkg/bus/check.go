@@ -81,7 +81,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 			all = append(all, plan.DiffPolicy(e.Endpoint.Policy, r.Endpoint.Policy)...)
 		}
 	}
-	if now := b.agreedHub().Span; now.Replaces(r.Hub.Span) { // which a later ADD brought
+	if now := b.agreed().Hub.Span; now.Replaces(r.Hub.Span) { // which a later ADD brought
 		r.Hub.Span = now
 	}
 	w := plan.NewWant(r.Hub, b.endpoints, "")

@@ -107,7 +107,7 @@ func (b *bus) leaveHosts() error {
 	for range 2 { // first the trunks, then the filters and rules that used them
 		all := plan.DiffSpan(b.name, b.view)
 		if len(b.endpoints) > 0 {
-			all = slices.DeleteFunc(plan.Diff(plan.NewWant(b.agreedHub(), b.endpoints, ""), b.view), func(d plan.Difference) bool {
+			all = slices.DeleteFunc(plan.Diff(b.agreed(), b.view), func(d plan.Difference) bool {
 				c := d.Change // what is missing of the rest of the bus is for the next ADD
 				return c.AddHub != "" || c.AddPair != nil || c.HubMTU != 0 || c.Controller != (plan.ControllerChange{})
 			})

@@ -43,15 +43,17 @@ func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) 
 			}
 			return nil
 		}
-		repaired, err := b.mendFor(true, b.agreedHub)
+		repaired, err := b.mendFor(true, b.agreed)
 		done = append(done, plan.Summary(repaired)...)
 		return err
 	})
 	return done, err
 }
 
-// agreedHub is the hub that the endpoints ask for.
-func (b *bus) agreedHub() config.Hub { return plan.AgreedHub(b.name, b.view.Link(b.name), b.endpoints) }
+// agreed is what the endpoints ask for.
+func (b *bus) agreed() plan.Want {
+	return plan.NewWant(plan.AgreedHub(b.name, b.view.Link(b.name), b.endpoints), b.endpoints, "")
+}
 
 // Make makes a hub and its backplane before any container asks for them, for programs of the host, or reports why that
 // cannot be. A device that is used, not made, is left alone: one that is missing or down is no error yet. It blocks for the
@@ -61,11 +63,12 @@ func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 		return fmt.Errorf("hub: %w", err)
 	}
 	return h.repair(ctx, hub.Name, hub.Span, func(b *bus, _ []string) error {
+		want := func() plan.Want { return plan.NewWant(hub, b.endpoints, "") }
 		if !hub.Physical {
-			_, err := b.mendFor(false, func() config.Hub { return hub })
+			_, err := b.mendFor(false, want)
 			return err
 		}
-		err := plan.Refusal(plan.Diff(plan.NewWant(hub, b.endpoints, ""), b.view), false)
+		err := plan.Refusal(plan.Diff(want(), b.view), false)
 		if errors.Is(err, plan.ErrNotReady) {
 			b.notice("%s", config.OneLine(err))
 			return nil
@@ -103,10 +106,8 @@ func (h *Host) repair(ctx context.Context, hub string, span config.Span, do func
 	return nil
 }
 
-// mendFor is mend for a hub, with notices. With lenient, its error is the first refusal that is left, unless that is an
-// ErrNotReady.
-func (b *bus) mendFor(lenient bool, hub func() config.Hub) (repaired []plan.Difference, err error) {
-	want := func() plan.Want { return plan.NewWant(hub(), b.endpoints, "") }
+// mendFor is mend with notices. With lenient, its error is the first refusal that is left, unless that is an ErrNotReady.
+func (b *bus) mendFor(lenient bool, want func() plan.Want) (repaired []plan.Difference, err error) {
 	repaired, err = b.mend(lenient, plan.Diff(want(), b.view), want)
 	if err != nil {
 		return repaired, err

@@ -233,7 +233,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	if hub.Index != 0 {
 		s.Kind = plan.KindWord(hub.Kind)
 	}
-	w := plan.NewWant(b.agreedHub(), b.endpoints, "")
+	w := b.agreed()
 	if hub.Index != 0 && s.Controller == nil {
 		if s.Traffic, err = b.traffic(hub, b.view.Link(w.TX)); err != nil {
 			return s, err

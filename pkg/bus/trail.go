@@ -127,8 +127,7 @@ func (b *bus) rewire(t trail) error {
 		err = b.applyTable(plan.Change{DeleteTable: config.TableName(b.name)})
 	}
 	if err == nil && (len(b.endpoints) > 0 || b.view.HasTrunks(b.name)) {
-		want := func() plan.Want { return plan.NewWant(b.agreedHub(), b.endpoints, "") }
-		_, err = b.mend(true, plan.Diff(want(), b.view), want)
+		_, err = b.mend(true, plan.Diff(b.agreed(), b.view), b.agreed)
 	}
 	return err
 }
