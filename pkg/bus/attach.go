@@ -236,7 +236,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 // the bus must be compared again.
 func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpoint, changed bool, err error) {
 	hostIf := r.HostIf()
-	e.Record = plan.Record{Attachment: r.Attachment, Hub: r.Hub, Endpoint: r.Endpoint}
+	e.Record = plan.Record{Attachment: r.Attachment, Ask: plan.Ask{Hub: r.Hub, Endpoint: r.Endpoint}}
 	if e.Host, err = b.inPlace(r, at, mtu); err != nil {
 		return e, false, err
 	}
@@ -349,10 +349,9 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 			config.ErrInvalid, at.ifName, end.Name, said.Hub)
 	}
 	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
-	for _, d := range plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName }) {
-		if d.Rebuild {
-			return canlink.Link{}, nil
-		}
+	all := plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName })
+	if slices.ContainsFunc(all, func(d plan.Difference) bool { return d.Kind != plan.ContEndDown }) {
+		return canlink.Link{}, nil
 	}
 	return host, nil
 }

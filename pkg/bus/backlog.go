@@ -64,16 +64,11 @@ func (b *bus) warnOfBacklog() {
 		return
 	}
 	what, command := ShortBacklog(now, len(b.record.endpoints))
-	if said, _ := os.ReadFile(b.saidFile()); what == "" || string(said) == command {
+	boot, _, _ := strings.Cut(filepath.Base(b.dir), "-")
+	file := filepath.Join(filepath.Dir(b.dir), boot+"-backlog") // goes with the records at the next boot
+	if said, _ := os.ReadFile(file); what == "" || string(said) == command {
 		return
 	}
 	b.notice("%s: %s", what, command)
-	_ = os.WriteFile(b.saidFile(), []byte(command), 0o600) // if that fails, the notice comes again
-}
-
-// saidFile holds the command that warnOfBacklog said. It lies beside the records of each netns, and goes with them at the
-// next boot.
-func (b *bus) saidFile() string {
-	boot, _, _ := strings.Cut(filepath.Base(b.dir), "-")
-	return filepath.Join(filepath.Dir(b.dir), boot+"-backlog")
+	_ = os.WriteFile(file, []byte(command), 0o600) // if that fails, the notice comes again
 }

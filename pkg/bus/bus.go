@@ -32,14 +32,12 @@ import (
 	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
-// Defaults of Host.
+// Defaults of Host, and the environment variable that sets its LockTimeout.
 const (
-	DefaultStateDir    = "/var/lib/cni/vxcan"
+	defaultStateDir    = "/var/lib/cni/vxcan"
 	DefaultLockTimeout = time.Minute // at boot, all containers of a slow board start at once
+	lockTimeoutEnv     = "VXCAN_LOCK_TIMEOUT"
 )
-
-// LockTimeoutEnv sets Host.LockTimeout.
-const LockTimeoutEnv = "VXCAN_LOCK_TIMEOUT"
 
 // Errors that callers tell apart, beside config.ErrInvalid and plan.ErrNotReady.
 var (
@@ -59,7 +57,7 @@ var (
 
 // Host is the buses of this host. Its zero value is ready for use on the real kernel.
 type Host struct {
-	StateDir    string        // "" is DefaultStateDir, or in a user namespace a directory of the user's below /run
+	StateDir    string        // "" is defaultStateDir, or in a user namespace a directory of the user's below /run
 	LockTimeout time.Duration // 0 is DefaultLockTimeout
 	// Notice is called, in a few words, for everything that was put right on the way and for everything that the
 	// administrator should know. nil is allowed.
@@ -68,13 +66,13 @@ type Host struct {
 	dial dialer // nil is the real kernel
 }
 
-// NewHost returns the buses of this host as plugins use them: it logs notices, and LockTimeoutEnv sets LockTimeout.
+// NewHost returns the buses of this host as plugins use them: it logs notices, and lockTimeoutEnv sets LockTimeout.
 func NewHost(log *slog.Logger) *Host {
 	h := &Host{Notice: func(hub, what string) { log.Info(what, "hub", hub) }}
-	if text := os.Getenv(LockTimeoutEnv); text != "" {
+	if text := os.Getenv(lockTimeoutEnv); text != "" {
 		timeout, err := time.ParseDuration(text)
 		if h.LockTimeout = max(timeout, 0); err != nil || timeout <= 0 {
-			log.Info("going on with the default: want a duration like 30s", LockTimeoutEnv, text)
+			log.Info("going on with the default: want a duration like 30s", lockTimeoutEnv, text)
 		}
 	}
 	return h
@@ -120,7 +118,7 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	b.file, err = store.Open(ctx, dir, hub, cmp.Or(h.LockTimeout, DefaultLockTimeout))
 	switch {
 	case errors.Is(err, store.ErrLocked):
-		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, LockTimeoutEnv)
+		return nil, fmt.Errorf("%w; try again, or wait longer (%s)", err, lockTimeoutEnv)
 	case errors.Is(err, store.ErrIO):
 		b.broken = err
 	case err != nil:
@@ -224,13 +222,16 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 		where = append(where, trunks...)
 		listed = append(listed, slices.DeleteFunc(slices.Clone(trunks), isEnd)...)
 	}
-	filters, err := b.k.tc.Get(where...)
-	if err != nil {
+	v.Filters = make(map[cantc.Hook]cantc.Installed, len(where))
+	get := func(hooks ...cantc.Hook) error {
+		filters, err := b.k.tc.Get(hooks...)
+		for _, f := range filters {
+			v.Filters[f.Hook] = f
+		}
 		return err
 	}
-	v.Filters = make(map[cantc.Hook]cantc.Installed, len(filters))
-	for _, f := range filters {
-		v.Filters[f.Hook] = f
+	if err := get(where...); err != nil {
+		return err
 	}
 	for _, e := range b.endpoints {
 		listed = append(listed, v.Missing(e)...)
@@ -242,6 +243,7 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 		}
 	}
 	slices.Sort(devs)
+	var err error
 	if v.Qdiscs, err = b.k.tc.Qdiscs(slices.Compact(devs)...); err != nil {
 		return err
 	}
@@ -254,14 +256,7 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 		return err
 	}
 	// A filter that copies to no member was left by one that has gone, or is another program's.
-	filters, err = b.k.tc.Get(v.OtherCopies(b.name)...)
-	if err != nil {
-		return err
-	}
-	for _, f := range filters {
-		v.Filters[f.Hook] = f
-	}
-	return nil
+	return get(v.OtherCopies(b.name)...)
 }
 
 // observeUnderlay reads the routes to the other hosts, those that somebody asks for and those that there are trunks to, and the

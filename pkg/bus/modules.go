@@ -29,13 +29,11 @@ type Module struct {
 	try    func() error
 }
 
-// byTable is what the kernel needs nftables for.
-const byTable = "the key hosts (but for unprotected)"
-
-const qdiscModule = "sch_ingress"
-
-// fairQueue is what needs a queue of each container.
-const fairQueue = "a queue of each container on a controller"
+const (
+	byTable     = "the key hosts (but for unprotected)"       // what needs nftables
+	fairQueue   = "a queue of each container on a controller" // what needs sch_drr
+	qdiscModule = "sch_ingress"
+)
 
 // Modules are all parts of the kernel that a bus needs, in the order in which they need each other.
 var Modules = [...]Module{

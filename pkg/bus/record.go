@@ -23,26 +23,20 @@ const hostNetns = "/proc/thread-self/ns/net"
 // endpoints that asked for it.
 type record struct{ endpoints []plan.Record }
 
-// ask is what endpoints asked for. Most endpoints of a bus asked for the same, and a list of CAN IDs can be long.
-type ask struct {
-	Hub      config.Hub      `json:"hub"`
-	Endpoint config.Endpoint `json:"endpoint,omitzero"` // without a name
-	Found    bool            `json:"found,omitzero"`    // see plan.Record
-}
-
-// document is a record on disk. An endpoint is a line: the index of its ask, the fields of its attachment, which have no
+// document is a record on disk. Most endpoints of a bus asked for the same but for their names, and a list of CAN IDs can be
+// long: each ask is there once, without a name. An endpoint is a line: the index of its ask, the fields of its attachment, which have no
 // blanks (see plan.CheckAlias), and its name. That is read in a fraction of the time that an object takes.
 type document struct {
-	Asks      []ask    `json:"asks"`
-	Endpoints []string `json:"endpoints"`
+	Asks      []plan.Ask `json:"asks"`
+	Endpoints []string   `json:"endpoints"`
 }
 
 // MarshalJSON writes each ask once.
 func (r record) MarshalJSON() ([]byte, error) {
 	d := document{Endpoints: make([]string, len(r.endpoints))}
-	known := make(map[ask]int)
+	known := make(map[plan.Ask]int)
 	for i, e := range r.endpoints {
-		a := ask{e.Hub, e.Endpoint, e.Found}
+		a := e.Ask
 		a.Endpoint.Name = ""
 		index, ok := known[a]
 		if !ok {
@@ -81,7 +75,7 @@ func (r *record) UnmarshalJSON(data []byte) error {
 		a.Endpoint.Name = words[6]
 		r.endpoints[i] = plan.Record{Attachment: config.Attachment{
 			Runtime: words[1], Network: words[2], ContainerID: words[3], IfName: words[4], Entry: words[5],
-		}, Hub: a.Hub, Endpoint: a.Endpoint, Found: a.Found}
+		}, Ask: a}
 	}
 	return nil
 }
@@ -118,7 +112,7 @@ func (h *Host) stateDir() string {
 	case h.StateDir != "":
 		return h.StateDir
 	case !IsRootless():
-		return DefaultStateDir
+		return defaultStateDir
 	case unix.Access("/run", unix.W_OK) == nil || user == "":
 		return "/run/vxcan"
 	default:

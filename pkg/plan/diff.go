@@ -441,30 +441,26 @@ type Ends struct {
 }
 
 // DiffEndpoint lists all that is wrong with the pair of an attachment. mtu is what both ends must have, or 0 for any; named
-// reports whether the container end may have a name.
+// reports whether the container end may have a name. All but a container end that is down needs another pair.
 func DiffEndpoint(hostIf string, ends Ends, mtu int, named func(name string) bool) []Difference {
 	var all differences
-	rebuild := func(kind Kind, format string, args ...any) {
-		all.name(kind, byThisAdd, format, args...)
-		all[len(all)-1].Rebuild = true
-	}
 	host, end := ends.Host, ends.Cont
 	if host.Kind != canlink.Vxcan {
-		rebuild(HostEndGone, "host end %s is missing", hostIf)
+		all.name(HostEndGone, byThisAdd, "host end %s is missing", hostIf)
 		return all
 	}
 	if !IsPair(host, end) {
-		rebuild(ContEndGone, "container end of %s is not in %s", hostIf, ends.Place)
+		all.name(ContEndGone, byThisAdd, "container end of %s is not in %s", hostIf, ends.Place)
 		return all
 	}
 	if said, ok := ParseAlias(host.Alias); ok && said.Hub != ends.Hub {
-		rebuild(EndpointHub, "host end %s is on bus %s, and the configuration says %s", hostIf, said.Hub, ends.Hub)
+		all.name(EndpointHub, byThisAdd, "host end %s is on bus %s, and the configuration says %s", hostIf, said.Hub, ends.Hub)
 	}
 	if !named(end.Name) {
-		rebuild(ContEndName, "container end is named %s, which ADD did not say", Quote(end.Name))
+		all.name(ContEndName, byThisAdd, "container end is named %s, which ADD did not say", Quote(end.Name))
 	}
 	if mtu != 0 && (host.MTU != mtu || end.MTU != mtu) {
-		rebuild(EndpointMTU, wrongMTU, hostIf, Quote(end.Name), host.MTU, end.MTU, mtu)
+		all.name(EndpointMTU, byThisAdd, wrongMTU, hostIf, Quote(end.Name), host.MTU, end.MTU, mtu)
 	}
 	if !ends.Here && !end.Up {
 		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s is down", Quote(end.Name))

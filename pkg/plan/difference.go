@@ -113,8 +113,6 @@ type Difference struct {
 	HostIfs []string
 	// Refusal is set where no ADD can repair it, only the administrator. It wraps ErrNotReady or ErrInvalid.
 	Refusal error
-	// Rebuild reports that the endpoint it belongs to must be made anew, by its own ADD.
-	Rebuild bool
 	Change  Change
 }
 

@@ -60,7 +60,7 @@ func TestAgain(t *testing.T) {
 		config.HostRuntime: "attach it again with all its keys, vxcanctl attach vcan0 --netns NETNS --interface can1",
 	} {
 		h := newHost(config.Hub{Name: "vcan0"})
-		r := Record{Attachment: config.Attachment{Runtime: runtime, Network: "vcan0", ContainerID: "4026532190", IfName: "can1"}, Hub: h.hub}
+		r := Record{Attachment: config.Attachment{Runtime: runtime, Network: "vcan0", ContainerID: "4026532190", IfName: "can1"}, Ask: Ask{Hub: h.hub}}
 		h.addLink(canlink.Link{Name: r.HostIf(), Kind: canlink.Vxcan, MTU: canlink.FDMTU, Up: true, PeerElsewhere: true, PeerIndex: 2, Alias: Alias(h.hub, r.Attachment, config.Policy{Send: "100"})})
 		if err := h.mend(); err != nil {
 			t.Fatal(err)

@@ -17,20 +17,25 @@ const (
 	SecondPrio = 2
 )
 
+// Instructions of programs. What these load is no byte of the frame (SKF_AD_PROTOCOL and SKF_AD_MARK of linux/filter.h).
+var (
+	loadProtocol = unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0xfffff000}
+	loadMark     = unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0xfffff000 + 20}
+	match        = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}
+	noMatch      = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+)
+
+// skipIf skips so many instructions if what is loaded is value, and others if it is not.
+func skipIf(value uint32, equal, others uint8) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: equal, Jf: others, K: value}
+}
+
 // anyFrame matches every frame.
-var anyFrame = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}}
+var anyFrame = []unix.SockFilter{match}
 
-// Of linux/filter.h: what a program reads there is no byte of the frame.
-const skfADOff, skfADMark = 0xfffff000, 20
-
-// marked matches frames with a mark (SKF_AD_MARK, linux/filter.h).
+// marked matches frames with a mark.
 func marked(mark uint32) []unix.SockFilter {
-	return []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: mark},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
-		{Code: unix.BPF_RET | unix.BPF_K},
-	}
+	return []unix.SockFilter{loadMark, skipIf(mark, 0, 1), match, noMatch}
 }
 
 // filters is which filters a member must have on its device. Together with rules it is all of how a bus works.
@@ -126,20 +131,13 @@ func (v View) prevented(h cantc.Hook) bool {
 		slices.ContainsFunc(v.Qdiscs, func(q cantc.Qdisc) bool { return q.Dev == h.Dev && q.Prevents(h.Dir) })
 }
 
-// ofProtocol matches classic frames, and CAN FD frames if the member takes them (SKF_AD_PROTOCOL of linux/filter.h, ETH_P_CAN and
-// ETH_P_CANFD of linux/if_ether.h).
+// ofProtocol matches classic frames, and CAN FD frames if the member takes them.
 func ofProtocol(fd bool) []unix.SockFilter {
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: unix.ETH_P_CAN},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.ETH_P_CANFD},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
-		{Code: unix.BPF_RET | unix.BPF_K},
-	}
+	other := skipIf(unix.ETH_P_CANFD, 0, 1)
 	if !fd {
-		program[2] = unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: 1}
+		other = unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: 1}
 	}
-	return program
+	return []unix.SockFilter{loadProtocol, skipIf(unix.ETH_P_CAN, 1, 0), other, match, noMatch}
 }
 
 // Missing is the hooks of an endpoint where a view lacks the filter that must be there.

@@ -159,7 +159,7 @@ func (h *host) endpoints() []Endpoint { return h.v.Endpoints(h.hub.Name, h.recor
 
 // attach is what ADD does for an attachment that is not there.
 func (h *host) attach(id string, e config.Endpoint) error {
-	r := Record{Attachment: attachments[(h.first+len(h.records))%len(attachments)](id), Hub: h.hub, Endpoint: e}
+	r := Record{Attachment: attachments[(h.first+len(h.records))%len(attachments)](id), Ask: Ask{Hub: h.hub, Endpoint: e}}
 	if err := h.mend(); err != nil {
 		return err
 	}
@@ -449,11 +449,11 @@ func runBPF(code []unix.SockFilter, f frame) (result uint32) {
 		switch ins.Code {
 		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
 			switch {
-			case ins.K == skfADOff+skfADMark:
+			case ins.K == loadMark.K:
 				a = f.mark
-			case ins.K == skfADOff && f.fd:
+			case ins.K == loadProtocol.K && f.fd:
 				a = unix.ETH_P_CANFD
-			case ins.K == skfADOff:
+			case ins.K == loadProtocol.K:
 				a = unix.ETH_P_CAN
 			default:
 				panic(fmt.Sprintf("unknown word %#x", ins.K))

@@ -188,20 +188,16 @@ func (b backplane) fromTrunk() []unix.SockFilter {
 	if b.open {
 		return ofProtocol(true)
 	}
-	return append([]unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: underlay.Mark},
-		{Code: unix.BPF_RET | unix.BPF_K},
-	}, ofProtocol(true)...)
+	return append([]unix.SockFilter{loadMark, skipIf(underlay.Mark, 1, 0), noMatch}, ofProtocol(true)...)
 }
 
 // notMarked matches frames with none of some marks.
 func notMarked(marks []uint32) []unix.SockFilter {
-	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: skfADOff + skfADMark}}
+	program := []unix.SockFilter{loadMark}
 	for i, mark := range marks {
-		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(marks) - i), K: mark})
+		program = append(program, skipIf(mark, uint8(len(marks)-i), 0))
 	}
-	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K})
+	return append(program, match, noMatch)
 }
 
 // diffTrunkFilters compares the filters of the trunks that are there, and finds what is left of others.

@@ -78,10 +78,15 @@ func (v View) altNameOf(name string) canlink.Link {
 // Record is what is remembered of an endpoint: what its attachment asked for.
 type Record struct {
 	config.Attachment
-	Hub      config.Hub
-	Endpoint config.Endpoint
+	Ask
+}
+
+// Ask is what an attachment asked for.
+type Ask struct {
+	Hub      config.Hub      `json:"hub"`
+	Endpoint config.Endpoint `json:"endpoint,omitzero"`
 	// Found reports that only its device's alias tells of it: what else it asked for is not known until its own ADD.
-	Found bool
+	Found bool `json:"found,omitzero"`
 }
 
 // Endpoint is an attachment that the kernel has the devices of.
@@ -155,7 +160,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
 			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
 			asks := config.Endpoint{MTU: d.link.MTU} // nobody knows more
-			add(d, Record{Attachment: d.Attachment, Hub: hub, Endpoint: asks, Found: true}, hostIf)
+			add(d, Record{d.Attachment, Ask{Hub: hub, Endpoint: asks, Found: true}}, hostIf)
 		}
 	}
 	return endpoints
