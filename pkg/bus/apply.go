@@ -17,8 +17,7 @@ import (
 )
 
 // mend repairs a bus in rounds until no difference is left: new devices need rules, and a container may die at any moment and
-// take some away. After a change of devices it observes again, because endpoints may have come or gone. It fails on
-// a refusal, see plan.Refusal. It returns what it has repaired.
+// take some away. It returns what it has repaired. It fails on a refusal, see plan.Refusal.
 func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (repaired []plan.Difference, err error) {
 	const rounds = 5
 	var last error
@@ -46,8 +45,8 @@ func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (
 	return repaired, err
 }
 
-// apply carries out changes and returns what they repaired. changed reports whether devices were made or
-// removed: then it has left filters and rules for later, when their devices are known.
+// apply carries out changes and returns what they repaired. changed reports whether devices were made or removed: then filters
+// and rules are left for later, when their devices are known.
 func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed bool, err error) {
 	var wiring plan.Wiring
 	for _, d := range all {
@@ -209,7 +208,6 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 	return restarted, nil
 }
 
-// applyTable sets or deletes the table that guards the trunks.
 func (b *bus) applyTable(c plan.Change) error {
 	if c.SetTable == nil && c.DeleteTable == "" {
 		return nil
@@ -225,7 +223,6 @@ func (b *bus) applyTable(c plan.Change) error {
 	return tables.Delete(c.DeleteTable)
 }
 
-// addTrunk makes the trunk to another host.
 func (b *bus) addTrunk(t *plan.Trunk) error {
 	if t == nil {
 		return nil

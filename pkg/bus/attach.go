@@ -30,9 +30,7 @@ type Request struct {
 type Place struct {
 	NetnsPath string
 	Interface string // its name in the container
-	// Here leaves the container end in the host's netns, down, under the name that the Result has: the runtime moves it into
-	// the container itself.
-	Here bool
+	Here      bool   // leave it in the host's netns, down, named as the Result says: the runtime moves it itself
 }
 
 // Result is an attachment at work.
@@ -63,10 +61,10 @@ func (r Request) check() error {
 	return errors.Join(plan.CheckPolicy(r.Endpoint.Policy), plan.CheckAlias(r.Hub, r.Attachment, r.Endpoint.Policy))
 }
 
-// Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same
-// netns changes nothing. In another netns the endpoint is built anew, and so is one with Place.Here whose container end has
-// been moved. It blocks for the locks of all its buses and holds them until deliver, if there is one, has handed the results
-// over. Whatever fails, deliver included, everything that this call made is taken away again, hubs and backplanes too.
+// Attach puts containers on buses, and puts right whatever is missing of these. The same attachment again in the same netns
+// changes nothing; in another one, and where a container end of Place.Here has been moved, it is built anew. It blocks for the
+// locks of all its buses and holds them until deliver, if there is one, has handed the results over. Whatever fails, deliver
+// included, everything that this call made is taken away again, hubs and backplanes too.
 func (h *Host) Attach(ctx context.Context, deliver func([]Result) error, requests ...Request) (results []Result, retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	for _, r := range requests {
@@ -313,8 +311,8 @@ func (b *bus) checkLimit(r Request) error {
 }
 
 // setUp sets a container end up and waits until the kernel sends what is handed to the host end, so that a container hears
-// everything from the start. On a busy host that takes a while; that it takes longer is no failure.
-// It stops waiting if somebody sets the container end down: the bus is locked meanwhile.
+// everything from the start. On a busy host that takes a while, and longer than the wait is no failure. It stops waiting if
+// somebody sets the container end down: the bus is locked meanwhile.
 func (b *bus) setUp(host canlink.Link, at place) error {
 	if _, err := at.k.links.SetUp(host.PeerIndex); err != nil {
 		return err
@@ -393,13 +391,12 @@ func (b *bus) addPair(r Request, mtu int, at place) (host canlink.Link, err erro
 	return host, err
 }
 
-// deleteEndpoint deletes an endpoint's pair. What is not there any more is no error.
+// deleteEndpoint deletes a pair. What is not there any more is no error.
 func (b *bus) deleteEndpoint(host canlink.Link) error {
 	return errors.Join(b.deleteCopies(host.Index), b.k.links.Delete(host.Index))
 }
 
-// deleteCopies deletes the filters that copy frames to members, by the ifindexes of these. The kernel keeps them when the
-// members go.
+// deleteCopies deletes the filters that copy frames to members, which the kernel keeps when these go.
 func (b *bus) deleteCopies(members ...int) error {
 	if !b.k.rootless || len(members) == 0 {
 		return nil

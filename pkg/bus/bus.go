@@ -1,10 +1,9 @@
 // Package bus puts containers on CAN buses: it has the verbs. The plugins under plugins/ speak for the runtimes
 // and change buses only through this package, which knows none of their protocols. vxcanctl reads frames with pkg/capture.
 //
-// Every verb works the same way. It takes the lock of a bus and its record (record.go), observes what the kernel has, has
-// pkg/plan list the differences from what the bus must have, and applies them (apply.go) or, as Check does, only reports
-// them. What a call changes is noted in a trail, and when the call fails, all of that is taken away again (trail.go). The
-// kernel is the truth; the record remembers what was asked for.
+// Every verb takes the lock of a bus and its record, observes what the kernel has, has pkg/plan list the differences from what
+// the bus must have, and applies them or, as Check does, reports them. What a call changes is noted in a trail, and when the
+// call fails, all of that is taken away again. The kernel is the truth; the record remembers what was asked for.
 package bus
 
 import (
@@ -59,8 +58,7 @@ var (
 type Host struct {
 	StateDir    string        // "" is defaultStateDir, or in a user namespace a directory of the user's below /run
 	LockTimeout time.Duration // 0 is DefaultLockTimeout
-	// Notice is called, in a few words, for everything that was put right on the way and for everything that the
-	// administrator should know. nil is allowed.
+	// Notice is called, in a few words, for what was put right and for what the administrator should know. nil is allowed.
 	Notice func(hub, what string)
 
 	dial dialer // nil is the real kernel
@@ -98,8 +96,8 @@ type bus struct {
 	trail     trail
 }
 
-// open connects to the kernel, takes the bus's lock and reads its record. It checks permissions first, so that the error
-// names them and not the state directory. A disk that fails is no error yet, see bus.broken.
+// open connects to the kernel, takes the bus's lock and reads its record. Permissions come first, so that the error names them
+// and not the state directory. A disk that fails is no error yet, see bus.broken.
 func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	k, err := h.connect(nil)
 	if err != nil {
@@ -149,9 +147,8 @@ func (b *bus) notice(format string, args ...any) {
 	}
 }
 
-// observe reads all that the kernel has, and makes the record agree with it. It drops recorded endpoints without a device and
-// adds unrecorded ones, which it knows by the aliases of their devices. It returns these corrections in words. It changes
-// nothing in the kernel or on disk.
+// observe reads all that the kernel has, and makes the record agree with it: endpoints without a device go, and those that only
+// aliases of devices tell of come. It returns these corrections in words. It changes nothing in the kernel or on disk.
 func (b *bus) observe() (corrections []string, err error) {
 	v := plan.View{Rootless: b.k.rootless}
 	if v.Links, err = b.k.links.List(); err != nil {
@@ -199,8 +196,7 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeFilters looks at the filters of the bus, and for those of other programs on the backplane, on the hub, and in the place
-// of those that are missing.
+// observeFilters looks at the filters that plan.View has.
 func (b *bus) observeFilters(v *plan.View, hub int) error {
 	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
 	if hub != 0 {
@@ -259,8 +255,7 @@ func (b *bus) observeFilters(v *plan.View, hub int) error {
 	return get(v.OtherCopies(b.name)...)
 }
 
-// observeUnderlay reads the routes to the other hosts, those that somebody asks for and those that there are trunks to, and the
-// table that guards the trunks.
+// observeUnderlay reads the routes to the other hosts, wanted or with a trunk, and the table that guards the trunks.
 func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	hosts := b.span.Addresses()
 	for i := range b.endpoints {
@@ -284,8 +279,7 @@ func (b *bus) observeUnderlay(v plan.View) (u underlay.Underlay, err error) {
 	return u, nil
 }
 
-// observeQueue reads the transmit queue of a hub that is hardware. lacks is the kernel module whose absence prevents a queue
-// for each endpoint, or empty.
+// observeQueue reads the transmit queue of a hub that is hardware. lacks is as in plan.View.QueueLacks.
 func (b *bus) observeQueue(hub int) (q cantc.Queue, lacks string, err error) {
 	q, err = b.k.tc.Queue(hub)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
@@ -336,9 +330,8 @@ func openNetns(path string) (ns.NetNS, error) {
 
 func sameFile(a, b unix.Stat_t) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
 
-// NetnsID returns the number that the kernel gives to a network namespace, as lsns and /proc/PID/ns/net show it. No other one
-// has it while the namespace is there; after that a new one may get it. It fails with ErrInvalidNetns for the host's, and for
-// what is no network namespace.
+// NetnsID returns the number of a network namespace, as lsns and /proc/PID/ns/net show it. When the namespace has gone, a new
+// one may get it. It fails with ErrInvalidNetns for the host's, and for what is no network namespace.
 func NetnsID(path string) (string, error) {
 	netns, err := openNetns(path)
 	if err != nil {

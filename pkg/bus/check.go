@@ -15,9 +15,8 @@ type Damage []string
 
 func (d Damage) Error() string { return strings.Join(d, "; ") }
 
-// Check proves that a bus is whole, and that an attachment is as Attach made it: a pair of the right names and MTU, its
-// other end up and in this netns. It changes nothing. contIfs holds the names that the container end may have, as Attach
-// returned them. It blocks for the bus's lock, and fails with Damage if something is wrong.
+// Check proves that a bus is whole, and that an attachment is as Attach made it; else it fails with Damage. It changes nothing.
+// contIfs holds the names that the container end may have, as Attach returned them. It blocks for the bus's lock.
 func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	if err := r.check(); err != nil {
@@ -65,7 +64,6 @@ func lasting[T any](look func() ([]T, error)) ([]T, error) {
 	}), err
 }
 
-// damage is what one look at the kernel shows.
 func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, err error) {
 	if _, err := b.observe(); err != nil {
 		return nil, err

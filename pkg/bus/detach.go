@@ -12,9 +12,9 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and
-// backplane stay, but for those that were made for a pod. hub is where it should be; where it is not, because its network's
-// configuration has been edited since, the aliases of devices say where it is. It blocks for the lock of its bus.
+// Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and backplane stay,
+// but for those that were made for a pod. hub is where it should be; where its network's configuration has been edited since,
+// the aliases of devices say where it is. It blocks for the lock of its bus.
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	if config.CheckName(hub) == nil {
@@ -60,7 +60,7 @@ func (h *Host) detachNamed(ctx context.Context, hub string, a config.Attachment)
 	return len(hosts) > 0, b.detach(hosts, func(r plan.Record) bool { return r.SameAs(a) })
 }
 
-// detach deletes endpoints: their host ends, and their records.
+// detach deletes host ends and records.
 func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error {
 	var errs []error
 	var deleted []int
@@ -217,7 +217,6 @@ func (h *Host) Remove(ctx context.Context, hub string) error {
 	})
 }
 
-// users names some of the endpoints.
 func (b *bus) users() string {
 	const shown = 4
 	var words []string

@@ -147,8 +147,8 @@ func loadGateway() error {
 	return nil
 }
 
-// explain adds the cause where the host is at fault and not the request: no module, no permission. Every verb's error passes
-// it once. Joined errors, as that of an undo and its cause, are explained one by one.
+// explain adds the cause where the host is at fault and not the request. Every verb's error passes it once. Joined errors, as
+// that of an undo and its cause, are explained one by one.
 func explain(err error) error {
 	var missing *rtnl.NoModuleError
 	switch joined, several := err.(interface{ Unwrap() []error }); {
@@ -174,7 +174,6 @@ func explain(err error) error {
 	return err
 }
 
-// errForeignNetns is a network namespace that another user namespace than this process's own owns.
 var errForeignNetns = fmt.Errorf("%w: this user namespace does not own the network namespace; enter both of a rootless runtime, as podman unshare --rootless-netns does, or neither", ErrPermission)
 
 // IsRootless reports whether the network namespace of this thread, and this process, are in another user namespace than the

@@ -19,8 +19,7 @@ import (
 // hostNetns is the network namespace that plays the host: that of the calling thread.
 const hostNetns = "/proc/thread-self/ns/net"
 
-// record is what is remembered of a bus: what each endpoint asked for. Nothing else is, so that nothing outlives the
-// endpoints that asked for it.
+// record is what each endpoint of a bus asked for. Nothing else is remembered, so that nothing outlives its endpoint.
 type record struct{ endpoints []plan.Record }
 
 // document is a record on disk. Most endpoints of a bus asked for the same but for their names, and a list of CAN IDs can be
@@ -80,8 +79,8 @@ func (r *record) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// netnsDir is the directory of the records of this boot and this network namespace: devices of another one are none of our
-// concern, and what an earlier boot made is gone. The first call of a boot removes what earlier boots left.
+// netnsDir is the directory of the records of this boot and this network namespace: others' devices are not there. The first call
+// of a boot removes what earlier boots left.
 func (h *Host) netnsDir() (string, error) {
 	boot, err := store.BootID()
 	if err != nil {
@@ -120,8 +119,7 @@ func (h *Host) stateDir() string {
 	}
 }
 
-// load reads the record. One that is lost or unusable is an empty one: the devices' aliases tell the rest. One of a later
-// version is left alone.
+// load reads the record. One that is unusable is as an empty one, but for one of a later version, which is left alone.
 func (b *bus) load(dir string) {
 	read := func() (err error) {
 		if b.file != nil {
@@ -147,7 +145,6 @@ func (b *bus) load(dir string) {
 	b.onDisk, b.record = true, record{}
 }
 
-// save writes the record.
 func (b *bus) save() error {
 	if b.broken != nil {
 		return b.broken

@@ -17,8 +17,8 @@ import (
 	"github.com/vxcan/vxcan/pkg/store"
 )
 
-// BusStatus is a bus as one look shows it. Counters are frames since the device was made or its rules and filters were;
-// they are read one after the other while frames pass, so that sums of them may be a few frames apart.
+// BusStatus is a bus as one look shows it. Counters are frames since the device, or its rules and filters, were made. They are
+// read one after the other while frames pass, so that sums of them may be a few frames apart.
 type BusStatus struct {
 	Hub        string            `json:"hub"`
 	Kind       string            `json:"kind"` // "vcan", "can", "hardware" for other controllers, "" if it is not there
@@ -36,28 +36,25 @@ type BusStatus struct {
 	// it does not, it is what the backplane carries.
 	Traffic   canlink.Traffic  `json:"traffic,omitzero"`
 	Endpoints []EndpointStatus `json:"endpoints"`
-	Trunks    []TrunkStatus    `json:"trunks,omitempty"` // of a bus that spans several hosts
-	// Outside are the addresses of nodes that are in another network than this one, and so not on the bus.
-	Outside []string `json:"outside,omitempty"`
+	Trunks    []TrunkStatus    `json:"trunks,omitempty"`  // of a bus that spans several hosts
+	Outside   []string         `json:"outside,omitempty"` // addresses of nodes that are in another network, and so not on the bus
 	// Unprotected reports trunks that take the packets of everybody, as the key unprotected allows.
-	Unprotected bool `json:"unprotected,omitempty"`
-	// Differences are what CHECK would say of the bus; there are none if it is whole.
-	Differences []Difference `json:"differences"`
+	Unprotected bool         `json:"unprotected,omitempty"`
+	Differences []Difference `json:"differences"` // what CHECK would say of the bus
 }
 
 // ControllerStatus is what the kernel tells of a controller.
 type ControllerStatus struct {
-	Device      string `json:"device,omitempty"` // driver, or type of the hardware
-	State       string `json:"state"`
-	Bitrate     uint32 `json:"bitrate,omitempty"` // bits per second
-	DataBitrate uint32 `json:"dbitrate,omitempty"`
-	Queue       int    `json:"txqueuelen"` // frames
-	Qdisc       string `json:"qdisc"`      // drr where each endpoint has a queue of its own
-	RestartMS   uint32 `json:"restartMS,omitempty"`
-	// Errors are the error counters, nil where the driver does not tell them.
-	Errors  *ErrorCounters    `json:"errors,omitempty"`
-	Traffic canlink.Traffic   `json:"traffic"`
-	Events  controller.Events `json:"events"`
+	Device      string            `json:"device,omitempty"` // driver, or type of the hardware
+	State       string            `json:"state"`
+	Bitrate     uint32            `json:"bitrate,omitempty"` // bits per second
+	DataBitrate uint32            `json:"dbitrate,omitempty"`
+	Queue       int               `json:"txqueuelen"` // frames
+	Qdisc       string            `json:"qdisc"`      // drr where each endpoint has a queue of its own
+	RestartMS   uint32            `json:"restartMS,omitempty"`
+	Errors      *ErrorCounters    `json:"errors,omitempty"` // nil where the driver does not tell them
+	Traffic     canlink.Traffic   `json:"traffic"`
+	Events      controller.Events `json:"events"`
 }
 
 // ErrorCounters are a controller's.
@@ -112,8 +109,7 @@ type Difference struct {
 	HostIfs []string `json:"hostIfs,omitempty"`
 	What    string   `json:"what"`
 	Cure    string   `json:"cure"`
-	// ByHeal reports that vxcanctl heal repairs it.
-	ByHeal bool `json:"byHeal"`
+	ByHeal  bool     `json:"byHeal"` // vxcanctl heal repairs it
 }
 
 // Buses names the buses of this host, sorted: those with a record, and those that aliases of devices tell of. Without
@@ -166,7 +162,6 @@ func (h *Host) look() (names []string, v plan.View, err error) {
 	return slices.Compact(names), v, errors.Join(errRecords, err)
 }
 
-// devices shows the devices of the host.
 func (h *Host) devices() (v plan.View, retErr error) {
 	k, err := h.connect(nil)
 	if err != nil {
@@ -223,7 +218,6 @@ func (h *Host) status(ctx context.Context, hub string) (s BusStatus, there bool,
 	return s, len(s.Endpoints) > 0 || plan.IsOurHub(b.view.Link(hub)) || len(s.Trunks) > 0, err
 }
 
-// status is what the view shows.
 func (b *bus) status() (s BusStatus, err error) {
 	hub := b.view.Link(b.name)
 	s = BusStatus{
@@ -295,7 +289,6 @@ func (b *bus) traffic(hub, tx canlink.Link) (t canlink.Traffic, err error) {
 	return t, nil
 }
 
-// contEnds are the container ends of all endpoints.
 func (b *bus) contEnds() ([]canlink.Link, error) {
 	hosts := make([]canlink.Link, len(b.endpoints))
 	for i, e := range b.endpoints {
@@ -313,7 +306,6 @@ func (b *bus) contEnds() ([]canlink.Link, error) {
 	return ends, nil
 }
 
-// trunks is what the view shows of the trunks of a bus.
 func (b *bus) trunks(w plan.Want, count counters) (all []TrunkStatus, err error) {
 	peers := w.Peers(b.view)
 	var indexes []int

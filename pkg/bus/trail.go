@@ -50,10 +50,9 @@ func (t *trail) has(index int) bool {
 	return slices.Contains(t.made, index) || slices.Contains(t.pairs, index) || slices.Contains(t.trunks, index)
 }
 
-// undo takes away what a call that failed has changed: its endpoints, with their rules. Where no other endpoint was there, also
-// the hub, the backplane, and the filters of a hub that had none. The settings of a controller that nobody else wants so, and
-// the record, become what they were. It brings back trunks and pairs that it has removed; where no trunk is left, their table
-// goes. It has a socket of its own, because that of the call may be what has failed.
+// undo takes away what a call that failed has changed: its endpoints, and where no other one was there also the hub, the
+// backplane, and the filters of a hub that had none. A controller that nobody else wants so, the record, trunks and pairs become
+// what they were; where no trunk is left, their table goes. Its socket is its own: that of the call may be what has failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	b.record, b.onDisk = t.record, t.onDisk
@@ -116,8 +115,7 @@ func (b *bus) undo() (retErr error) {
 	return errors.Join(errs...)
 }
 
-// rewire repairs, for the endpoints that were there before, what an undo has changed of devices: with trunks, for example, they
-// have rules for error frames.
+// rewire repairs the bus for the endpoints that were there: with trunks, for example, they have rules for error frames.
 func (b *bus) rewire(t trail) error {
 	corrections, err := b.observe()
 	if len(corrections) > 0 && len(t.replaced) > 0 && b.onDisk {

@@ -16,7 +16,6 @@ import (
 // ErrInvalid is a request that fails however often it is repeated, for a wrong name or MTU.
 var ErrInvalid = errors.New("invalid")
 
-// Defaults.
 const (
 	defaultHub       = "vcan0"
 	DefaultInterface = "can0" // in a container
@@ -33,11 +32,10 @@ func OneLine(err error) string {
 
 // Hub is the device that a bus is named after, and how it is to be. It says nothing of endpoints.
 type Hub struct {
-	Name     string `json:"name"`
-	Physical bool   `json:"physical,omitempty"` // a device that is there already, such as a controller: used, never made
-	// Controller is how a controller is to be set up. Without a bit rate it is used as it is.
-	Controller controller.Settings `json:"controller,omitzero"`
-	TxQueue    int                 `json:"txQueue,omitempty"` // frames; 0 is DefaultTxQueue
+	Name       string              `json:"name"`
+	Physical   bool                `json:"physical,omitempty"`  // a device that is there already, such as a controller: used, never made
+	Controller controller.Settings `json:"controller,omitzero"` // without a bit rate it is used as it is
+	TxQueue    int                 `json:"txQueue,omitempty"`   // frames; 0 is DefaultTxQueue
 	// FairQueue gives each endpoint a place of its own in the transmit queue also where the owner sets the controller up.
 	FairQueue bool `json:"fairQueue,omitempty"`
 	// Transient reports that a pod named the hub, not the administrator: if it has to be made, it goes with its last endpoint.
@@ -136,9 +134,8 @@ func (a Attachment) Fields() []string {
 	return []string{a.Runtime, a.Network, a.ContainerID, a.IfName, a.Entry}
 }
 
-// SameAs reports whether two attachments are one that is called differently: because its network's configuration has been
-// edited, or because `podman network reload` calls ADD by the container end's name, which is one of Entry's, and later
-// DEL by the one that Podman first made up.
+// SameAs reports whether two attachments are one that is called differently: its network's configuration has been edited, or
+// `podman network reload` calls ADD by the container end's name, one of Entry's, and later DEL by the one that it first made up.
 func (a Attachment) SameAs(b Attachment) bool {
 	renamed := a.Entry == b.Entry && (isMadeUp(a.IfName) && matches(b.IfName, a.Entry) || isMadeUp(b.IfName) && matches(a.IfName, a.Entry))
 	return a.Runtime == b.Runtime && a.Network == b.Network && a.ContainerID == b.ContainerID && (a.IfName == b.IfName || renamed)
@@ -146,14 +143,11 @@ func (a Attachment) SameAs(b Attachment) bool {
 
 // Network is what the configuration of a network says.
 type Network struct {
-	Hub      Hub
-	Endpoint Endpoint
-	// Interface is the name in the container; "" is the front end's default. %d in it is the number at the end of the hub's
-	// name, see InterfaceOn.
-	Interface string
+	Hub       Hub
+	Endpoint  Endpoint
+	Interface string // name in the container, see InterfaceOn; "" is the front end's default
 	// PodHubs are the other hubs that a pod's annotation may name: names, or prefixes with * behind them.
 	PodHubs []string
-
 	// Lent reports that the hub is one of the host, which root lends to a user. Its settings and the policy are root's.
 	Lent bool
 

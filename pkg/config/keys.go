@@ -30,11 +30,10 @@ type setter func(n *Network, value string) error
 // Noun is what a key says something of. A key of one noun never changes another.
 type Noun string
 
-// The nouns. OfController is a hub that is hardware, and OfSpan a hub whose bus spans several hosts.
 const (
 	OfHub        Noun = "hub"
-	OfController Noun = "controller"
-	OfSpan       Noun = "bus of several hosts"
+	OfController Noun = "controller"           // a hub that is hardware
+	OfSpan       Noun = "bus of several hosts" // its hub
 	OfEndpoint   Noun = "endpoint"
 	OfNetwork    Noun = "network"
 )
@@ -42,7 +41,6 @@ const (
 // FrontEnd is a set of front ends.
 type FrontEnd uint8
 
-// The front ends.
 const (
 	CNI FrontEnd = 1 << iota
 	Netavark

@@ -72,8 +72,7 @@ func CheckMTU(mtu int) error {
 	return nil
 }
 
-// CheckInterface reports what is wrong with the name of an interface to be: a device name, or one with %d in it, see
-// InterfaceOn.
+// CheckInterface reports what is wrong with the name of an interface to be, see InterfaceOn.
 func CheckInterface(name string) error {
 	before, after, pattern := strings.Cut(name, "%d")
 	if !pattern || len(name) > maxName {
@@ -98,8 +97,8 @@ func InterfaceOn(hub, name string) (string, error) {
 	return name, CheckName(name)
 }
 
-// InterfaceName is the name for an interface in a container: the one the runtime gives, because its user asked for it,
-// or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
+// InterfaceName is the name for an interface in a container: the one that the runtime gives, unless it made that up (eth0, eth1
+// and so on) and there is a configured one.
 func InterfaceName(given, configured string) string {
 	if isMadeUp(given) && configured != "" {
 		return configured
@@ -107,7 +106,6 @@ func InterfaceName(given, configured string) string {
 	return given
 }
 
-// isMadeUp reports whether an interface's name is one that runtimes give where their users ask for none.
 func isMadeUp(name string) bool {
 	number, ok := strings.CutPrefix(name, "eth")
 	return name == "" || ok && isNumber(number)
@@ -129,7 +127,7 @@ func matches(name, wanted string) bool {
 	return ok && isNumber(number)
 }
 
-// Devices with hashed names have one of these prefixes, and digits of base32hex behind it.
+// Hashed names are one of these prefixes and digits of base32hex.
 const (
 	hostPrefix      = "vx" // host ends
 	containerPrefix = "vc" // container ends that a runtime is to move

@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// MaxHosts is how many hosts a bus can span: a filter has 32 actions at most (TCA_ACT_MAX_PRIO of linux/pkt_cls.h), one for
-// each other host.
+// MaxHosts is how many hosts a bus can span: a filter has at most TCA_ACT_MAX_PRIO of linux/pkt_cls.h actions, one a host.
 const MaxHosts = 32
 
 // Span is the hosts that a bus spans. The zero Span is that of a bus of one host.
@@ -62,7 +61,6 @@ func (s Span) String() string {
 	return words
 }
 
-// setHosts reads a list of addresses.
 func (s *Span) setHosts(value string) error {
 	const want = "want the IP addresses of all hosts of the bus"
 	words := strings.Split(value, ",")
@@ -102,7 +100,6 @@ func isHost(a netip.Addr) bool {
 		!(a.Is6() && a.IsLinkLocalUnicast())
 }
 
-// check reports what is wrong with keys that are right one by one.
 func (s Span) check() error {
 	switch {
 	case (s.Hosts != "" || s.Nodes) && s.BusID == 0:

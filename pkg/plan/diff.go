@@ -341,8 +341,8 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 	}
 }
 
-// held adds that another program is in the place of a filter of ours. On a trunk, or the end of another container than the one
-// that is being attached, it is named. advice is for who wants to keep what is there.
+// held adds that another program is in the place of a filter of ours. On a trunk, or on the host end of another container than
+// the one that is being attached, that refuses nothing. advice is how to keep what is there.
 func (w Want) held(kind Kind, dev int, v View, all *differences, what, cure, advice string) {
 	name := v.At(dev).Name
 	if w.isEndpoint(dev) && name != w.Attaching || slices.Contains(w.trunksThere(v), uint32(dev)) {
@@ -359,8 +359,7 @@ func (w Want) isEndpoint(dev int) bool {
 	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Host.Index == dev })
 }
 
-// diffFilters compares the filters that must be there with those at some hooks. One that cannot be set is the matter of
-// diffForeign.
+// diffFilters compares the filters that must be there with those at some hooks, but for what diffForeign says of.
 func diffFilters(wanted []cantc.Filter, where []cantc.Hook, v View) (wrong Wiring) {
 	for _, f := range wanted {
 		if !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
@@ -392,7 +391,6 @@ func diffCopies(common backplane, members []member, v View, all *differences) {
 	}
 }
 
-// describeFilters says what is wrong with the filters of one member.
 func describeFilters(wrong Wiring, dev int, v View) string {
 	var words []string
 	add := func(h cantc.Hook, wrong string) {

@@ -15,7 +15,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/underlay"
 )
 
-// How a difference can be repaired.
+// Cures.
 const (
 	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
 	byThisAdd = "remove the container and start it again"
@@ -111,8 +111,7 @@ type Difference struct {
 	Cure string // how it can be repaired
 	// HostIfs are the host ends of the endpoints that it is about; none if it is about the bus.
 	HostIfs []string
-	// Refusal is set where no ADD can repair it, only the administrator. It wraps ErrNotReady or ErrInvalid.
-	Refusal error
+	Refusal error // set where only the administrator can repair it; wraps ErrNotReady or ErrInvalid
 	Change  Change
 }
 
@@ -132,8 +131,7 @@ type Change struct {
 	Wiring      Wiring
 }
 
-// Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before there is a way for
-// frames.
+// Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before frames have a way.
 type Wiring struct {
 	DeleteQdiscs  []int    // by the ifindexes of their devices, with all filters
 	AddClasses    []uint32 // marks, of the hub's transmit queue
@@ -185,13 +183,11 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside lists refusals of the hub or of other hosts alone: a lenient caller repairs the rest of the bus, for the endpoints that
-// are there.
+// beside lists refusals of the hub or of other hosts alone: the rest of the bus can be repaired for the endpoints.
 var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
 	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 
-// Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not
-// count.
+// Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not count.
 func Refusal(all []Difference, lenient bool) error {
 	for _, d := range all {
 		if d.Refusal != nil && !(lenient && slices.Contains(beside, d.Kind)) {
@@ -251,7 +247,6 @@ func Summary(done []Difference) (words []string) {
 	return words
 }
 
-// differences is a list in the making.
 type differences []Difference
 
 // add adds a difference that a change repairs.

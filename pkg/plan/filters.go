@@ -30,7 +30,6 @@ func skipIf(value uint32, equal, others uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: equal, Jf: others, K: value}
 }
 
-// anyFrame matches every frame.
 var anyFrame = []unix.SockFilter{match}
 
 // marked matches frames with a mark.
@@ -44,9 +43,8 @@ func marked(mark uint32) []unix.SockFilter {
 // back with that mark is dropped: nobody hears itself. The mark is set in the host's netns, so a container cannot choose
 // it; it could choose the origin that the gateway looks at (see rules).
 //
-// An endpoint's frames get to the backplane by this filter and by no rule. A container can send frames that no filter of
-// its host end sees (those that an ifb device has handed back, tc_skip_classify of struct sk_buff): they go nowhere. The
-// same holds while there is no filter yet, or not any more.
+// An endpoint's frames get to the backplane by this filter and by no rule. Frames that no filter of its host end sees (those
+// that an ifb device has handed back, tc_skip_classify of struct sk_buff) go nowhere, and none do while the filter is missing.
 func filters(common backplane, m member) []cantc.Filter {
 	first, second := hooks(int(m.dev), FirstPrio), hooks(int(m.dev), SecondPrio)
 	ingress, egress := first[0], first[1]
@@ -98,8 +96,7 @@ func isLeft(f cantc.Filter) bool {
 	return (isOne(cantc.Copy(0)) || isOne(cantc.Deliver(0))) && (slices.Equal(f.Program, ofProtocol(true)) || slices.Equal(f.Program, ofProtocol(false)))
 }
 
-// OtherCopies is where there are filters at the end of a hub's backplane that frames are copied from, of which the view has no
-// more than an entry.
+// OtherCopies is where filters copy frames from a hub's backplane of which the view has no more than an entry.
 func (v View) OtherCopies(hub string) (hooks []cantc.Hook) {
 	common := NewWant(config.Hub{Name: hub}, nil, "").backplane(v)
 	for _, e := range v.Entries {
@@ -110,8 +107,7 @@ func (v View) OtherCopies(hub string) (hooks []cantc.Hook) {
 	return hooks
 }
 
-// CopyHooks is where the filters are that copy frames from the backplane's end rx to members, by their ifindexes. They stay
-// when the members go.
+// CopyHooks is where filters copy frames from the backplane's end rx to members, by their ifindexes. They stay when these go.
 func CopyHooks(rx int, members ...int) []cantc.Hook {
 	all := make([]cantc.Hook, len(members))
 	for i, dev := range members {

@@ -8,8 +8,8 @@ import (
 )
 
 // On a controller, the frames of all members wait for the wire. In one queue, a member that sends more than the wire takes
-// leaves the others no place. So each endpoint has a class of its own there, which gets its frames by the mark that its
-// filter sets (see filters); programs of the host share one more. See cantc.Queue.
+// leaves the others no place. So each endpoint has a class of its own there (see cantc.Queue), which gets its frames by the mark
+// that its filter sets; programs of the host share one more.
 
 // queues reports whether each endpoint must have a class, or may have asked for the one that it has. A qdisc that somebody has
 // chosen is left alone, and so is a kernel without drr.
@@ -18,8 +18,7 @@ func (w Want) queues(v View) bool {
 	return (w.fair || v.Queue.Ours && w.hasFound()) && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""
 }
 
-// SharesQueue reports that each endpoint should have a transmit queue of its own, and the administrator has chosen another one
-// for all.
+// SharesQueue reports that the administrator has chosen one transmit queue for all where each endpoint should have its own.
 func (w Want) SharesQueue(v View) bool { return w.fair && v.Queue.Chosen }
 
 // diffQueue compares the classes of the hub's transmit queue. The class of the endpoint that is being attached is added to own.

@@ -17,19 +17,15 @@ type backplane struct {
 
 // member is a device that sends and receives on a bus: its hub, and the host end of every endpoint.
 type member struct {
-	dev uint32 // ifindex
-	fd  bool   // takes CAN FD frames
-	hub bool
-	// controller tells of a hub that it is hardware, which reports what happens on the wire in error frames.
-	controller bool
-	access     // of an endpoint
-	// deaf is an endpoint with a list of what it may receive, which another program prevents from being in force: it receives
-	// nothing.
-	deaf bool
+	dev        uint32 // ifindex
+	fd         bool   // takes CAN FD frames
+	hub        bool
+	controller bool // of a hub: it is hardware, which reports what happens on the wire in error frames
+	access          // of an endpoint
+	deaf       bool // of an endpoint: it receives nothing, because another program prevents its list from being in force
 }
 
-// maxHops lets a frame pass one rule, whatever the module parameter max_hops of can-gw allows. With more, what the hub
-// echoes would go round for ever.
+// maxHops lets a frame pass one rule, whatever max_hops of can-gw allows. With more, what the hub echoes would go round for ever.
 const maxHops = 1
 
 // ErrorFrames takes error frames of all classes and nothing else (CAN_ERR_FLAG and CAN_ERR_MASK of linux/can.h as mask,
@@ -38,14 +34,13 @@ var ErrorFrames = cangw.Filter{Mask: 0x3fffffff}
 
 // rules is which rules a bus must have: all of them, each exactly once.
 //
-// The backplane's rx feeds every member. Filters keep a member from hearing itself. The gateway's own check, by source
-// ifindex, is off (IIFTxOK), because a container can choose what it finds there.
+// The backplane's rx feeds every member. Filters keep a member from hearing itself: the gateway's own check, by source ifindex,
+// is off (IIFTxOK), because a container can choose what it finds there.
 //
 // The hub's frames get to tx by a rule, with its hop limit, because what is sent to the hub with Echo comes back from it;
 // an endpoint's by its filter. Error frames of a controller, of this host or another one, go to the endpoints and to programs
 // on a vcan. None goes to a controller, which would send it as a data frame.
-func rules(common backplane, members []member) []cangw.Rule {
-	var all []cangw.Rule
+func rules(common backplane, members []member) (all []cangw.Rule) {
 	if common.copies {
 		return nil
 	}

@@ -26,8 +26,7 @@ import (
 // `mirred ingress` must never hand a frame that has come out of a tunnel to a CAN device: can_can_gw_rcv of net/can/gw.c stops
 // the kernel where ip_summed is not what CAN drivers set. On egress, vxcan sets it.
 
-// Bytes that a tunnel with a key adds to a frame: an IPv4 header and a GRE header. IPv6 carries any frame, see RFC 8200.
-const trunkOverhead = 20 + 8
+const trunkOverhead = 20 + 8 // bytes of an IPv4 header, and of a GRE header with a key; IPv6 carries any frame, see RFC 8200
 
 // Trunk is a trunk to be made.
 type Trunk struct {
@@ -45,8 +44,8 @@ func spanOf(endpoints []Endpoint, attaching string) config.Span {
 	return config.Span{}
 }
 
-// Span is the hosts that the bus must span. Where nobody asks for any, a hub that we made keeps those that
-// its trunks tell. On another hub they go, unless an endpoint may have asked for them.
+// Span is the hosts that the bus must span. Where nobody asks for any, a hub that we made keeps those of its trunks. On another
+// hub they go, unless an endpoint may have asked for them.
 func (w Want) Span(v View) config.Span {
 	switch {
 	case w.Hub.Span.Hosts != "":
@@ -135,7 +134,6 @@ func (w Want) Peers(v View) (all []Peer) {
 	return all
 }
 
-// trunksThere are the ifindexes of the trunks of the bus.
 func (w Want) trunksThere(v View) (all []uint32) {
 	for _, t := range v.trunksOf(w.Hub.Name) {
 		all = append(all, uint32(t.Device.Index))
@@ -267,8 +265,8 @@ func (w Want) diffSpan(v View, all *differences) {
 	}
 }
 
-// way is the device on the way to another host, or "" if its packets cannot be told from those of others. A network that is away
-// for a moment takes no rule out of the table.
+// way is the device on the way to another host, or "" if its packets cannot be told from those of others. It stays where it was
+// while a network is away for a moment.
 func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
@@ -301,9 +299,9 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 	return dev.Name
 }
 
-// Outside lists the nodes that are behind a router, or behind another device than that of this one's address. Nobody has typed that
-// list, so that the others go on without them: they are sent nothing, and what comes from them is dropped. One whose packets are
-// let in is not put out, because its network may be away for a moment.
+// Outside lists the nodes that are behind a router, or behind another device than that of this one's address. They are sent
+// nothing, and what comes from them is dropped: nobody typed that list, so the others go on without them. One whose packets are
+// let in stays, because its network may be away for a moment.
 func (w Want) Outside(v View) (all []netip.Addr) {
 	span := w.Span(v)
 	if !span.Nodes || span.Unprotected {
@@ -339,8 +337,7 @@ func DiffSpan(hub string, v View) []Difference {
 	return all
 }
 
-// spanTrouble adds a difference of trunks that only the administrator can repair. An endpoint that does not ask for other hosts
-// is attached all the same.
+// spanTrouble adds what only the administrator can repair. It refuses no endpoint that does not ask for other hosts.
 func (w Want) spanTrouble(all *differences, kind Kind, sentinel error, cure, format string, args ...any) {
 	if w.Hub.Span.Hosts != "" {
 		all.refuse(kind, sentinel, cure, format, args...)
@@ -378,7 +375,6 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 	return own[0], true
 }
 
-// diffTrunk compares the trunk to one host.
 func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
 	hub, peer := w.Hub.Name, want.Remote
 	name, alias := config.TrunkName(hub, peer), trunkAlias(hub, peer, w.Span(v).Unprotected)

@@ -20,8 +20,7 @@ import (
 // ErrNotReady is a hub that is missing or down where only its owner can change that.
 var ErrNotReady = errors.New("not ready")
 
-// View is all devices and gateway jobs of the host's netns, and the filters of one bus, as one look at the kernel showed
-// them.
+// View is what one look at the kernel showed: all devices and gateway jobs of the host's netns, and the filters of one bus.
 type View struct {
 	// Rootless reports a user namespace, where the kernel takes no gateway rules.
 	Rootless   bool
@@ -31,13 +30,10 @@ type View struct {
 	Controller controller.Device // the hub, if it is one that netlink can set up
 	Queue      cantc.Queue       // the transmit queue of a hub that is hardware
 	QueueLacks string            // the kernel module that a queue of each endpoint needs, where it is known to be missing
-	// Underlay is what carries the trunks of a bus that spans several hosts.
-	Underlay underlay.Underlay
-	// Entries are the filters, of all programs, at the hooks of the hub, and at those of host ends that lack ours, and all on the
-	// backplane.
+	Underlay   underlay.Underlay // what carries the trunks
+	// Entries are the filters of all programs on the backplane and on the hub, and where a host end lacks one of ours.
 	Entries []cantc.Entry
-	// Qdiscs are those of the backplane, and of devices that lack a filter of ours, that filters are in.
-	Qdiscs []cantc.Qdisc
+	Qdiscs  []cantc.Qdisc // with filters, of the backplane and of devices that lack a filter of ours
 }
 
 // Link is the device of a name, or the zero Link.
@@ -60,7 +56,6 @@ func (v View) At(index int) canlink.Link {
 	return canlink.Link{}
 }
 
-// nameOf is the name of the device with an ifindex.
 func (v View) nameOf(index uint32) string { return v.At(int(index)).Name }
 
 func (v View) isBackplane(index uint32) bool { return IsOurBackplane(v.At(int(index))) }
@@ -99,7 +94,6 @@ type Endpoint struct {
 	Renamed string
 }
 
-// hostIf is the name that its host end must have.
 func (e Endpoint) hostIf() string { return cmp.Or(e.Renamed, e.Host.Name) }
 
 // MovedBack reports whether the container end was in use and is in the host's netns again: the runtime moved it back, and its
@@ -108,9 +102,9 @@ func (v View) MovedBack(e Endpoint) bool {
 	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
 }
 
-// Endpoints finds the endpoints of a bus: those of the recorded attachments that have a host end, in the order of the
-// record, and then the unrecorded ones, by the aliases of their devices. An alias also finds a host end that was renamed. That
-// its peer is elsewhere proves that it is one: a container end that was moved back has the alias that its container chose.
+// Endpoints finds the endpoints of a bus: first the recorded ones that have a host end, then others by the aliases of their
+// devices. An alias also finds a host end that was renamed. That its peer is elsewhere proves that it is one: a container end
+// that was moved back has the alias that its container chose.
 func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	type device struct {
 		link *canlink.Link

@@ -13,16 +13,12 @@ type Want struct {
 	Hub       config.Hub
 	TX, RX    string // names of the backplane's ends
 	Endpoints []Endpoint
-	// Attaching is the host end that is being attached, or "". What it lacks is no damage.
-	Attaching string
-	// MTU is what the endpoint that is being attached or checked asks for, or 0.
-	MTU int
-	// others is the hub that the other endpoints ask for, if they want a controller set up; else the zero Hub.
-	others config.Hub
-	// fair reports that somebody on the bus wants a transmit queue of its own for each endpoint.
-	fair bool
-	// othersSpan is the hosts that the other endpoints ask for; else the zero Span.
-	othersSpan config.Span
+	Attaching string // host end that is being attached, or "": what it lacks is no damage
+	MTU       int    // that the endpoint asks for which is being attached or checked, or 0
+
+	others     config.Hub  // that the other endpoints ask for, if they want a controller set up; else the zero Hub
+	othersSpan config.Span // the hosts that they ask for
+	fair       bool        // somebody wants a transmit queue of its own for each endpoint
 }
 
 // NewWant derives what a bus must be made of from the hub that a request asks for and the endpoints that are there.
@@ -140,8 +136,8 @@ func (w Want) Wire(v View, e Endpoint) Wiring {
 	return wiring
 }
 
-// Removal is the change that takes away a bus without endpoints: the backplane, and the hub if we made it. Of a hub that is not
-// ours it takes the filters, and of a backplane that is not ours the rules, which go with the device otherwise.
+// Removal is the change that takes away a bus without endpoints: backplane and hub if we made them, else our filters on the hub,
+// and the rules of the backplane.
 func Removal(hubName string, v View) (c Change) {
 	w := NewWant(config.Hub{Name: hubName}, nil, "")
 	for _, t := range v.trunksOf(hubName) {
@@ -184,7 +180,6 @@ func Removal(hubName string, v View) (c Change) {
 	return c
 }
 
-// withoutDevices is a filter that says of no device that frames go there.
 func withoutDevices(f cantc.Filter) cantc.Filter {
 	f.Actions = slices.Clone(f.Actions)
 	for i := range f.Actions {
