@@ -20,6 +20,9 @@ const (
 	policyMark   = "policy"   // the endpoint has a policy
 	physicalMark = "physical" // the hub is a device that is not made
 	podMark      = "pod"      // the hub is one that the pod named
+	// Words of the alias of a trunk.
+	trunkMark = "trunk"
+	openMark  = "unprotected"
 )
 
 // IsOurHub reports whether a hub was made by us, and so is ours to set up and to delete.
@@ -36,9 +39,6 @@ func IsTransient(hub canlink.Link) bool {
 func IsOurBackplane(end canlink.Link) bool {
 	return end.Kind == canlink.Vxcan && end.Alias == backplaneAlias
 }
-
-// Words of a trunk's alias.
-const trunkMark, openMark = "trunk", "unprotected"
 
 // trunkAlias is what a trunk says of itself. open is that of the key unprotected.
 func trunkAlias(hub string, peer netip.Addr, open bool) string {

@@ -21,12 +21,10 @@ func Diff(w Want, v View) []Difference {
 		e := &w.Endpoints[i]
 		if e.Renamed != "" {
 			all.name(HostEndName, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s name %[2]s up", Quote(e.Host.Name), e.Renamed),
-				"host end %s of %s is named %s", e.Renamed, e.Attachment, Quote(e.Host.Name))
-			all.of(e.Host.Name)
+				"host end %s of %s is named %s", e.Renamed, e.Attachment, Quote(e.Host.Name)).of(e.Host.Name)
 		}
 		if !e.Host.Up {
-			all.add(HostEndDown, Change{UpLast: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment)
-			all.of(e.Host.Name)
+			all.add(HostEndDown, Change{UpLast: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment).of(e.Host.Name)
 		}
 	}
 	w.diffSpan(v, &all)
@@ -62,35 +60,35 @@ func (w Want) diffHub(v View, all *differences) {
 }
 
 func (w Want) diffHubThere(hub canlink.Link, v View, all *differences) {
-	name, ours := w.Hub.Name, IsOurHub(hub)
+	name := w.Hub.Name
 	switch {
 	case !hub.CAN:
 		all.refuse(HubNotCAN, config.ErrInvalid, "name another one", "hub %s is not a CAN device", name)
-		return
 	case hub.Kind != canlink.Vcan && w.Hub.Physical && v.Rootless:
 		all.refuse(HubRootless, config.ErrInvalid, lendIt, "hub %s is a controller", name)
-		return
 	case hub.Kind != canlink.Vcan && !w.Hub.Physical:
 		all.refuse(HubNotVcan, config.ErrInvalid, `set "physical": true (option physical=true) to use it`, "hub %s is a %s device, not vcan", name, KindWord(hub.Kind))
-		return
-	case w.Hub.Physical && ours && (w.Hub.SetsUp() || !config.CanMake(name)):
+	case w.Hub.Physical && IsOurHub(hub) && (w.Hub.SetsUp() || !config.CanMake(name)):
 		all.refuse(HubMade, config.ErrInvalid, "end the containers on it, ip link delete "+Quote(name)+", and plug the adapter in again",
 			"hub %s is a vcan that vxcan made, not a controller", name)
-		return
 	case w.MTU > MTUOf(w.Hub, hub):
 		cure := "use mtu 16, or give the hub MTU 72"
 		if w.Hub.SetsUp() {
 			cure = "use mtu 16, or add fd and dbitrate"
 		}
 		all.refuse(HubMTU, config.ErrInvalid, cure, "hub %s has MTU %d (classic CAN), less than the mtu %d of this network", name, MTUOf(w.Hub, hub), w.MTU)
-		return
 	case w.Hub.SetsUp():
 		w.diffController(v.Controller, w.Hub, all)
-		return
 	case w.Hub.Physical && !hub.Up && w.others.SetsUp(): // this network leaves it as it is, and others on the bus do not
 		w.diffController(v.Controller, w.others, all)
-		return
+	default:
+		w.diffHubState(hub, v, all)
 	}
+}
+
+// diffHubState compares a hub that is not ours to set up, or a vcan.
+func (w Want) diffHubState(hub canlink.Link, v View, all *differences) {
+	name, ours := w.Hub.Name, IsOurHub(hub)
 	if ours && !hub.FD() {
 		if hub.Up { // to change it, the hub must go down, at which programs on it get an error
 			all.name(HubMTUChanged, fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s mtu %[2]d up", Quote(name), canlink.FDMTU),
@@ -151,8 +149,8 @@ func (w Want) diffState(c controller.Device, all *differences) {
 	if c.State != controller.StateBusOff {
 		return
 	}
-	all.name(ControllerBusOff, fmt.Sprintf("look for the fault on the wire, then ip link set %[1]s down; ip link set %[1]s up", Quote(w.Hub.Name)), "controller %s is bus-off", c)
-	(*all)[len(*all)-1].Change.Controller.Restart = w.Hub.SetsUp() && c.RestartMS == 0
+	d := all.name(ControllerBusOff, fmt.Sprintf("look for the fault on the wire, then ip link set %[1]s down; ip link set %[1]s up", Quote(w.Hub.Name)), "controller %s is bus-off", c)
+	d.Change.Controller.Restart = w.Hub.SetsUp() && c.RestartMS == 0
 }
 
 // KindWord is what people call a kind of device.
@@ -215,10 +213,7 @@ func (w Want) diffWiring(v View, all *differences) {
 		if m.dev == attaching {
 			own.Change.Wiring.Add(wrong)
 		} else if !wrong.Empty() {
-			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, int(m.dev), v))
-			if !m.hub {
-				all.of(v.nameOf(m.dev))
-			}
+			all.add(FilterWrong, Change{Wiring: wrong}, "%s", describeFilters(wrong, int(m.dev), v)).of(w.hostEnd(int(m.dev))...)
 		}
 	}
 	diffTrunkFilters(common, v, all)
@@ -231,8 +226,7 @@ func (w Want) diffWiring(v View, all *differences) {
 	}
 	for i := range w.Endpoints {
 		if e := &w.Endpoints[i]; e.CutOff {
-			all.name(PolicyLost, e.again(), "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment)
-			all.of(e.Host.Name)
+			all.name(PolicyLost, e.again(), "the record of the policy of %s is lost: without it an ADD lets it neither send nor receive", e.Attachment).of(e.Host.Name)
 		}
 	}
 }
@@ -255,8 +249,7 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 	}
 	add := func(kind Kind, wrong string, jobs []cangw.Job, change Wiring) {
 		if len(jobs) > 0 {
-			all.add(kind, Change{Wiring: change}, "%s", describe(wrong, jobs, v))
-			all.of(hostIfs(members, jobs, v)...)
+			all.add(kind, Change{Wiring: change}, "%s", describe(wrong, jobs, v)).of(hostIfs(members, jobs, v)...)
 		}
 	}
 	add(RuleMissing, "missing", absent, Wiring{AddRules: others})
@@ -269,8 +262,8 @@ func diffRules(common backplane, members []member, hub, attaching uint32, v View
 		}
 		if slices.ContainsFunc(members, func(m member) bool { return m.dev == index }) {
 			all.name(RuleForeign, strings.Replace(command(j, v), "-A", "-D", 1),
-				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v))
-			all.of(hostIfs(members, []cangw.Job{j}, v)...)
+				"gateway rule %s of another program connects the hub and a container that the bus connects: frames arrive twice", command(j, v)).
+				of(hostIfs(members, []cangw.Job{j}, v)...)
 			continue
 		}
 		other := v.nameOf(index)
@@ -334,29 +327,27 @@ func (w Want) diffForeign(hub canlink.Link, v View, all *differences) {
 			all.refuse(FilterFirst, config.ErrInvalid, cure, "%s: frames from the wire may go back to it", what)
 			continue
 		}
-		all.name(FilterFirst, cure, "%s: frames may arrive twice, or not at all", what)
-		if w.isEndpoint(f.Dev) {
-			all.of(v.At(f.Dev).Name)
-		}
+		all.name(FilterFirst, cure, "%s: frames may arrive twice, or not at all", what).of(w.hostEnd(f.Dev)...)
 	}
 }
 
 // held adds that another program is in the place of a filter of ours. On a trunk, or on the host end of another container than
 // the one that is being attached, that refuses nothing. advice is how to keep what is there.
 func (w Want) held(kind Kind, dev int, v View, all *differences, what, cure, advice string) {
-	name := v.At(dev).Name
-	if w.isEndpoint(dev) && name != w.Attaching || slices.Contains(w.trunksThere(v), uint32(dev)) {
-		all.name(kind, cure+"; then vxcanctl heal", "%s", what)
+	end := w.hostEnd(dev)
+	if end != nil && end[0] != w.Attaching || slices.Contains(w.trunksThere(v), uint32(dev)) {
+		all.name(kind, cure+"; then vxcanctl heal", "%s", what).of(end...)
 	} else {
-		all.refuse(kind, config.ErrInvalid, cure+advice, "%s", what)
-	}
-	if w.isEndpoint(dev) {
-		all.of(name)
+		all.refuse(kind, config.ErrInvalid, cure+advice, "%s", what).of(end...)
 	}
 }
 
-func (w Want) isEndpoint(dev int) bool {
-	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Host.Index == dev })
+// hostEnd is the name of a device that is a host end; of another one it is nothing.
+func (w Want) hostEnd(dev int) []string {
+	if i := slices.IndexFunc(w.Endpoints, func(e Endpoint) bool { return e.Host.Index == dev }); i >= 0 {
+		return []string{w.Endpoints[i].Host.Name}
+	}
+	return nil
 }
 
 // diffFilters compares the filters that must be there with those at some hooks, but for what diffForeign says of.
@@ -473,21 +464,17 @@ const wrongMTU = "host end %s and container end %s have MTU %d and %d, want %d"
 func DiffEnd(e Endpoint, end canlink.Link, mtu int) []Difference {
 	var all differences
 	host := e.Host
-	add := func(kind Kind, cure, format string, args ...any) {
-		all.name(kind, cure, format, args...)
-		all.of(host.Name)
-	}
 	if !IsPair(host, end) {
 		return nil
 	}
 	if mtu != 0 && (host.MTU != mtu || end.MTU != mtu) {
-		add(EndpointMTU, e.again(), wrongMTU, host.Name, Quote(end.Name), host.MTU, end.MTU, mtu)
+		all.name(EndpointMTU, e.again(), wrongMTU, host.Name, Quote(end.Name), host.MTU, end.MTU, mtu).of(host.Name)
 	}
 	switch {
 	case !host.PeerElsewhere && host.Used:
-		add(ContEndGone, e.again(), "container end %s of %s is in the host's network namespace", Quote(end.Name), e.Attachment)
+		all.name(ContEndGone, e.again(), "container end %s of %s is in the host's network namespace", Quote(end.Name), e.Attachment).of(host.Name)
 	case host.Up && !end.Up && host.Used:
-		add(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment)
+		all.name(ContEndDown, "ip link set "+Quote(end.Name)+" up in the container", "container end %s of %s is down", Quote(end.Name), e.Attachment).of(host.Name)
 	}
 	return all
 }

@@ -176,6 +176,9 @@ func (c Change) Repairs() bool {
 	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up)+len(c.UpLast) > 0 || c.Controller.Queue != 0 || c.SetTable != nil || c.DeleteTable != ""
 }
 
+// of says which endpoints the difference is about, by their host ends.
+func (d *Difference) of(hostIfs ...string) { d.HostIfs = hostIfs }
+
 func (d Difference) String() string {
 	if d.Cure == "" {
 		return d.What
@@ -250,23 +253,23 @@ func Summary(done []Difference) (words []string) {
 type differences []Difference
 
 // add adds a difference that a change repairs.
-func (all *differences) add(kind Kind, change Change, format string, args ...any) {
-	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: ByAnyAdd, Change: change})
+func (all *differences) add(kind Kind, change Change, format string, args ...any) *Difference {
+	d := all.name(kind, ByAnyAdd, format, args...)
+	d.Change = change
+	return d
 }
 
-// of says which endpoints the last difference is about, by their host ends.
-func (all differences) of(hostIfs ...string) { all[len(all)-1].HostIfs = hostIfs }
-
 // name adds one that the administrator repairs, by a command or in words. Containers can be attached all the same.
-func (all *differences) name(kind Kind, cure, format string, args ...any) {
+func (all *differences) name(kind Kind, cure, format string, args ...any) *Difference {
 	*all = append(*all, Difference{Kind: kind, What: fmt.Sprintf(format, args...), Cure: cure})
+	return &(*all)[len(*all)-1]
 }
 
 // refuse adds one that the administrator has to repair first.
-func (all *differences) refuse(kind Kind, sentinel error, cure, format string, args ...any) {
-	all.name(kind, cure, format, args...)
-	d := &(*all)[len(*all)-1]
+func (all *differences) refuse(kind Kind, sentinel error, cure, format string, args ...any) *Difference {
+	d := all.name(kind, cure, format, args...)
 	d.Refusal = fmt.Errorf("%w: %s", sentinel, d)
+	return d
 }
 
 // Quote writes a name as a word of a shell: a container chooses the names of its devices. What a terminal would carry out is

@@ -360,19 +360,17 @@ func (w Want) local(v View, all *differences) (local netip.Addr, ok bool) {
 	case v.Rootless:
 		w.spanTrouble(all, SpanRootless, config.ErrInvalid, "have root make it, and lend it: sudo vxcanctl lend HUB --user USER --hosts HOSTS --bus-id ID",
 			"hub %s: a bus in a user namespace spans no other hosts (hosts)", name)
-		return local, false
 	case w.othersSpan.Hosts != "" && w.othersSpan != span && !span.Replaces(w.othersSpan):
 		w.spanTrouble(all, SpanOthers, config.ErrInvalid, "use the same, or remove those containers first",
 			"hub %s: containers that are there have %s, this network has %s", name, w.othersSpan, span)
-		return local, false
 	case len(own) == 0:
 		w.spanTrouble(all, SpanHosts, ErrNotReady, "add it", "hub %s: none of hosts %s is an address of this host", name, list)
-		return local, false
 	case len(own) > 1:
 		w.spanTrouble(all, SpanHosts, config.ErrInvalid, "leave one of them out", "hub %s: of hosts %s, both %s and %s are addresses of this host", name, list, own[0], own[1])
-		return local, false
+	default:
+		return own[0], true
 	}
-	return own[0], true
+	return local, false
 }
 
 func (w Want) diffTrunk(want canlink.Tunnel, v View, all *differences) {
