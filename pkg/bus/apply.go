@@ -45,8 +45,7 @@ func (b *bus) mend(lenient bool, all []plan.Difference, want func() plan.Want) (
 	return repaired, err
 }
 
-// apply carries out changes and returns what they repaired. changed reports whether devices were made or removed: then filters
-// and rules are left for later, when their devices are known.
+// apply carries out changes and returns what they repaired. After a change of devices, it leaves filters and rules for later.
 func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed bool, err error) {
 	var wiring plan.Wiring
 	for _, d := range all {
@@ -114,8 +113,7 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	return nil
 }
 
-// addClasses gives endpoints, by their marks, a place of their own in the hub's transmit queue. If the kernel lacks a
-// module, all share one queue.
+// addClasses gives marks a place of their own in the hub's transmit queue. If the kernel lacks a module, all share one.
 func (b *bus) addClasses(hub int, marks []uint32) error {
 	if len(marks) == 0 {
 		return nil

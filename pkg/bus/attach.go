@@ -183,12 +183,9 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if len(b.endpoints) == 0 {
-		b.trail.alone = true
-	}
+	b.trail.alone = b.trail.alone || len(b.endpoints) == 0
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
-	w := want()
-	all := plan.Diff(w, b.view)
+	all := plan.Diff(want(), b.view)
 	others := slices.DeleteFunc(slices.Clone(all), func(d plan.Difference) bool { return slices.Contains(d.HostIfs, hostIf) }) // its own pair may be made anew
 	if err := cmp.Or(plan.Refusal(others, false), b.checkLimit(r)); err != nil {                                               // before anything is changed
 		return Result{}, err
@@ -196,7 +193,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	for _, c := range corrections {
 		b.notice("%s", c)
 	}
-	mtu := r.Endpoint.MTUOn(plan.MTUOf(w.Hub, b.view.Link(b.name)))
+	mtu := r.Endpoint.MTUOn(plan.MTUOf(r.Hub, b.view.Link(b.name)))
 	e, changed, err := b.enlist(r, at, mtu, len(corrections) > 0)
 	if err != nil {
 		return Result{}, err

@@ -51,8 +51,7 @@ func (h *Host) Check(ctx context.Context, r Request, contIfs []string) (retErr e
 	return nil
 }
 
-// lasting looks twice and returns what both looks found: a container that dies between the lists of devices and of rules
-// looks like damage once.
+// lasting returns what two looks both found: a container that dies between the lists of devices and of rules is no damage.
 func lasting[T any](look func() ([]T, error)) ([]T, error) {
 	all, err := look()
 	if err != nil || len(all) == 0 {

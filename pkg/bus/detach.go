@@ -96,8 +96,7 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 	return nil
 }
 
-// leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them any more. On a hub that we made
-// it stays, as the hub does.
+// leaveHosts takes away what connects a bus with other hosts when nothing on it asks for them, unless the hub is ours and stays.
 func (b *bus) leaveHosts() error {
 	b.leaving, b.span = true, config.Span{}
 	mayAsk := func(e plan.Endpoint) bool { return e.Found }

@@ -55,9 +55,8 @@ func (b *bus) agreed() plan.Want {
 	return plan.NewWant(plan.AgreedHub(b.name, b.view.Link(b.name), b.endpoints), b.endpoints, "")
 }
 
-// Make makes a hub and its backplane before any container asks for them, for programs of the host, or reports why that
-// cannot be. A device that is used, not made, is left alone: one that is missing or down is no error yet. It blocks for the
-// bus's lock.
+// Make makes a hub and its backplane for programs of the host, or reports why that cannot be. A device that is used, not made,
+// is left alone: one that is missing or down is no error yet. It blocks for the bus's lock.
 func (h *Host) Make(ctx context.Context, hub config.Hub) error {
 	if err := config.CheckHub(hub.Name); err != nil {
 		return fmt.Errorf("hub: %w", err)

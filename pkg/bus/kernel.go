@@ -176,15 +176,13 @@ func explain(err error) error {
 
 var errForeignNetns = fmt.Errorf("%w: this user namespace does not own the network namespace; enter both of a rootless runtime, as podman unshare --rootless-netns does, or neither", ErrPermission)
 
-// IsRootless reports whether the network namespace of this thread, and this process, are in another user namespace than the
-// initial one. See plan.View.
+// IsRootless reports whether this process and the network namespace of this thread are in a user namespace but the initial one.
 func IsRootless() bool {
 	rootless, err := isRootless()
 	return rootless && err == nil
 }
 
-// isRootless fails with errForeignNetns. A bus is wired differently in a user namespace: if two user namespaces
-// managed one, it would be wired twice.
+// isRootless fails with errForeignNetns: if two user namespaces managed one bus, each in its way, it would be wired twice.
 func isRootless() (bool, error) {
 	const initial = 0xEFFFFFFD // inode of the initial user namespace, PROC_USER_INIT_INO of linux/proc_ns.h
 	netns, err := unix.Open(hostNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)

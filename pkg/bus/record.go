@@ -48,8 +48,7 @@ func (r record) MarshalJSON() ([]byte, error) {
 	return json.Marshal(d)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten: its endpoint is cut off, like one
-// without a record.
+// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten, at which its endpoint is cut off.
 func (r *record) UnmarshalJSON(data []byte) error {
 	var d document
 	if err := json.Unmarshal(data, &d); err != nil {

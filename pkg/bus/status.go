@@ -112,8 +112,7 @@ type Difference struct {
 	ByHeal  bool     `json:"byHeal"` // vxcanctl heal repairs it
 }
 
-// Buses names the buses of this host, sorted: those with a record, and those that aliases of devices tell of. Without
-// root it can only see the latter.
+// Buses names the buses of this host, sorted: those that aliases of devices tell of and, for root, those with a record.
 func (h *Host) Buses() ([]string, error) {
 	names, _, err := h.look()
 	return names, explain(err)
@@ -270,8 +269,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	return s, nil
 }
 
-// traffic counts what passes a hub that is no controller. In a user namespace that is what enters the backplane, counted as a
-// vcan does: each frame as sent, and as received again.
+// traffic is that of a hub that is no controller. The backplane's is counted as a vcan does: each frame as sent and as received.
 func (b *bus) traffic(hub, tx canlink.Link) (t canlink.Traffic, err error) {
 	if b.view.Rootless {
 		hub = tx

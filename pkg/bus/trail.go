@@ -28,7 +28,7 @@ type trail struct {
 	promoted   int                // ifindex of a hub that was made for a pod, and is to stay now
 	edited     bool               // an endpoint that was there has another policy now
 	aliased    []canlink.Link     // host ends that have another alias now
-	replaced   []canlink.Pair     // earlier pairs that were deleted, without the other end's name where that is out of reach
+	replaced   []canlink.Pair     // earlier pairs that were deleted; one whose other end was out of reach has no PeerName
 	repaired   []plan.Difference  // to be told when the call has succeeded
 	saved      bool               // the record, which was this:
 	record     record
@@ -93,24 +93,31 @@ func (b *bus) undo() (retErr error) {
 	if respan {
 		errs = append(errs, b.respan(t))
 	}
+	errs = append(errs, b.restorePairs(t))
+	if rewire {
+		errs = append(errs, b.rewire(t), b.setUpPeers(t.replaced))
+	}
+	return errors.Join(errs...)
+}
+
+// restorePairs gives host ends the aliases that they had, and makes pairs again that were deleted.
+func (b *bus) restorePairs(t trail) error {
+	var errs []error
 	for _, l := range t.aliased {
-		if err := k.links.SetAlias(l.Index, l.Alias); !errors.Is(err, unix.ENODEV) { // it has gone meanwhile
+		if err := b.k.links.SetAlias(l.Index, l.Alias); !errors.Is(err, unix.ENODEV) { // it has gone meanwhile
 			errs = append(errs, err)
 		}
 		if said, _ := plan.ParseAlias(l.Alias); !said.Policy { // nobody looks for filters of a policy there
-			errs = append(errs, k.tc.Delete(plan.Hooks(l.Index, true)[2:]...))
+			errs = append(errs, b.k.tc.Delete(plan.Hooks(l.Index, true)[2:]...))
 		}
 	}
 	for _, p := range t.replaced {
-		if p.PeerName == "" {
+		if p.PeerName == "" { // its other end was out of reach
 			continue
 		}
-		if _, err := k.links.AddPair(p); !errors.Is(err, unix.EEXIST) { // it could not be deleted
+		if _, err := b.k.links.AddPair(p); !errors.Is(err, unix.EEXIST) { // it could not be deleted
 			errs = append(errs, err)
 		}
-	}
-	if rewire {
-		errs = append(errs, b.rewire(t), b.setUpPeers(t.replaced))
 	}
 	return errors.Join(errs...)
 }

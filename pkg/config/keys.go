@@ -240,8 +240,7 @@ func (n *Network) set(k *Key, value string) error {
 	return k.set(n, value)
 }
 
-// Set takes the value of a key over, as a front end's option has it. known reports whether there is such a key. Errors wrap
-// ErrInvalid and do not name the key.
+// Set takes over a front end's option. known reports whether there is such a key. Errors wrap ErrInvalid and do not name the key.
 func (n *Network) Set(in FrontEnd, name, value string) (known bool, err error) {
 	k := findKey(in, name)
 	if k == nil {

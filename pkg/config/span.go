@@ -92,8 +92,7 @@ func (s *Span) setHosts(value string) error {
 	return nil
 }
 
-// isHost reports whether an address can be that of one host on a network. A link-local IPv6 address has a meaning on one
-// interface only.
+// isHost reports whether an address can be that of one host. A link-local IPv6 address has a meaning on one interface only.
 func isHost(a netip.Addr) bool {
 	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	return !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && !a.Is4In6() && a.Zone() == "" && a != broadcast &&

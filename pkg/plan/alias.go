@@ -63,8 +63,7 @@ func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
 	return words[1], peer, open, err == nil
 }
 
-// Alias is what a host end says of itself: what must be known even if the record is lost. Of a policy it says only that
-// there is one: the text may be long.
+// Alias is what must be known of a host end even if the record is lost. Of a policy, which may be long, it says that there is one.
 func Alias(hub config.Hub, a config.Attachment, p config.Policy) string {
 	words := append([]string{aliasMark, hub.Name}, a.Fields()...)
 	var marks []string

@@ -75,9 +75,8 @@ func filters(common backplane, m member) []cantc.Filter {
 
 // A user namespace gets no gateway rules (net/can/gw.c wants CAP_NET_ADMIN in the initial one). There, a filter for each member
 // copies what comes out of the backplane to it. That needs a hub which hears what is delivered to it, a vcan: what programs
-// send on it is marked and copied on its way out, and what comes back to it is dropped on its way in. A frame has no hop
-// counter, and needs none: what is copied to a member never comes back, because it leaves a host end by egress, and the hub
-// gets it by ingress.
+// send on it is marked and copied on its way out, and what comes back to it is dropped on its way in. A frame needs no hop
+// counter: what is copied to a member never comes back, because it leaves a host end by egress, and the hub gets it by ingress.
 
 // copyTo is the filter that gives a member its frames. The gateway would look at the MTU, which filters do not.
 func (b backplane) copyTo(m member) cantc.Filter {

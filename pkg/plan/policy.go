@@ -33,8 +33,7 @@ func CheckPolicy(p config.Policy) error {
 	return err
 }
 
-// compile fails as CheckPolicy says. Error frames are never sent. An endpoint receives them unless
-// receive is "none".
+// compile fails as CheckPolicy says. Error frames are never sent, and are received unless receive is "none".
 func compile(p config.Policy) (a access, err error) {
 	send, receive, err := p.IDs()
 	if err != nil {

@@ -11,8 +11,7 @@ import (
 // leaves the others no place. So each endpoint has a class of its own there (see cantc.Queue), which gets its frames by the mark
 // that its filter sets; programs of the host share one more.
 
-// queues reports whether each endpoint must have a class, or may have asked for the one that it has. A qdisc that somebody has
-// chosen is left alone, and so is a kernel without drr.
+// queues reports whether each endpoint must have a class, or may have asked for the one that it has. A chosen qdisc stays.
 func (w Want) queues(v View) bool {
 	hub := v.Link(w.Hub.Name)
 	return (w.fair || v.Queue.Ours && w.hasFound()) && hub.CAN && hub.Kind != canlink.Vcan && !v.Queue.Chosen && v.QueueLacks == ""

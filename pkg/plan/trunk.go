@@ -156,8 +156,7 @@ func (v View) TrunkHooks(hub string) (all []cantc.Hook) {
 // spreadHook is where the filter is that copies frames to trunks.
 func spreadHook(rx uint32) cantc.Hook { return hooks(int(rx), FirstPrio)[0] }
 
-// trunkFilters are the filters that connect trunks. The one at rx is the first: it must know a trunk as such before a frame
-// comes by it.
+// trunkFilters connect trunks. The filter at rx is the first: it must know a trunk as such before a frame comes by it.
 func trunkFilters(common backplane) (all []cantc.Filter) {
 	if len(common.trunks) == 0 {
 		return nil

@@ -96,8 +96,7 @@ type Endpoint struct {
 
 func (e Endpoint) hostIf() string { return cmp.Or(e.Renamed, e.Host.Name) }
 
-// MovedBack reports whether the container end was in use and is in the host's netns again: the runtime moved it back, and its
-// call to detach it was lost.
+// MovedBack reports whether the runtime moved the container end back into the host's netns, and its call to detach was lost.
 func (v View) MovedBack(e Endpoint) bool {
 	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
 }
