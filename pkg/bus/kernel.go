@@ -176,7 +176,7 @@ func explain(err error) error {
 
 var errForeignNetns = fmt.Errorf("%w: this user namespace does not own the network namespace; enter both of a rootless runtime, as podman unshare --rootless-netns does, or neither", ErrPermission)
 
-// IsRootless reports whether this process and the network namespace of this thread are in a user namespace but the initial one.
+// IsRootless reports whether this process, and the netns of this thread, are in a user namespace other than the initial one.
 func IsRootless() bool {
 	rootless, err := isRootless()
 	return rootless && err == nil

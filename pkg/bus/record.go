@@ -22,9 +22,9 @@ const hostNetns = "/proc/thread-self/ns/net"
 // record is what each endpoint of a bus asked for. Nothing else is remembered, so that nothing outlives its endpoint.
 type record struct{ endpoints []plan.Record }
 
-// document is a record on disk. Most endpoints of a bus asked for the same but for their names, and a list of CAN IDs can be
-// long: each ask is there once, without a name. An endpoint is a line: the index of its ask, the fields of its attachment, which have no
-// blanks (see plan.CheckAlias), and its name. That is read in a fraction of the time that an object takes.
+// document is a record on disk. Most endpoints ask for the same but for their names, and lists of CAN IDs can be long: each ask
+// is there once, without a name. An endpoint is a line: the index of its ask, the fields of its attachment, which have no blanks
+// (see plan.CheckAlias), and its name. That is read in a fraction of the time that an object takes.
 type document struct {
 	Asks      []plan.Ask `json:"asks"`
 	Endpoints []string   `json:"endpoints"`
@@ -78,8 +78,8 @@ func (r *record) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// netnsDir is the directory of the records of this boot and this network namespace: others' devices are not there. The first call
-// of a boot removes what earlier boots left.
+// netnsDir is the directory of the records of this boot and this network namespace, the only ones of devices that can be here.
+// The first call of a boot removes what earlier boots left.
 func (h *Host) netnsDir() (string, error) {
 	boot, err := store.BootID()
 	if err != nil {
@@ -118,7 +118,7 @@ func (h *Host) stateDir() string {
 	}
 }
 
-// load reads the record. One that is unusable is as an empty one, but for one of a later version, which is left alone.
+// load reads the record. One that is unusable is empty: aliases of devices tell the rest. One of a later version is left alone.
 func (b *bus) load(dir string) {
 	read := func() (err error) {
 		if b.file != nil {

@@ -97,8 +97,8 @@ func InterfaceOn(hub, name string) (string, error) {
 	return name, CheckName(name)
 }
 
-// InterfaceName is the name for an interface in a container: the one that the runtime gives, unless it made that up (eth0, eth1
-// and so on) and there is a configured one.
+// InterfaceName is the name for an interface in a container: the one the runtime gives, because its user asked for it,
+// or the configured one, if there is any, in place of one that the runtime made up: eth0, eth1 and so on.
 func InterfaceName(given, configured string) string {
 	if isMadeUp(given) && configured != "" {
 		return configured

@@ -350,7 +350,7 @@ func (w Want) hostEnd(dev int) []string {
 	return nil
 }
 
-// diffFilters compares the filters that must be there with those at some hooks, but for what diffForeign says of.
+// diffFilters compares the filters that must be there with those at some hooks. What cannot be set is for diffForeign.
 func diffFilters(wanted []cantc.Filter, where []cantc.Hook, v View) (wrong Wiring) {
 	for _, f := range wanted {
 		if !f.Equal(v.Filters[f.Hook].Filter) && !v.prevented(f.Hook) {
