@@ -170,8 +170,7 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 	switch {
 	case c.AddHub != "":
 		index := b.drawIndex(&b.trail.made)
-		if err := b.k.links.AddVcan(c.AddHub, index, canlink.FDMTU, c.HubAlias); err != nil {
-			b.trail.notMade(err, index)
+		if err := b.trail.notMade(b.k.links.AddVcan(c.AddHub, index, canlink.FDMTU, c.HubAlias), index); err != nil {
 			return false, err
 		}
 	case c.HubAlias != "":
@@ -187,8 +186,7 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 	if c.AddPair != nil {
 		pair := *c.AddPair
 		pair.Index, pair.PeerIndex = b.drawIndex(&b.trail.made), b.drawIndex(&b.trail.made)
-		if _, err := b.k.links.AddPair(pair); err != nil {
-			b.trail.notMade(err, pair.Index, pair.PeerIndex)
+		if _, err := b.k.links.AddPair(pair); b.trail.notMade(err, pair.Index, pair.PeerIndex) != nil {
 			return false, err
 		}
 	}
@@ -231,11 +229,7 @@ func (b *bus) addTrunk(t *plan.Trunk) error {
 		noted = &b.trail.made
 	}
 	index := b.drawIndex(noted)
-	err := b.k.links.AddTunnel(t.Name, index, t.Alias, t.Tunnel)
-	if err != nil {
-		b.trail.notMade(err, index)
-	}
-	return err
+	return b.trail.notMade(b.k.links.AddTunnel(t.Name, index, t.Alias, t.Tunnel), index)
 }
 
 func (b *bus) applyController(c plan.ControllerChange) (restarted bool, err error) {

@@ -122,7 +122,7 @@ func (h *Host) open(ctx context.Context, hub string) (_ *bus, retErr error) {
 	case err != nil:
 		return nil, err
 	}
-	b.load(dir)
+	b.load()
 	b.trail.record, b.trail.onDisk = b.record, b.onDisk
 	return b, nil
 }

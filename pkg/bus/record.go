@@ -119,16 +119,13 @@ func (h *Host) stateDir() string {
 }
 
 // load reads the record. One that is unusable is empty: aliases of devices tell the rest. One of a later version is left alone.
-func (b *bus) load(dir string) {
-	read := func() (err error) {
-		if b.file != nil {
-			b.onDisk, err = b.file.Load(&b.record)
-		} else {
-			b.onDisk, err = store.Read(dir, b.name, &b.record)
-		}
-		return err
+func (b *bus) load() {
+	var err error
+	if b.file != nil {
+		b.onDisk, err = b.file.Load(&b.record)
+	} else {
+		b.onDisk, err = store.Read(b.dir, b.name, &b.record)
 	}
-	err := read()
 	var unusable *store.UnusableError
 	switch {
 	case err == nil:

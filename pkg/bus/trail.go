@@ -35,14 +35,15 @@ type trail struct {
 	onDisk     bool
 }
 
-// notMade takes indexes back that the kernel has refused: a device that has one of them is not ours.
-func (t *trail) notMade(err error, indexes ...int) {
+// notMade takes indexes back that the kernel has refused: a device that has one of them is not ours. It returns err.
+func (t *trail) notMade(err error, indexes ...int) error {
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
 		refused := func(i int) bool { return slices.Contains(indexes, i) }
 		for _, drawn := range []*[]int{&t.made, &t.pairs, &t.trunks} {
 			*drawn = slices.DeleteFunc(*drawn, refused)
 		}
 	}
+	return err
 }
 
 // has reports whether the call has drawn an ifindex.
