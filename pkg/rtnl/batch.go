@@ -1,7 +1,6 @@
 package rtnl
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -97,35 +96,17 @@ func GrowReceiveQueue(fd, size int) error {
 
 // fit returns how many of the messages, at least one, go in one datagram. One alone always does: the kernel queues a message
 // of any size in a socket that is empty.
-func (r room) fit(messages [][]byte) int {
+func (r room) fit(messages []message) int {
 	send, receive := 0, 0
 	for i, m := range messages {
 		send += align(len(m))
-		receive += header(m).answerRoom()
+		receive += ackRoom
+		if m.isGet() || m.is(unix.NLM_F_ECHO) {
+			receive += answerRoom
+		}
 		if i > 0 && (send > r.send || receive > r.receive) {
 			return i
 		}
 	}
 	return len(messages)
-}
-
-// header is a message that begins with struct nlmsghdr of linux/netlink.h.
-type header []byte
-
-func (h header) kind() uint16   { return binary.NativeEndian.Uint16(h[4:6]) }
-func (h header) flags() uint16  { return binary.NativeEndian.Uint16(h[6:8]) }
-func (h header) seq() uint32    { return binary.NativeEndian.Uint32(h[8:12]) }
-func (h header) setAck()        { binary.NativeEndian.PutUint16(h[6:8], h.flags()|unix.NLM_F_ACK) }
-func (h header) wantsAck() bool { return h.flags()&unix.NLM_F_ACK != 0 }
-
-// isGet reports whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
-// linux/rtnetlink.h).
-func (h header) isGet() bool { return h.kind()&3 == unix.RTM_GETLINK&3 }
-
-// answerRoom is what the answers to a request take at most.
-func (h header) answerRoom() int {
-	if h.isGet() || h.flags()&unix.NLM_F_ECHO != 0 {
-		return answerRoom + ackRoom
-	}
-	return ackRoom
 }

@@ -17,13 +17,13 @@ import (
 )
 
 // change is a request of a length that is answered by an acknowledgement.
-func change(length int) []byte {
+func change(length int) message {
 	r := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, 0)
 	r.AddRawData(make([]byte, length-unix.SizeofNlMsghdr))
 	return r.Serialize()
 }
 
-func look(flags uint16) []byte {
+func look(flags uint16) message {
 	r := getLink("lo")
 	r.Flags |= flags
 	return r.Serialize()
@@ -35,20 +35,20 @@ func TestFit(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		room     room
-		messages [][]byte
+		messages []message
 		want     int
 	}{
 		{"no requests", usual, nil, 0},
-		{"one, which is too long", none, [][]byte{change(filter), change(short)}, 1},
-		{"filters by their bytes", usual, slices.Repeat([][]byte{change(filter)}, 60), 3},
-		{"as many bytes as there can be", usual, slices.Repeat([][]byte{change(sendSize / 4)}, 5), 4},
-		{"padding counts", usual, slices.Repeat([][]byte{change(sendSize/4 - 1)}, 5), 4},
-		{"changes by their bytes", usual, slices.Repeat([][]byte{change(short)}, 5000), sendSize / short},
-		{"changes by their answers", narrow, slices.Repeat([][]byte{change(short)}, 5000), 104},
-		{"look-ups by their answers", usual, slices.Repeat([][]byte{look(0)}, 5000), receiveQueue / (answerRoom + ackRoom)},
-		{"look-ups in a small buffer", narrow, slices.Repeat([][]byte{look(0)}, 5000), 2},
-		{"an echo is as long as an answer", narrow, slices.Repeat([][]byte{look(unix.NLM_F_ECHO | unix.NLM_F_ACK)}, 5000), 2},
-		{"what Conn.Batch promises", narrow, append(slices.Repeat([][]byte{change(2 << 10)}, 31), look(0)), 32},
+		{"one, which is too long", none, []message{change(filter), change(short)}, 1},
+		{"filters by their bytes", usual, slices.Repeat([]message{change(filter)}, 60), 3},
+		{"as many bytes as there can be", usual, slices.Repeat([]message{change(sendSize / 4)}, 5), 4},
+		{"padding counts", usual, slices.Repeat([]message{change(sendSize/4 - 1)}, 5), 4},
+		{"changes by their bytes", usual, slices.Repeat([]message{change(short)}, 5000), sendSize / short},
+		{"changes by their answers", narrow, slices.Repeat([]message{change(short)}, 5000), 104},
+		{"look-ups by their answers", usual, slices.Repeat([]message{look(0)}, 5000), receiveQueue / (answerRoom + ackRoom)},
+		{"look-ups in a small buffer", narrow, slices.Repeat([]message{look(0)}, 5000), 2},
+		{"an echo is as long as an answer", narrow, slices.Repeat([]message{look(unix.NLM_F_ECHO | unix.NLM_F_ACK)}, 5000), 2},
+		{"what Conn.Batch promises", narrow, append(slices.Repeat([]message{change(2 << 10)}, 31), look(0)), 32},
 	} {
 		if got := test.room.fit(test.messages); got != test.want {
 			t.Errorf("%s: %d, want %d", test.name, got, test.want)

@@ -7,13 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// message is one netlink message (struct nlmsghdr of linux/netlink.h and what follows it).
-type message struct {
-	kind  uint16
-	flags uint16
-	seq   uint32
-	data  []byte
-}
+// message is one netlink message: struct nlmsghdr of linux/netlink.h and what follows it.
+type message []byte
+
+func (m message) kind() uint16  { return binary.NativeEndian.Uint16(m[4:6]) }
+func (m message) flags() uint16 { return binary.NativeEndian.Uint16(m[6:8]) }
+func (m message) seq() uint32   { return binary.NativeEndian.Uint32(m[8:12]) }
+func (m message) data() []byte  { return m[unix.SizeofNlMsghdr:] }
+
+func (m message) is(flag uint16) bool { return m.flags()&flag != 0 }
+func (m message) setAck()             { binary.NativeEndian.PutUint16(m[6:8], m.flags()|unix.NLM_F_ACK) }
+
+// isGet reports whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
+// linux/rtnetlink.h).
+func (m message) isGet() bool { return m.kind()&3 == unix.RTM_GETLINK&3 }
 
 // errnoSize is the error number that NLMSG_ERROR and NLMSG_DONE begin with, an int.
 const errnoSize = 4
@@ -25,12 +32,7 @@ func parseMessages(b []byte) ([]message, error) {
 		if size < unix.SizeofNlMsghdr || size > len(b) {
 			return nil, fmt.Errorf("netlink message: length %d of %d bytes", size, len(b))
 		}
-		messages = append(messages, message{
-			kind:  binary.NativeEndian.Uint16(b[4:6]),
-			flags: binary.NativeEndian.Uint16(b[6:8]),
-			seq:   binary.NativeEndian.Uint32(b[8:12]),
-			data:  b[unix.SizeofNlMsghdr:size],
-		})
+		messages = append(messages, b[:size])
 		b = b[min(align(size), len(b)):]
 	}
 	return messages, nil
@@ -38,10 +40,10 @@ func parseMessages(b []byte) ([]message, error) {
 
 // err is the error of an NLMSG_ERROR (struct nlmsgerr), nil for an acknowledgement, or of an NLMSG_DONE, nil for a whole dump.
 func (m message) err() error {
-	if len(m.data) < errnoSize {
-		return fmt.Errorf("netlink error message: %d bytes, want at least %d", len(m.data), errnoSize)
+	if len(m.data()) < errnoSize {
+		return fmt.Errorf("netlink error message: %d bytes, want at least %d", len(m.data()), errnoSize)
 	}
-	errno := -int32(binary.NativeEndian.Uint32(m.data[0:errnoSize]))
+	errno := -int32(binary.NativeEndian.Uint32(m.data()))
 	if errno == 0 {
 		return nil
 	}
@@ -53,24 +55,24 @@ func (m message) err() error {
 
 // extAck is the kernel's own text for an error, or with an acknowledgement (NLMSGERR_ATTR_MSG), or "".
 func (m message) extAck() string {
-	if m.flags&unix.NLM_F_ACK_TLVS == 0 {
+	if !m.is(unix.NLM_F_ACK_TLVS) {
 		return ""
 	}
-	skip := errnoSize
+	data, skip := m.data(), errnoSize
 	switch {
-	case m.kind == unix.NLMSG_DONE:
-	case len(m.data) < errnoSize+unix.SizeofNlMsghdr:
+	case m.kind() == unix.NLMSG_DONE:
+	case len(data) < errnoSize+unix.SizeofNlMsghdr:
 		return ""
-	case m.flags&unix.NLM_F_CAPPED != 0: // only the header of the request is repeated
+	case m.is(unix.NLM_F_CAPPED): // only the header of the request is repeated
 		skip += unix.SizeofNlMsghdr
 	default:
-		skip += align(int(binary.NativeEndian.Uint32(m.data[errnoSize:])))
+		skip += align(int(binary.NativeEndian.Uint32(data[errnoSize:])))
 	}
-	if skip < 0 || skip > len(m.data) {
+	if skip < 0 || skip > len(data) {
 		return ""
 	}
 	words := ""
-	err := Attrs(m.data[skip:], func(kind uint16, value []byte) error {
+	err := Attrs(data[skip:], func(kind uint16, value []byte) error {
 		if kind == unix.NLMSGERR_ATTR_MSG {
 			words = unix.ByteSliceToString(value)
 		}

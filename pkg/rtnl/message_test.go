@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,15 +71,15 @@ func TestParseMessages(t *testing.T) {
 	}
 	for i, size := range []int{32, 28} {
 		m := messages[i]
-		if m.kind != unix.RTM_NEWROUTE || m.flags != unix.NLM_F_MULTI || m.seq != 0 || len(m.data) != size || m.data[0] != unix.AF_CAN {
-			t.Errorf("message %d: %+v", i, m)
+		if m.kind() != unix.RTM_NEWROUTE || m.flags() != unix.NLM_F_MULTI || m.seq() != 0 || len(m.data()) != size || m.data()[0] != unix.AF_CAN {
+			t.Errorf("message %d: % x", i, m)
 		}
 	}
-	if m := parseOne(t, doneDatagram); m.kind != unix.NLMSG_DONE {
-		t.Errorf("end of dump: %+v", m)
+	if m := parseOne(t, doneDatagram); m.kind() != unix.NLMSG_DONE {
+		t.Errorf("end of dump: % x", m)
 	}
-	if m := parseOne(t, extAckDatagram); m.seq != 0x6b03bb26 {
-		t.Errorf("seq %#x", m.seq)
+	if m := parseOne(t, extAckDatagram); m.seq() != 0x6b03bb26 {
+		t.Errorf("seq %#x", m.seq())
 	}
 }
 
@@ -138,9 +139,8 @@ func TestDoneErr(t *testing.T) {
 	if err := whole.err(); !errors.Is(err, unix.EINVAL) || err.Error() != "invalid argument (Invalid target network namespace id)" {
 		t.Errorf("%v, want EINVAL and the kernel's words", err)
 	}
-	for n := range whole.data {
-		m := whole
-		m.data = whole.data[:n]
+	for n := range whole.data() {
+		m := whole[:unix.SizeofNlMsghdr+n]
 		if err := m.err(); err == nil || n >= 4 && !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
@@ -152,7 +152,7 @@ func TestErrPermission(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.EPERM, unix.EACCES, unix.EINVAL} {
 		for _, text := range []string{errorDatagram, extAckDatagram} {
 			m := parseOne(t, text)
-			binary.NativeEndian.PutUint32(m.data, -uint32(errno))
+			binary.NativeEndian.PutUint32(m.data(), -uint32(errno))
 			if err := m.err(); !errors.Is(err, errno) || errors.Is(err, ErrPermission) != (errno != unix.EINVAL) {
 				t.Errorf("%v: %v", errno, err)
 			}
@@ -169,9 +169,8 @@ func TestMessageWarning(t *testing.T) {
 	if words := parseOne(t, ackDatagram).extAck(); words != "" {
 		t.Errorf("an acknowledgement alone says %q", words)
 	}
-	for n := 4; n < len(whole.data); n++ {
-		m := whole
-		m.data = whole.data[:n]
+	for n := 4; n < len(whole.data()); n++ {
+		m := whole[:unix.SizeofNlMsghdr+n]
 		if words := m.extAck(); m.err() != nil || words != "" {
 			t.Errorf("%d bytes: %q, %v", n, words, m.err())
 		}
@@ -181,9 +180,8 @@ func TestMessageWarning(t *testing.T) {
 // An error that is cut off is an error still; only the kernel's words may be lost.
 func TestMessageErrTruncated(t *testing.T) {
 	whole := parseOne(t, extAckDatagram)
-	for n := range whole.data {
-		m := whole
-		m.data = whole.data[:n]
+	for n := range whole.data() {
+		m := whole[:unix.SizeofNlMsghdr+n]
 		err := m.err()
 		if err == nil || n >= 4 && !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%d bytes: %v", n, err)
@@ -194,9 +192,9 @@ func TestMessageErrTruncated(t *testing.T) {
 // The kernel repeats the request's header only, if it is told to cap: its words follow at once.
 func TestMessageErrCapped(t *testing.T) {
 	m := parseOne(t, extAckDatagram)
-	words := bytes.Index(m.data, []byte{0x26, 0, 1, 0})
-	m.data = append(m.data[:4+unix.SizeofNlMsghdr:4+unix.SizeofNlMsghdr], m.data[words:]...)
-	m.flags |= unix.NLM_F_CAPPED
+	words := bytes.Index(m, []byte{0x26, 0, 1, 0})
+	m = slices.Delete(m, 4+2*unix.SizeofNlMsghdr, words)
+	binary.NativeEndian.PutUint16(m[6:8], m.flags()|unix.NLM_F_CAPPED)
 	if err := m.err(); err.Error() != "invalid argument (Invalid number of transmit queues)" {
 		t.Error(err)
 	}
@@ -206,7 +204,7 @@ func TestMessageErrCapped(t *testing.T) {
 func TestMessageErrWrongLength(t *testing.T) {
 	for _, length := range []uint32{0, 3, 0x7c, 1<<31 - 1, 1 << 31, 1<<32 - 4, 1<<32 - 1} {
 		m := parseOne(t, extAckDatagram)
-		binary.NativeEndian.PutUint32(m.data[4:8], length)
+		binary.NativeEndian.PutUint32(m.data()[4:8], length)
 		if err := m.err(); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("length %d: %v", length, err)
 		}
@@ -224,7 +222,7 @@ func FuzzParseMessages(f *testing.F) {
 		}
 		size := 0
 		for _, m := range messages {
-			size += unix.SizeofNlMsghdr + len(m.data)
+			size += unix.SizeofNlMsghdr + len(m.data())
 			_ = m.err()
 		}
 		if size > len(b) {

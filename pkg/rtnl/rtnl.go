@@ -153,14 +153,14 @@ func (c *socket) Driver(device string) (string, error) {
 }
 
 func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
-	messages := make([][]byte, len(requests))
+	messages := make([]message, len(requests))
 	for i, r := range requests {
 		messages[i] = r.Serialize()
 	}
 	replies := make([]Reply, len(requests))
 	for done := 0; done < len(messages); {
 		n := c.room.fit(messages[done:])
-		isTransaction := c.netfilter && header(messages[0]).kind() == unix.NFNL_MSG_BATCH_BEGIN
+		isTransaction := c.netfilter && messages[0].kind() == unix.NFNL_MSG_BATCH_BEGIN
 		if isTransaction {
 			n = len(messages)
 		}
@@ -173,12 +173,12 @@ func (c *socket) Batch(requests ...*nl.NetlinkRequest) ([]Reply, error) {
 }
 
 // exchange sends messages in one datagram and reads the replies. The kernel tells the error of all of them with the first.
-func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool) error {
+func (c *socket) exchange(messages []message, replies []Reply, isTransaction bool) error {
 	// Errors are always answered. The end of the batch is the answer to the last request: its acknowledgement, or for a
 	// look-up the message that it asked for.
-	first, last := header(messages[0]), header(messages[len(messages)-1])
+	first, last := messages[0], messages[len(messages)-1]
 	if isTransaction { // whose end is not acknowledged before Linux 6.10
-		last = header(messages[len(messages)-2])
+		last = messages[len(messages)-2]
 	}
 	if isTransaction || !last.isGet() {
 		last.setAck()
@@ -186,7 +186,7 @@ func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool
 	index := make(map[uint32]int, len(messages))
 	var datagram []byte
 	for i, m := range messages {
-		index[header(m).seq()] = i
+		index[m.seq()] = i
 		datagram = append(append(datagram, m...), make([]byte, -len(m)&(unix.NLMSG_ALIGNTO-1))...)
 	}
 	if err := c.send(datagram); err != nil {
@@ -198,25 +198,25 @@ func (c *socket) exchange(messages [][]byte, replies []Reply, isTransaction bool
 			return err
 		}
 		for _, m := range received {
-			i, ours := index[m.seq]
+			i, ours := index[m.seq()]
 			switch {
 			case !ours: // of a request that was given up
 				continue
-			case m.kind == unix.NLMSG_ERROR:
+			case m.kind() == unix.NLMSG_ERROR:
 				if replies[i].Err = m.err(); replies[i].Err == nil {
 					replies[i].Warning = m.extAck()
 				}
 			default:
-				replies[i].Data = append([]byte(nil), m.data...)
+				replies[i].Data = append([]byte(nil), m.data()...)
 			}
 			isRefused := isTransaction || c.netfilter && errors.Is(replies[i].Err, ErrPermission) // nfnetlink_rcv: all of the datagram
-			if isRefused && m.seq == first.seq() && replies[i].Err != nil {
+			if isRefused && m.seq() == first.seq() && replies[i].Err != nil {
 				for j := range replies { // none of it is done
 					replies[j] = replies[i]
 				}
 				return nil
 			}
-			if m.seq == last.seq() && (m.kind == unix.NLMSG_ERROR || !last.wantsAck()) {
+			if m.seq() == last.seq() && (m.kind() == unix.NLMSG_ERROR || !last.is(unix.NLM_F_ACK)) {
 				return nil
 			}
 		}
@@ -236,11 +236,11 @@ func (c *socket) Dump(request *nl.NetlinkRequest, each func(data []byte) error) 
 		}
 		seen := false
 		for _, m := range messages {
-			if m.seq != request.Seq {
+			if m.seq() != request.Seq {
 				continue
 			}
-			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-			if m.kind == unix.NLMSG_ERROR || m.kind == unix.NLMSG_DONE {
+			interrupted = interrupted || m.is(unix.NLM_F_DUMP_INTR)
+			if m.kind() == unix.NLMSG_ERROR || m.kind() == unix.NLMSG_DONE {
 				switch {
 				case err != nil:
 				case m.err() != nil:
@@ -256,7 +256,7 @@ func (c *socket) Dump(request *nl.NetlinkRequest, each func(data []byte) error) 
 			}
 			// After an error the rest is read all the same: the kernel makes no second dump before that.
 			if err == nil {
-				err = each(m.data)
+				err = each(m.data())
 			}
 		}
 	}
