@@ -87,11 +87,7 @@ func (m Module) Try() error {
 const tryIndex = 1 << 20
 
 func tryLinks(add func(*canlink.Conn) error) error {
-	conn, err := rtnl.DialNew() // in a netns that is gone with it
-	if err != nil {
-		return err
-	}
-	return errors.Join(add(canlink.On(conn)), conn.Close())
+	return rtnl.InNew(rtnl.Dial, func(conn rtnl.Conn) error { return add(canlink.On(conn)) })
 }
 
 func tryTunnel(local, remote string) func() error {
@@ -102,13 +98,11 @@ func tryTunnel(local, remote string) func() error {
 }
 
 func tryTable() error {
-	conn, err := rtnl.DialNewNetfilter()
+	err := rtnl.InNew(rtnl.DialNetfilter, func(conn rtnl.Conn) error { return underlay.On(conn).Probe() })
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return underlay.On(nil).Probe()
-	} else if err != nil {
-		return err
 	}
-	return errors.Join(underlay.On(conn).Probe(), conn.Close())
+	return err
 }
 
 func tryFilter(actions ...cantc.Action) func() error {

@@ -170,12 +170,9 @@ const lo = 1
 // Probe reports whether the kernel has what Set needs of it, by making filters in a network namespace that is gone when it
 // returns. It fails with a rtnl.NoModuleError, or without CAP_SYS_ADMIN.
 func Probe(actions ...Action) error {
-	conn, err := rtnl.DialNew()
-	if err != nil {
-		return err
-	}
-	all := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}} // matches
-	return errors.Join(On(conn).Set(Filter{Hook{lo, Ingress, 1, 1}, all, actions}), conn.Close())
+	return rtnl.InNew(rtnl.Dial, func(conn rtnl.Conn) error {
+		return On(conn).Set(Filter{Hook{lo, Ingress, 1, 1}, matchAll, actions})
+	})
 }
 
 // Delete deletes the filters of hooks. One that is not there is no error. The clsact qdisc stays, which others may use, and so

@@ -43,6 +43,9 @@ type Filter struct {
 	Actions []Action          // carried out in order
 }
 
+// matchAll is a program that matches each frame.
+var matchAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}}
+
 // Equal reports whether two filters do the same at the same place.
 func (f Filter) Equal(g Filter) bool {
 	return f.Hook == g.Hook && slices.Equal(f.Program, g.Program) && slices.Equal(f.Actions, g.Actions)

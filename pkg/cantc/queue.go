@@ -160,11 +160,7 @@ func (c *Conn) SetClasses(dev int, marks ...uint32) error {
 
 // ProbeQueue reports whether the kernel has what SetClasses needs of it, as Probe does for filters.
 func ProbeQueue() error {
-	conn, err := rtnl.DialNew()
-	if err != nil {
-		return err
-	}
-	return errors.Join(On(conn).SetClasses(lo, 1), conn.Close())
+	return rtnl.InNew(rtnl.Dial, func(conn rtnl.Conn) error { return On(conn).SetClasses(lo, 1) })
 }
 
 // DeleteClasses deletes classes whose frames are all gone. The others get no more frames from then on, and can be deleted later.
@@ -246,7 +242,7 @@ func othersRequest(dev int) *nl.NetlinkRequest {
 	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
 	options := nl.NewRtAttr(tcaOptions, nil)
 	options.AddRtAttr(tcaBPFClass, nl.Uint32Attr(ClassOf(0).ID))
-	addProgram(options, []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}})
+	addProgram(options, matchAll)
 	r.AddData(options)
 	return r
 }

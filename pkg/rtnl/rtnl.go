@@ -117,29 +117,25 @@ func DialAt(netns ns.NetNS) (conn Conn, retErr error) {
 	return Dial()
 }
 
-// DialNew opens a socket in a new network namespace, which lives as long as the socket.
-func DialNew() (Conn, error) { return openNew(unix.NETLINK_ROUTE) }
-
-// DialNewNetfilter is DialNew for NETLINK_NETFILTER, see DialNetfilter.
-func DialNewNetfilter() (Conn, error) { return openNew(unix.NETLINK_NETFILTER) }
-
-func openNew(protocol int) (Conn, error) {
-	type result struct {
-		conn Conn
-		err  error
-	}
-	done := make(chan result)
+// InNew calls try with a socket of dial in a new network namespace, which is gone when it returns.
+func InNew(dial func() (Conn, error), try func(Conn) error) error {
+	var conn Conn
+	var err error
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("make a network namespace: %w", meaning(err))}
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("make a network namespace: %w", meaning(err))
 			return
 		}
-		conn, err := open(protocol)
-		done <- result{conn, err}
+		conn, err = dial()
 	}()
-	r := <-done
-	return r.conn, r.err
+	<-done
+	if err != nil {
+		return err
+	}
+	return errors.Join(try(conn), conn.Close())
 }
 
 func (c *socket) Close() error { return unix.Close(c.fd) }
