@@ -110,9 +110,7 @@ func (c *Conn) GetIndex(index int) (Link, error) {
 func (c *Conn) Peers(links ...Link) ([]Link, error) {
 	peers := make([]Link, 0, len(links))
 	request := func(l Link) *nl.NetlinkRequest {
-		r := GetRequest(l.PeerIndex)
-		r.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(l.PeerNetns))))
-		return r
+		return rtnl.With(GetRequest(l.PeerIndex), rtnl.Number(unix.IFLA_TARGET_NETNSID, uint32(l.PeerNetns)))
 	}
 	err := rtnl.Each(c.conn, links, request, func(l Link, r rtnl.Reply) error {
 		peer, err := parseReply(r)
@@ -233,9 +231,7 @@ func (c *Conn) SetAlias(index int, alias string) error {
 
 // SetMTU sets the MTU of a device, which must be down.
 func (c *Conn) SetMTU(index, mtu int) error {
-	r := ChangeRequest(index)
-	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
-	if err := rtnl.Do(c.conn, r); err != nil {
+	if err := rtnl.Do(c.conn, rtnl.With(ChangeRequest(index), rtnl.Number(unix.IFLA_MTU, uint32(mtu)))); err != nil {
 		return fmt.Errorf("set MTU of device with index %d to %d: %w", index, mtu, err)
 	}
 	return nil
@@ -245,11 +241,7 @@ func (c *Conn) SetMTU(index, mtu int) error {
 // the request is for more queues than any device may have. For an unknown kind it fails with a rtnl.NoModuleError.
 func (c *Conn) Probe(kind string) error {
 	const tooManyQueues = 4097
-	r := addRequest(0, false)
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(kind))
-	r.AddData(info)
-	r.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(tooManyQueues)))
+	r := rtnl.With(addRequest(0, false), Info(kind), rtnl.Number(unix.IFLA_NUM_TX_QUEUES, tooManyQueues))
 	if err := rtnl.Do(c.conn, r); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("devices of kind %s: %w", kind, explainKind(kind, err))
 	}

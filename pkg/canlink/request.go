@@ -3,15 +3,15 @@ package canlink
 import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // GetRequest asks for the device with an ifindex.
 func GetRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_GETLINK, index, 0, 0) }
 
 func getByName(name string) *nl.NetlinkRequest {
-	r := GetRequest(0)
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	return r
+	return rtnl.With(GetRequest(0), rtnl.Text(unix.IFLA_IFNAME, name))
 }
 
 func addRequest(index int, up bool) *nl.NetlinkRequest {
@@ -26,38 +26,31 @@ func addRequest(index int, up bool) *nl.NetlinkRequest {
 }
 
 func vcanRequest(name string, index, mtu int) *nl.NetlinkRequest {
-	r := addRequest(index, true)
-	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vcan))
-	r.AddData(info)
-	return r
+	return rtnl.With(addRequest(index, true), rtnl.Number(unix.IFLA_MTU, uint32(mtu)), rtnl.Text(unix.IFLA_IFNAME, name), Info(Vcan))
+}
+
+// Info is the IFLA_LINKINFO of a kind of device. Some kinds take attributes, in an IFLA_INFO_DATA.
+func Info(kind string, data ...*nl.RtAttr) *nl.RtAttr {
+	info := rtnl.Nested(unix.IFLA_LINKINFO, nl.NewRtAttr(nl.IFLA_INFO_KIND, []byte(kind)))
+	if len(data) > 0 {
+		info.AddChild(rtnl.Nested(nl.IFLA_INFO_DATA, data...))
+	}
+	return info
 }
 
 func (p Pair) request() *nl.NetlinkRequest {
-	r := addRequest(p.Index, true)
-	r.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU))))
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Vxcan))
-	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
-	// The peer's own struct ifinfomsg.
-	peerMsg := nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peer := nl.NewRtAttr(nl.VETH_INFO_PEER, nil) // VXCAN_INFO_PEER has its value, 1
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC).Index = int32(p.PeerIndex)
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU)))
-	peerMsg.Index = int32(p.PeerIndex)
 	if p.PeerNetns != nil {
 		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(p.PeerNetns.Fd())))
 	}
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.PeerName))
-	r.AddData(info)
-	return r
+	return rtnl.With(addRequest(p.Index, true), rtnl.Number(unix.IFLA_MTU, uint32(p.MTU)), rtnl.Text(unix.IFLA_IFNAME, p.Name), Info(Vxcan, peer))
 }
 
 func aliasRequest(index int, alias string) *nl.NetlinkRequest {
-	r := ChangeRequest(index)
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
-	return r
+	return rtnl.With(ChangeRequest(index), nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
 }
 
 func deleteRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_DELLINK, index, 0, 0) }

@@ -86,34 +86,21 @@ func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
 }
 
 func (t Tunnel) request(name string, index int) *nl.NetlinkRequest {
-	r := addRequest(index, false)
-	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(t.Kind()))
-	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	key := binary.BigEndian.AppendUint32(nil, t.Key)
-	for _, flags := range []int{greIFlags, greOFlags} {
-		data.AddRtAttr(flags, binary.BigEndian.AppendUint16(nil, greKey))
+	flags, key := binary.BigEndian.AppendUint16(nil, greKey), binary.BigEndian.AppendUint32(nil, t.Key)
+	data := []*nl.RtAttr{
+		nl.NewRtAttr(greIFlags, flags), nl.NewRtAttr(greOFlags, flags), nl.NewRtAttr(greIKey, key), nl.NewRtAttr(greOKey, key),
+		nl.NewRtAttr(greLocal, t.Local.AsSlice()), nl.NewRtAttr(greRemote, t.Remote.AsSlice()), nl.NewRtAttr(greTTL, []byte{t.TTL}),
 	}
-	data.AddRtAttr(greIKey, key)
-	data.AddRtAttr(greOKey, key)
-	data.AddRtAttr(greLocal, t.Local.AsSlice())
-	data.AddRtAttr(greRemote, t.Remote.AsSlice())
-	data.AddRtAttr(greTTL, []byte{t.TTL})
 	if t.Kind() == GRE6 { // without the flag each packet gets an extension header, which some routers drop
-		data.AddRtAttr(greFlags, nl.Uint32Attr(ignoreEncapLimit))
+		data = append(data, rtnl.Number(greFlags, ignoreEncapLimit))
 	}
-	r.AddData(info)
-	return r
+	return rtnl.With(addRequest(index, false), rtnl.Text(unix.IFLA_IFNAME, name), Info(t.Kind(), data...))
 }
 
 // noAddressRequest keeps IPv6 from giving a device an address.
 func noAddressRequest(index int) *nl.NetlinkRequest {
-	r := ChangeRequest(index)
-	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
-	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(inet6AddrGenMode, []byte{inet6AddrGenNone})
-	r.AddData(spec)
-	return r
+	mode := nl.NewRtAttr(inet6AddrGenMode, []byte{inet6AddrGenNone})
+	return rtnl.With(ChangeRequest(index), rtnl.Nested(unix.IFLA_AF_SPEC, rtnl.Nested(unix.AF_INET6, mode)))
 }
 
 // greSizes are the sizes of attributes, in bytes.

@@ -98,9 +98,7 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 		}
 	}
 	request := func(dev int) *nl.NetlinkRequest {
-		r := qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev)
-		r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(clsact)))
-		return r
+		return rtnl.With(qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev), rtnl.Text(tcaKind, clsact))
 	}
 	return rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
 		switch {
@@ -154,9 +152,7 @@ func (c *Conn) missing(f Filter) string {
 	for _, a := range f.Actions {
 		r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)
 		r.AddData(nl.NewRtAttr(0, nil)) // struct tcamsg is four bytes, of which none is used
-		table := nl.NewRtAttr(tcaActTab, nil)
-		table.AddRtAttr(1, nil).AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
-		r.AddData(table)
+		r.AddData(rtnl.Nested(tcaActTab, rtnl.Nested(1, rtnl.Text(tcaActKind, a.Kind))))
 		if errors.Is(rtnl.Do(c.conn, r), unix.ENOENT) {
 			return "act_" + a.Kind
 		}
@@ -179,9 +175,7 @@ func Probe(actions ...Action) error {
 // do filters of other kinds than those of Set.
 func (c *Conn) Delete(hooks ...Hook) error {
 	request := func(h Hook) *nl.NetlinkRequest {
-		r := h.request(unix.RTM_DELTFILTER, 0)
-		r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
-		return r
+		return rtnl.With(h.request(unix.RTM_DELTFILTER, 0), rtnl.Text(tcaKind, Kind))
 	}
 	return rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
 		if r.Err == nil || isAbsent(r.Err) {

@@ -234,8 +234,6 @@ func unmarshalQdisc(b []byte) (q Qdisc, err error) {
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.
 func (f Filter) setRequest() *nl.NetlinkRequest {
-	r := f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE)
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
 	options := nl.NewRtAttr(tcaOptions, nil)
 	actions := options.AddRtAttr(tcaBPFAct, nil)
 	for i, a := range f.Actions {
@@ -244,8 +242,7 @@ func (f Filter) setRequest() *nl.NetlinkRequest {
 		a.addOptions(action.AddRtAttr(tcaActOptions|unix.NLA_F_NESTED, nil))
 	}
 	addProgram(options, f.Program)
-	r.AddData(options)
-	return r
+	return rtnl.With(f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE), rtnl.Text(tcaKind, Kind), options)
 }
 
 func addProgram(options *nl.RtAttr, program []unix.SockFilter) {

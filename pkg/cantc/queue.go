@@ -203,23 +203,15 @@ func (c *Conn) DeleteQueue(dev int) error {
 }
 
 func rootRequest(dev int) *nl.NetlinkRequest {
-	r := tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, queueHandle, rootParent, 0)
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(drr)))
 	spec := make([]byte, 24) // cell_log, size_log, cell_align; overhead; linklayer, mpu, mtu, tsize
 	binary.NativeEndian.PutUint32(spec[4:], overhead)
-	stab := nl.NewRtAttr(tcaStab, nil)
-	stab.AddRtAttr(tcaStabBase, spec)
-	r.AddData(stab)
-	return r
+	return rtnl.With(tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, queueHandle, rootParent, 0),
+		rtnl.Text(tcaKind, drr), rtnl.Nested(tcaStab, nl.NewRtAttr(tcaStabBase, spec)))
 }
 
 func classRequest(dev int, mark uint32) *nl.NetlinkRequest {
-	r := tcRequest(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, dev, ClassOf(mark).ID, queueHandle, 0)
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(drr)))
-	options := nl.NewRtAttr(tcaOptions, nil)
-	options.AddRtAttr(tcaDRRQuantum, nl.Uint32Attr(quantum))
-	r.AddData(options)
-	return r
+	return rtnl.With(tcRequest(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, dev, ClassOf(mark).ID, queueHandle, 0),
+		rtnl.Text(tcaKind, drr), rtnl.Nested(tcaOptions, rtnl.Number(tcaDRRQuantum, quantum)))
 }
 
 // markRequest is about the filter that gives a class the frames of its mark, which is the filter's handle.
@@ -228,23 +220,16 @@ func markRequest(kind, dev int, mark uint32) *nl.NetlinkRequest {
 	if kind == unix.RTM_NEWTFILTER {
 		flags = unix.NLM_F_CREATE
 	}
-	r := tcRequest(kind, flags, dev, mark, queueHandle, markPrio<<16|protocolAll())
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(fw)))
-	options := nl.NewRtAttr(tcaOptions, nil)
-	options.AddRtAttr(tcaFwClass, nl.Uint32Attr(ClassOf(mark).ID))
-	r.AddData(options)
-	return r
+	return rtnl.With(tcRequest(kind, flags, dev, mark, queueHandle, markPrio<<16|protocolAll()),
+		rtnl.Text(tcaKind, fw), rtnl.Nested(tcaOptions, rtnl.Number(tcaFwClass, ClassOf(mark).ID)))
 }
 
 // othersRequest makes the filter that gives all other frames to the class of mark 0.
 func othersRequest(dev int) *nl.NetlinkRequest {
-	r := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, dev, 1, queueHandle, othersPrio<<16|protocolAll())
-	r.AddData(nl.NewRtAttr(tcaKind, nl.ZeroTerminated(Kind)))
-	options := nl.NewRtAttr(tcaOptions, nil)
-	options.AddRtAttr(tcaBPFClass, nl.Uint32Attr(ClassOf(0).ID))
+	options := rtnl.Nested(tcaOptions, rtnl.Number(tcaBPFClass, ClassOf(0).ID))
 	addProgram(options, matchAll)
-	r.AddData(options)
-	return r
+	return rtnl.With(tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, dev, 1, queueHandle, othersPrio<<16|protocolAll()),
+		rtnl.Text(tcaKind, Kind), options)
 }
 
 // unmarshalClassFilter reads a filter of our qdisc: the class that it gives frames to, 0 if it is none of ours, and their

@@ -373,43 +373,32 @@ func unmarshalBitTiming(name string, b []byte) (BitTiming, error) {
 	if err := wantSize(name, b, bitTimingSize); err != nil {
 		return BitTiming{}, err
 	}
-	return BitTiming{
-		Bitrate:     binary.NativeEndian.Uint32(b[0:4]),
-		SamplePoint: binary.NativeEndian.Uint32(b[4:8]),
-		TQ:          binary.NativeEndian.Uint32(b[8:12]),
-		PropSeg:     binary.NativeEndian.Uint32(b[12:16]),
-		PhaseSeg1:   binary.NativeEndian.Uint32(b[16:20]),
-		PhaseSeg2:   binary.NativeEndian.Uint32(b[20:24]),
-		SJW:         binary.NativeEndian.Uint32(b[24:28]),
-		BRP:         binary.NativeEndian.Uint32(b[28:32]),
-	}, nil
+	n := eight(b)
+	return BitTiming{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]}, nil
 }
 
 func (t BitTiming) marshal() []byte {
-	b := make([]byte, bitTimingSize)
-	binary.NativeEndian.PutUint32(b[0:4], t.Bitrate)
-	binary.NativeEndian.PutUint32(b[4:8], t.SamplePoint)
-	binary.NativeEndian.PutUint32(b[8:12], t.TQ)
-	binary.NativeEndian.PutUint32(b[12:16], t.PropSeg)
-	binary.NativeEndian.PutUint32(b[16:20], t.PhaseSeg1)
-	binary.NativeEndian.PutUint32(b[20:24], t.PhaseSeg2)
-	binary.NativeEndian.PutUint32(b[24:28], t.SJW)
-	binary.NativeEndian.PutUint32(b[28:32], t.BRP)
+	b := make([]byte, 0, bitTimingSize)
+	for _, n := range [...]uint32{t.Bitrate, t.SamplePoint, t.TQ, t.PropSeg, t.PhaseSeg1, t.PhaseSeg2, t.SJW, t.BRP} {
+		b = binary.NativeEndian.AppendUint32(b, n)
+	}
 	return b
+}
+
+func (t BitTiming) attr(kind int) *nl.RtAttr { return nl.NewRtAttr(kind, t.marshal()) }
+
+// eight reads the numbers of struct can_bittiming, and those of struct can_bittiming_const behind its name.
+func eight(b []byte) (numbers [8]uint32) {
+	for i := range numbers {
+		numbers[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return numbers
 }
 
 func unmarshalLimits(name string, b []byte) (string, Limits, error) {
 	if err := wantSize(name, b, limitsSize); err != nil {
 		return "", Limits{}, err
 	}
-	return unix.ByteSliceToString(b[:limitsNameSize]), Limits{
-		Tseg1Min: binary.NativeEndian.Uint32(b[16:20]),
-		Tseg1Max: binary.NativeEndian.Uint32(b[20:24]),
-		Tseg2Min: binary.NativeEndian.Uint32(b[24:28]),
-		Tseg2Max: binary.NativeEndian.Uint32(b[28:32]),
-		SJWMax:   binary.NativeEndian.Uint32(b[32:36]),
-		BRPMin:   binary.NativeEndian.Uint32(b[36:40]),
-		BRPMax:   binary.NativeEndian.Uint32(b[40:44]),
-		BRPInc:   binary.NativeEndian.Uint32(b[44:48]),
-	}, nil
+	n := eight(b[limitsNameSize:])
+	return unix.ByteSliceToString(b[:limitsNameSize]), Limits{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]}, nil
 }

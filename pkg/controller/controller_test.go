@@ -393,7 +393,7 @@ func TestModeMask(t *testing.T) {
 	} {
 		data := cantest.ParseTree(t, test.controller.setUpRequest(test.settings, 0).Serialize()).
 			Attrs[unix.IFLA_LINKINFO].(map[uint16]any)[nl.IFLA_INFO_DATA].(map[uint16]any)
-		if want := fmt.Sprintf("% x", marshalCtrlMode(test.mask, test.flags)); data[canCtrlMode] != want {
+		if want := fmt.Sprintf("% x", ctrlMode(test.mask, test.flags).Data); data[canCtrlMode] != want {
 			t.Errorf("%s: %v, want %v", name, data[canCtrlMode], want)
 		}
 	}

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -155,24 +154,11 @@ func (c *Conn) refusesRestart(index int) bool {
 }
 
 func queueRequest(index, frames int) *nl.NetlinkRequest {
-	r := canlink.ChangeRequest(index)
-	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(frames))))
-	return r
+	return rtnl.With(canlink.ChangeRequest(index), rtnl.Number(unix.IFLA_TXQLEN, uint32(frames)))
 }
 
 func restartRequest(index int) *nl.NetlinkRequest {
-	r := canlink.ChangeRequest(index)
-	info, data := canInfo()
-	data.AddRtAttr(canRestart, nl.Uint32Attr(1))
-	r.AddData(info)
-	return r
-}
-
-// canInfo is an IFLA_LINKINFO, and in it the IFLA_INFO_DATA to be filled.
-func canInfo() (info, data *nl.RtAttr) {
-	info = nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte(Can))
-	return info, info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	return rtnl.With(canlink.ChangeRequest(index), canlink.Info(Can, rtnl.Number(canRestart, 1)))
 }
 
 // setUpRequest sets everything and brings the controller up. The kernel changes bit rate, modes, restart-ms, data bit
@@ -181,26 +167,23 @@ func canInfo() (info, data *nl.RtAttr) {
 func (c Device) setUpRequest(s Settings, queue int) *nl.NetlinkRequest {
 	r := canlink.UpRequest(c.Index)
 	if queue != 0 {
-		r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(queue))))
+		r.AddData(rtnl.Number(unix.IFLA_TXQLEN, uint32(queue)))
 	}
 	want, mask := s.modes()|c.static(), ourModes&c.Supported|c.static()
 	if !c.KnowsSupported { // to name a mode that the driver lacks could be an error, even to switch it off
 		mask = want | ourModes&c.Modes
 	}
-	info, data := canInfo()
-	data.AddRtAttr(canBitTiming, c.rate(s).timing().marshal())
-	data.AddRtAttr(canCtrlMode, marshalCtrlMode(mask, want))
+	data := []*nl.RtAttr{c.rate(s).timing().attr(canBitTiming), ctrlMode(mask, want)}
 	if s.RestartMS != c.RestartMS { // some drivers refuse to be told
-		data.AddRtAttr(canRestartMS, nl.Uint32Attr(s.RestartMS))
+		data = append(data, rtnl.Number(canRestartMS, s.RestartMS))
 	}
 	if s.FD {
-		data.AddRtAttr(canDataBitTiming, c.dataRate(s).timing().marshal())
+		data = append(data, c.dataRate(s).timing().attr(canDataBitTiming))
 	}
 	if s.SetTermination {
-		data.AddRtAttr(canTermination, nl.Uint16Attr(s.Termination))
+		data = append(data, nl.NewRtAttr(canTermination, nl.Uint16Attr(s.Termination)))
 	}
-	r.AddData(info)
-	return r
+	return rtnl.With(r, canlink.Info(Can, data...))
 }
 
 // timing is what to ask for. A driver with a list of bit rates would record a sample point that it can do nothing about.
@@ -213,33 +196,30 @@ func (r rate) timing() BitTiming {
 
 // restoreRequest gives a controller that is down, and now has other settings, the old ones.
 func (c Device) restoreRequest(now Device) *nl.NetlinkRequest {
-	r := canlink.ChangeRequest(c.Index)
-	r.AddData(nl.NewRtAttr(unix.IFLA_TXQLEN, nl.Uint32Attr(uint32(c.Queue))))
-	info, data := canInfo()
+	var data []*nl.RtAttr
 	modes, mask := c.Modes, now.Supported|now.static()
 	if !now.KnowsSupported {
 		mask = c.Modes | now.Modes
 	}
 	mask &^= modeTDC // so that the kernel calculates it
 	if c.Timing.known() {
-		data.AddRtAttr(canBitTiming, c.Timing.again().marshal())
+		data = append(data, c.Timing.again().attr(canBitTiming))
 	}
 	switch {
 	case modes&ModeFD == 0:
 	case c.Timing.known() && c.DataTiming.known():
-		data.AddRtAttr(canDataBitTiming, c.DataTiming.again().marshal())
+		data = append(data, c.DataTiming.again().attr(canDataBitTiming))
 	default: // FD on by MTU alone, which the kernel refuses here without both bit rates
 		modes &^= ModeFD
 	}
-	data.AddRtAttr(canCtrlMode, marshalCtrlMode(mask, modes&mask))
+	data = append(data, ctrlMode(mask, modes&mask))
 	if c.RestartMS != now.RestartMS {
-		data.AddRtAttr(canRestartMS, nl.Uint32Attr(c.RestartMS))
+		data = append(data, rtnl.Number(canRestartMS, c.RestartMS))
 	}
 	if c.Termination != now.Termination {
-		data.AddRtAttr(canTermination, nl.Uint16Attr(c.Termination))
+		data = append(data, nl.NewRtAttr(canTermination, nl.Uint16Attr(c.Termination)))
 	}
-	r.AddData(info)
-	return r
+	return rtnl.With(queueRequest(c.Index, c.Queue), canlink.Info(Can, data...))
 }
 
 // again is the request for a bit timing that a controller had: by its segments, if it is known by segments. The kernel
@@ -251,10 +231,7 @@ func (t BitTiming) again() BitTiming {
 	return BitTiming{TQ: t.TQ, PropSeg: t.PropSeg, PhaseSeg1: t.PhaseSeg1, PhaseSeg2: t.PhaseSeg2, SJW: t.SJW}
 }
 
-// marshalCtrlMode is struct can_ctrlmode of linux/can/netlink.h.
-func marshalCtrlMode(mask, flags Modes) []byte {
-	b := make([]byte, ctrlModeSize)
-	binary.NativeEndian.PutUint32(b[0:4], uint32(mask))
-	binary.NativeEndian.PutUint32(b[4:8], uint32(flags))
-	return b
+// ctrlMode is IFLA_CAN_CTRLMODE: struct can_ctrlmode of linux/can/netlink.h.
+func ctrlMode(mask, flags Modes) *nl.RtAttr {
+	return nl.NewRtAttr(canCtrlMode, append(nl.Uint32Attr(uint32(mask)), nl.Uint32Attr(uint32(flags))...))
 }

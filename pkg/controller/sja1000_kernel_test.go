@@ -15,6 +15,7 @@ import (
 
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/cantest"
+	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
 // requireSJA1000 finds the two controllers of a machine that bin/vm -qemu emulates, down. Elsewhere it skips the test.
@@ -202,10 +203,8 @@ func TestSJA1000Timing(t *testing.T) {
 // kernelTiming asks the kernel for a bit timing, and returns the one that it then has.
 func kernelTiming(t *testing.T, c *Conn, index int, bitrate, point uint32) (BitTiming, bool) {
 	t.Helper()
-	r := canlink.ChangeRequest(index)
-	info, data := canInfo()
-	data.AddRtAttr(canBitTiming, BitTiming{Bitrate: bitrate, SamplePoint: point}.marshal())
-	r.AddData(info)
+	timing := BitTiming{Bitrate: bitrate, SamplePoint: point}.attr(canBitTiming)
+	r := rtnl.With(canlink.ChangeRequest(index), canlink.Info(Can, timing))
 	replies, err := c.conn.Batch(r, canlink.GetRequest(index))
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,6 +84,29 @@ func (m message) extAck() string {
 	}
 	return words
 }
+
+// With adds attributes to a request, and returns it.
+func With(r *nl.NetlinkRequest, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
+	for _, a := range attrs {
+		r.AddData(a)
+	}
+	return r
+}
+
+// Nested is an attribute of attributes.
+func Nested(kind int, attrs ...*nl.RtAttr) *nl.RtAttr {
+	nested := nl.NewRtAttr(kind, nil)
+	for _, a := range attrs {
+		nested.AddChild(a)
+	}
+	return nested
+}
+
+// Text is an attribute of a text with a zero byte behind it.
+func Text(kind int, text string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(text)) }
+
+// Number is an attribute of a number of 32 bits.
+func Number(kind int, n uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(n)) }
 
 // Attrs calls each with every attribute (struct nlattr of linux/netlink.h, struct rtattr of linux/rtnetlink.h) of b. It
 // stops at the first error.

@@ -72,9 +72,9 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 	if t.conn == nil {
 		return "", nil
 	}
-	requests := []*nl.NetlinkRequest{message(unix.NFT_MSG_GETTABLE, text(unix.NFTA_TABLE_NAME, name))}
+	requests := []*nl.NetlinkRequest{message(unix.NFT_MSG_GETTABLE, rtnl.Text(unix.NFTA_TABLE_NAME, name))}
 	for _, c := range chains {
-		requests = append(requests, message(unix.NFT_MSG_GETCHAIN, text(unix.NFTA_CHAIN_TABLE, name), text(unix.NFTA_CHAIN_NAME, c.name)))
+		requests = append(requests, message(unix.NFT_MSG_GETCHAIN, rtnl.Text(unix.NFTA_CHAIN_TABLE, name), rtnl.Text(unix.NFTA_CHAIN_NAME, c.name)))
 	}
 	replies, err := t.conn.Batch(requests...)
 	if err != nil {
@@ -106,7 +106,7 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 
 // rules lists the rules of a table, in their order.
 func (t *Tables) rules(name string) ([]string, error) {
-	request := func() *nl.NetlinkRequest { return message(unix.NFT_MSG_GETRULE, text(unix.NFTA_RULE_TABLE, name)) }
+	request := func() *nl.NetlinkRequest { return message(unix.NFT_MSG_GETRULE, rtnl.Text(unix.NFTA_RULE_TABLE, name)) }
 	lines, err := dump(t.conn, request, func(data []byte) (string, error) { return describe("rule", data) })
 	if err != nil {
 		return nil, fmt.Errorf("rules of table %s: %w", name, err)
@@ -117,7 +117,7 @@ func (t *Tables) rules(name string) ([]string, error) {
 // Set makes a table, in the place of one of its name if there is one. No packet sees something in between. Without the modules
 // it fails with a rtnl.NoModuleError.
 func (t *Tables) Set(table Table) error {
-	named := text(unix.NFTA_TABLE_NAME, table.Name)
+	named := rtnl.Text(unix.NFTA_TABLE_NAME, table.Name)
 	// The first makes sure that there is one to be deleted.
 	requests := []*nl.NetlinkRequest{create(unix.NFT_MSG_NEWTABLE, named), message(unix.NFT_MSG_DELTABLE, named)}
 	if err := t.transact(append(requests, table.requests()...)); err != nil {
@@ -128,7 +128,7 @@ func (t *Tables) Set(table Table) error {
 
 // Delete deletes a table. One that is not there is no error.
 func (t *Tables) Delete(name string) error {
-	err := t.transact([]*nl.NetlinkRequest{message(unix.NFT_MSG_DELTABLE, text(unix.NFTA_TABLE_NAME, name))})
+	err := t.transact([]*nl.NetlinkRequest{message(unix.NFT_MSG_DELTABLE, rtnl.Text(unix.NFTA_TABLE_NAME, name))})
 	var missing *rtnl.NoModuleError
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.As(err, &missing) {
 		return nil
@@ -190,20 +190,15 @@ var chains = [...]chain{
 
 // requests makes the table in an empty place.
 func (t Table) requests() []*nl.NetlinkRequest {
-	all := []*nl.NetlinkRequest{create(unix.NFT_MSG_NEWTABLE, text(unix.NFTA_TABLE_NAME, t.Name))}
+	all := []*nl.NetlinkRequest{create(unix.NFT_MSG_NEWTABLE, rtnl.Text(unix.NFTA_TABLE_NAME, t.Name))}
 	for _, c := range chains {
-		hook := nl.NewRtAttr(unix.NFTA_CHAIN_HOOK, nil)
-		hook.AddRtAttr(unix.NFTA_HOOK_HOOKNUM, number(c.hook))
-		hook.AddRtAttr(unix.NFTA_HOOK_PRIORITY, number(uint32(c.priority)))
-		all = append(all, create(unix.NFT_MSG_NEWCHAIN, text(unix.NFTA_CHAIN_TABLE, t.Name), text(unix.NFTA_CHAIN_NAME, c.name), hook,
-			nl.NewRtAttr(unix.NFTA_CHAIN_POLICY, number(accept)), text(unix.NFTA_CHAIN_TYPE, "filter")))
+		hook := rtnl.Nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, c.hook), number(unix.NFTA_HOOK_PRIORITY, uint32(c.priority)))
+		all = append(all, create(unix.NFT_MSG_NEWCHAIN, rtnl.Text(unix.NFTA_CHAIN_TABLE, t.Name), rtnl.Text(unix.NFTA_CHAIN_NAME, c.name), hook,
+			number(unix.NFTA_CHAIN_POLICY, accept), rtnl.Text(unix.NFTA_CHAIN_TYPE, "filter")))
 	}
 	rule := func(c chain, expressions ...[]*nl.RtAttr) {
-		list := nl.NewRtAttr(unix.NFTA_RULE_EXPRESSIONS, nil)
-		for _, e := range slices.Concat(expressions...) {
-			list.AddChild(e)
-		}
-		r := create(unix.NFT_MSG_NEWRULE, text(unix.NFTA_RULE_TABLE, t.Name), text(unix.NFTA_RULE_CHAIN, c.name), list)
+		list := rtnl.Nested(unix.NFTA_RULE_EXPRESSIONS, slices.Concat(expressions...)...)
+		r := create(unix.NFT_MSG_NEWRULE, rtnl.Text(unix.NFTA_RULE_TABLE, t.Name), rtnl.Text(unix.NFTA_RULE_CHAIN, c.name), list)
 		r.Flags |= unix.NLM_F_APPEND
 		all = append(all, r)
 	}
@@ -212,7 +207,7 @@ func (t Table) requests() []*nl.NetlinkRequest {
 		ip = ipv6
 	}
 	// struct gre_base_hdr of net/gre.h, with a key (GRE_KEY) and nothing else that is optional.
-	keyed := append(payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, []byte{0x20, 0}), payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 4, number(t.Key))...)
+	keyed := append(payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, []byte{0x20, 0}), payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 4, bigEndian(t.Key))...)
 	protocol, isGRE := meta(unix.NFT_META_NFPROTO, []byte{ip.family}), meta(unix.NFT_META_L4PROTO, []byte{unix.IPPROTO_GRE})
 	field := func(offset uint32, value []byte) []*nl.RtAttr {
 		return payload(unix.NFT_PAYLOAD_NETWORK_HEADER, offset, value)
@@ -250,13 +245,8 @@ func noFragment() []*nl.RtAttr {
 	const bitwiseOp, bitwiseBool = 6, 0 // NFTA_BITWISE_OP, NFT_BITWISE_BOOL
 	mask, none := []byte{0xbf, 0xff}, []byte{0, 0}
 	match := payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 6, none)
-	value := func(kind int, data []byte) *nl.RtAttr {
-		v := nl.NewRtAttr(kind, nil)
-		v.AddRtAttr(unix.NFTA_DATA_VALUE, data)
-		return v
-	}
-	bits := expression("bitwise", nl.NewRtAttr(unix.NFTA_BITWISE_SREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_BITWISE_DREG, number(unix.NFT_REG_1)),
-		nl.NewRtAttr(unix.NFTA_BITWISE_LEN, number(uint32(len(mask)))), nl.NewRtAttr(bitwiseOp, number(bitwiseBool)),
+	bits := expression("bitwise", number(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1), number(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1),
+		number(unix.NFTA_BITWISE_LEN, uint32(len(mask))), number(bitwiseOp, bitwiseBool),
 		value(unix.NFTA_BITWISE_MASK, mask), value(unix.NFTA_BITWISE_XOR, none))
 	return slices.Insert(match, 1, bits)
 }
@@ -268,11 +258,9 @@ func deviceName(name string) []byte {
 }
 
 func setMark() []*nl.RtAttr {
-	value := nl.NewRtAttr(unix.NFTA_IMMEDIATE_DATA, nil)
-	value.AddRtAttr(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, Mark))
 	return []*nl.RtAttr{
-		expression("immediate", nl.NewRtAttr(unix.NFTA_IMMEDIATE_DREG, number(unix.NFT_REG_1)), value),
-		expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(unix.NFT_META_MARK)), nl.NewRtAttr(unix.NFTA_META_SREG, number(unix.NFT_REG_1))),
+		expression("immediate", number(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1), value(unix.NFTA_IMMEDIATE_DATA, nl.Uint32Attr(Mark))),
+		expression("meta", number(unix.NFTA_META_KEY, unix.NFT_META_MARK), number(unix.NFTA_META_SREG, unix.NFT_REG_1)),
 	}
 }
 
@@ -280,49 +268,42 @@ func notrack() []*nl.RtAttr { return []*nl.RtAttr{expression("notrack")} }
 
 // meta matches what the kernel knows of a packet.
 func meta(key uint32, value []byte) []*nl.RtAttr {
-	return []*nl.RtAttr{
-		expression("meta", nl.NewRtAttr(unix.NFTA_META_KEY, number(key)), nl.NewRtAttr(unix.NFTA_META_DREG, number(unix.NFT_REG_1))), equal(value),
-	}
+	return []*nl.RtAttr{expression("meta", number(unix.NFTA_META_KEY, key), number(unix.NFTA_META_DREG, unix.NFT_REG_1)), equal(value)}
 }
 
 // payload matches bytes of a header.
 func payload(base, offset uint32, value []byte) []*nl.RtAttr {
 	return []*nl.RtAttr{expression("payload",
-		nl.NewRtAttr(unix.NFTA_PAYLOAD_DREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_PAYLOAD_BASE, number(base)),
-		nl.NewRtAttr(unix.NFTA_PAYLOAD_OFFSET, number(offset)), nl.NewRtAttr(unix.NFTA_PAYLOAD_LEN, number(uint32(len(value))))), equal(value)}
+		number(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1), number(unix.NFTA_PAYLOAD_BASE, base),
+		number(unix.NFTA_PAYLOAD_OFFSET, offset), number(unix.NFTA_PAYLOAD_LEN, uint32(len(value)))), equal(value)}
 }
 
 // equal compares register 1.
-func equal(value []byte) *nl.RtAttr {
-	data := nl.NewRtAttr(unix.NFTA_CMP_DATA, nil)
-	data.AddRtAttr(unix.NFTA_DATA_VALUE, value)
-	return expression("cmp", nl.NewRtAttr(unix.NFTA_CMP_SREG, number(unix.NFT_REG_1)), nl.NewRtAttr(unix.NFTA_CMP_OP, number(unix.NFT_CMP_EQ)), data)
+func equal(to []byte) *nl.RtAttr {
+	return expression("cmp", number(unix.NFTA_CMP_SREG, unix.NFT_REG_1), number(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ), value(unix.NFTA_CMP_DATA, to))
 }
 
 func expression(name string, attrs ...*nl.RtAttr) *nl.RtAttr {
-	e := nl.NewRtAttr(unix.NFTA_LIST_ELEM, nil)
-	e.AddChild(text(unix.NFTA_EXPR_NAME, name))
+	e := rtnl.Nested(unix.NFTA_LIST_ELEM, rtnl.Text(unix.NFTA_EXPR_NAME, name))
 	if len(attrs) > 0 {
-		data := e.AddRtAttr(unix.NFTA_EXPR_DATA, nil)
-		for _, a := range attrs {
-			data.AddChild(a)
-		}
+		e.AddChild(rtnl.Nested(unix.NFTA_EXPR_DATA, attrs...))
 	}
 	return e
 }
 
-// Numbers of nf_tables are big-endian.
-func number(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
+func value(kind int, data []byte) *nl.RtAttr {
+	return rtnl.Nested(kind, nl.NewRtAttr(unix.NFTA_DATA_VALUE, data))
+}
 
-func text(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
+// Numbers of nf_tables are big-endian.
+func number(kind int, n uint32) *nl.RtAttr { return nl.NewRtAttr(kind, bigEndian(n)) }
+
+func bigEndian(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 
 func message(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|kind, 0)
 	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET, Version: nl.NFNETLINK_V0})
-	for _, a := range attrs {
-		r.AddData(a)
-	}
-	return r
+	return rtnl.With(r, attrs...)
 }
 
 func create(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
@@ -333,7 +314,7 @@ func create(kind int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
 
 // Listing is that of the kernel once the table is set.
 func (t Table) Listing() string {
-	lines := []string{fmt.Sprintf("table %x %x %x", nl.ZeroTerminated(t.Name), number(0), number(uint32(len(chains))))} // name, flags, use
+	lines := []string{fmt.Sprintf("table %x %x %x", nl.ZeroTerminated(t.Name), bigEndian(0), bigEndian(uint32(len(chains))))} // name, flags, use
 	for i, r := range t.requests()[1:] {
 		kind := "rule"
 		if i < len(chains) {
