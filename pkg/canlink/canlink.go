@@ -126,29 +126,13 @@ func (c *Conn) Peers(links ...Link) ([]Link, error) {
 // List returns every device of the namespace. Where devices come and go meanwhile, it asks again: of those that stay
 // none is ever missing.
 func (c *Conn) List() ([]Link, error) {
-	const tries = 100
-	for range tries {
-		var links []Link
-		r := GetRequest(0)
-		r.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(rtextFilterSkipStats)))
-		_, err := c.conn.Dump(r, func(data []byte) error {
-			link, err := ParseLink(data)
-			links = append(links, link)
-			return err
-		})
-		switch {
-		case err == nil:
-			return links, nil
-		case !errors.Is(err, rtnl.ErrInterrupted):
-			return nil, fmt.Errorf("list devices: %w", err)
-		}
+	const skipStats = 1 << 3 // the counters of each device, half of the answer (RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h)
+	links, err := rtnl.List(c.conn, rtnl.With(GetRequest(0), rtnl.Number(unix.IFLA_EXT_MASK, skipStats)), 100, 0, ParseLink)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	return nil, fmt.Errorf("list devices: %w, %d times; try again", rtnl.ErrInterrupted, tries)
+	return links, nil
 }
-
-// rtextFilterSkipStats leaves out the counters of each device, half of the answer (RTEXT_FILTER_SKIP_STATS,
-// linux/rtnetlink.h).
-const rtextFilterSkipStats = 1 << 3
 
 // AddVcan makes a vcan device, up. mtu is ClassicMTU or FDMTU; alias may be "". The kernel answers EEXIST if the name or
 // the index is taken. Without the module vcan it fails with a rtnl.NoModuleError.

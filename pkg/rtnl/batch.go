@@ -3,6 +3,7 @@ package rtnl
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -38,6 +39,24 @@ func Each[T any](c Conn, items []T, request func(T) *nl.NetlinkRequest, handle f
 		errs = append(errs, handle(items[i], r))
 	}
 	return errors.Join(errs...)
+}
+
+// List dumps what there is, and reads each message with parse. It dumps again, after a pause that grows, where that changes
+// meanwhile.
+func List[T any](c Conn, request *nl.NetlinkRequest, tries int, pause time.Duration, parse func([]byte) (T, error)) (all []T, err error) {
+	for i := range tries {
+		time.Sleep(time.Duration(i) * pause)
+		all = nil
+		_, err = c.Dump(request, func(data []byte) error {
+			one, err := parse(data)
+			all = append(all, one)
+			return err
+		})
+		if !errors.Is(err, ErrInterrupted) {
+			return all, err
+		}
+	}
+	return nil, fmt.Errorf("%w, %d times; try again", err, tries)
 }
 
 // room is what one datagram may hold, in bytes.

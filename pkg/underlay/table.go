@@ -106,8 +106,8 @@ func (t *Tables) Listing(name string) (listing string, err error) {
 
 // rules lists the rules of a table, in their order.
 func (t *Tables) rules(name string) ([]string, error) {
-	request := func() *nl.NetlinkRequest { return message(unix.NFT_MSG_GETRULE, rtnl.Text(unix.NFTA_RULE_TABLE, name)) }
-	lines, err := dump(t.conn, request, func(data []byte) (string, error) { return describe("rule", data) })
+	request := message(unix.NFT_MSG_GETRULE, rtnl.Text(unix.NFTA_RULE_TABLE, name))
+	lines, err := rtnl.List(t.conn, request, listTries, listPause, func(data []byte) (string, error) { return describe("rule", data) })
 	if err != nil {
 		return nil, fmt.Errorf("rules of table %s: %w", name, err)
 	}

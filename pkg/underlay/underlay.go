@@ -70,6 +70,12 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 	return u, err
 }
 
+// A busy host does change.
+const (
+	listTries = 10
+	listPause = 5 * time.Millisecond
+)
+
 const ifaddrmsgSize = 8 // struct ifaddrmsg
 
 // address is one of this host.
@@ -79,31 +85,10 @@ type address struct {
 }
 
 func addresses(conn rtnl.Conn) ([]address, error) {
-	request := func() *nl.NetlinkRequest {
-		r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
-		r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
-		return r
-	}
-	all, err := dump(conn, request, unmarshalAddress)
+	r := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
+	r.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	all, err := rtnl.List(conn, r, listTries, listPause, unmarshalAddress)
 	return slices.DeleteFunc(all, func(a address) bool { return !a.IsValid() }), err
-}
-
-// dump lists what the kernel has, again if that has changed meanwhile: a busy host does change.
-func dump[T any](conn rtnl.Conn, request func() *nl.NetlinkRequest, unmarshal func([]byte) (T, error)) (all []T, err error) {
-	const tries, pause = 10, 5 * time.Millisecond
-	for i := range tries {
-		time.Sleep(time.Duration(i) * pause)
-		all = nil
-		_, err = conn.Dump(request(), func(data []byte) error {
-			one, err := unmarshal(data)
-			all = append(all, one)
-			return err
-		})
-		if !errors.Is(err, rtnl.ErrInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
 
 // unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
