@@ -147,41 +147,30 @@ func unmarshalJob(b []byte) (Job, error) {
 	return job, err
 }
 
-func (j *Job) unmarshalAttr(kind uint16, value []byte) error {
-	if kind > cgwMax || plainAttrs&(1<<kind) == 0 {
-		j.Plain = false
-		return nil
-	}
-	want := 4
-	switch kind {
-	case cgwFilter:
-		want = canFilterSize
-	case cgwLimHops:
-		want = 1
-	}
-	if len(value) != want {
-		return fmt.Errorf("attribute %d: %d bytes, want %d", kind, len(value), want)
-	}
-	if kind == cgwLimHops {
-		j.Hops = value[0]
-		return nil
-	}
-	number := binary.NativeEndian.Uint32(value[0:4])
+func (j *Job) unmarshalAttr(kind uint16, value []byte) (err error) {
 	switch kind {
 	case cgwSrcIF:
-		j.Src = number
+		j.Src, err = rtnl.Uint32(kind, value)
 	case cgwDstIF:
-		j.Dst = number
+		j.Dst, err = rtnl.Uint32(kind, value)
 	case cgwHandled:
-		j.Handled = number
+		j.Handled, err = rtnl.Uint32(kind, value)
 	case cgwDropped:
-		j.Dropped = number
+		j.Dropped, err = rtnl.Uint32(kind, value)
 	case cgwDeleted:
-		j.Deleted = number
+		j.Deleted, err = rtnl.Uint32(kind, value)
 	case cgwFilter:
-		j.Filter = Filter{ID: number, Mask: binary.NativeEndian.Uint32(value[4:8])}
+		if err = rtnl.WantSize(kind, value, canFilterSize); err == nil {
+			j.Filter = Filter{ID: binary.NativeEndian.Uint32(value[0:4]), Mask: binary.NativeEndian.Uint32(value[4:8])}
+		}
+	case cgwLimHops:
+		if err = rtnl.WantSize(kind, value, 1); err == nil {
+			j.Hops = value[0]
+		}
+	default:
+		j.Plain = false
 	}
-	return nil
+	return err
 }
 
 // Format writes a rule as the arguments of cangw that would make it. name gives a device's name by its ifindex.

@@ -250,17 +250,13 @@ func parseReply(r rtnl.Reply) (Link, error) {
 
 // ParseLink reads struct ifinfomsg and its attributes (linux/rtnetlink.h, linux/if_link.h).
 func ParseLink(data []byte) (Link, error) {
-	if len(data) < unix.SizeofIfInfomsg {
-		return Link{}, fmt.Errorf("ifinfomsg: %d bytes, want at least %d", len(data), unix.SizeofIfInfomsg)
-	}
-	link := Link{
-		CAN:   binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN,
-		Index: int(int32(binary.NativeEndian.Uint32(data[4:8]))),
-		Up:    binary.NativeEndian.Uint32(data[8:12])&unix.IFF_UP != 0,
-	}
-	if err := rtnl.Attrs(data[unix.SizeofIfInfomsg:], link.parseAttr); err != nil {
+	var link Link
+	if err := rtnl.AttrsBehind("ifinfomsg", unix.SizeofIfInfomsg, data, link.parseAttr); err != nil {
 		return Link{}, err
 	}
+	link.CAN = binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN
+	link.Index = int(int32(binary.NativeEndian.Uint32(data[4:8])))
+	link.Up = binary.NativeEndian.Uint32(data[8:12])&unix.IFF_UP != 0
 	return link, nil
 }
 
@@ -288,16 +284,17 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 			return nil
 		})
 	case unix.IFLA_OPERSTATE:
-		if len(value) != 1 {
-			return fmt.Errorf("attribute %d: %d bytes, want 1", kind, len(value))
-		}
 		const ifOperUp = 6 // IF_OPER_UP, linux/if.h
+		if err := rtnl.WantSize(kind, value, 1); err != nil {
+			return err
+		}
 		l.Active = value[0] == ifOperUp
 	case unix.IFLA_MTU, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID, unix.IFLA_CARRIER_UP_COUNT:
-		if len(value) != 4 {
-			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))
+		n, err := rtnl.Uint32(kind, value)
+		if err != nil {
+			return err
 		}
-		switch number := int(int32(binary.NativeEndian.Uint32(value))); kind {
+		switch number := int(int32(n)); kind {
 		case unix.IFLA_MTU:
 			l.MTU = number
 		case unix.IFLA_LINK:

@@ -121,14 +121,13 @@ func (c *Conn) Qdiscs(devs ...int) (all []Qdisc, err error) {
 		if isAbsent(r.Err) || r.Err == nil && len(r.Data) == 0 { // none yet, or none any more
 			return nil
 		}
-		q, err := unmarshalQdisc(r.Data)
+		q, _, err := unmarshalQdisc(r.Data)
 		if r.Err != nil {
 			err = r.Err
 		}
 		if err != nil {
 			return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
 		}
-		q.Dev, q.handle = dev, 0
 		all = append(all, q)
 		return nil
 	})

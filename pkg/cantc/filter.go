@@ -132,7 +132,6 @@ func Limit(rate, burst uint32) Action {
 // Numbers from linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h, linux/gen_stats.h and linux/tc_act/.
 const (
 	clsact       = "clsact"
-	tcmsgSize    = 20         // struct tcmsg
 	clsactParent = 0xfffffff1 // TC_H_CLSACT
 	clsactHandle = 0xffff0000
 	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
@@ -153,7 +152,7 @@ const (
 	tcaActStats   = 4 // TCA_ACT_STATS
 
 	tcaStatsBasic = 1 // TCA_STATS_BASIC
-	tcaStatsQueue = 3 // TCA_STATS_QUEUE
+	tcaStatsQueue = 3 // TCA_STATS_QUEUE, struct gnet_stats_queue
 	tcaStatsPkt64 = 8 // TCA_STATS_PKT64
 
 	tcaGactParms = 2 // TCA_GACT_PARMS
@@ -202,7 +201,6 @@ type Qdisc struct {
 	Dev    int // ifindex
 	Kind   string
 	Blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
-	handle uint32
 }
 
 // Prevents reports whether Set can make no filters of a direction: the qdisc has no egress, or a block of filters that belong
@@ -212,24 +210,26 @@ func (q Qdisc) Prevents(dir Direction) bool { return q.Kind != clsact || q.Block
 // PreventsAny reports whether it prevents filters of one direction or both.
 func (q Qdisc) PreventsAny() bool { return q.Prevents(Ingress) || q.Prevents(Egress) }
 
-func unmarshalQdisc(b []byte) (q Qdisc, err error) {
-	if len(b) < tcmsgSize {
-		return q, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
+// tcAttrs reads struct tcmsg, and calls each with every attribute behind it.
+func tcAttrs(b []byte, each func(attr uint16, value []byte) error) (head nl.TcMsg, err error) {
+	if err := rtnl.AttrsBehind("tcmsg", nl.SizeofTcMsg, b, each); err != nil {
+		return head, err
 	}
-	q.handle = binary.NativeEndian.Uint32(b[8:12])
-	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+	return *nl.DeserializeTcMsg(b), nil
+}
+
+func unmarshalQdisc(b []byte) (q Qdisc, handle uint32, err error) {
+	head, err := tcAttrs(b, func(attr uint16, value []byte) (err error) {
 		switch attr {
 		case tcaKind:
 			q.Kind = unix.ByteSliceToString(value)
 		case tcaIngressBlock, tcaEgressBlock:
-			if len(value) != 4 {
-				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
-			}
-			q.Blocks[attr-tcaIngressBlock] = binary.NativeEndian.Uint32(value)
+			q.Blocks[attr-tcaIngressBlock], err = rtnl.Uint32(attr, value)
 		}
-		return nil
+		return err
 	})
-	return q, err
+	q.Dev = int(head.Ifindex)
+	return q, head.Handle, err
 }
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.
@@ -283,14 +283,7 @@ func (a Action) addOptions(options *nl.RtAttr) {
 
 // unmarshalFilter reads the answer to RTM_GETTFILTER. One of another kind than bpf has no program.
 func unmarshalFilter(b []byte) (f Installed, err error) {
-	if len(b) < tcmsgSize {
-		return f, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
-	}
-	f.Dev = int(int32(binary.NativeEndian.Uint32(b[4:8])))
-	f.Dir = Direction(binary.NativeEndian.Uint32(b[12:16]) - hookParent)
-	f.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
-	f.Handle = binary.NativeEndian.Uint32(b[8:12])
-	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
 		switch {
 		case attr == tcaKind:
 			f.Kind = unix.ByteSliceToString(value)
@@ -299,6 +292,7 @@ func unmarshalFilter(b []byte) (f Installed, err error) {
 		}
 		return nil
 	})
+	f.Hook = Hook{int(head.Ifindex), Direction(head.Parent - hookParent), uint16(head.Info >> 16), head.Handle}
 	return f, err
 }
 

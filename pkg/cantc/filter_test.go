@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,7 +56,7 @@ func TestSetRequest(t *testing.T) {
 	for _, g := range golden {
 		b := g.filter.setRequest().Serialize()[unix.SizeofNlMsghdr:]
 		// struct tcmsg as the same strace decodes it: tcm_handle=1, tcm_parent=4294967282 or 4294967283, tcm_info=525056.
-		want := make([]byte, tcmsgSize)
+		want := make([]byte, nl.SizeofTcMsg)
 		binary.NativeEndian.PutUint32(want[4:], 2)
 		binary.NativeEndian.PutUint32(want[8:], 1)
 		binary.NativeEndian.PutUint32(want[12:], 4294967282+uint32(g.filter.Dir))
@@ -87,7 +88,7 @@ const answered = `
 0800090008000000`
 
 func answer(options []byte) []byte {
-	b := make([]byte, tcmsgSize)
+	b := make([]byte, nl.SizeofTcMsg)
 	b = append(b, 8, 0, 1, 0, 'b', 'p', 'f', 0) // TCA_KIND
 	b = binary.NativeEndian.AppendUint16(b, uint16(4+len(options)))
 	return append(binary.NativeEndian.AppendUint16(b, 2), options...) // TCA_OPTIONS

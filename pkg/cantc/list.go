@@ -58,23 +58,16 @@ func (c *Conn) list(h Hook) (all []Entry, err error) {
 
 // unmarshalEntry reads a message of a list, all but the hook, and the chain that the filter is in.
 func unmarshalEntry(b []byte) (e Entry, chain uint32, err error) {
-	if len(b) < tcmsgSize {
-		return e, 0, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
-	}
-	e.Handle = binary.NativeEndian.Uint32(b[8:12])
-	e.Prio = uint16(binary.NativeEndian.Uint32(b[16:20]) >> 16)
-	e.Protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, uint16(binary.NativeEndian.Uint32(b[16:20]))))
-	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+	head, err := tcAttrs(b, func(attr uint16, value []byte) (err error) {
 		switch attr {
 		case tcaKind:
 			e.Kind = unix.ByteSliceToString(value)
 		case tcaChain:
-			if len(value) != 4 {
-				return fmt.Errorf("attribute %d: %d bytes, want 4", attr, len(value))
-			}
-			chain = binary.NativeEndian.Uint32(value)
+			chain, err = rtnl.Uint32(attr, value)
 		}
-		return nil
+		return err
 	})
+	e.Handle, e.Prio = head.Handle, uint16(head.Info>>16)
+	e.Protocol = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, uint16(head.Info)))
 	return e, chain, err
 }

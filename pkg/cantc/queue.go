@@ -64,13 +64,11 @@ const (
 	markPrio      = 1
 	othersPrio    = 2
 	tcaStats2     = 7 // TCA_STATS2
-	tcaStatQueue  = 3 // TCA_STATS_QUEUE, struct gnet_stats_queue
 	tcaFwClass    = 1 // TCA_FW_CLASSID
 	tcaBPFClass   = 3 // TCA_BPF_CLASSID
 	tcaDRRQuantum = 1 // TCA_DRR_QUANTUM
 	tcaStab       = 8 // TCA_STAB
 	tcaStabBase   = 1 // TCA_STAB_BASE, struct tc_sizespec
-	queueStats    = 20
 	// drr gives each class at least 256 bytes a round (Linux 6.12), which are sixteen classic frames. With the overhead, one
 	// classic frame counts 256 bytes.
 	quantum  = 256
@@ -88,15 +86,16 @@ func (c *Conn) Queue(dev int) (q Queue, err error) {
 		return Queue{}, nil
 	}
 	var root Qdisc
+	var handle uint32
 	if err == nil {
-		root, err = unmarshalQdisc(replies[0].Data)
+		root, handle, err = unmarshalQdisc(replies[0].Data)
 	}
 	if err != nil {
 		return q, fmt.Errorf("look up queue of device with index %d: %w", dev, err)
 	}
-	q.Kind, q.Ours = root.Kind, root.handle == queueHandle && root.Kind == drr
+	q.Kind, q.Ours = root.Kind, handle == queueHandle && root.Kind == drr
 	if !q.Ours {
-		q.Chosen = root.handle != 0
+		q.Chosen = handle != 0
 		return q, nil
 	}
 	if q.Classes, err = c.classes(dev); err != nil {
@@ -235,11 +234,8 @@ func othersRequest(dev int) *nl.NetlinkRequest {
 // unmarshalClassFilter reads a filter of our qdisc: the class that it gives frames to, 0 if it is none of ours, and their
 // mark.
 func unmarshalClassFilter(b []byte) (mark, id uint32, err error) {
-	if len(b) < tcmsgSize {
-		return 0, 0, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
-	}
 	var kind string
-	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
 		switch {
 		case attr == tcaKind:
 			kind = unix.ByteSliceToString(value)
@@ -257,30 +253,27 @@ func unmarshalClassFilter(b []byte) (mark, id uint32, err error) {
 		return nil
 	})
 	if kind == fw {
-		mark = binary.NativeEndian.Uint32(b[8:12])
+		mark = head.Handle
 	}
 	return mark, id, err
 }
 
 func unmarshalClass(b []byte) (class Class, err error) {
-	if len(b) < tcmsgSize {
-		return class, fmt.Errorf("tcmsg: %d bytes, want at least %d", len(b), tcmsgSize)
-	}
-	class.ID = binary.NativeEndian.Uint32(b[8:12])
-	err = rtnl.Attrs(b[tcmsgSize:], func(attr uint16, value []byte) error {
+	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
 		if attr != tcaStats2 {
 			return nil
 		}
 		return rtnl.Attrs(value, func(attr uint16, value []byte) error {
 			switch {
-			case attr != tcaStatQueue:
-			case len(value) < queueStats:
-				return fmt.Errorf("attribute %d of counters: %d bytes, want %d", attr, len(value), queueStats)
+			case attr != tcaStatsQueue:
+			case len(value) < gnetStatsQueueSize:
+				return fmt.Errorf("attribute %d of counters: %d bytes, want %d", attr, len(value), gnetStatsQueueSize)
 			default:
 				class.Waiting, class.Dropped = binary.NativeEndian.Uint32(value[0:4]), binary.NativeEndian.Uint32(value[8:12])
 			}
 			return nil
 		})
 	})
+	class.ID = head.Handle
 	return class, err
 }

@@ -127,5 +127,29 @@ func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
 	return nil
 }
 
+// AttrsBehind is Attrs for what is behind a struct of size bytes, which an error names.
+func AttrsBehind(name string, size int, b []byte, each func(kind uint16, value []byte) error) error {
+	if len(b) < size {
+		return fmt.Errorf("%s: %d bytes, want at least %d", name, len(b), size)
+	}
+	return Attrs(b[size:], each)
+}
+
+// WantSize fails unless the value of an attribute is size bytes long.
+func WantSize(kind uint16, value []byte, size int) error {
+	if len(value) != size {
+		return fmt.Errorf("attribute %d: %d bytes, want %d", kind, len(value), size)
+	}
+	return nil
+}
+
+// Uint32 reads the value of an attribute that is a number of 32 bits.
+func Uint32(kind uint16, value []byte) (uint32, error) {
+	if err := WantSize(kind, value, 4); err != nil {
+		return 0, err
+	}
+	return binary.NativeEndian.Uint32(value), nil
+}
+
 // align is NLMSG_ALIGN and NLA_ALIGN of linux/netlink.h.
 func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

@@ -354,11 +354,8 @@ var compared = map[string][]uint16{
 
 // describe lists the attributes of a message behind struct nfgenmsg that are compared, in the order of their numbers.
 func describe(kind string, data []byte) (string, error) {
-	if len(data) < nl.SizeofNfgenmsg {
-		return "", fmt.Errorf("nfgenmsg: %d bytes, want at least %d", len(data), nl.SizeofNfgenmsg)
-	}
 	words := make([]string, len(compared[kind]))
-	err := rtnl.Attrs(data[nl.SizeofNfgenmsg:], func(attr uint16, value []byte) error {
+	err := rtnl.AttrsBehind("nfgenmsg", nl.SizeofNfgenmsg, data, func(attr uint16, value []byte) error {
 		if i := slices.Index(compared[kind], attr); i >= 0 {
 			words[i] = fmt.Sprintf("%x", value)
 		}

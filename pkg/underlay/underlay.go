@@ -76,8 +76,6 @@ const (
 	listPause = 5 * time.Millisecond
 )
 
-const ifaddrmsgSize = 8 // struct ifaddrmsg
-
 // address is one of this host.
 type address struct {
 	netip.Addr
@@ -94,12 +92,8 @@ func addresses(conn rtnl.Conn) ([]address, error) {
 // unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
 // other end of a link then.
 func unmarshalAddress(b []byte) (a address, err error) {
-	if len(b) < ifaddrmsgSize {
-		return a, fmt.Errorf("ifaddrmsg: %d bytes, want at least %d", len(b), ifaddrmsgSize)
-	}
-	a.dev = int(binary.NativeEndian.Uint32(b[4:]))
 	local := false
-	err = rtnl.Attrs(b[ifaddrmsgSize:], func(kind uint16, value []byte) error {
+	err = rtnl.AttrsBehind("ifaddrmsg", unix.SizeofIfAddrmsg, b, func(kind uint16, value []byte) error {
 		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !local {
 			own, ok := netip.AddrFromSlice(value)
 			if !ok {
@@ -109,6 +103,9 @@ func unmarshalAddress(b []byte) (a address, err error) {
 		}
 		return nil
 	})
+	if err == nil {
+		a.dev = int(binary.NativeEndian.Uint32(b[4:]))
+	}
 	return a, err
 }
 
@@ -132,17 +129,12 @@ func wayRequest(from, to netip.Addr) *nl.NetlinkRequest {
 }
 
 func unmarshalWay(b []byte) (w Way, err error) {
-	if len(b) < unix.SizeofRtMsg {
-		return w, fmt.Errorf("rtmsg: %d bytes, want at least %d", len(b), unix.SizeofRtMsg)
-	}
 	number := func(kind uint16, value []byte, to *int) error {
-		if len(value) != 4 {
-			return fmt.Errorf("attribute %d: %d bytes, want 4", kind, len(value))
-		}
-		*to = int(binary.NativeEndian.Uint32(value))
-		return nil
+		n, err := rtnl.Uint32(kind, value)
+		*to = int(n)
+		return err
 	}
-	err = rtnl.Attrs(b[unix.SizeofRtMsg:], func(kind uint16, value []byte) error {
+	err = rtnl.AttrsBehind("rtmsg", unix.SizeofRtMsg, b, func(kind uint16, value []byte) error {
 		switch kind {
 		case unix.RTA_OIF:
 			return number(kind, value, &w.Dev)
