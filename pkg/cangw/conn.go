@@ -59,7 +59,7 @@ func (c *Conn) change(kind int, verb string, jobs []Job) error {
 		if reply.Err == nil || kind == unix.RTM_DELROUTE && errors.Is(reply.Err, unix.EINVAL) { // EINVAL: there is none
 			return nil
 		}
-		return fmt.Errorf("%s rule %d -> %d: %w", verb, j.Src, j.Dst, explain(reply.Err))
+		return fmt.Errorf("%s rule %d -> %d: %w", verb, j.Src, j.Dst, rtnl.NoModule(reply.Err, unix.EOPNOTSUPP, Module))
 	})
 }
 
@@ -102,15 +102,7 @@ func (c *Conn) Probe() error {
 	r := nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
 	r.AddRawData([]byte{unix.AF_CAN})
 	if err := rtnl.Do(c.conn, r); err != nil && !errors.Is(err, unix.EINVAL) {
-		return explain(err)
+		return rtnl.NoModule(err, unix.EOPNOTSUPP, Module)
 	}
 	return nil
-}
-
-// explain returns the error of a request: EOPNOTSUPP is the answer of a kernel without the gateway.
-func explain(err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return &rtnl.NoModuleError{Module: Module}
-	}
-	return err
 }

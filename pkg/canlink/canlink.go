@@ -142,7 +142,7 @@ func (c *Conn) AddVcan(name string, index, mtu int, alias string) error {
 		requests = append(requests, aliasRequest(index, alias)) // in the same datagram: a kill cannot come between
 	}
 	if err := rtnl.Do(c.conn, requests...); err != nil {
-		return fmt.Errorf("add vcan %s: %w", name, explainKind(Vcan, err))
+		return fmt.Errorf("add vcan %s: %w", name, rtnl.NoModule(err, unknownKind, Vcan))
 	}
 	return nil
 }
@@ -172,12 +172,9 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 		requests = append(requests, aliasRequest(p.PeerIndex, p.Alias), UpRequest(p.PeerIndex))
 	}
 	requests = append(requests, GetRequest(p.Index))
-	replies, err := c.conn.Batch(requests...)
-	for i := 0; err == nil && i < len(replies); i++ {
-		err = replies[i].Err
-	}
+	replies, err := rtnl.DoAll(c.conn, requests...)
 	if err != nil {
-		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, explainKind(Vxcan, err))
+		return Link{}, fmt.Errorf("add vxcan pair %s and %s: %w", p.Name, p.PeerName, rtnl.NoModule(err, unknownKind, Vxcan))
 	}
 	return ParseLink(replies[len(replies)-1].Data)
 }
@@ -227,19 +224,13 @@ func (c *Conn) Probe(kind string) error {
 	const tooManyQueues = 4097
 	r := rtnl.With(addRequest(0, false), Info(kind), rtnl.Number(unix.IFLA_NUM_TX_QUEUES, tooManyQueues))
 	if err := rtnl.Do(c.conn, r); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("devices of kind %s: %w", kind, explainKind(kind, err))
+		return fmt.Errorf("devices of kind %s: %w", kind, rtnl.NoModule(err, unknownKind, kind))
 	}
 	return nil
 }
 
-// explainKind returns the error of a request that makes a device: EOPNOTSUPP is the answer to a kind that is unknown, also
-// after the kernel has tried to load its module.
-func explainKind(kind string, err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return &rtnl.NoModuleError{Module: kind}
-	}
-	return err
-}
+// unknownKind is the answer to a kind that the kernel does not know, also after it has tried to load its module.
+const unknownKind = unix.EOPNOTSUPP
 
 func parseReply(r rtnl.Reply) (Link, error) {
 	if r.Err != nil {

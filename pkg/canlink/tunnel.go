@@ -72,15 +72,12 @@ func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
 		}
 		err = replies[i].Err
 	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
+	if err != nil {
 		module := ModuleGRE
 		if t.Kind() == GRE6 {
 			module = Module6
 		}
-		err = &rtnl.NoModuleError{Module: module}
-	}
-	if err != nil {
-		return fmt.Errorf("add tunnel %s to %s: %w", name, t.Remote, err)
+		return fmt.Errorf("add tunnel %s to %s: %w", name, t.Remote, rtnl.NoModule(err, unknownKind, module))
 	}
 	return nil
 }

@@ -78,10 +78,7 @@ const (
 // Queue returns the transmit queue of a device. It fails with ENODEV, wrapped, if that is gone.
 func (c *Conn) Queue(dev int) (q Queue, err error) {
 	// Older kernels answer only a request that wants an echo.
-	replies, err := c.conn.Batch(tcRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev, 0, rootParent, 0))
-	if err == nil {
-		err = replies[0].Err
-	}
+	replies, err := rtnl.DoAll(c.conn, tcRequest(unix.RTM_GETQDISC, unix.NLM_F_ECHO|unix.NLM_F_ACK, dev, 0, rootParent, 0))
 	if errors.Is(err, unix.ENOENT) || err == nil && replies[0].Data == nil { // a device that was never up has none to be seen
 		return Queue{}, nil
 	}

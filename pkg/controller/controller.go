@@ -295,9 +295,9 @@ func (c *Device) unmarshalAttr(kind uint16, value []byte) (err error) {
 	case canDataBitTimingConst:
 		_, c.DataLimits, err = unmarshalLimits("IFLA_CAN_DATA_BITTIMING_CONST", value)
 	case canBitrateConst:
-		c.Bitrates, err = unmarshalUint32s("IFLA_CAN_BITRATE_CONST", value)
+		c.Bitrates, err = unmarshalList("IFLA_CAN_BITRATE_CONST", value, 4, binary.NativeEndian.Uint32)
 	case canDataBitrateConst:
-		c.DataBitrates, err = unmarshalUint32s("IFLA_CAN_DATA_BITRATE_CONST", value)
+		c.DataBitrates, err = unmarshalList("IFLA_CAN_DATA_BITRATE_CONST", value, 4, binary.NativeEndian.Uint32)
 	case canBitrateMax:
 		c.MaxBitrate, err = unmarshalUint32("IFLA_CAN_BITRATE_MAX", value)
 	case canClock: // struct can_clock is this one number
@@ -324,13 +324,7 @@ func (c *Device) unmarshalAttr(kind uint16, value []byte) (err error) {
 			c.Termination = binary.NativeEndian.Uint16(value)
 		}
 	case canTerminationConst:
-		if len(value)%2 != 0 {
-			return fmt.Errorf("IFLA_CAN_TERMINATION_CONST: %d bytes, want a multiple of 2", len(value))
-		}
-		c.Terminations = nil
-		for pair := range slices.Chunk(value, 2) {
-			c.Terminations = append(c.Terminations, binary.NativeEndian.Uint16(pair))
-		}
+		c.Terminations, err = unmarshalList("IFLA_CAN_TERMINATION_CONST", value, 2, binary.NativeEndian.Uint16)
 	}
 	return err
 }
@@ -358,15 +352,15 @@ func unmarshalUint32(name string, value []byte) (uint32, error) {
 	return binary.NativeEndian.Uint32(value), nil
 }
 
-func unmarshalUint32s(name string, value []byte) ([]uint32, error) {
-	if len(value)%4 != 0 {
-		return nil, fmt.Errorf("%s: %d bytes, want a multiple of 4", name, len(value))
+// unmarshalList reads numbers of size bytes each.
+func unmarshalList[T any](name string, value []byte, size int, number func([]byte) T) (all []T, err error) {
+	if len(value)%size != 0 {
+		return nil, fmt.Errorf("%s: %d bytes, want a multiple of %d", name, len(value), size)
 	}
-	var numbers []uint32
-	for number := range slices.Chunk(value, 4) {
-		numbers = append(numbers, binary.NativeEndian.Uint32(number))
+	for b := range slices.Chunk(value, size) {
+		all = append(all, number(b))
 	}
-	return numbers, nil
+	return all, nil
 }
 
 func unmarshalBitTiming(name string, b []byte) (BitTiming, error) {

@@ -11,16 +11,17 @@ import (
 
 // Do sends the requests as Conn.Batch does and returns the first error.
 func Do(c Conn, requests ...*nl.NetlinkRequest) error {
+	_, err := DoAll(c, requests...)
+	return err
+}
+
+// DoAll is Do with all replies.
+func DoAll(c Conn, requests ...*nl.NetlinkRequest) ([]Reply, error) {
 	replies, err := c.Batch(requests...)
-	if err != nil {
-		return err
+	for i := 0; err == nil && i < len(replies); i++ {
+		err = replies[i].Err
 	}
-	for _, r := range replies {
-		if r.Err != nil {
-			return r.Err
-		}
-	}
-	return nil
+	return replies, err
 }
 
 // Each sends one request for each of items, as Conn.Batch does, and calls handle with each item and the reply to it. It returns

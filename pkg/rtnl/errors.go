@@ -20,6 +20,14 @@ type NoModuleError struct{ Module string } // "vxcan", "can-gw", "act_police"
 
 func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }
 
+// NoModule returns err, or a NoModuleError in its place if it is missing, the kernel's answer where it lacks the module.
+func NoModule(err, missing error, module string) error {
+	if errors.Is(err, missing) {
+		return &NoModuleError{Module: module}
+	}
+	return err
+}
+
 // meaning adds to an error number of the kernel what it means whatever the request.
 func meaning(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
