@@ -1,6 +1,7 @@
 package lend
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/config"
+	"github.com/vxcan/vxcan/pkg/store"
 )
 
 // Consents are in a directory: a directory for each hub, and in it a file for each user that the hub is lent to, called by
@@ -89,8 +91,7 @@ func openRoots(path string) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	var stat unix.Stat_t
-	err = unix.Fstat(fd, &stat)
-	if err == nil {
+	if err = unix.Fstat(fd, &stat); err == nil {
 		err = isRoots(path, stat, unix.S_IFREG)
 	}
 	if err != nil {
@@ -156,7 +157,7 @@ func Keys() []string {
 }
 
 // Write makes or replaces a consent. lines are keys and values, such as rate=1000.
-func (c Consents) Write(hub string, uid uint32, lines ...string) (retErr error) {
+func (c Consents) Write(hub string, uid uint32, lines ...string) error {
 	text := strings.Join(append(lines, ""), "\n")
 	if _, err := parse(hub, strings.NewReader(text)); err != nil {
 		return err
@@ -171,20 +172,10 @@ func (c Consents) Write(hub string, uid uint32, lines ...string) (retErr error) 
 			return err
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-") // a name that is no user's
-	if err != nil {
+	return store.Replace(path, 0o644, true, func(w io.Writer) error { // beside it under a name that is no user's
+		_, err := io.WriteString(w, text)
 		return err
-	}
-	defer func() {
-		if retErr != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	})
 }
 
 // Remove ends a consent. One that is not there fails with os.ErrNotExist, wrapped.
@@ -226,10 +217,7 @@ func (c Consents) List() (all []Consent, err error) {
 		}
 	}
 	slices.SortFunc(all, func(a, b Consent) int {
-		if a.Hub != b.Hub {
-			return strings.Compare(a.Hub, b.Hub)
-		}
-		return int(int64(a.UID) - int64(b.UID))
+		return cmp.Or(strings.Compare(a.Hub, b.Hub), cmp.Compare(a.UID, b.UID))
 	})
 	return all, nil
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Version is the version of the format on disk.
-const Version = 2
+// version is that of the format on disk.
+const version = 2
 
 const (
 	fileSuffix  = ".json"
@@ -143,12 +144,12 @@ func load(base string, data any) (found bool, err error) {
 	}
 	e := envelope{Data: data}
 	err = json.Unmarshal(content, &e)
-	newer := e.Version > Version
+	newer := e.Version > version
 	if err == nil || newer {
-		if e.Version == Version {
+		if e.Version == version {
 			return true, nil
 		}
-		err = fmt.Errorf("format version %d, want %d", e.Version, Version)
+		err = fmt.Errorf("format version %d, want %d", e.Version, version)
 	}
 	return false, &UnusableError{Path: path, Newer: newer, Cause: err}
 }
@@ -170,7 +171,7 @@ func (f *File) Save(data any) error { return f.save(data, false) }
 func (f *File) SaveSynced(data any) error { return errors.Join(f.save(data, true), f.syncDir()) }
 
 func (f *File) save(data any, sync bool) error {
-	content, err := json.Marshal(envelope{Version: Version, Data: data})
+	content, err := json.Marshal(envelope{Version: version, Data: data})
 	if err != nil {
 		return err
 	}
@@ -194,11 +195,10 @@ func (f *File) syncDir() error {
 	var errs []error
 	for _, path := range []string{dir, filepath.Dir(dir)} { // Open may have made dir itself
 		d, err := os.Open(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			err = errors.Join(d.Sync(), d.Close())
 		}
-		errs = append(errs, d.Sync(), d.Close())
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", ErrIO, err)
@@ -277,6 +277,28 @@ func writeFile(path string, content []byte, sync bool) (retErr error) {
 		return unix.Fsync(fd)
 	}
 	return nil
+}
+
+// Replace makes or replaces a file that has no lock: readers see the old or the new content, whole. write writes the new one.
+// With sync it survives a power cut.
+func Replace(path string, mode os.FileMode, sync bool, write func(io.Writer) error) (retErr error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, os.Remove(f.Name()))
+		}
+	}()
+	err = errors.Join(write(f), f.Chmod(mode)) // whatever the umask
+	if sync {
+		err = errors.Join(err, f.Sync())
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // Names returns the names of all state files in dir, also of those of which a killed Remove left

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vxcan/vxcan/pkg/bus"
+	"github.com/vxcan/vxcan/pkg/store"
 )
 
 // metricsFile is the name of the file for node_exporter.
@@ -180,19 +180,7 @@ func writeMetrics(w io.Writer, all []bus.BusStatus) error {
 }
 
 // writeTextfile replaces the file for node_exporter, which never sees a part of it.
-func writeTextfile(dir string, all []bus.BusStatus) (retErr error) {
-	f, err := os.CreateTemp(dir, "."+metricsFile+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if retErr != nil {
-			retErr = errors.Join(retErr, os.Remove(f.Name()))
-		}
-	}()
-	err = errors.Join(writeMetrics(f, all), f.Chmod(0o644)) // node_exporter is another user
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), filepath.Join(dir, metricsFile))
+func writeTextfile(dir string, all []bus.BusStatus) error {
+	const mode = 0o644 // node_exporter is another user
+	return store.Replace(filepath.Join(dir, metricsFile), mode, false, func(w io.Writer) error { return writeMetrics(w, all) })
 }
