@@ -57,7 +57,7 @@ func (s IDs) Allowing() ([]unix.SockFilter, error) {
 // Check fails if a program of the set would be longer than the kernel takes.
 func (s IDs) Check() error {
 	const alwaysFits = 500 // entries
-	if len(s.standard.ranges)+len(s.standard.masked)+len(s.extended.ranges)+len(s.extended.masked) <= alwaysFits {
+	if s.entries() <= alwaysFits {
 		return nil
 	}
 	_, errAllowing := s.Allowing()
@@ -70,11 +70,14 @@ func (s IDs) checked(p *program) ([]unix.SockFilter, error) {
 	p.bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1
 	code := s.compile(p)
 	if len(code) > unix.BPF_MAXINSNS {
-		entries := len(s.standard.ranges) + len(s.standard.masked) + len(s.extended.ranges) + len(s.extended.masked)
 		return nil, fmt.Errorf("the CAN IDs are %d separate entries and need %d BPF instructions, the kernel takes %d: use fewer and wider ranges",
-			entries, len(code), unix.BPF_MAXINSNS)
+			s.entries(), len(code), unix.BPF_MAXINSNS)
 	}
 	return code, nil
+}
+
+func (s IDs) entries() int {
+	return len(s.standard.ranges) + len(s.standard.masked) + len(s.extended.ranges) + len(s.extended.masked)
 }
 
 // compile makes the program, however long. It is parted by kind of ID, because a standard ID needs less work.
@@ -176,11 +179,11 @@ func (p *program) continueAt(to label) {
 
 // loadByte loads a byte of can_id, 0 is the lowest. The kernel has can_id in its own byte order, BPF loads of more than one
 // byte are big-endian.
-func (p *program) loadByte(significance uint32) {
+func (p *program) loadByte(significance uint32) label {
 	if p.bigEndian {
 		significance = 3 - significance
 	}
-	p.emit(ldbAbs, significance)
+	return p.emit(ldbAbs, significance)
 }
 
 // standard writes the part for standard IDs. Bits 11 to 28 are ignored, see IDs.Contains.
@@ -191,8 +194,7 @@ func (p *program) standard(set *idSet) label {
 	}
 	p.addByte(0)
 	p.emit(andK, unix.CAN_SFF_MASK>>8)
-	p.loadByte(1)
-	return label(len(p.reversed) - 1)
+	return p.loadByte(1)
 }
 
 // extended writes the part for extended IDs. The highest byte of can_id is in A.

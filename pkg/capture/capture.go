@@ -136,7 +136,7 @@ func Open(buses []Bus, rest *Filter) (_ *Capture, retErr error) {
 
 // Close ends the capture.
 func (c *Capture) Close() error {
-	c.watch.close()
+	c.watch.events.Close()
 	var errs []error
 	for _, t := range c.taps {
 		errs = append(errs, t.close())
@@ -171,20 +171,16 @@ func (c *Capture) Lost(hub string) (frames uint64, err error) {
 
 // Run hands frames and changes to h until ctx ends, which is no error, and then those frames that came before that. It
 // tells of buses that are not whole from the start, too.
-func (c *Capture) Run(ctx context.Context, h Handler) error {
-	err := c.run(ctx, h)
-	if errors.Is(err, ErrStop) {
-		return nil
-	}
-	return err
-}
-
-func (c *Capture) run(ctx context.Context, h Handler) (retErr error) {
+func (c *Capture) Run(ctx context.Context, h Handler) (retErr error) {
 	ended, end, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer func() { retErr = errors.Join(retErr, ended.Close()) }()
+	defer func() {
+		if retErr = errors.Join(retErr, ended.Close()); errors.Is(retErr, ErrStop) {
+			retErr = nil
+		}
+	}()
 	defer context.AfterFunc(ctx, func() { end.Close() })()
 	defer end.Close() // twice is no harm
 	for idle := false; ctx.Err() == nil; {
@@ -236,7 +232,7 @@ func (c *Capture) tellStates(h Handler) (wait int, err error) {
 
 // poll waits for something to read, for some milliseconds, or with -1 for as long as it takes.
 func (c *Capture) poll(ended, wait int) (ready int, err error) {
-	fds := []unix.PollFd{{Fd: int32(ended), Events: unix.POLLIN}, {Fd: int32(c.watch.fd()), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(ended), Events: unix.POLLIN}, {Fd: int32(c.watch.events.GetFd()), Events: unix.POLLIN}}
 	for _, t := range c.taps {
 		if t.index != t.want { // read takes what is left of the old rx end
 			return 1, nil

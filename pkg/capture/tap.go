@@ -242,25 +242,22 @@ func (t *tap) follow(w *watch) (changes []Change, err error) {
 		}
 	}
 	members := w.members(t.Hub)
-	for _, m := range members {
-		if !m.IsHub() && !slices.ContainsFunc(t.members, m.sameDevice) {
-			changes = append(changes, Change{Hub: t.Hub, Member: m})
+	missing := func(of, in []Member, gone bool) {
+		for _, m := range of {
+			// One of the same name is the same, as after a repair.
+			if !m.IsHub() && !slices.ContainsFunc(in, func(other Member) bool { return other.Device == m.Device }) {
+				changes = append(changes, Change{Hub: t.Hub, Member: m, Gone: gone})
+			}
 		}
 	}
-	for _, m := range t.members {
-		if !m.IsHub() && !slices.ContainsFunc(members, m.sameDevice) {
-			changes = append(changes, Change{Hub: t.Hub, Member: m, Gone: true})
-		}
-	}
+	missing(members, t.members, false)
+	missing(t.members, members, true)
 	t.members = members
 	if now := t.stateOf(w.named(t.Hub), rx); now != t.state {
 		t.state, t.since = now, time.Now()
 	}
 	return changes, nil
 }
-
-// sameDevice reports whether another member has the same name, as after a repair.
-func (m Member) sameDevice(other Member) bool { return m.Device == other.Device }
 
 func (t *tap) stateOf(hub, rx canlink.Link) State {
 	switch {

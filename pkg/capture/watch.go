@@ -30,15 +30,11 @@ func newWatch() (*watch, error) {
 	// A message may be longer than 32 KiB, that of a device with many alternative names.
 	w := &watch{events: events, buf: make([]byte, 64<<10), senders: make(map[uint32]Member)}
 	if err := errors.Join(rtnl.GrowReceiveQueue(events.GetFd(), 4<<20), w.list()); err != nil {
-		w.close()
+		events.Close()
 		return nil, err
 	}
 	return w, nil
 }
-
-func (w *watch) close() { w.events.Close() }
-
-func (w *watch) fd() int { return w.events.GetFd() }
 
 // list reads all devices anew.
 func (w *watch) list() error {
@@ -80,7 +76,7 @@ func endpoint(l canlink.Link) (Member, bool) {
 // read reads all changes that wait. changed reports whether there was one.
 func (w *watch) read() (changed bool, err error) {
 	for {
-		n, from, err := unix.Recvfrom(w.fd(), w.buf, unix.MSG_TRUNC)
+		n, from, err := unix.Recvfrom(w.events.GetFd(), w.buf, unix.MSG_TRUNC)
 		switch kernel, ok := from.(*unix.SockaddrNetlink); {
 		case errors.Is(err, unix.EAGAIN):
 			return changed, nil
