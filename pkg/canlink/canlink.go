@@ -71,15 +71,11 @@ func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
 // Get finds devices by name. The results are in the order of the names; for one that is not there it is the zero Link.
 // Alternative names do not count.
-func (c *Conn) Get(names ...string) ([]Link, error) {
-	var links []Link
-	err := rtnl.Each(c.conn, names, getByName, func(name string, r rtnl.Reply) error {
-		var link Link
-		if !errors.Is(r.Err, unix.ENODEV) {
-			var err error
-			if link, err = parseReply(r); err != nil {
-				return fmt.Errorf("look up device %s: %w", name, err)
-			}
+func (c *Conn) Get(names ...string) (links []Link, err error) {
+	err = rtnl.Each(c.conn, names, getByName, func(name string, r rtnl.Reply) error {
+		link, err := parseReply(r)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("look up device %s: %w", name, err)
 		}
 		if link.Name != name { // an alternative name
 			link = Link{}
@@ -87,10 +83,7 @@ func (c *Conn) Get(names ...string) ([]Link, error) {
 		links = append(links, link)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return links, nil
+	return links, err
 }
 
 // GetIndex finds a device by its ifindex. It is the zero Link if there is none, and for index 0.

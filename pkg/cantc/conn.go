@@ -1,3 +1,8 @@
+// Package cantc sets, reads and deletes the tc filters of CAN devices: a classic BPF program each (pkg/canid), and what happens
+// to the frames that it matches. It makes the clsact qdisc that they need. It needs no bpf(2) and no loader: a program is an
+// attribute of a netlink message.
+//
+// Kernel: net/sched/cls_bpf.c, net/sched/sch_ingress.c, net/sched/act_api.c, linux/pkt_cls.h, linux/tc_act/.
 package cantc
 
 import (
@@ -18,10 +23,9 @@ type Conn struct{ conn rtnl.Conn }
 func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
 // Get returns the filters of hooks. Hooks without one are left out, also for the lack of their device.
-func (c *Conn) Get(hooks ...Hook) ([]Installed, error) {
-	var filters []Installed
+func (c *Conn) Get(hooks ...Hook) (filters []Installed, err error) {
 	request := func(h Hook) *nl.NetlinkRequest { return h.request(unix.RTM_GETTFILTER, 0) }
-	err := rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
+	err = rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
 		if isAbsent(r.Err) {
 			return nil
 		}
@@ -36,15 +40,11 @@ func (c *Conn) Get(hooks ...Hook) ([]Installed, error) {
 		filters = append(filters, f)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return filters, nil
+	return filters, err
 }
 
 // isAbsent reports whether an error means that there is no such filter: no device, no clsact qdisc (EINVAL), no filter of
-// the priority, or a qdisc with a shared block, where filters belong to the
-// block and not to a device (EOPNOTSUPP).
+// the priority, or a qdisc with a shared block, where filters belong to the block and not to a device (EOPNOTSUPP).
 func isAbsent(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)
 }

@@ -45,16 +45,15 @@ func Read(conn rtnl.Conn, hosts ...netip.Addr) (u Underlay, err error) {
 	if err != nil {
 		return u, fmt.Errorf("list addresses: %w", err)
 	}
+	var local address
 	for _, a := range own {
 		u.Addresses = append(u.Addresses, a.Addr)
+		if !local.IsValid() && slices.Contains(hosts, a.Addr) {
+			local = a
+		}
 	}
 	u.Ways = make(map[netip.Addr]Way, len(hosts))
-	isOwn := func(a netip.Addr) bool { return slices.Contains(u.Addresses, a) }
-	var local address
-	if i := slices.IndexFunc(own, func(a address) bool { return slices.Contains(hosts, a.Addr) }); i >= 0 {
-		local = own[i]
-	}
-	others := slices.DeleteFunc(slices.Clone(hosts), isOwn)
+	others := slices.DeleteFunc(slices.Clone(hosts), func(a netip.Addr) bool { return slices.Contains(u.Addresses, a) })
 	request := func(a netip.Addr) *nl.NetlinkRequest { return wayRequest(local.Addr, a) }
 	err = rtnl.Each(conn, others, request, func(a netip.Addr, r rtnl.Reply) error {
 		if errors.Is(r.Err, unix.ENETUNREACH) || errors.Is(r.Err, unix.EHOSTUNREACH) || errors.Is(r.Err, unix.EINVAL) || errors.Is(r.Err, unix.EACCES) {
