@@ -24,8 +24,7 @@ const (
 	csumCRC8Size   = 282 // struct cgw_csum_crc8
 )
 
-// Format writes a job as the arguments of cangw that would make or delete it. name gives a device's name by its ifindex. What
-// only a newer cangw knows is written in angle brackets.
+// Format writes a job as arguments of cangw. name gives a device's name by its ifindex. What only a newer cangw knows is in <>.
 func (j Job) Format(name func(index uint32) string) string {
 	if j.Plain {
 		return j.Rule.Format(name)

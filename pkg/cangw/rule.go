@@ -47,8 +47,7 @@ type Job struct {
 	Rule
 	Plain                     bool   // has nothing but what Rule holds; false for jobs with modifications
 	Handled, Dropped, Deleted uint32 // frames: passed on, refused by the destination, stopped by hop or origin check
-	// Raw is the message (struct rtcanmsg and attributes) that makes or deletes a job that is not plain: that of the kernel
-	// less the counters. It is "" for a plain job.
+	// Raw is the message that deletes a job that is not plain: the kernel's struct rtcanmsg and attributes less the counters.
 	Raw string
 }
 
@@ -114,8 +113,7 @@ func appendAttr(b []byte, kind uint16, value []byte) []byte {
 	return append(b, make([]byte, -len(value)&3)...)
 }
 
-// unmarshalJob reads one message of an RTM_GETROUTE dump. It fails with errNotCAN for routes of other families, which
-// the kernel lists when can-gw is not loaded.
+// unmarshalJob reads a message of an RTM_GETROUTE dump: errNotCAN for other families, which are listed where can-gw is not loaded.
 func unmarshalJob(b []byte) (Job, error) {
 	if len(b) == 0 || b[0] != unix.AF_CAN {
 		return Job{}, errNotCAN

@@ -1,5 +1,4 @@
-// Package canid reads lists of CAN IDs and compiles them to classic BPF programs, which a tc filter of kind bpf runs. It
-// needs no compiler and does not talk to the kernel.
+// Package canid reads lists of CAN IDs and compiles them to classic BPF programs, which a tc filter of kind bpf runs.
 //
 // Kernel: net/sched/cls_bpf.c, linux/can.h, linux/filter.h.
 package canid
@@ -67,8 +66,7 @@ func ParseIDs(text string) (IDs, error) {
 	return ids, nil
 }
 
-// Of returns the set of these IDs and of no others. An ID is the can_id of struct can_frame, with its flags; see Contains
-// for those that count.
+// Of returns the set of these IDs, each the can_id of struct can_frame with its flags; see Contains for those that count.
 func Of(ids ...uint32) IDs {
 	standard, extended := make(map[idMask]bool), make(map[idMask]bool)
 	for _, id := range ids {

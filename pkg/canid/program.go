@@ -39,9 +39,8 @@ const (
 
 // Denying compiles the set to a classic BPF program for a filter of kind bpf: it matches the frames that are not in the set.
 // Error frames match unless errorFrames is true. The program of "all" is nil: there is no filter to make, and error frames
-// pass whatever errorFrames is. It fails if the program would be longer than the kernel takes.
-//
-// The same set gives the same program, so that a program read from the kernel can be compared with it.
+// pass whatever errorFrames is. It fails if the program would be longer than the kernel takes. The same set gives the same
+// program, so that one that is read from the kernel can be compared with it.
 func (s IDs) Denying(errorFrames bool) ([]unix.SockFilter, error) {
 	if s.All() {
 		return nil, nil
@@ -101,8 +100,7 @@ func (s IDs) compile(p *program) []unix.SockFilter {
 	return p.reversed
 }
 
-// program is a program in the making. It is written from its end to its start: jumps can only go forward, so that where they
-// go is known when they are written.
+// program is a program in the making. It is written from its end to its start: jumps only go forward, to what is written already.
 type program struct {
 	reversed []unix.SockFilter
 	near     map[label]label // the copy of a label that was written last
@@ -177,8 +175,7 @@ func (p *program) continueAt(to label) {
 	}
 }
 
-// loadByte loads a byte of can_id, 0 is the lowest. The kernel has can_id in its own byte order, BPF loads of more than one
-// byte are big-endian.
+// loadByte loads a byte of can_id, 0 is the lowest. can_id is in the kernel's byte order, longer loads of BPF are big-endian.
 func (p *program) loadByte(significance uint32) label {
 	if p.bigEndian {
 		significance = 3 - significance
@@ -217,8 +214,7 @@ func (p *program) addByte(significance uint32) {
 	p.emit(lshK, 8)
 }
 
-// lookUp writes the search for the ID in A: first in the ranges, then, by mask, among the IDs with that mask. It returns a
-// verdict if that does not depend on the ID.
+// lookUp writes the search for the ID in A: in the ranges, then mask by mask. It returns a verdict if all IDs have the same.
 func (p *program) lookUp(set *idSet, limit uint32) label {
 	miss := deny
 	for end := len(set.masked); end > 0; { // the last mask first, as everything is written

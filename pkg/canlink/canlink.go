@@ -1,6 +1,5 @@
-// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices and vxcan pairs, and the tunnels that
-// carry CAN frames to other hosts. It knows no bus and no gateway rule, starts no process and keeps nothing. Real controllers
-// are in pkg/controller.
+// Package canlink makes, finds and deletes CAN network devices by rtnetlink: vcan devices, vxcan pairs, and the tunnels that carry
+// CAN frames to other hosts. It knows no bus, starts no process and keeps nothing. Real controllers are in pkg/controller.
 //
 // Kernel: drivers/net/can/vcan.c, drivers/net/can/vxcan.c, linux/can/vxcan.h, linux/if_link.h, net/ipv4/ip_gre.c,
 // net/ipv6/ip6_gre.c.
@@ -45,10 +44,9 @@ type Link struct {
 	MTU   int
 	Up    bool
 	Alias string
-	// AltNames are the device's alternative names (ip link property).
-	AltNames []string
-	// PeerIndex is the ifindex of a pair's other end, in the netns that end lives in; 0 if there is none.
-	PeerIndex int
+
+	AltNames  []string // alternative names (ip link property)
+	PeerIndex int      // ifindex of a pair's other end, in the netns that end lives in; 0 if there is none
 	// PeerElsewhere reports that the other end is in another netns than this one, which has the number PeerNetns here.
 	PeerElsewhere bool
 	PeerNetns     int
@@ -69,8 +67,7 @@ type Conn struct{ conn rtnl.Conn }
 // On works on the devices of the namespace that conn was opened in. The caller closes conn.
 func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Get finds devices by name. The results are in the order of the names; for one that is not there it is the zero Link.
-// Alternative names do not count.
+// Get finds devices by name, in the order of names. One that is not there, or only by an alternative name, is the zero Link.
 func (c *Conn) Get(names ...string) (links []Link, err error) {
 	err = rtnl.Each(c.conn, names, getByName, func(name string, r rtnl.Reply) error {
 		link, err := parseReply(r)
@@ -98,8 +95,7 @@ func (c *Conn) GetIndex(index int) (Link, error) {
 	return parseReply(replies[0])
 }
 
-// Peers finds the other ends of pairs, each in the netns that it lives in. It is the zero Link for what has no other end
-// in another netns, or not any more.
+// Peers finds the other ends of pairs, each in its own netns: the zero Link for what has none in another netns, or not any more.
 func (c *Conn) Peers(links ...Link) ([]Link, error) {
 	peers := make([]Link, 0, len(links))
 	request := func(l Link) *nl.NetlinkRequest {
@@ -116,8 +112,7 @@ func (c *Conn) Peers(links ...Link) ([]Link, error) {
 	return peers, err
 }
 
-// List returns every device of the namespace. Where devices come and go meanwhile, it asks again: of those that stay
-// none is ever missing.
+// List returns every device of the namespace. Of those that stay while others come and go none is ever missing.
 func (c *Conn) List() ([]Link, error) {
 	const skipStats = 1 << 3 // the counters of each device, half of the answer (RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h)
 	links, err := rtnl.List(c.conn, rtnl.With(GetRequest(0), rtnl.Number(unix.IFLA_EXT_MASK, skipStats)), 100, 0, ParseLink)
@@ -152,9 +147,8 @@ type Pair struct {
 	PeerUp           bool     // set the other end up and give it the same alias, where both are in the same netns
 }
 
-// AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the
-// index on this side, and EBUSY if the index is taken on the peer's. Without the module vxcan it fails with a
-// rtnl.NoModuleError.
+// AddPair makes a vxcan pair and returns its first end. The kernel answers EEXIST if one of the names is taken, or the index on
+// this side, and EBUSY if the peer's index is. Without the module vxcan it fails with a rtnl.NoModuleError.
 func (c *Conn) AddPair(p Pair) (Link, error) {
 	// All in one datagram, so that a kill cannot come between, and by index, so that nothing but what was made is touched.
 	requests := []*nl.NetlinkRequest{p.request()}
@@ -184,8 +178,7 @@ func (c *Conn) SetUp(index int) (Link, error) {
 	return parseReply(replies[1])
 }
 
-// Delete deletes devices, and with each the other end of a pair and all gateway rules of both. One that is not there is
-// no error.
+// Delete deletes devices, each with the other end of a pair and all gateway rules of both. One that is not there is no error.
 func (c *Conn) Delete(indexes ...int) error {
 	return rtnl.Each(c.conn, indexes, deleteRequest, func(index int, r rtnl.Reply) error {
 		if r.Err == nil || errors.Is(r.Err, unix.ENODEV) {

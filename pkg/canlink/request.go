@@ -55,8 +55,7 @@ func aliasRequest(index int, alias string) *nl.NetlinkRequest {
 
 func deleteRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_DELLINK, index, 0, 0) }
 
-// ChangeRequest changes a device that exists: RTM_NEWLINK without NLM_F_CREATE. RTM_SETLINK would say OK to the data of a
-// controller and do nothing.
+// ChangeRequest changes a device that exists (no NLM_F_CREATE). RTM_SETLINK would say OK to a controller's data and do nothing.
 func ChangeRequest(index int) *nl.NetlinkRequest { return linkRequest(unix.RTM_NEWLINK, index, 0, 0) }
 
 // UpRequest sets a device up.

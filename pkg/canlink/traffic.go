@@ -10,8 +10,7 @@ import (
 	"github.com/vxcan/vxcan/pkg/rtnl"
 )
 
-// Traffic counts what a device has sent and received since it was made: frames, and bytes of their data. It is the beginning
-// of struct rtnl_link_stats64 of linux/if_link.h.
+// Traffic counts a device's frames and bytes of data since it was made: the start of struct rtnl_link_stats64, linux/if_link.h.
 type Traffic struct {
 	RxFrames uint64 `json:"rxFrames"`
 	TxFrames uint64 `json:"txFrames"`

@@ -61,9 +61,8 @@ const (
 	inet6AddrGenNone = 1      // IN6_ADDR_GEN_MODE_NONE
 )
 
-// AddTunnel makes the device of a tunnel, down and without an address. The kernel answers EEXIST if the name or the index is
-// taken, or another device has a tunnel between these hosts with this key. Without the module it fails with a
-// rtnl.NoModuleError.
+// AddTunnel makes the device of a tunnel, down and without an address. The kernel answers EEXIST if the name, the index, or the key
+// between these hosts is taken. Without the module it fails with a rtnl.NoModuleError.
 func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
 	replies, err := c.conn.Batch(t.request(name, index), aliasRequest(index, alias), noAddressRequest(index))
 	for i := 0; err == nil && i < len(replies); i++ {

@@ -145,8 +145,7 @@ func (c *Conn) DeleteQdiscs(devs ...int) error {
 	})
 }
 
-// missing names the module that the kernel lacks for a filter: of actions, it can be asked for each by one without options,
-// which none takes (EINVAL).
+// missing names the module that a filter lacks: each action is asked for by itself, without options, which none takes (EINVAL).
 func (c *Conn) missing(f Filter) string {
 	for _, a := range f.Actions {
 		r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)

@@ -27,8 +27,7 @@ func (d Direction) String() string {
 	return "ingress"
 }
 
-// Hook is a place for one filter on a device. Filters of one direction run in the order of their priority, lowest first, and
-// those of one priority newest first.
+// Hook is a place for one filter on a device. Of one direction the lowest priority runs first, and of one priority the newest.
 type Hook struct {
 	Dev    int // ifindex
 	Dir    Direction
@@ -203,8 +202,7 @@ type Qdisc struct {
 	Blocks [2]uint32 // indexes of the shared blocks that its filters of each Direction are, or 0
 }
 
-// Prevents reports whether Set can make no filters of a direction: the qdisc has no egress, or a block of filters that belong
-// to no device.
+// Prevents reports whether Set can make no filters of a direction: there is no egress, or a block whose filters are of no device.
 func (q Qdisc) Prevents(dir Direction) bool { return q.Kind != clsact || q.Blocks[dir] != 0 }
 
 // PreventsAny reports whether it prevents filters of one direction or both.

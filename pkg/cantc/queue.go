@@ -69,8 +69,7 @@ const (
 	tcaDRRQuantum = 1 // TCA_DRR_QUANTUM
 	tcaStab       = 8 // TCA_STAB
 	tcaStabBase   = 1 // TCA_STAB_BASE, struct tc_sizespec
-	// drr gives each class at least 256 bytes a round (Linux 6.12), which are sixteen classic frames. With the overhead, one
-	// classic frame counts 256 bytes.
+	// drr gives a class at least 256 bytes a round (Linux 6.12): sixteen classic frames, and with the overhead one.
 	quantum  = 256
 	overhead = quantum - unix.CAN_MTU
 )
@@ -188,8 +187,7 @@ func (c *Conn) DeleteClasses(dev int, classes ...Class) error {
 	}, handle)
 }
 
-// DeleteQueue gives a device the kernel's default queue back, in the place of ours. Frames that wait are lost. A device that is
-// gone, or has another queue, is no error.
+// DeleteQueue puts the kernel's default queue in the place of ours, if the device has that. Frames that wait are lost.
 func (c *Conn) DeleteQueue(dev int) error {
 	err := rtnl.Do(c.conn, tcRequest(unix.RTM_DELQDISC, 0, dev, queueHandle, rootParent, 0))
 	if err != nil && !isAbsent(err) {
@@ -228,8 +226,7 @@ func othersRequest(dev int) *nl.NetlinkRequest {
 		rtnl.Text(tcaKind, Kind), options)
 }
 
-// unmarshalClassFilter reads a filter of our qdisc: the class that it gives frames to, 0 if it is none of ours, and their
-// mark.
+// unmarshalClassFilter reads a filter of our qdisc: the mark, and the class that gets its frames, 0 if it is none of ours.
 func unmarshalClassFilter(b []byte) (mark, id uint32, err error) {
 	var kind string
 	head, err := tcAttrs(b, func(attr uint16, value []byte) error {

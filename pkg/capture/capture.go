@@ -1,5 +1,4 @@
-// Package capture reads every frame of a bus together with the member that sent it. It prints nothing, and puts nothing on
-// the bus.
+// Package capture reads every frame of a bus together with the member that sent it, and puts nothing on the bus.
 //
 // All frames of a bus come out of the rx end of its backplane, and the mark of each is the ifindex of the device of its
 // sender: filters in the host's netns set it, where no container can choose it (pkg/plan). A raw CAN socket on the rx end

@@ -194,8 +194,7 @@ func (f *Frame) parse(b []byte) error {
 	return nil
 }
 
-// parseControl reads control messages: the time, the mark, and how many frames the socket has lost so far, 0 if there is
-// no word of it.
+// parseControl reads control messages: the time, the mark, and how many frames the socket has lost so far, 0 if they do not say.
 func (f *Frame) parseControl(b []byte) (mark, drops uint32, err error) {
 	messages, err := unix.ParseSocketControlMessage(b)
 	if err != nil {

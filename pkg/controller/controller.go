@@ -190,8 +190,7 @@ type Conn struct{ conn rtnl.Conn }
 // On works on the controllers of the namespace that conn was opened in. The caller closes conn.
 func On(conn rtnl.Conn) *Conn { return &Conn{conn} }
 
-// Get reads a controller by its ifindex. It fails with canlink.ErrNotFound if there is no such device, and with
-// ErrNotController if it is of another kind.
+// Get reads a controller by its ifindex. It fails with canlink.ErrNotFound or, for a device of another kind, ErrNotController.
 func (c *Conn) Get(index int) (Device, error) {
 	replies, err := c.conn.Batch(canlink.GetRequest(index))
 	if err != nil {

@@ -222,8 +222,7 @@ func (c Device) restoreRequest(now Device) *nl.NetlinkRequest {
 	return rtnl.With(queueRequest(c.Index, c.Queue), canlink.Info(Can, data...))
 }
 
-// again is the request for a bit timing that a controller had: by its segments, if it is known by segments. The kernel
-// takes either these or a bit rate.
+// again asks for a bit timing that a controller had: by its segments if they are known. The kernel takes these or a bit rate.
 func (t BitTiming) again() BitTiming {
 	if t.TQ == 0 {
 		return BitTiming{Bitrate: t.Bitrate, SamplePoint: t.SamplePoint}

@@ -50,8 +50,7 @@ func (c Consents) path(hub string, uid uint32) string {
 	return filepath.Join(c.Dir, hub, strconv.FormatUint(uint64(uid), 10))
 }
 
-// Read returns the consent for a hub and a user. It fails with ErrRefused if there is none, or if others than root could have
-// written the file.
+// Read returns the consent for a hub and a user, or ErrRefused if there is none or others than root could have written the file.
 func (c Consents) Read(hub string, uid uint32) (Consent, error) {
 	if err := config.CheckHub(hub); err != nil {
 		return Consent{}, err

@@ -42,8 +42,7 @@ func Each[T any](c Conn, items []T, request func(T) *nl.NetlinkRequest, handle f
 	return errors.Join(errs...)
 }
 
-// List dumps what there is, and reads each message with parse. It dumps again, after a pause that grows, where that changes
-// meanwhile.
+// List dumps, and parses each message; again, after a pause that grows, where what it lists has changed meanwhile.
 func List[T any](c Conn, request *nl.NetlinkRequest, tries int, pause time.Duration, parse func([]byte) (T, error)) (all []T, err error) {
 	for i := range tries {
 		time.Sleep(time.Duration(i) * pause)
@@ -107,8 +106,7 @@ func grow(fd, option, force, want int) (int, error) {
 	return unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
 }
 
-// GrowReceiveQueue gives a socket of any kind a receive queue of size bytes, which the kernel doubles. In a user namespace
-// net.core.rmem_max is the most.
+// GrowReceiveQueue asks for a receive queue of size bytes, which the kernel doubles; a user namespace gets net.core.rmem_max.
 func GrowReceiveQueue(fd, size int) error {
 	_, err := grow(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, 2*size)
 	return err

@@ -7,15 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInterrupted is returned by Dump when the kernel reports that what it dumps changed meanwhile: things that were there
-// all the time may be missing. The links of a busy host do change; dump again.
+// ErrInterrupted is returned by Dump where that changed meanwhile: things that were there all the time may be missing. Dump again.
 var ErrInterrupted = errors.New("dump interrupted by a change")
 
 // ErrPermission is returned, wrapped together with EPERM or EACCES, for what the kernel does not allow the process to do.
 var ErrPermission = errors.New("the kernel does not permit it")
 
-// NoModuleError is returned, wrapped, for a request that needs a kernel module which is missing. Packages that encode requests
-// return it: only they know the module.
+// NoModuleError is returned, wrapped, for a request that needs a kernel module which is missing; see NoModule.
 type NoModuleError struct{ Module string } // "vxcan", "can-gw", "act_police"
 
 func (e *NoModuleError) Error() string { return "the kernel module " + e.Module + " is missing" }

@@ -19,8 +19,7 @@ func (m message) data() []byte  { return m[unix.SizeofNlMsghdr:] }
 func (m message) is(flag uint16) bool { return m.flags()&flag != 0 }
 func (m message) setAck()             { binary.NativeEndian.PutUint16(m[6:8], m.flags()|unix.NLM_F_ACK) }
 
-// isGet reports whether a request is a look-up: the four kinds of a family are new, delete, get and set (RTM_BASE of
-// linux/rtnetlink.h).
+// isGet reports whether a request is a look-up: a family's kinds are new, delete, get and set (RTM_BASE, linux/rtnetlink.h).
 func (m message) isGet() bool { return m.kind()&3 == unix.RTM_GETLINK&3 }
 
 // errnoSize is the error number that NLMSG_ERROR and NLMSG_DONE begin with, an int.
@@ -108,8 +107,7 @@ func Text(kind int, text string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroT
 // Number is an attribute of a number of 32 bits.
 func Number(kind int, n uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(n)) }
 
-// Attrs calls each with every attribute (struct nlattr of linux/netlink.h, struct rtattr of linux/rtnetlink.h) of b. It
-// stops at the first error.
+// Attrs calls each with every attribute of b (struct nlattr, linux/netlink.h; struct rtattr, linux/rtnetlink.h) until it fails.
 func Attrs(b []byte, each func(kind uint16, value []byte) error) error {
 	for len(b) > 0 {
 		if len(b) < unix.SizeofNlAttr {

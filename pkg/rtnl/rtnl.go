@@ -4,10 +4,9 @@
 // times faster (one system call sends it, and its replies come in order), and a kill cannot split it. This package knows
 // nothing of links, filters or rules: pkg/canlink, pkg/cantc, pkg/cangw and pkg/underlay encode those.
 //
-// mdlayher/netlink 1.9.0, the newest that Go 1.24 builds, was tried in its place behind the same encoder. Dial, a dump of 101
-// links, 64 look-ups in one datagram and close take 413 thousand instructions in user space and 80 system calls here, and 2.7
-// million and 245 there. It would save some 55 of 403 lines, but drops the mark of an interrupted dump, does not check who
-// sent a datagram, and loses the error number of an error with the kernel's words.
+// mdlayher/netlink 1.9.0, the newest that Go 1.24 builds, was tried in its place. A dump of 101 links and 64 look-ups in one
+// datagram take 413 thousand instructions in user space and 80 system calls here, 2.7 million and 245 there. It drops the mark
+// of an interrupted dump, does not check who sent a datagram, and loses the error number of an error with the kernel's words.
 //
 // Kernel headers: linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h.
 package rtnl
@@ -22,8 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a socket in one network namespace. It is not safe for concurrent use. It is an interface so that a test can wrap it
-// and fail any message.
+// Conn is a socket in one network namespace, not safe for concurrent use. It is an interface so that a test can fail any message.
 type Conn interface {
 	// Batch sends the requests, however many, and returns one reply for each, in the order of the requests. The kernel
 	// carries out all of them in order, whether or not earlier ones failed. Up to 32 requests of at most 64 KiB in total,
@@ -60,10 +58,9 @@ type socket struct {
 	broken    error // of the first receive that failed: after it, the answer to any request can be lost
 }
 
-// receiveSize is the receive buffer in bytes. The kernel cannot answer more: a dump makes datagrams of 32 KiB, or of one
-// message if that is longer, and no attribute of a message is longer than 64 KiB, and no message that is asked for here has two
-// such attributes. So one system call reads a datagram; to look at its size first (MSG_PEEK) would take two. Pages of the
-// buffer that are not used are never touched.
+// receiveSize is the receive buffer in bytes. The kernel cannot answer more: a dump makes datagrams of 32 KiB, or of one message
+// if that is longer, and none that is asked for here has two attributes of up to 64 KiB, the longest. So one system call reads a
+// datagram; to look at its size first (MSG_PEEK) would take two. Pages that are not used are never touched.
 const receiveSize = 128 << 10
 
 // Dial opens a socket in the calling thread's network namespace.
@@ -88,8 +85,7 @@ func open(protocol int) (Conn, error) {
 	return &socket{fd: fd, netfilter: protocol == unix.NETLINK_NETFILTER, buf: make([]byte, receiveSize), room: room}, nil
 }
 
-// DialAt opens a socket in another network namespace. (ns.Do of containernetworking/plugins would do, but it starts a
-// thread for it and drops the error number.)
+// DialAt opens a socket in another network namespace. ns.Do would start a thread for it and drop the error number.
 func DialAt(netns ns.NetNS) (conn Conn, retErr error) {
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)

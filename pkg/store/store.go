@@ -1,8 +1,6 @@
-// Package store keeps small pieces of state that several processes share: one JSON file each, with a lock file beside
-// it. A file is replaced whole or not at all, and one that cannot be read is never overwritten.
-//
-// It does not know what it stores. Most of it lives no longer than the kernel, so that only SaveSynced waits for the
-// disk.
+// Package store keeps small pieces of state that several processes share: one JSON file each, with a lock file beside it. A file is
+// replaced whole or not at all, and one that cannot be read is never overwritten. It does not know what it stores. Most of that
+// lives no longer than the kernel, so that only SaveSynced waits for the disk.
 package store
 
 import (
@@ -62,9 +60,8 @@ type envelope struct {
 	Data    any `json:"data"`
 }
 
-// Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. name must be usable
-// as a file name. It fails with ErrLocked when ctx ends first, or after timeout. The lock is the process's: when it
-// dies, it is free.
+// Open waits for the lock of the file called name in dir, and makes dir (mode 0700) if need be. It fails with ErrLocked when ctx
+// ends first, or after timeout. The lock is the process's: when it dies, it is free.
 func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrIO, err)
@@ -88,8 +85,7 @@ func Open(ctx context.Context, dir, name string, timeout time.Duration) (*File, 
 	}
 }
 
-// acquire waits for a lock in the kernel's queue: processes that poll instead starve each other when many start at once
-// on few CPUs.
+// acquire waits in the kernel's queue: processes that poll starve each other when many start at once on few CPUs.
 func acquire(ctx context.Context, path string, deadline time.Time) (*flock.Flock, error) {
 	lock := flock.New(path, flock.SetPermissions(0o600))
 	if locked, err := lock.TryLock(); locked || err != nil { // needs neither goroutine nor timer
@@ -125,8 +121,7 @@ func isCurrent(lock *flock.Flock) bool {
 // Close frees the lock.
 func (f *File) Close() error { return f.lock.Unlock() }
 
-// Load reads the file into data, a pointer. found is false when there is no file. After an UnusableError data is of no
-// use.
+// Load reads the file into data, a pointer. found is false when there is no file. After an UnusableError data is of no use.
 func (f *File) Load(data any) (found bool, err error) { return load(f.base, data) }
 
 // Read is Load without a lock, for a disk that can be read only.
@@ -163,8 +158,7 @@ func (f *File) SetAside() (path string, err error) {
 	return path, nil
 }
 
-// Save replaces the file. After a kill at any point the old or the new content is there, whole. After a power cut the
-// file may be unusable.
+// Save replaces the file. After a kill the old or the new content is there, whole; after a power cut it may be unusable.
 func (f *File) Save(data any) error { return f.save(data, false) }
 
 // SaveSynced is Save for what must survive a power cut: it is on disk when SaveSynced returns.
@@ -206,8 +200,7 @@ func (f *File) syncDir() error {
 	return nil
 }
 
-// Remove removes the file, what a call that was killed may have left of a new one, and the lock file. The lock is still
-// held.
+// Remove removes the file, what a killed call may have left of a new one, and the lock file. The lock is still held.
 func (f *File) Remove() error {
 	if !isCurrent(f.lock) { // the directory was removed, and its files are those of another process now
 		return nil
@@ -279,8 +272,7 @@ func writeFile(path string, content []byte, sync bool) (retErr error) {
 	return nil
 }
 
-// Replace makes or replaces a file that has no lock: readers see the old or the new content, whole. write writes the new one.
-// With sync it survives a power cut.
+// Replace makes or replaces a file without a lock: readers see old or new content, whole. With sync it survives a power cut.
 func Replace(path string, mode os.FileMode, sync bool, write func(io.Writer) error) (retErr error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {

@@ -114,8 +114,7 @@ func (t *Tables) rules(name string) ([]string, error) {
 	return lines, nil
 }
 
-// Set makes a table, in the place of one of its name if there is one. No packet sees something in between. Without the modules
-// it fails with a rtnl.NoModuleError.
+// Set makes or replaces a table. No packet sees something in between. Without the modules it fails with a rtnl.NoModuleError.
 func (t *Tables) Set(table Table) error {
 	named := rtnl.Text(unix.NFTA_TABLE_NAME, table.Name)
 	// The first makes sure that there is one to be deleted.

@@ -1,9 +1,8 @@
 // Package underlay is what a host has of the IP network that carries its tunnels: addresses and the way to other hosts, which
 // it reads, and a table of nftables that keeps the packets of all others out of the tunnels, which it makes.
 //
-// github.com/google/nftables v0.3.0 was looked at in place of table.go. It brings four modules, has sockets of its own, which
-// tests cannot fail one message of, and returns no more of an error than its text; what it would save is the 90 lines that
-// encode.
+// github.com/google/nftables v0.3.0 would save the 90 lines of table.go that encode. It brings four modules, has sockets of its
+// own, which tests cannot fail one message of, and returns no more of an error than its text.
 //
 // Kernel: linux/rtnetlink.h, linux/if_addr.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h,
 // net/netfilter/nf_tables_api.c.
@@ -88,8 +87,7 @@ func addresses(conn rtnl.Conn) ([]address, error) {
 	return slices.DeleteFunc(all, func(a address) bool { return !a.IsValid() }), err
 }
 
-// unmarshalAddress reads struct ifaddrmsg. IFA_LOCAL is the host's own address where there is one, IFA_ADDRESS that of the
-// other end of a link then.
+// unmarshalAddress reads struct ifaddrmsg. Where there is an IFA_LOCAL, IFA_ADDRESS is that of the other end of a link.
 func unmarshalAddress(b []byte) (a address, err error) {
 	local := false
 	err = rtnl.AttrsBehind("ifaddrmsg", unix.SizeofIfAddrmsg, b, func(kind uint16, value []byte) error {
