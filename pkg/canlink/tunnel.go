@@ -43,21 +43,10 @@ func (t Tunnel) Kind() string {
 
 // Numbers from linux/if_tunnel.h, linux/ip6_tunnel.h and linux/if_link.h.
 const (
-	greIFlags = 2  // IFLA_GRE_IFLAGS
-	greOFlags = 3  // IFLA_GRE_OFLAGS
-	greIKey   = 4  // IFLA_GRE_IKEY
-	greOKey   = 5  // IFLA_GRE_OKEY
-	greLocal  = 6  // IFLA_GRE_LOCAL
-	greRemote = 7  // IFLA_GRE_REMOTE
-	greTTL    = 8  // IFLA_GRE_TTL
-	grePMTU   = 10 // IFLA_GRE_PMTUDISC
-	greFlags  = 13 // IFLA_GRE_FLAGS
-
-	greLink, greTOS, greEncap, greCollect, greIgnoreDF, greFWMark = 1, 9, 14, 18, 19, 20 // IFLA_GRE_LINK, _TOS, _ENCAP_TYPE …
-
+	greIgnoreDF      = 19     // IFLA_GRE_IGNORE_DF
+	greFWMark        = 20     // IFLA_GRE_FWMARK
 	greKey           = 0x2000 // GRE_KEY
 	ignoreEncapLimit = 1      // IP6_TNL_F_IGN_ENCAP_LIMIT
-	inet6AddrGenMode = 8      // IFLA_INET6_ADDR_GEN_MODE
 	inet6AddrGenNone = 1      // IN6_ADDR_GEN_MODE_NONE
 )
 
@@ -84,24 +73,27 @@ func (c *Conn) AddTunnel(name string, index int, alias string, t Tunnel) error {
 func (t Tunnel) request(name string, index int) *nl.NetlinkRequest {
 	flags, key := binary.BigEndian.AppendUint16(nil, greKey), binary.BigEndian.AppendUint32(nil, t.Key)
 	data := []*nl.RtAttr{
-		nl.NewRtAttr(greIFlags, flags), nl.NewRtAttr(greOFlags, flags), nl.NewRtAttr(greIKey, key), nl.NewRtAttr(greOKey, key),
-		nl.NewRtAttr(greLocal, t.Local.AsSlice()), nl.NewRtAttr(greRemote, t.Remote.AsSlice()), nl.NewRtAttr(greTTL, []byte{t.TTL}),
+		nl.NewRtAttr(nl.IFLA_GRE_IFLAGS, flags), nl.NewRtAttr(nl.IFLA_GRE_OFLAGS, flags),
+		nl.NewRtAttr(nl.IFLA_GRE_IKEY, key), nl.NewRtAttr(nl.IFLA_GRE_OKEY, key),
+		nl.NewRtAttr(nl.IFLA_GRE_LOCAL, t.Local.AsSlice()), nl.NewRtAttr(nl.IFLA_GRE_REMOTE, t.Remote.AsSlice()),
+		nl.NewRtAttr(nl.IFLA_GRE_TTL, []byte{t.TTL}),
 	}
 	if t.Kind() == GRE6 { // without the flag each packet gets an extension header, which some routers drop
-		data = append(data, rtnl.Number(greFlags, ignoreEncapLimit))
+		data = append(data, rtnl.Number(nl.IFLA_GRE_FLAGS, ignoreEncapLimit))
 	}
 	return rtnl.With(addRequest(index, false), rtnl.Text(unix.IFLA_IFNAME, name), Info(t.Kind(), data...))
 }
 
 // noAddressRequest keeps IPv6 from giving a device an address.
 func noAddressRequest(index int) *nl.NetlinkRequest {
-	mode := nl.NewRtAttr(inet6AddrGenMode, []byte{inet6AddrGenNone})
+	mode := nl.NewRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{inet6AddrGenNone})
 	return rtnl.With(ChangeRequest(index), rtnl.Nested(unix.IFLA_AF_SPEC, rtnl.Nested(unix.AF_INET6, mode)))
 }
 
 // greSizes are the sizes of attributes, in bytes.
 var greSizes = map[uint16]int{
-	greIFlags: 2, greOFlags: 2, greIKey: 4, greOKey: 4, greTTL: 1, grePMTU: 1, greFlags: 4, greLink: 4, greTOS: 1, greEncap: 2, greIgnoreDF: 1, greFWMark: 4,
+	nl.IFLA_GRE_IFLAGS: 2, nl.IFLA_GRE_OFLAGS: 2, nl.IFLA_GRE_IKEY: 4, nl.IFLA_GRE_OKEY: 4, nl.IFLA_GRE_TTL: 1, nl.IFLA_GRE_TOS: 1,
+	nl.IFLA_GRE_PMTUDISC: 1, nl.IFLA_GRE_FLAGS: 4, nl.IFLA_GRE_LINK: 4, nl.IFLA_GRE_ENCAP_TYPE: 2, greIgnoreDF: 1, greFWMark: 4,
 }
 
 // parseAttr reads the attributes of a tunnel's device.
@@ -110,31 +102,31 @@ func (t *Tunnel) parseAttr(kind uint16, value []byte) error {
 		return fmt.Errorf("attribute %d of a tunnel: %d bytes, want %d", kind, len(value), size)
 	}
 	switch kind {
-	case greIFlags, greOFlags:
+	case nl.IFLA_GRE_IFLAGS, nl.IFLA_GRE_OFLAGS:
 		t.other = t.other || binary.BigEndian.Uint16(value) != greKey
-	case greIKey:
+	case nl.IFLA_GRE_IKEY:
 		t.Key = binary.BigEndian.Uint32(value)
-	case greOKey: // comes behind greIKey (ipgre_fill_info of net/ipv4/ip_gre.c)
+	case nl.IFLA_GRE_OKEY: // comes behind IFLA_GRE_IKEY (ipgre_fill_info of net/ipv4/ip_gre.c)
 		t.other = t.other || binary.BigEndian.Uint32(value) != t.Key
-	case greLocal, greRemote:
+	case nl.IFLA_GRE_LOCAL, nl.IFLA_GRE_REMOTE:
 		a, ok := netip.AddrFromSlice(value)
 		if !ok {
 			return fmt.Errorf("attribute %d of a tunnel: %d bytes, want 4 or 16", kind, len(value))
 		}
-		if kind == greLocal {
+		if kind == nl.IFLA_GRE_LOCAL {
 			t.Local = a
 		} else {
 			t.Remote = a
 		}
-	case greTTL:
+	case nl.IFLA_GRE_TTL:
 		t.TTL = value[0]
-	case grePMTU:
+	case nl.IFLA_GRE_PMTUDISC:
 		t.other = t.other || value[0] != 1
-	case greFlags: // the upper half is what the kernel has found out
+	case nl.IFLA_GRE_FLAGS: // the upper half is what the kernel has found out
 		t.other = t.other || binary.NativeEndian.Uint32(value)&0xffff != ignoreEncapLimit
-	case greLink, greTOS, greEncap, greIgnoreDF, greFWMark:
+	case nl.IFLA_GRE_LINK, nl.IFLA_GRE_TOS, nl.IFLA_GRE_ENCAP_TYPE, greIgnoreDF, greFWMark:
 		t.other = t.other || bytes.ContainsFunc(value, func(r rune) bool { return r != 0 })
-	case greCollect:
+	case nl.IFLA_GRE_COLLECT_METADATA:
 		t.other = true
 	}
 	return nil

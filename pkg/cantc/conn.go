@@ -98,7 +98,7 @@ func (c *Conn) addQdiscs(filters []Filter) error {
 		}
 	}
 	request := func(dev int) *nl.NetlinkRequest {
-		return rtnl.With(qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev), rtnl.Text(tcaKind, clsact))
+		return rtnl.With(qdiscRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev), rtnl.Text(unix.TCA_KIND, clsact))
 	}
 	return rtnl.Each(c.conn, devs, request, func(dev int, r rtnl.Reply) error {
 		switch {
@@ -150,7 +150,7 @@ func (c *Conn) missing(f Filter) string {
 	for _, a := range f.Actions {
 		r := nl.NewNetlinkRequest(unix.RTM_NEWACTION, unix.NLM_F_CREATE)
 		r.AddData(nl.NewRtAttr(0, nil)) // struct tcamsg is four bytes, of which none is used
-		r.AddData(rtnl.Nested(tcaActTab, rtnl.Nested(1, rtnl.Text(tcaActKind, a.Kind))))
+		r.AddData(rtnl.Nested(nl.TCA_ACT_TAB, rtnl.Nested(1, rtnl.Text(nl.TCA_ACT_KIND, a.Kind))))
 		if errors.Is(rtnl.Do(c.conn, r), unix.ENOENT) {
 			return "act_" + a.Kind
 		}
@@ -173,7 +173,7 @@ func Probe(actions ...Action) error {
 // do filters of other kinds than those of Set.
 func (c *Conn) Delete(hooks ...Hook) error {
 	request := func(h Hook) *nl.NetlinkRequest {
-		return rtnl.With(h.request(unix.RTM_DELTFILTER, 0), rtnl.Text(tcaKind, Kind))
+		return rtnl.With(h.request(unix.RTM_DELTFILTER, 0), rtnl.Text(unix.TCA_KIND, Kind))
 	}
 	return rtnl.Each(c.conn, hooks, request, func(h Hook, r rtnl.Reply) error {
 		if r.Err == nil || isAbsent(r.Err) {

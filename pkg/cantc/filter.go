@@ -135,37 +135,9 @@ const (
 	clsactHandle = 0xffff0000
 	hookParent   = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and one more is TC_H_MIN_EGRESS
 
-	tcaKind         = 1  // TCA_KIND
-	tcaOptions      = 2  // TCA_OPTIONS
-	tcaChain        = 11 // TCA_CHAIN
-	tcaIngressBlock = 13 // TCA_INGRESS_BLOCK
-	tcaEgressBlock  = 14 // TCA_EGRESS_BLOCK
-
-	tcaBPFAct    = 1 // TCA_BPF_ACT
-	tcaBPFOpsLen = 4 // TCA_BPF_OPS_LEN
-	tcaBPFOps    = 5 // TCA_BPF_OPS
-
-	tcaActTab     = 1 // TCA_ACT_TAB
-	tcaActKind    = 1 // TCA_ACT_KIND
-	tcaActOptions = 2 // TCA_ACT_OPTIONS
-	tcaActStats   = 4 // TCA_ACT_STATS
-
-	tcaStatsBasic = 1 // TCA_STATS_BASIC
-	tcaStatsQueue = 3 // TCA_STATS_QUEUE, struct gnet_stats_queue
-	tcaStatsPkt64 = 8 // TCA_STATS_PKT64
-
-	tcaGactParms = 2 // TCA_GACT_PARMS
-
-	tcaSkbeditParms    = 2 // TCA_SKBEDIT_PARMS
-	tcaSkbeditPriority = 3 // TCA_SKBEDIT_PRIORITY
-	tcaSkbeditMark     = 5 // TCA_SKBEDIT_MARK
-
-	tcaMirredParms    = 2  // TCA_MIRRED_PARMS
 	egressRedir       = 1  // TCA_EGRESS_REDIR
 	egressMirror      = 2  // TCA_EGRESS_MIRROR
 	ingressMirror     = 4  // TCA_INGRESS_MIRROR
-	tcaPoliceTBF      = 1  // TCA_POLICE_TBF
-	tcaPoliceResult   = 5  // TCA_POLICE_RESULT
 	tcaPolicePktRate  = 10 // TCA_POLICE_PKTRATE64
 	tcaPolicePktBurst = 11 // TCA_POLICE_PKTBURST64
 
@@ -219,10 +191,10 @@ func tcAttrs(b []byte, each func(attr uint16, value []byte) error) (head nl.TcMs
 func unmarshalQdisc(b []byte) (q Qdisc, handle uint32, err error) {
 	head, err := tcAttrs(b, func(attr uint16, value []byte) (err error) {
 		switch attr {
-		case tcaKind:
+		case unix.TCA_KIND:
 			q.Kind = unix.ByteSliceToString(value)
-		case tcaIngressBlock, tcaEgressBlock:
-			q.Blocks[attr-tcaIngressBlock], err = rtnl.Uint32(attr, value)
+		case unix.TCA_INGRESS_BLOCK, unix.TCA_EGRESS_BLOCK:
+			q.Blocks[attr-unix.TCA_INGRESS_BLOCK], err = rtnl.Uint32(attr, value)
 		}
 		return err
 	})
@@ -232,26 +204,26 @@ func unmarshalQdisc(b []byte) (q Qdisc, handle uint32, err error) {
 
 // setRequest makes the filter of a hook, or replaces it without a moment in between.
 func (f Filter) setRequest() *nl.NetlinkRequest {
-	options := nl.NewRtAttr(tcaOptions, nil)
-	actions := options.AddRtAttr(tcaBPFAct, nil)
+	options := nl.NewRtAttr(unix.TCA_OPTIONS, nil)
+	actions := options.AddRtAttr(nl.TCA_BPF_ACT, nil)
 	for i, a := range f.Actions {
 		action := actions.AddRtAttr(i+1, nil)
-		action.AddRtAttr(tcaActKind, nl.ZeroTerminated(a.Kind))
-		a.addOptions(action.AddRtAttr(tcaActOptions|unix.NLA_F_NESTED, nil))
+		action.AddRtAttr(nl.TCA_ACT_KIND, nl.ZeroTerminated(a.Kind))
+		a.addOptions(action.AddRtAttr(nl.TCA_ACT_OPTIONS|unix.NLA_F_NESTED, nil))
 	}
 	addProgram(options, f.Program)
-	return rtnl.With(f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE), rtnl.Text(tcaKind, Kind), options)
+	return rtnl.With(f.request(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE), rtnl.Text(unix.TCA_KIND, Kind), options)
 }
 
 func addProgram(options *nl.RtAttr, program []unix.SockFilter) {
-	options.AddRtAttr(tcaBPFOpsLen, nl.Uint16Attr(uint16(len(program))))
+	options.AddRtAttr(nl.TCA_BPF_OPS_LEN, nl.Uint16Attr(uint16(len(program))))
 	ops := make([]byte, 0, sockFilterSize*len(program))
 	for _, op := range program {
 		ops = binary.NativeEndian.AppendUint16(ops, op.Code)
 		ops = append(ops, op.Jt, op.Jf)
 		ops = binary.NativeEndian.AppendUint32(ops, op.K)
 	}
-	options.AddRtAttr(tcaBPFOps, ops)
+	options.AddRtAttr(nl.TCA_BPF_OPS, ops)
 }
 
 func (a Action) addOptions(options *nl.RtAttr) {
@@ -259,21 +231,21 @@ func (a Action) addOptions(options *nl.RtAttr) {
 	binary.NativeEndian.PutUint32(gen[8:12], uint32(a.Verdict))
 	switch a.Kind {
 	case kindGact:
-		options.AddRtAttr(tcaGactParms, gen)
+		options.AddRtAttr(nl.TCA_GACT_PARMS, gen)
 	case kindSkbedit:
-		options.AddRtAttr(tcaSkbeditParms, gen)
+		options.AddRtAttr(nl.TCA_SKBEDIT_PARMS, gen)
 		if a.reset {
-			options.AddRtAttr(tcaSkbeditPriority, nl.Uint32Attr(0))
+			options.AddRtAttr(nl.TCA_SKBEDIT_PRIORITY, nl.Uint32Attr(0))
 		}
-		options.AddRtAttr(tcaSkbeditMark, nl.Uint32Attr(a.Mark))
+		options.AddRtAttr(nl.TCA_SKBEDIT_MARK, nl.Uint32Attr(a.Mark))
 	case kindMirred:
 		gen = binary.NativeEndian.AppendUint32(gen, a.Way)
-		options.AddRtAttr(tcaMirredParms, binary.NativeEndian.AppendUint32(gen, uint32(a.Dev)))
+		options.AddRtAttr(nl.TCA_MIRRED_PARMS, binary.NativeEndian.AppendUint32(gen, uint32(a.Dev)))
 	case kindPolice:
 		police := make([]byte, tcPoliceSize) // struct tc_police has the verdict second, and no tc_gen
 		binary.NativeEndian.PutUint32(police[4:8], uint32(a.Verdict))
-		options.AddRtAttr(tcaPoliceTBF, police)
-		options.AddRtAttr(tcaPoliceResult, nl.Uint32Attr(verdictPipe))
+		options.AddRtAttr(nl.TCA_POLICE_TBF, police)
+		options.AddRtAttr(nl.TCA_POLICE_RESULT, nl.Uint32Attr(verdictPipe))
 		options.AddRtAttr(tcaPolicePktRate, nl.Uint64Attr(a.Rate))
 		options.AddRtAttr(tcaPolicePktBurst, nl.Uint64Attr(a.Burst))
 	}
@@ -283,9 +255,9 @@ func (a Action) addOptions(options *nl.RtAttr) {
 func unmarshalFilter(b []byte) (f Installed, err error) {
 	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
 		switch {
-		case attr == tcaKind:
+		case attr == unix.TCA_KIND:
 			f.Kind = unix.ByteSliceToString(value)
-		case attr == tcaOptions && f.Kind == Kind:
+		case attr == unix.TCA_OPTIONS && f.Kind == Kind:
 			return rtnl.Attrs(value, f.unmarshalOption)
 		}
 		return nil
@@ -296,7 +268,7 @@ func unmarshalFilter(b []byte) (f Installed, err error) {
 
 func (f *Installed) unmarshalOption(attr uint16, value []byte) error {
 	switch attr {
-	case tcaBPFOps:
+	case nl.TCA_BPF_OPS:
 		if len(value)%sockFilterSize != 0 {
 			return fmt.Errorf("attribute %d: %d bytes, want a multiple of %d", attr, len(value), sockFilterSize)
 		}
@@ -305,7 +277,7 @@ func (f *Installed) unmarshalOption(attr uint16, value []byte) error {
 				Code: binary.NativeEndian.Uint16(op[0:2]), Jt: op[2], Jf: op[3], K: binary.NativeEndian.Uint32(op[4:8]),
 			})
 		}
-	case tcaBPFAct:
+	case nl.TCA_BPF_ACT:
 		return rtnl.Attrs(value, func(_ uint16, value []byte) error {
 			action, packets, failed, err := unmarshalAction(value)
 			f.Actions, f.Packets, f.Failed = append(f.Actions, action), append(f.Packets, packets), f.Failed+failed
@@ -318,21 +290,21 @@ func (f *Installed) unmarshalOption(attr uint16, value []byte) error {
 func unmarshalAction(b []byte) (a Action, packets, failed uint64, err error) {
 	err = rtnl.Attrs(b, func(attr uint16, value []byte) error {
 		switch attr {
-		case tcaActKind:
+		case nl.TCA_ACT_KIND:
 			a.Kind = unix.ByteSliceToString(value)
-		case tcaActOptions:
+		case nl.TCA_ACT_OPTIONS:
 			return rtnl.Attrs(value, a.unmarshalOption)
-		case tcaActStats:
+		case nl.TCA_ACT_STATS:
 			return rtnl.Attrs(value, func(attr uint16, value []byte) error {
 				switch {
-				case attr == tcaStatsBasic && len(value) < gnetStatsBasicSize, attr == tcaStatsPkt64 && len(value) != 8,
-					attr == tcaStatsQueue && len(value) < gnetStatsQueueSize:
+				case attr == nl.TCA_STATS_BASIC && len(value) < gnetStatsBasicSize, attr == nl.TCA_STATS_PKT64 && len(value) != 8,
+					attr == nl.TCA_STATS_QUEUE && len(value) < gnetStatsQueueSize:
 					return fmt.Errorf("attribute %d of counters: %d bytes", attr, len(value))
-				case attr == tcaStatsBasic:
+				case attr == nl.TCA_STATS_BASIC:
 					packets = uint64(binary.NativeEndian.Uint32(value[8:12]))
-				case attr == tcaStatsQueue && a.Kind == kindMirred:
+				case attr == nl.TCA_STATS_QUEUE && a.Kind == kindMirred:
 					failed = uint64(binary.NativeEndian.Uint32(value[16:20]))
-				case attr == tcaStatsPkt64: // only there when 32 bits are not enough
+				case attr == nl.TCA_STATS_PKT64: // only there when 32 bits are not enough
 					packets = binary.NativeEndian.Uint64(value)
 				}
 				return nil
@@ -345,10 +317,10 @@ func unmarshalAction(b []byte) (a Action, packets, failed uint64, err error) {
 
 // optionSizes has the attributes of actions that are read, by action, with their size.
 var optionSizes = map[string]map[uint16]int{
-	kindGact:    {tcaGactParms: tcGenSize},
-	kindSkbedit: {tcaSkbeditParms: tcGenSize, tcaSkbeditPriority: 4, tcaSkbeditMark: 4},
-	kindMirred:  {tcaMirredParms: tcMirredSize},
-	kindPolice:  {tcaPoliceTBF: tcPoliceSize, tcaPoliceResult: 4, tcaPolicePktRate: 8, tcaPolicePktBurst: 8},
+	kindGact:    {nl.TCA_GACT_PARMS: tcGenSize},
+	kindSkbedit: {nl.TCA_SKBEDIT_PARMS: tcGenSize, nl.TCA_SKBEDIT_PRIORITY: 4, nl.TCA_SKBEDIT_MARK: 4},
+	kindMirred:  {nl.TCA_MIRRED_PARMS: tcMirredSize},
+	kindPolice:  {nl.TCA_POLICE_TBF: tcPoliceSize, nl.TCA_POLICE_RESULT: 4, tcaPolicePktRate: 8, tcaPolicePktBurst: 8},
 }
 
 func (a *Action) unmarshalOption(attr uint16, value []byte) error {
@@ -361,17 +333,17 @@ func (a *Action) unmarshalOption(attr uint16, value []byte) error {
 	}
 	number := binary.NativeEndian.Uint32(value)
 	switch {
-	case a.Kind == kindPolice && attr == tcaPoliceTBF:
+	case a.Kind == kindPolice && attr == nl.TCA_POLICE_TBF:
 		a.Verdict = int32(binary.NativeEndian.Uint32(value[4:8]))
-	case a.Kind == kindPolice && attr == tcaPoliceResult:
+	case a.Kind == kindPolice && attr == nl.TCA_POLICE_RESULT:
 		a.other = number != verdictPipe
 	case a.Kind == kindPolice && attr == tcaPolicePktRate:
 		a.Rate = binary.NativeEndian.Uint64(value)
 	case a.Kind == kindPolice && attr == tcaPolicePktBurst:
 		a.Burst = binary.NativeEndian.Uint64(value)
-	case attr == tcaSkbeditPriority && a.Kind == kindSkbedit:
+	case attr == nl.TCA_SKBEDIT_PRIORITY && a.Kind == kindSkbedit:
 		a.reset, a.other = number == 0, number != 0
-	case attr == tcaSkbeditMark && a.Kind == kindSkbedit:
+	case attr == nl.TCA_SKBEDIT_MARK && a.Kind == kindSkbedit:
 		a.Mark = number
 	default: // tc_gen, and struct tc_mirred, which begins with it
 		a.Verdict = int32(binary.NativeEndian.Uint32(value[8:12]))

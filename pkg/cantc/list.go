@@ -60,9 +60,9 @@ func (c *Conn) list(h Hook) (all []Entry, err error) {
 func unmarshalEntry(b []byte) (e Entry, chain uint32, err error) {
 	head, err := tcAttrs(b, func(attr uint16, value []byte) (err error) {
 		switch attr {
-		case tcaKind:
+		case unix.TCA_KIND:
 			e.Kind = unix.ByteSliceToString(value)
-		case tcaChain:
+		case unix.TCA_CHAIN:
 			chain, err = rtnl.Uint32(attr, value)
 		}
 		return err

@@ -63,11 +63,8 @@ const (
 	othersMinor   = 0xffff       // of the class of mark 0
 	markPrio      = 1
 	othersPrio    = 2
-	tcaStats2     = 7 // TCA_STATS2
 	tcaFwClass    = 1 // TCA_FW_CLASSID
-	tcaBPFClass   = 3 // TCA_BPF_CLASSID
 	tcaDRRQuantum = 1 // TCA_DRR_QUANTUM
-	tcaStab       = 8 // TCA_STAB
 	tcaStabBase   = 1 // TCA_STAB_BASE, struct tc_sizespec
 	// drr gives a class at least 256 bytes a round (Linux 6.12): sixteen classic frames, and with the overhead one.
 	quantum  = 256
@@ -200,12 +197,12 @@ func rootRequest(dev int) *nl.NetlinkRequest {
 	spec := make([]byte, 24) // cell_log, size_log, cell_align; overhead; linklayer, mpu, mtu, tsize
 	binary.NativeEndian.PutUint32(spec[4:], overhead)
 	return rtnl.With(tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, dev, queueHandle, rootParent, 0),
-		rtnl.Text(tcaKind, drr), rtnl.Nested(tcaStab, nl.NewRtAttr(tcaStabBase, spec)))
+		rtnl.Text(unix.TCA_KIND, drr), rtnl.Nested(unix.TCA_STAB, nl.NewRtAttr(tcaStabBase, spec)))
 }
 
 func classRequest(dev int, mark uint32) *nl.NetlinkRequest {
 	return rtnl.With(tcRequest(unix.RTM_NEWTCLASS, unix.NLM_F_CREATE, dev, ClassOf(mark).ID, queueHandle, 0),
-		rtnl.Text(tcaKind, drr), rtnl.Nested(tcaOptions, rtnl.Number(tcaDRRQuantum, quantum)))
+		rtnl.Text(unix.TCA_KIND, drr), rtnl.Nested(unix.TCA_OPTIONS, rtnl.Number(tcaDRRQuantum, quantum)))
 }
 
 // markRequest is about the filter that gives a class the frames of its mark, which is the filter's handle.
@@ -215,15 +212,15 @@ func markRequest(kind, dev int, mark uint32) *nl.NetlinkRequest {
 		flags = unix.NLM_F_CREATE
 	}
 	return rtnl.With(tcRequest(kind, flags, dev, mark, queueHandle, markPrio<<16|protocolAll()),
-		rtnl.Text(tcaKind, fw), rtnl.Nested(tcaOptions, rtnl.Number(tcaFwClass, ClassOf(mark).ID)))
+		rtnl.Text(unix.TCA_KIND, fw), rtnl.Nested(unix.TCA_OPTIONS, rtnl.Number(tcaFwClass, ClassOf(mark).ID)))
 }
 
 // othersRequest makes the filter that gives all other frames to the class of mark 0.
 func othersRequest(dev int) *nl.NetlinkRequest {
-	options := rtnl.Nested(tcaOptions, rtnl.Number(tcaBPFClass, ClassOf(0).ID))
+	options := rtnl.Nested(unix.TCA_OPTIONS, rtnl.Number(nl.TCA_BPF_CLASSID, ClassOf(0).ID))
 	addProgram(options, matchAll)
 	return rtnl.With(tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, dev, 1, queueHandle, othersPrio<<16|protocolAll()),
-		rtnl.Text(tcaKind, Kind), options)
+		rtnl.Text(unix.TCA_KIND, Kind), options)
 }
 
 // unmarshalClassFilter reads a filter of our qdisc: the mark, and the class that gets its frames, 0 if it is none of ours.
@@ -231,11 +228,11 @@ func unmarshalClassFilter(b []byte) (mark, id uint32, err error) {
 	var kind string
 	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
 		switch {
-		case attr == tcaKind:
+		case attr == unix.TCA_KIND:
 			kind = unix.ByteSliceToString(value)
-		case attr == tcaOptions:
+		case attr == unix.TCA_OPTIONS:
 			return rtnl.Attrs(value, func(attr uint16, value []byte) error {
-				if kind == fw && attr == tcaFwClass || kind == Kind && attr == tcaBPFClass {
+				if kind == fw && attr == tcaFwClass || kind == Kind && attr == nl.TCA_BPF_CLASSID {
 					if len(value) != 4 {
 						return fmt.Errorf("attribute %d of %s: %d bytes, want 4", attr, kind, len(value))
 					}
@@ -254,12 +251,12 @@ func unmarshalClassFilter(b []byte) (mark, id uint32, err error) {
 
 func unmarshalClass(b []byte) (class Class, err error) {
 	head, err := tcAttrs(b, func(attr uint16, value []byte) error {
-		if attr != tcaStats2 {
+		if attr != unix.TCA_STATS2 {
 			return nil
 		}
 		return rtnl.Attrs(value, func(attr uint16, value []byte) error {
 			switch {
-			case attr != tcaStatsQueue:
+			case attr != nl.TCA_STATS_QUEUE:
 			case len(value) < gnetStatsQueueSize:
 				return fmt.Errorf("attribute %d of counters: %d bytes, want %d", attr, len(value), gnetStatsQueueSize)
 			default:

@@ -155,27 +155,9 @@ type Limits struct {
 
 // Numbers from linux/can/netlink.h.
 const (
-	canBitTiming          = 1  // IFLA_CAN_BITTIMING
-	canBitTimingConst     = 2  // IFLA_CAN_BITTIMING_CONST
-	canClock              = 3  // IFLA_CAN_CLOCK
-	canState              = 4  // IFLA_CAN_STATE
-	canCtrlMode           = 5  // IFLA_CAN_CTRLMODE
-	canRestartMS          = 6  // IFLA_CAN_RESTART_MS
-	canRestart            = 7  // IFLA_CAN_RESTART
-	canBerrCounter        = 8  // IFLA_CAN_BERR_COUNTER
-	canDataBitTiming      = 9  // IFLA_CAN_DATA_BITTIMING
-	canDataBitTimingConst = 10 // IFLA_CAN_DATA_BITTIMING_CONST
-	canTermination        = 11 // IFLA_CAN_TERMINATION
-	canTerminationConst   = 12 // IFLA_CAN_TERMINATION_CONST
-	canBitrateConst       = 13 // IFLA_CAN_BITRATE_CONST
-	canDataBitrateConst   = 14 // IFLA_CAN_DATA_BITRATE_CONST
-	canBitrateMax         = 15 // IFLA_CAN_BITRATE_MAX
-	canCtrlModeExt        = 17 // IFLA_CAN_CTRLMODE_EXT
+	canCtrlModeExt       = 17 // IFLA_CAN_CTRLMODE_EXT
+	canCtrlModeSupported = 1  // IFLA_CAN_CTRLMODE_SUPPORTED, in IFLA_CAN_CTRLMODE_EXT
 
-	canCtrlModeSupported = 1 // IFLA_CAN_CTRLMODE_SUPPORTED, in IFLA_CAN_CTRLMODE_EXT
-)
-
-const (
 	bitTimingSize   = 32 // struct can_bittiming
 	limitsNameSize  = 16 // can_bittiming_const.name
 	limitsSize      = 48 // struct can_bittiming_const
@@ -285,44 +267,44 @@ func (c *Device) unmarshalInfo(info []byte) error {
 
 func (c *Device) unmarshalAttr(kind uint16, value []byte) (err error) {
 	switch kind {
-	case canBitTiming:
+	case nl.IFLA_CAN_BITTIMING:
 		c.Timing, err = unmarshalBitTiming("IFLA_CAN_BITTIMING", value)
-	case canDataBitTiming:
+	case nl.IFLA_CAN_DATA_BITTIMING:
 		c.DataTiming, err = unmarshalBitTiming("IFLA_CAN_DATA_BITTIMING", value)
-	case canBitTimingConst:
+	case nl.IFLA_CAN_BITTIMING_CONST:
 		c.Hardware, c.Limits, err = unmarshalLimits("IFLA_CAN_BITTIMING_CONST", value)
-	case canDataBitTimingConst:
+	case nl.IFLA_CAN_DATA_BITTIMING_CONST:
 		_, c.DataLimits, err = unmarshalLimits("IFLA_CAN_DATA_BITTIMING_CONST", value)
-	case canBitrateConst:
+	case nl.IFLA_CAN_BITRATE_CONST:
 		c.Bitrates, err = unmarshalList("IFLA_CAN_BITRATE_CONST", value, 4, binary.NativeEndian.Uint32)
-	case canDataBitrateConst:
+	case nl.IFLA_CAN_DATA_BITRATE_CONST:
 		c.DataBitrates, err = unmarshalList("IFLA_CAN_DATA_BITRATE_CONST", value, 4, binary.NativeEndian.Uint32)
-	case canBitrateMax:
+	case nl.IFLA_CAN_BITRATE_MAX:
 		c.MaxBitrate, err = unmarshalUint32("IFLA_CAN_BITRATE_MAX", value)
-	case canClock: // struct can_clock is this one number
+	case nl.IFLA_CAN_CLOCK: // struct can_clock is this one number
 		c.Clock, err = unmarshalUint32("IFLA_CAN_CLOCK", value)
-	case canRestartMS:
+	case nl.IFLA_CAN_RESTART_MS:
 		c.RestartMS, err = unmarshalUint32("IFLA_CAN_RESTART_MS", value)
-	case canState:
+	case nl.IFLA_CAN_STATE:
 		var state uint32
 		state, err = unmarshalUint32("IFLA_CAN_STATE", value)
 		c.State = State(state)
-	case canCtrlMode:
+	case nl.IFLA_CAN_CTRLMODE:
 		if err = wantSize("IFLA_CAN_CTRLMODE", value, ctrlModeSize); err == nil {
 			c.Modes = Modes(binary.NativeEndian.Uint32(value[4:8])) // flags; the mask before them is for requests
 		}
 	case canCtrlModeExt:
 		return rtnl.Attrs(value, c.unmarshalCtrlModeExt)
-	case canBerrCounter:
+	case nl.IFLA_CAN_BERR_COUNTER:
 		if err = wantSize("IFLA_CAN_BERR_COUNTER", value, berrCounterSize); err == nil {
 			c.TxErrors, c.RxErrors = binary.NativeEndian.Uint16(value[0:2]), binary.NativeEndian.Uint16(value[2:4])
 			c.KnowsErrors = true
 		}
-	case canTermination:
+	case nl.IFLA_CAN_TERMINATION:
 		if err = wantSize("IFLA_CAN_TERMINATION", value, 2); err == nil {
 			c.Termination = binary.NativeEndian.Uint16(value)
 		}
-	case canTerminationConst:
+	case nl.IFLA_CAN_TERMINATION_CONST:
 		c.Terminations, err = unmarshalList("IFLA_CAN_TERMINATION_CONST", value, 2, binary.NativeEndian.Uint16)
 	}
 	return err

@@ -118,20 +118,20 @@ func TestUnmarshalControllerWrongLength(t *testing.T) {
 		name string
 		want func(size int) bool
 	}{
-		canBitTiming:          {"IFLA_CAN_BITTIMING", func(size int) bool { return size == 32 }},
-		canBitTimingConst:     {"IFLA_CAN_BITTIMING_CONST", func(size int) bool { return size == 48 }},
-		canClock:              {"IFLA_CAN_CLOCK", func(size int) bool { return size == 4 }},
-		canState:              {"IFLA_CAN_STATE", func(size int) bool { return size == 4 }},
-		canCtrlMode:           {"IFLA_CAN_CTRLMODE", func(size int) bool { return size == 8 }},
-		canRestartMS:          {"IFLA_CAN_RESTART_MS", func(size int) bool { return size == 4 }},
-		canBerrCounter:        {"IFLA_CAN_BERR_COUNTER", func(size int) bool { return size == 4 }},
-		canDataBitTiming:      {"IFLA_CAN_DATA_BITTIMING", func(size int) bool { return size == 32 }},
-		canDataBitTimingConst: {"IFLA_CAN_DATA_BITTIMING_CONST", func(size int) bool { return size == 48 }},
-		canTermination:        {"IFLA_CAN_TERMINATION", func(size int) bool { return size == 2 }},
-		canTerminationConst:   {"IFLA_CAN_TERMINATION_CONST", func(size int) bool { return size%2 == 0 }},
-		canBitrateConst:       {"IFLA_CAN_BITRATE_CONST", func(size int) bool { return size%4 == 0 }},
-		canDataBitrateConst:   {"IFLA_CAN_DATA_BITRATE_CONST", func(size int) bool { return size%4 == 0 }},
-		canBitrateMax:         {"IFLA_CAN_BITRATE_MAX", func(size int) bool { return size == 4 }},
+		nl.IFLA_CAN_BITTIMING:            {"IFLA_CAN_BITTIMING", func(size int) bool { return size == 32 }},
+		nl.IFLA_CAN_BITTIMING_CONST:      {"IFLA_CAN_BITTIMING_CONST", func(size int) bool { return size == 48 }},
+		nl.IFLA_CAN_CLOCK:                {"IFLA_CAN_CLOCK", func(size int) bool { return size == 4 }},
+		nl.IFLA_CAN_STATE:                {"IFLA_CAN_STATE", func(size int) bool { return size == 4 }},
+		nl.IFLA_CAN_CTRLMODE:             {"IFLA_CAN_CTRLMODE", func(size int) bool { return size == 8 }},
+		nl.IFLA_CAN_RESTART_MS:           {"IFLA_CAN_RESTART_MS", func(size int) bool { return size == 4 }},
+		nl.IFLA_CAN_BERR_COUNTER:         {"IFLA_CAN_BERR_COUNTER", func(size int) bool { return size == 4 }},
+		nl.IFLA_CAN_DATA_BITTIMING:       {"IFLA_CAN_DATA_BITTIMING", func(size int) bool { return size == 32 }},
+		nl.IFLA_CAN_DATA_BITTIMING_CONST: {"IFLA_CAN_DATA_BITTIMING_CONST", func(size int) bool { return size == 48 }},
+		nl.IFLA_CAN_TERMINATION:          {"IFLA_CAN_TERMINATION", func(size int) bool { return size == 2 }},
+		nl.IFLA_CAN_TERMINATION_CONST:    {"IFLA_CAN_TERMINATION_CONST", func(size int) bool { return size%2 == 0 }},
+		nl.IFLA_CAN_BITRATE_CONST:        {"IFLA_CAN_BITRATE_CONST", func(size int) bool { return size%4 == 0 }},
+		nl.IFLA_CAN_DATA_BITRATE_CONST:   {"IFLA_CAN_DATA_BITRATE_CONST", func(size int) bool { return size%4 == 0 }},
+		nl.IFLA_CAN_BITRATE_MAX:          {"IFLA_CAN_BITRATE_MAX", func(size int) bool { return size == 4 }},
 	} {
 		for size := range 60 {
 			_, err := unmarshalDevice(newLink(Can, attr, make([]byte, size)))
@@ -154,7 +154,7 @@ func TestUnmarshalControllerWrongLength(t *testing.T) {
 		}
 	}
 	// 16 is IFLA_CAN_TDC. What is not known is no error.
-	for _, attr := range []int{0, canRestart, 16, 18, 19, 4711} {
+	for _, attr := range []int{0, nl.IFLA_CAN_RESTART, 16, 18, 19, 4711} {
 		for size := range 9 {
 			if c, err := unmarshalDevice(newLink(Can, attr, make([]byte, size))); err != nil || !cmp.Equal(c, Device{Link: canlink.Link{Kind: Can}}) {
 				t.Errorf("attribute %d of %d bytes: %+v, %v", attr, size, c, err)
@@ -173,13 +173,13 @@ func TestUnmarshalControllerOther(t *testing.T) {
 		value []byte
 		want  Device
 	}{
-		{canTermination, []byte{120, 0}, Device{Termination: 120}},
-		{canTerminationConst, []byte{0, 0, 120, 0}, Device{Terminations: []uint16{0, 120}}},
-		{canDataBitTimingConst, limits, Device{DataLimits: sjaLimits}},
-		{canDataBitrateConst, cantest.Unhex(t, "80 84 1e 00 40 4b 4c 00"), Device{DataBitrates: []uint32{2_000_000, 5_000_000}}},
-		{canBitrateMax, cantest.Unhex(t, "40 42 0f 00"), Device{MaxBitrate: 1_000_000}},
-		{canBerrCounter, []byte{128, 0, 7, 1}, Device{TxErrors: 128, RxErrors: 263, KnowsErrors: true}},
-		{canState, []byte{3, 0, 0, 0}, Device{State: StateBusOff}},
+		{nl.IFLA_CAN_TERMINATION, []byte{120, 0}, Device{Termination: 120}},
+		{nl.IFLA_CAN_TERMINATION_CONST, []byte{0, 0, 120, 0}, Device{Terminations: []uint16{0, 120}}},
+		{nl.IFLA_CAN_DATA_BITTIMING_CONST, limits, Device{DataLimits: sjaLimits}},
+		{nl.IFLA_CAN_DATA_BITRATE_CONST, cantest.Unhex(t, "80 84 1e 00 40 4b 4c 00"), Device{DataBitrates: []uint32{2_000_000, 5_000_000}}},
+		{nl.IFLA_CAN_BITRATE_MAX, cantest.Unhex(t, "40 42 0f 00"), Device{MaxBitrate: 1_000_000}},
+		{nl.IFLA_CAN_BERR_COUNTER, []byte{128, 0, 7, 1}, Device{TxErrors: 128, RxErrors: 263, KnowsErrors: true}},
+		{nl.IFLA_CAN_STATE, []byte{3, 0, 0, 0}, Device{State: StateBusOff}},
 	} {
 		test.want.Kind = Can
 		got, err := unmarshalDevice(newLink(Can, test.attr, test.value))
@@ -352,14 +352,14 @@ func TestControllerAttributes(t *testing.T) {
 	}{{
 		command: "ip link set can0 type can termination 120",
 		request: fdController.setUpRequest(Settings{Bitrate: 500_000, Termination: 120, SetTermination: true}, 0),
-		attr:    canTermination,
+		attr:    nl.IFLA_CAN_TERMINATION,
 		sent: `
 			38 00 00 00 10 00 05 00 7e a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
 			18 00 12 00 07 00 01 00 63 61 6e 00 0c 00 02 00 06 00 0b 00 78 00 00 00`,
 	}, {
 		command: "ip link set can0 type can tq 125 prop-seg 6 phase-seg1 7 phase-seg2 2 sjw 1",
 		request: with(sjaUp, func(c *Device) { c.Timing.TQ = 125 }).restoreRequest(sjaUp),
-		attr:    canBitTiming,
+		attr:    nl.IFLA_CAN_BITTIMING,
 		sent: `
 			54 00 00 00 10 00 05 00 80 a4 05 6b 00 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 00
 			34 00 12 00 07 00 01 00 63 61 6e 00 28 00 02 00 24 00 01 00 00 00 00 00 00 00 00 00 7d 00 00 00
@@ -393,8 +393,8 @@ func TestModeMask(t *testing.T) {
 	} {
 		data := cantest.ParseTree(t, test.controller.setUpRequest(test.settings, 0).Serialize()).
 			Attrs[unix.IFLA_LINKINFO].(map[uint16]any)[nl.IFLA_INFO_DATA].(map[uint16]any)
-		if want := fmt.Sprintf("% x", ctrlMode(test.mask, test.flags).Data); data[canCtrlMode] != want {
-			t.Errorf("%s: %v, want %v", name, data[canCtrlMode], want)
+		if want := fmt.Sprintf("% x", ctrlMode(test.mask, test.flags).Data); data[nl.IFLA_CAN_CTRLMODE] != want {
+			t.Errorf("%s: %v, want %v", name, data[nl.IFLA_CAN_CTRLMODE], want)
 		}
 	}
 }

@@ -158,7 +158,7 @@ func queueRequest(index, frames int) *nl.NetlinkRequest {
 }
 
 func restartRequest(index int) *nl.NetlinkRequest {
-	return rtnl.With(canlink.ChangeRequest(index), canlink.Info(Can, rtnl.Number(canRestart, 1)))
+	return rtnl.With(canlink.ChangeRequest(index), canlink.Info(Can, rtnl.Number(nl.IFLA_CAN_RESTART, 1)))
 }
 
 // setUpRequest sets everything and brings the controller up. The kernel changes bit rate, modes, restart-ms, data bit
@@ -173,15 +173,15 @@ func (c Device) setUpRequest(s Settings, queue int) *nl.NetlinkRequest {
 	if !c.KnowsSupported { // to name a mode that the driver lacks could be an error, even to switch it off
 		mask = want | ourModes&c.Modes
 	}
-	data := []*nl.RtAttr{c.rate(s).timing().attr(canBitTiming), ctrlMode(mask, want)}
+	data := []*nl.RtAttr{c.rate(s).timing().attr(nl.IFLA_CAN_BITTIMING), ctrlMode(mask, want)}
 	if s.RestartMS != c.RestartMS { // some drivers refuse to be told
-		data = append(data, rtnl.Number(canRestartMS, s.RestartMS))
+		data = append(data, rtnl.Number(nl.IFLA_CAN_RESTART_MS, s.RestartMS))
 	}
 	if s.FD {
-		data = append(data, c.dataRate(s).timing().attr(canDataBitTiming))
+		data = append(data, c.dataRate(s).timing().attr(nl.IFLA_CAN_DATA_BITTIMING))
 	}
 	if s.SetTermination {
-		data = append(data, nl.NewRtAttr(canTermination, nl.Uint16Attr(s.Termination)))
+		data = append(data, nl.NewRtAttr(nl.IFLA_CAN_TERMINATION, nl.Uint16Attr(s.Termination)))
 	}
 	return rtnl.With(r, canlink.Info(Can, data...))
 }
@@ -203,21 +203,21 @@ func (c Device) restoreRequest(now Device) *nl.NetlinkRequest {
 	}
 	mask &^= modeTDC // so that the kernel calculates it
 	if c.Timing.known() {
-		data = append(data, c.Timing.again().attr(canBitTiming))
+		data = append(data, c.Timing.again().attr(nl.IFLA_CAN_BITTIMING))
 	}
 	switch {
 	case modes&ModeFD == 0:
 	case c.Timing.known() && c.DataTiming.known():
-		data = append(data, c.DataTiming.again().attr(canDataBitTiming))
+		data = append(data, c.DataTiming.again().attr(nl.IFLA_CAN_DATA_BITTIMING))
 	default: // FD on by MTU alone, which the kernel refuses here without both bit rates
 		modes &^= ModeFD
 	}
 	data = append(data, ctrlMode(mask, modes&mask))
 	if c.RestartMS != now.RestartMS {
-		data = append(data, rtnl.Number(canRestartMS, c.RestartMS))
+		data = append(data, rtnl.Number(nl.IFLA_CAN_RESTART_MS, c.RestartMS))
 	}
 	if c.Termination != now.Termination {
-		data = append(data, nl.NewRtAttr(canTermination, nl.Uint16Attr(c.Termination)))
+		data = append(data, nl.NewRtAttr(nl.IFLA_CAN_TERMINATION, nl.Uint16Attr(c.Termination)))
 	}
 	return rtnl.With(queueRequest(c.Index, c.Queue), canlink.Info(Can, data...))
 }
@@ -232,5 +232,5 @@ func (t BitTiming) again() BitTiming {
 
 // ctrlMode is IFLA_CAN_CTRLMODE: struct can_ctrlmode of linux/can/netlink.h.
 func ctrlMode(mask, flags Modes) *nl.RtAttr {
-	return nl.NewRtAttr(canCtrlMode, append(nl.Uint32Attr(uint32(mask)), nl.Uint32Attr(uint32(flags))...))
+	return nl.NewRtAttr(nl.IFLA_CAN_CTRLMODE, append(nl.Uint32Attr(uint32(mask)), nl.Uint32Attr(uint32(flags))...))
 }

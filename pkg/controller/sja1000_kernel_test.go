@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/vxcan/vxcan/pkg/canlink"
@@ -203,7 +204,7 @@ func TestSJA1000Timing(t *testing.T) {
 // kernelTiming asks the kernel for a bit timing, and returns the one that it then has.
 func kernelTiming(t *testing.T, c *Conn, index int, bitrate, point uint32) (BitTiming, bool) {
 	t.Helper()
-	timing := BitTiming{Bitrate: bitrate, SamplePoint: point}.attr(canBitTiming)
+	timing := BitTiming{Bitrate: bitrate, SamplePoint: point}.attr(nl.IFLA_CAN_BITTIMING)
 	r := rtnl.With(canlink.ChangeRequest(index), canlink.Info(Can, timing))
 	replies, err := c.conn.Batch(r, canlink.GetRequest(index))
 	if err != nil {
