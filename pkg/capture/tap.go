@@ -139,15 +139,14 @@ func (t *tap) total() (uint64, error) {
 // drops counts the frames that a socket has lost. SO_RXQ_OVFL alone is not enough: a frame tells what was lost before it
 // was queued, so that after the queue was full, all is known only with the next frame after the gap.
 func drops(fd int) (uint32, error) {
-	var info [9]uint32 // SK_MEMINFO_VARS of linux/sock_diag.h
-	const skMemInfoDrops = 8
+	var info [unix.SK_MEMINFO_VARS]uint32
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0) // x/sys has no call for a list of numbers
 	if errno != 0 {
 		return 0, fmt.Errorf("ask a CAN socket what it lost: %w", errno)
 	}
-	return info[skMemInfoDrops], nil
+	return info[unix.SK_MEMINFO_DROPS], nil
 }
 
 // read reads the next frame into f, all but its sender, which its mark tells. ok is false if none is waiting.

@@ -241,11 +241,11 @@ var ipv4, ipv6 = header{unix.NFPROTO_IPV4, 12, 16}, header{unix.NFPROTO_IPV6, 8,
 // noFragment matches packets of IPv4 with no offset and nothing to follow. Whether one may become a fragment is not looked at:
 // an ICMP message of anybody changes what the other host says of that.
 func noFragment() []*nl.RtAttr {
-	const bitwiseOp, bitwiseBool = 6, 0 // NFTA_BITWISE_OP, NFT_BITWISE_BOOL
+	const bitwiseOp = 6 // NFTA_BITWISE_OP
 	mask, none := []byte{0xbf, 0xff}, []byte{0, 0}
 	match := payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 6, none)
 	bits := expression("bitwise", number(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1), number(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1),
-		number(unix.NFTA_BITWISE_LEN, uint32(len(mask))), number(bitwiseOp, bitwiseBool),
+		number(unix.NFTA_BITWISE_LEN, uint32(len(mask))), number(bitwiseOp, unix.NFT_BITWISE_BOOL),
 		value(unix.NFTA_BITWISE_MASK, mask), value(unix.NFTA_BITWISE_XOR, none))
 	return slices.Insert(match, 1, bits)
 }
