@@ -143,8 +143,8 @@ func WantSize(kind uint16, value []byte, size int) error {
 
 // Uint32 reads the value of an attribute that is a number of 32 bits.
 func Uint32(kind uint16, value []byte) (uint32, error) {
-	if err := WantSize(kind, value, 4); err != nil {
-		return 0, err
+	if len(value) != 4 {
+		return 0, WantSize(kind, value, 4)
 	}
 	return binary.NativeEndian.Uint32(value), nil
 }
