@@ -6,6 +6,7 @@
 package cantc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,10 +31,7 @@ func (c *Conn) Get(hooks ...Hook) (filters []Installed, err error) {
 			return nil
 		}
 		f, err := unmarshalFilter(r.Data)
-		if r.Err != nil {
-			err = r.Err
-		}
-		if err != nil {
+		if err = cmp.Or(r.Err, err); err != nil {
 			return fmt.Errorf("look up %s filter of device with index %d: %w", h.Dir, h.Dev, err)
 		}
 		f.Hook = h
@@ -122,10 +120,7 @@ func (c *Conn) Qdiscs(devs ...int) (all []Qdisc, err error) {
 			return nil
 		}
 		q, _, err := unmarshalQdisc(r.Data)
-		if r.Err != nil {
-			err = r.Err
-		}
-		if err != nil {
+		if err = cmp.Or(r.Err, err); err != nil {
 			return fmt.Errorf("look up qdisc of device with index %d: %w", dev, err)
 		}
 		all = append(all, q)
