@@ -53,7 +53,7 @@ func TestHeal(t *testing.T) {
 		},
 		{"block of filters on the backplane", []string{"tc", "qdisc", "add", "dev", "vcan0-rx", "ingress_block", "22", "clsact"}, "vcan0-rx has filters of another program", false},
 		{
-			"rule to another bus's backplane", []string{"sh", "-ec", "ip link add v99-tx type vxcan peer name v99-rx; ip link set v99-tx alias 'vxcan backplane'; cangw -A -s vcan0 -d v99-tx -e"},
+			"rule to another bus's backplane", []string{"sh", "-ec", "ip link add v99-tx type vxcan peer name v99-rx; ip link set v99-tx alias 'vxcan backplane v99'; cangw -A -s vcan0 -d v99-tx -e"},
 			"1 gateway rule is not of this bus, but on a backplane", false,
 		},
 		{"host end down", []string{"ip", "link", "set", "HOSTIF", "down"}, "host end HOSTIF of cni canbus0/a/eth0 is down", false},

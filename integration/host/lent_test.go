@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -85,6 +86,45 @@ func TestLentKilled(t *testing.T) {
 				t.Error("the service was not killed")
 			}
 		})
+	}
+}
+
+// TestLentAgain: an ADD of a container that is on a lent bus fails, because nobody takes its result, and the container keeps its
+// interface. DEL takes that off, also when the key lent was removed from its network by then.
+func TestLentAgain(t *testing.T) {
+	harness.FreshHost(t)
+	harness.NewUser(t)
+	harness.NewLender(t)
+	harness.Vxcanctl(t, "lend", "vcan0", "--user", harness.RootlessUser)
+	c := harness.NewUserContainer(t, "c")
+	lent := harness.OnLent(c)
+	edited := lent.With(`"lent":false`)
+	edited.Wrap = append(edited.Wrap, "unshare", "--user", "--map-root-user", "--net") // where a rootless runtime calls
+	for _, del := range []harness.Call{lent, edited} {
+		lent.Add(t)
+		again := lent
+		again.Run = func(cmd *exec.Cmd) error {
+			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer full.Close()
+			cmd.Stdout = full
+			return cmd.Run()
+		}
+		if _, log, err := again.Exec(t, "ADD"); err == nil {
+			t.Errorf("ADD without a result succeeds: %s", log)
+		}
+		inside := func() string {
+			return harness.Command(t, "nsenter", "--net="+c.Path, "ip", "-brief", "link", "show", "type", "vxcan")
+		}
+		if got := inside(); !strings.HasPrefix(got, "can0@") {
+			t.Errorf("in the container after an ADD that failed: %q", got)
+		}
+		del.OK(t, "DEL")
+		if got := inside(); got != "" {
+			t.Errorf("in the container after DEL: %s", got)
+		}
 	}
 }
 

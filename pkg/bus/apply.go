@@ -67,7 +67,7 @@ func (b *bus) apply(all []plan.Difference) (repaired []plan.Difference, changed 
 	}
 	for _, d := range all {
 		for _, index := range d.Change.UpLast {
-			if _, err := b.k.links.SetUp(index); err != nil {
+			if err := b.k.links.SetUp(index); err != nil {
 				return repaired, false, fmt.Errorf("device %s: %w", b.view.At(index).Name, err)
 			}
 		}
@@ -193,11 +193,16 @@ func (b *bus) applyDevices(c plan.Change) (restarted bool, err error) {
 	if err := b.addTrunk(c.AddTrunk); err != nil {
 		return false, err
 	}
+	if c.Alias != nil {
+		if err := b.setAlias(c.Alias.Index, c.Alias.Text); err != nil {
+			return false, err
+		}
+	}
 	if restarted, err = b.applyController(c.Controller); err != nil {
 		return false, err
 	}
 	for _, index := range c.Up {
-		if _, err := b.k.links.SetUp(index); err != nil {
+		if err := b.k.links.SetUp(index); err != nil {
 			return restarted, fmt.Errorf("device %s: %w", b.view.At(index).Name, err)
 		}
 	}

@@ -39,6 +39,7 @@ type Result struct {
 	HostIf        string // host end
 	ContIf        string // container end
 	HubMTU, IfMTU int    // bytes
+	Made          bool   // the pair was not there before
 }
 
 func (r Request) check() error {
@@ -187,7 +188,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	all := plan.Diff(want(), b.view)
 	others := slices.DeleteFunc(slices.Clone(all), func(d plan.Difference) bool { return slices.Contains(d.HostIfs, hostIf) }) // its own pair may be made anew
-	if err := cmp.Or(plan.Refusal(others, false), b.checkLimit(r)); err != nil {                                               // before anything is changed
+	if err := cmp.Or(plan.Refusal(others, false), b.checkLimit(r), b.checkHostIf(r)); err != nil {                             // before anything is changed
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -205,7 +206,8 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if e.Host.Index == 0 {
+	made := e.Host.Index == 0
+	if made {
 		if e.Host, err = b.addPair(r, mtu, at); err != nil {
 			return Result{}, err
 		}
@@ -224,7 +226,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	if !isFresh {
 		b.trail.repaired = append(b.trail.repaired, repaired...)
 	}
-	return Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu}, nil
+	return Result{Hub: b.name, HostIf: hostIf, ContIf: at.ifName, HubMTU: b.view.Link(b.name).MTU, IfMTU: mtu, Made: made}, nil
 }
 
 // enlist records an endpoint. If its pair is in place, e.Host is set; else an earlier pair is deleted. changed reports whether
@@ -236,27 +238,37 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 		return e, false, err
 	}
 	there := e.Host.Index != 0
+	old := b.view.HostEnd(r.Attachment)
+	for i := range b.endpoints {
+		if o := &b.endpoints[i]; o.Renamed != "" && o.Attachment == r.Attachment {
+			old = o.Host
+		}
+	}
+	// The alias never tells of a policy that is not in the record: that would cut the endpoint off if the call were killed here.
+	alias, lifts := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy), r.Endpoint.Policy == (config.Policy{})
+	if lifts {
+		if err := b.relabel(old, alias); err != nil {
+			return e, false, err
+		}
+	}
 	if b.put(e.Record) || corrected || !b.onDisk {
 		b.trail.edited = b.trail.edited || there
 		if err := b.save(); err != nil {
 			return e, false, err
 		}
 	}
-	old := b.view.Link(hostIf)
-	for i := range b.endpoints {
-		if o := &b.endpoints[i]; o.Renamed != "" && o.Attachment == r.Attachment {
-			old = o.Host
-		}
-	}
 	switch {
 	case there:
-		if err := b.setAlias(r, e.Host); err != nil {
-			return e, false, err
+		if !lifts {
+			if err := b.relabel(e.Host, alias); err != nil {
+				return e, false, err
+			}
 		}
+		e.Host = b.view.At(e.Host.Index)
 		b.endpoints = slices.DeleteFunc(b.endpoints, func(old plan.Endpoint) bool { return old.Host.Name == hostIf })
 		b.endpoints = append(b.endpoints, e)
 		return e, true, nil
-	case old.Kind != canlink.Vxcan:
+	case old.Index == 0:
 		return e, false, nil
 	}
 	earlier := canlink.Pair{Name: old.Name, Index: old.Index, MTU: old.MTU, Alias: old.Alias, PeerNetns: at.netns}
@@ -274,24 +286,29 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	return e, true, err
 }
 
-// setAlias has a host end that is in place say what its attachment asks for now.
-func (b *bus) setAlias(r Request, host canlink.Link) error {
-	alias := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy)
-	if alias == b.view.At(host.Index).Alias {
+// relabel is setAlias for a host end of the attachment of this call, if there is one.
+func (b *bus) relabel(host canlink.Link, alias string) error {
+	if host.Index == 0 || host.Alias == alias {
 		return nil
 	}
 	b.trail.aliased = append(b.trail.aliased, host)
-	if r.Endpoint.Policy == (config.Policy{}) { // nobody looks for filters of a policy where the alias tells of none
-		if err := b.k.tc.Delete(plan.Hooks(host.Index, true)[2:]...); err != nil {
+	return b.setAlias(host.Index, alias)
+}
+
+// setAlias has a host end say what its attachment asks for. Nobody looks for the filters of a policy where the alias tells of
+// none, so that these go first.
+func (b *bus) setAlias(index int, alias string) error {
+	if said, _ := plan.ParseAlias(alias); !said.Policy {
+		if err := b.k.tc.Delete(plan.Hooks(index, true)[2:]...); err != nil {
 			return err
 		}
 	}
 	for i := range b.view.Links {
-		if l := &b.view.Links[i]; l.Index == host.Index {
+		if l := &b.view.Links[i]; l.Index == index {
 			l.Alias = alias
 		}
 	}
-	return b.k.links.SetAlias(host.Index, alias)
+	return b.k.links.SetAlias(index, alias)
 }
 
 func (b *bus) checkLimit(r Request) error {
@@ -307,11 +324,20 @@ func (b *bus) checkLimit(r Request) error {
 	return nil
 }
 
+// checkHostIf refuses an attachment of whose host end another device has the name.
+func (b *bus) checkHostIf(r Request) error {
+	other, cure := b.view.NameTaken(r.Attachment)
+	if other.Index == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w device %s: the host end of %s needs the name %s: %s", config.ErrInvalid, plan.Quote(other.Name), r.Attachment, r.HostIf(), cure)
+}
+
 // setUp sets a container end up and waits until the kernel sends what is handed to the host end, so that a container hears
 // everything from the start. On a busy host that takes a while, and longer than the wait is no failure. It stops waiting if
 // somebody sets the container end down: the bus is locked meanwhile.
 func (b *bus) setUp(host canlink.Link, at place) error {
-	if _, err := at.k.links.SetUp(host.PeerIndex); err != nil {
+	if err := at.k.links.SetUp(host.PeerIndex); err != nil {
 		return err
 	}
 	for wait := 50 * time.Microsecond; wait < time.Second; wait *= 2 {
@@ -329,9 +355,8 @@ func (b *bus) setUp(host canlink.Link, at place) error {
 
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
 func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
-	hostIf := r.HostIf()
-	host := b.view.Link(hostIf)
-	if host.Kind != canlink.Vxcan || host.PeerElsewhere == at.here() || at.here() && host.Used {
+	host := b.view.HostEnd(r.Attachment)
+	if host.Index == 0 || host.PeerElsewhere == at.here() || at.here() && host.Used {
 		return canlink.Link{}, nil
 	}
 	end, err := at.k.links.GetIndex(host.PeerIndex)
@@ -344,7 +369,7 @@ func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 			config.ErrInvalid, at.ifName, end.Name, said.Hub)
 	}
 	ends := plan.Ends{Host: host, Cont: end, Here: at.here(), Place: at.words(), Hub: b.name}
-	all := plan.DiffEndpoint(hostIf, ends, mtu, func(name string) bool { return name == at.ifName })
+	all := plan.DiffEndpoint(host.Name, ends, mtu, func(name string) bool { return name == at.ifName })
 	if slices.ContainsFunc(all, func(d plan.Difference) bool { return d.Kind != plan.ContEndDown }) {
 		return canlink.Link{}, nil
 	}

@@ -67,7 +67,7 @@ func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, er
 	if _, err := b.observe(); err != nil {
 		return nil, err
 	}
-	host := b.view.Link(r.HostIf())
+	host := b.view.HostEnd(r.Attachment)
 	end, err := at.k.links.GetIndex(host.PeerIndex)
 	if err != nil {
 		return nil, err

@@ -12,52 +12,28 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Detach takes an attachment off its bus. What is not there is no error: no device, no record, no hub. Hub and backplane stay,
-// but for those that were made for a pod. hub is where it should be; where its network's configuration has been edited since,
-// the aliases of devices say where it is. It blocks for the lock of its bus.
+// Detach takes an attachment off its bus, and off every other one: its network's configuration may have been edited since, and
+// then the aliases of devices say where it is. What is not there is no error: no device, no record, no hub. Hub and backplane
+// stay, but for those that were made for a pod. hub is where it should be, or "". Detach blocks for the locks of its buses.
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
+	isIt := func(other config.Attachment, _ bool) bool { return other.SameAs(a) }
+	look := h.devices
 	if config.CheckName(hub) == nil {
-		if found, err := h.detachNamed(ctx, hub, a); found || err != nil && !errors.Is(err, errForeignNetns) {
-			return err
-		}
+		look = func() (plan.View, error) { return h.collect(ctx, hub, true, isIt, a) }
 	}
-	v, err := h.devices()
+	v, err := look()
 	if errors.Is(err, errForeignNetns) { // where nothing was ever made
 		return nil
 	}
 	errs := []error{err}
-	for _, hub := range v.Buses() {
-		if slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return e.SameAs(a) }) {
-			errs = append(errs, h.collect(ctx, hub, true, func(other config.Attachment, _ bool) bool { return other.SameAs(a) }))
+	for _, other := range v.Buses() {
+		if other != hub && slices.ContainsFunc(v.Endpoints(other, nil), func(e plan.Endpoint) bool { return e.SameAs(a) }) {
+			_, err := h.collect(ctx, other, true, isIt)
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// detachNamed is Detach on the bus that the call names, by the names of devices. found reports whether there was one.
-func (h *Host) detachNamed(ctx context.Context, hub string, a config.Attachment) (found bool, retErr error) {
-	b, err := h.open(ctx, hub)
-	if err != nil {
-		return false, err
-	}
-	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	// The name comes from the attachment alone. A record may still have it under another one.
-	names := []string{a.HostIf()}
-	for _, e := range b.record.endpoints {
-		if e.SameAs(a) && e.Attachment != a {
-			names = append(names, e.HostIf())
-		}
-	}
-	hosts, err := b.k.links.Get(names...)
-	if err != nil {
-		return false, err
-	}
-	hosts = slices.DeleteFunc(hosts, func(l canlink.Link) bool {
-		said, ok := plan.ParseAlias(l.Alias)
-		return l.Kind != canlink.Vxcan || ok && said.Hub != hub
-	})
-	return len(hosts) > 0, b.detach(hosts, func(r plan.Record) bool { return r.SameAs(a) })
 }
 
 // detach deletes host ends and records.
@@ -75,7 +51,6 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" || r.Found }
 	isLost := len(b.record.endpoints) == 0 && len(deleted) > 0 // what they asked for
 	spanned := isLost || slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
-	before := len(b.record.endpoints)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), gone)
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -90,7 +65,7 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 			return err
 		}
 	}
-	if b.onDisk && (len(b.record.endpoints) < before || before == 0) || b.broken != nil {
+	if b.onDisk && (len(b.record.endpoints) == 0 || !slices.Equal(b.record.endpoints, b.trail.record.endpoints)) || b.broken != nil {
 		b.saveOrGoOn()
 	}
 	return nil
@@ -168,32 +143,44 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 			return errors.Join(append(errs, err)...)
 		}
 		found := slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return stale(e.Attachment, v.MovedBack(e)) })
-		errs = append(errs, h.collect(ctx, hub, found, stale))
+		_, err := h.collect(ctx, hub, found, stale)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// collect is Collect on one bus. found reports a stale device; without it only the record can be stale.
-func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool) (retErr error) {
+// collect is Collect on one bus, and returns the devices of the host. found reports a stale device; without it only the record
+// can be stale. Of those that are sought, it also finds a host end that has lost its alias and its record, by its name.
+func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (v plan.View, retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
-		return err
+		return v, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
 	if !found && !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return stale(r.Attachment, false) }) {
-		return nil
+		return v, nil
 	}
-	if _, err := b.observe(); err != nil {
-		return err
+	v.Rootless = b.k.rootless
+	if v.Links, err = b.k.links.List(); err != nil {
+		return v, err
+	}
+	for _, a := range sought {
+		if !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Attachment == a }) {
+			b.record.endpoints = append(b.record.endpoints, plan.Record{Attachment: a})
+		}
 	}
 	var hosts []canlink.Link
 	gone := make(map[config.Attachment]bool)
-	for _, e := range b.endpoints {
-		if stale(e.Attachment, b.view.MovedBack(e)) {
+	endpoints := v.Endpoints(hub, b.record.endpoints)
+	b.record.endpoints = make([]plan.Record, len(endpoints))
+	for i, e := range endpoints {
+		b.record.endpoints[i] = e.Record
+		if stale(e.Attachment, v.MovedBack(e)) {
 			hosts, gone[e.Attachment] = append(hosts, e.Host), true
 		}
 	}
-	return b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
+	b.view = v
+	return v, b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
 }
 
 // Remove takes away a bus that no endpoint uses: its backplane, its hub if we made it, else our filters on it, and its

@@ -306,7 +306,7 @@ func TestPolicyReplaced(t *testing.T) {
 			link := w.view(end.HostIf)
 			for i := range 20 {
 				list := []string{listB, listA}[i%2]
-				if again := w.attachAs("box", box, policy(list), false); again != end || w.view(end.HostIf).Index != link.Index {
+				if again := w.attachAs("box", box, policy(list), false); again.Made || again.HostIf != end.HostIf || again.ContIf != end.ContIf || w.view(end.HostIf).Index != link.Index {
 					t.Errorf("made anew: %+v", again)
 				}
 				if err := w.checkAs("box", box, policy(list), end.ContIf); err != nil {

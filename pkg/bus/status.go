@@ -262,7 +262,7 @@ func (b *bus) status() (s BusStatus, err error) {
 	for _, d := range all {
 		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // a look without privileges cannot read tables
 		if d.What != "" && !noRight {
-			byHeal := d.Cure == plan.ByAnyAdd && plan.Refusal(all, true) == nil
+			byHeal := (d.Cure == plan.ByAnyAdd || d.Cure == plan.ByHeal) && plan.Refusal(all, true) == nil
 			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}
 	}

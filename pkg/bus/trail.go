@@ -56,23 +56,29 @@ func (t *trail) has(index int) bool {
 // what they were; where no trunk is left, their table goes. Its socket is its own: that of the call may be what has failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
-	b.record, b.onDisk = t.record, t.onDisk
-	if t.saved && t.onDisk { // else close removes the file
-		retErr = b.file.Save(b.record)
+	restoreRecord := func() error {
+		b.record, b.onDisk = t.record, t.onDisk
+		if t.saved && t.onDisk { // else close removes the file
+			return b.file.Save(b.record)
+		}
+		return nil
 	}
 	respan := len(t.trunks)+len(t.gone) > 0 || t.table
 	rewire := respan || t.edited || len(t.aliased)+len(t.replaced) > 0 || t.queued != 0
 	if len(t.pairs) == 0 && !rewire && !t.alone && t.controller == nil && t.promoted == 0 {
-		return retErr
+		return restoreRecord()
 	}
 	failed := b.k
 	k, err := b.host.connect(nil)
 	if err != nil {
-		return errors.Join(retErr, err)
+		return errors.Join(restoreRecord(), err)
 	}
 	defer func() { retErr = errors.Join(retErr, k.close()); b.k = failed }()
 	b.k, b.trail = k, trail{}
-	errs := []error{retErr, b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...)}
+	errs := []error{
+		b.restoreAliases(t.aliased, false), restoreRecord(), b.restoreAliases(t.aliased, true), // see enlist
+		b.deleteCopies(t.pairs...), k.links.Delete(append(t.pairs, t.trunks...)...),
+	}
 	switch {
 	case t.queued != 0: // others that want it get it back below
 		errs = append(errs, k.tc.DeleteQueue(t.queued))
@@ -101,17 +107,23 @@ func (b *bus) undo() (retErr error) {
 	return errors.Join(errs...)
 }
 
-// restorePairs gives host ends the aliases that they had, and makes pairs again that were deleted.
-func (b *bus) restorePairs(t trail) error {
+// restoreAliases gives host ends the aliases that they had: those that tell of a policy, or those that do not.
+func (b *bus) restoreAliases(aliased []canlink.Link, policy bool) error {
 	var errs []error
-	for _, l := range t.aliased {
-		if err := b.k.links.SetAlias(l.Index, l.Alias); !errors.Is(err, unix.ENODEV) { // it has gone meanwhile
+	for _, l := range aliased {
+		if said, _ := plan.ParseAlias(l.Alias); said.Policy != policy {
+			continue
+		}
+		if err := b.setAlias(l.Index, l.Alias); !errors.Is(err, unix.ENODEV) { // it has gone meanwhile
 			errs = append(errs, err)
 		}
-		if said, _ := plan.ParseAlias(l.Alias); !said.Policy { // nobody looks for filters of a policy there
-			errs = append(errs, b.k.tc.Delete(plan.Hooks(l.Index, true)[2:]...))
-		}
 	}
+	return errors.Join(errs...)
+}
+
+// restorePairs makes pairs again that were deleted.
+func (b *bus) restorePairs(t trail) error {
+	var errs []error
 	for _, p := range t.replaced {
 		if p.PeerName == "" { // its other end was out of reach
 			continue
@@ -145,7 +157,7 @@ func (b *bus) setUpPeers(pairs []canlink.Pair) error {
 		if host := b.view.Link(p.Name); host.Index != 0 && p.PeerName != "" && p.PeerNetns != nil {
 			k, err := b.host.connect(p.PeerNetns)
 			if err == nil {
-				_, err = k.links.SetUp(host.PeerIndex)
+				err = k.links.SetUp(host.PeerIndex)
 				err = errors.Join(err, k.close())
 			}
 			errs = append(errs, err)

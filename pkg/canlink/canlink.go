@@ -166,16 +166,12 @@ func (c *Conn) AddPair(p Pair) (Link, error) {
 	return ParseLink(replies[len(replies)-1].Data)
 }
 
-// SetUp brings a device up, and returns it as it is then.
-func (c *Conn) SetUp(index int) (Link, error) {
-	replies, err := c.conn.Batch(UpRequest(index), GetRequest(index))
-	if err == nil {
-		err = replies[0].Err
+// SetUp brings a device up.
+func (c *Conn) SetUp(index int) error {
+	if err := rtnl.Do(c.conn, UpRequest(index)); err != nil {
+		return fmt.Errorf("set device with index %d up: %w", index, err)
 	}
-	if err != nil {
-		return Link{}, fmt.Errorf("set device with index %d up: %w", index, err)
-	}
-	return parseReply(replies[1])
+	return nil
 }
 
 // Delete deletes devices, each with the other end of a pair and all gateway rules of both. One that is not there is no error.

@@ -154,7 +154,7 @@ func TestAddPair(t *testing.T) {
 		if diff := cmp.Diff(want, get(t, container, "can0")); diff != "" {
 			t.Errorf("container end (- want, + got)\n%s", diff)
 		}
-		if _, err := container.SetUp(index); err != nil {
+		if err := container.SetUp(index); err != nil {
 			t.Error(err)
 		}
 		end, err := container.GetIndex(index)
@@ -283,7 +283,7 @@ func TestProbe(t *testing.T) {
 
 func TestSetUpMissing(t *testing.T) {
 	cantest.Require(t)
-	if _, err := dialAt(t, cantest.NewNetns(t)).SetUp(4711); !errors.Is(err, unix.ENODEV) {
+	if err := dialAt(t, cantest.NewNetns(t)).SetUp(4711); !errors.Is(err, unix.ENODEV) {
 		t.Error(err)
 	}
 }

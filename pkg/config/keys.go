@@ -247,7 +247,7 @@ func (n *Network) Set(in FrontEnd, name, value string) (known bool, err error) {
 		return false, nil
 	}
 	err = n.set(k, value)
-	if n.Hub.Span.Nodes && in != CNI {
+	if name == "hosts" && n.Hub.Span.Nodes && in != CNI {
 		err = fmt.Errorf("%w host %q: that is for the pod network of Kubernetes", ErrInvalid, Nodes)
 	}
 	return true, err

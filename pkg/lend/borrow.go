@@ -33,6 +33,17 @@ func Of(n config.Network, host *bus.Host) Buses {
 	return host
 }
 
+// Detach takes an attachment off its bus. In a user namespace it may be one of the user's or a lent one, whatever its network
+// says by now.
+func Detach(ctx context.Context, n config.Network, host *bus.Host, hub string, a config.Attachment) error {
+	err := Of(n, host).Detach(ctx, hub, a)
+	if bus.IsRootless() {
+		n.Lent = !n.Lent
+		err = errors.Join(err, Of(n, host).Detach(ctx, hub, a))
+	}
+	return err
+}
+
 // Borrower does for a user's containers what bus.Host does for those of root, on buses that are lent.
 type Borrower struct {
 	// Socket is "" for the one of this host.
@@ -50,8 +61,12 @@ func (b Borrower) Attach(ctx context.Context, deliver func([]bus.Result) error, 
 		return nil, err
 	}
 	if deliver != nil {
-		if err := deliver(a.Results); err != nil {
-			return nil, errors.Join(err, b.Detach(ctx, r.Hub.Name, r.Attachment))
+		err := deliver(a.Results)
+		if err != nil && a.Results[0].Made { // else it was a container's before
+			err = errors.Join(err, b.Detach(ctx, r.Hub.Name, r.Attachment))
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return a.Results, nil

@@ -15,7 +15,7 @@ const (
 	aliasMark      = "vxcan" // the first word
 	hubAlias       = aliasMark + " hub"
 	TransientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
-	backplaneAlias = aliasMark + " backplane"
+	backplaneAlias = aliasMark + " backplane " // and the hub
 	// The last word of the alias of a host end, if there is one.
 	policyMark   = "policy"   // the endpoint has a policy
 	physicalMark = "physical" // the hub is a device that is not made
@@ -37,7 +37,7 @@ func IsTransient(hub canlink.Link) bool {
 
 // IsOurBackplane reports whether a device is an end of a backplane that was made by us.
 func IsOurBackplane(end canlink.Link) bool {
-	return end.Kind == canlink.Vxcan && end.Alias == backplaneAlias
+	return end.Kind == canlink.Vxcan && strings.HasPrefix(end.Alias, backplaneAlias)
 }
 
 // trunkAlias is what a trunk says of itself. open is that of the key unprotected.

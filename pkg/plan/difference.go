@@ -18,6 +18,7 @@ import (
 // Cures.
 const (
 	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
+	ByHeal    = "vxcanctl heal repairs it"
 	byThisAdd = "remove the container and start it again"
 )
 
@@ -81,6 +82,7 @@ const (
 
 	HostEndDown   Kind = "host end down"
 	HostEndName   Kind = "host end renamed"
+	HostEndAlias  Kind = "alias of a host end wrong"
 	ClassMissing  Kind = "class of the transmit queue missing"
 	ClassUnwanted Kind = "class of the transmit queue of nobody"
 	FilterWrong   Kind = "filter wrong"
@@ -125,10 +127,17 @@ type Change struct {
 	AddPair     *canlink.Pair // without its indexes
 	AddTrunk    *Trunk
 	HubMTU      int // bytes, of a hub that is down; 0 leaves it
+	Alias       *HostAlias
 	Up          []int
 	UpLast      []int
 	Controller  ControllerChange
 	Wiring      Wiring
+}
+
+// HostAlias is what a host end must say of itself.
+type HostAlias struct {
+	Index int
+	Text  string
 }
 
 // Wiring is what to do about filters and rules, in the order of the fields: a policy is in force before frames have a way.
@@ -173,7 +182,7 @@ func (c Change) TouchesDevices() bool {
 
 // Repairs reports whether the change repairs something for certain. A restart does not count: it may fail.
 func (c Change) Repairs() bool {
-	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up)+len(c.UpLast) > 0 || c.Controller.Queue != 0 || c.SetTable != nil || c.DeleteTable != ""
+	return c.TouchesDevices() || !c.Wiring.Empty() || len(c.Up)+len(c.UpLast) > 0 || c.Alias != nil || c.Controller.Queue != 0 || c.SetTable != nil || c.DeleteTable != ""
 }
 
 // of says which endpoints the difference is about, by their host ends.
@@ -187,7 +196,8 @@ func (d Difference) String() string {
 }
 
 // beside lists refusals of the hub or of other hosts alone: the rest of the bus can be repaired for the endpoints.
-var beside = []Kind{HubAltName, HubAbsent, HubDown, HubMTU, ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
+var beside = []Kind{HubAltName, HubAbsent, HubNotCAN, HubMade, HubDown, HubMTU, FilterHeld, QdiscHeld,
+	ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
 	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 
 // Refusal is the first difference that only the administrator can repair, or nil. With lenient, those of beside do not count.
@@ -202,7 +212,7 @@ func Refusal(all []Difference, lenient bool) error {
 
 // Summary says in a few words what the changes of some differences have done.
 func Summary(done []Difference) (words []string) {
-	var hostEnds, trunks, removed int
+	var hostEnds, aliases, trunks, removed int
 	var wiring Wiring
 	add := func(did bool, what string) {
 		if did {
@@ -224,6 +234,8 @@ func Summary(done []Difference) (words []string) {
 		switch d.Kind {
 		case HostEndDown:
 			hostEnds++
+		case HostEndAlias:
+			aliases++
 		case TrunkMissing, TrunkBroken, TrunkDown:
 			trunks++
 		case TrunkUnwanted:
@@ -238,6 +250,7 @@ func Summary(done []Difference) (words []string) {
 		add(n > 0, fmt.Sprintf(format, n, what))
 	}
 	count("set %d %s up", hostEnds, "host end")
+	count("labelled %d %s", aliases, "host end")
 	count("made or set up %d %s", trunks, "trunk")
 	count("removed %d %s", removed, "trunk")
 	count("added %d transmit %s", len(wiring.AddClasses), "queue")

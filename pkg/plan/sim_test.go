@@ -216,6 +216,14 @@ func (h *host) apply(all []Difference) (changed bool) {
 			peer := h.addLink(canlink.Link{Name: p.PeerName, Kind: canlink.Vxcan, MTU: p.MTU, Up: true, Alias: p.Alias, PeerIndex: end}).Index
 			h.link(p.Name).PeerIndex = peer
 		}
+		if a := c.Alias; a != nil {
+			h.link(h.v.At(a.Index).Name).Alias = a.Text
+			if said, _ := ParseAlias(a.Text); !said.Policy {
+				for _, hook := range Hooks(a.Index, true)[2:] {
+					delete(h.v.Filters, hook)
+				}
+			}
+		}
 		if t := c.AddTrunk; t != nil {
 			if l := h.addTrunk(h.hub.Name, t.Tunnel); l.Name != t.Name || l.Alias != t.Alias {
 				panic(fmt.Sprintf("%+v", t))

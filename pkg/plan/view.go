@@ -6,6 +6,7 @@ package plan
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -101,9 +102,38 @@ func (v View) MovedBack(e Endpoint) bool {
 	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
 }
 
+// HostEnd is the host end of an attachment, on whatever bus, or the zero Link: the vxcan device of its name, unless an alias says
+// that it is another's.
+func (v View) HostEnd(a config.Attachment) canlink.Link {
+	l := v.Link(a.HostIf())
+	if said, ok := ParseAlias(l.Alias); l.Kind != canlink.Vxcan || ok && said.Attachment != a {
+		return canlink.Link{}
+	}
+	return l
+}
+
+// NameTaken is the device that has the name of an attachment's host end and is not it, or the zero Link, and how to end that.
+func (v View) NameTaken(a config.Attachment) (other canlink.Link, cure string) {
+	name := a.HostIf()
+	if other = v.altNameOf(name); other.Index != 0 {
+		if said, ok := ParseAlias(other.Alias); ok && said.Attachment == a { // it is made anew without
+			return canlink.Link{}, ""
+		}
+		return other, fmt.Sprintf("ip link property del dev %s altname %s", Quote(other.Name), name)
+	}
+	other = v.Link(name)
+	switch _, ours := ParseAlias(other.Alias); {
+	case other.Index == 0 || v.HostEnd(a).Index != 0:
+		return canlink.Link{}, ""
+	case ours:
+		return other, "rename it"
+	}
+	return other, "rename or delete it"
+}
+
 // Endpoints finds the endpoints of a bus: first the recorded ones that have a host end, then others by the aliases of their
-// devices. An alias also finds a host end that was renamed. That its peer is elsewhere proves that it is one: a container end
-// that was moved back has the alias that its container chose.
+// devices. An alias goes before a name: it also finds a host end that was renamed. That its peer is elsewhere proves that it is
+// one: a container end that was moved back has the alias that its container chose.
 func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	type device struct {
 		link *canlink.Link
@@ -125,6 +155,13 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 			names[a.Attachment] = l.Name
 		}
 	}
+	of := func(a config.Attachment, hostIf string) (d device, ok bool) {
+		if d, ok = devices[hostIf]; ok && (!d.ok || d.Attachment == a) {
+			return d, true
+		}
+		d, ok = devices[names[a]]
+		return d, ok
+	}
 	add := func(d device, r Record, hostIf string) {
 		e := Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})}
 		if hostIf != d.link.Name {
@@ -135,11 +172,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	}
 	for _, r := range records {
 		hostIf := r.HostIf()
-		d, ok := devices[hostIf]
-		if !ok {
-			d, ok = devices[names[r.Attachment]]
-		}
-		if ok {
+		if d, ok := of(r.Attachment, hostIf); ok {
 			add(d, r, hostIf)
 			delete(devices, d.link.Name)
 		}
@@ -150,7 +183,7 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 			continue
 		}
 		hostIf := d.HostIf()
-		if _, there := devices[hostIf]; hostIf == d.link.Name || !there && names[d.Attachment] == d.link.Name {
+		if own, ok := of(d.Attachment, hostIf); ok && own.link == d.link {
 			hub := config.Hub{Name: hub, Physical: d.Physical, Transient: d.Transient}
 			asks := config.Endpoint{MTU: d.link.MTU} // nobody knows more
 			add(d, Record{d.Attachment, Ask{Hub: hub, Endpoint: asks, Found: true}}, hostIf)
@@ -168,7 +201,7 @@ func (v View) Buses() (names []string) {
 			names = append(names, a.Hub)
 		} else if hub, _, _, ok := ParseTrunk(l); ok && config.CheckName(hub) == nil {
 			names = append(names, hub)
-		} else if hub, isTX := strings.CutSuffix(l.Name, "-tx"); isTX && IsOurBackplane(l) {
+		} else if hub := strings.TrimPrefix(l.Alias, backplaneAlias); IsOurBackplane(l) && config.CheckName(hub) == nil {
 			names = append(names, hub)
 		}
 	}

@@ -44,8 +44,9 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 // one that is not a vcan is used as it is, whatever became of the record.
 func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	hub := config.Hub{Name: name, Physical: now.CAN && now.Kind != canlink.Vcan, Transient: len(endpoints) > 0}
-	if now.Index == 0 { // a missing hub is virtual if any endpoint asks for a virtual one
-		hub.Physical = !slices.ContainsFunc(endpoints, func(e Endpoint) bool { return !e.Hub.Physical })
+	if now.Index == 0 { // a missing hub is virtual if any endpoint asks for a virtual one, or nothing asks and the name is that of one
+		isVirtual := func(e Endpoint) bool { return !e.Hub.Physical }
+		hub.Physical = !slices.ContainsFunc(endpoints, isVirtual) && !(len(endpoints) == 0 && config.CanMake(name))
 	}
 	for i := range endpoints {
 		e := &endpoints[i]
@@ -94,7 +95,9 @@ func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 // members is all that sends and receives on the bus: the hub, if it is there, and the endpoints.
 func (w Want) members(hub canlink.Link, v View) (members []member) {
 	if hub.CAN {
-		members = append(members, member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan})
+		m := member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan}
+		m.deaf = slices.ContainsFunc(Hooks(hub.Index, false), v.prevented) // its own frames would go round for ever
+		members = append(members, m)
 	}
 	compiled := make(map[config.Policy]access) // most have the same
 	for i := range w.Endpoints {

@@ -95,7 +95,7 @@ func teardown(input []byte) error {
 			_, _ = c.Set(config.Netavark, name, value)
 		}
 	}
-	return lend.Of(c, host("teardown", &m)).Detach(context.Background(), c.Hub.Name, m.attachment())
+	return lend.Detach(context.Background(), c, host("teardown", &m), c.Hub.Name, m.attachment())
 }
 
 func host(cmd string, m *membership) *bus.Host {

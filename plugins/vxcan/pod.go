@@ -42,11 +42,12 @@ func (c *conf) request(args *skel.CmdArgs, hub config.Hub, entry, ifName string)
 	endpoint := c.network.Endpoint
 	endpoint.Name = containerName(args.Args)
 	return bus.Request{
-		Attachment: config.Attachment{
-			Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: entry,
-		},
-		Hub: hub, Endpoint: endpoint, Place: bus.Place{NetnsPath: args.Netns, Interface: ifName},
+		Attachment: c.attachment(args, entry), Hub: hub, Endpoint: endpoint, Place: bus.Place{NetnsPath: args.Netns, Interface: ifName},
 	}, err
+}
+
+func (c *conf) attachment(args *skel.CmdArgs, entry string) config.Attachment {
+	return config.Attachment{Runtime: runtimeName, Network: c.Name, ContainerID: args.ContainerID, IfName: args.IfName, Entry: entry}
 }
 
 // containerName is what people call a container, as CNI_ARGS tells it: containerd and CRI-O give the namespace and the

@@ -79,22 +79,29 @@ func cmdAdd(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
 }
 
 func cmdDel(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
-	h := bus.NewHost(log)
+	ctx, h := context.Background(), bus.NewHost(log)
 	requests, err := c.requests(args)
-	if err != nil { // the pod may name fewer hubs than at its ADD
+	if err != nil {
 		log.Info("detaching whatever there is", "err", err)
-		err = h.Collect(context.Background(), func(a config.Attachment, _ bool) bool {
+		return h.Collect(ctx, func(a config.Attachment, _ bool) bool {
 			return a.Runtime == runtimeName && a.Network == c.Name && a.ContainerID == args.ContainerID && a.IfName == args.IfName
 		})
 	}
-	errs := []error{err}
+	if len(requests) == 0 { // but the pod may have asked at its ADD
+		requests = []bus.Request{{Attachment: c.attachment(args, "")}}
+	}
+	var errs []error
+	var hubs []string
 	for _, r := range requests {
-		errs = append(errs, lend.Of(c.network, h).Detach(context.Background(), r.Hub.Name, r.Attachment))
+		if !slices.Contains(hubs, r.Hub.Name) { // one call takes all interfaces off
+			hubs = append(hubs, r.Hub.Name)
+			errs = append(errs, lend.Detach(ctx, c.network, h, r.Hub.Name, r.Attachment))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	log.Info("detached", "interfaces", len(requests))
+	log.Info("detached")
 	return nil
 }
 

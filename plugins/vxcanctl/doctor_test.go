@@ -224,10 +224,10 @@ func TestDoctor(t *testing.T) {
 		}, []string{"warning VX303 controller can-engine is error-passive"}},
 		"steering": {func(m *machine) {
 			m.device(t, "vcan0", "vxcan hub", "0")
-			m.device(t, "vcan0-rx", "vxcan backplane", "3")
+			m.device(t, "vcan0-rx", "vxcan backplane vcan0", "3")
 			m.device(t, "vx1", "", "0", "00000001,00000000\n")
 			m.device(t, "eth0", "", "3")
-			m.device(t, "vcan1-tx", "vxcan backplane", "3")
+			m.device(t, "vcan1-tx", "vxcan backplane vcan1", "3")
 		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, not on all of its devices to the same CPU, so that frames of one sender arrive out of order: " +
 			"for dev in vcan0-rx vx1; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done"}},
 		"steering of a long hub": {func(m *machine) {

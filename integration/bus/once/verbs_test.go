@@ -210,3 +210,32 @@ func TestGC(t *testing.T) {
 		})
 	}
 }
+
+// TestDelEdited: the configuration of a network, or the annotation of a pod, was changed between ADD and DEL. DEL takes off all
+// that ADD attached, whatever it is told by then.
+func TestDelEdited(t *testing.T) {
+	const both = `,"vxcan/networks":"vcan0:can0,bench1:can1"`
+	for name, test := range map[string]struct {
+		add, del func(*harness.Container) harness.Call
+	}{
+		"a pod network now":             {harness.On, func(c *harness.Container) harness.Call { return harness.Pod(c, "") }},
+		"no pod network any more":       {func(c *harness.Container) harness.Call { return harness.Pod(c, both) }, harness.On},
+		"an annotation of less":         {func(c *harness.Container) harness.Call { return harness.Pod(c, both) }, func(c *harness.Container) harness.Call { return harness.Pod(c, `,"vxcan/networks":"can0"`) }},
+		"an annotation that is refused": {func(c *harness.Container) harness.Call { return harness.Pod(c, both) }, func(c *harness.Container) harness.Call { return harness.Pod(c, `,"vxcan/networks":"eth9:can0"`) }},
+		"no annotation":                 {func(c *harness.Container) harness.Call { return harness.Pod(c, both) }, func(c *harness.Container) harness.Call { return harness.Pod(c, "") }},
+		"another hub and interface":     {harness.On, func(c *harness.Container) harness.Call { return harness.On(c).With(`"hub":"vcan7","interface":"can7"`) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.FreshHost(t)
+			c, other := harness.NewContainer(t, "edited"), harness.NewContainer(t, "other")
+			test.add(c).Add(t)
+			harness.On(other).Add(t)
+			test.del(c).OK(t, "DEL")
+			if left := harness.Command(t, "ip", "-n", "edited", "-br", "link", "show", "type", "vxcan"); left != "" {
+				t.Errorf("left: %s", left)
+			}
+			harness.On(other).OK(t, "DEL")
+			harness.ExpectOnlyConfiguredHub(t)
+		})
+	}
+}
