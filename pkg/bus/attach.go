@@ -187,8 +187,7 @@ func (b *bus) attachAt(r Request, at place) (_ Result, retErr error) {
 	b.trail.alone = b.trail.alone || len(b.endpoints) == 0
 	isFresh := len(b.endpoints) == 0 && !b.onDisk // this call starts the bus: what it lacks is no damage
 	all := plan.Diff(want(), b.view)
-	others := slices.DeleteFunc(slices.Clone(all), func(d plan.Difference) bool { return slices.Contains(d.HostIfs, hostIf) }) // its own pair may be made anew
-	if err := cmp.Or(plan.Refusal(others, false), b.checkLimit(r), b.checkHostIf(r)); err != nil {                             // before anything is changed
+	if err := b.refusal(r, all); err != nil {
 		return Result{}, err
 	}
 	for _, c := range corrections {
@@ -309,6 +308,12 @@ func (b *bus) setAlias(index int, alias string) error {
 		}
 	}
 	return b.k.links.SetAlias(index, alias)
+}
+
+// refusal is why an attachment cannot be made, before anything is changed. Its own pair does not count: that may be made anew.
+func (b *bus) refusal(r Request, all []plan.Difference) error {
+	isOwn := func(d plan.Difference) bool { return slices.Contains(d.HostIfs, r.HostIf()) }
+	return cmp.Or(plan.Refusal(slices.DeleteFunc(slices.Clone(all), isOwn), false), b.checkLimit(r), b.checkHostIf(r))
 }
 
 func (b *bus) checkLimit(r Request) error {

@@ -35,6 +35,15 @@ vxcan-lend.socket must run: systemctl enable --now vxcan-lend.socket
 
 Exit status: 0; 1 if the consent could not be written or ended, or, for a list, if a consent is not valid.`
 
+const lendExample = `  # each of up to 4 containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
+  vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000 --limit 4
+
+  # a controller, which is set up when it is down
+  vxcanctl lend can0 --user alice --physical --bitrate 500000 --send none
+
+  vxcanctl lend
+  vxcanctl lend vcan0 --user alice --revoke`
+
 func newLend(host *bus.Host) *cobra.Command {
 	var name string
 	var list, revoke bool
@@ -42,17 +51,10 @@ func newLend(host *bus.Host) *cobra.Command {
 	var options []string
 	consents := lend.Consents{Dir: lend.ConsentsDir}
 	cmd := &cobra.Command{
-		Use:   "lend [HUB --user NAME]",
-		Short: "Lend a bus of the host to a user, for containers of rootless Podman",
-		Long:  lendHelp,
-		Example: `  # each of up to 4 containers of alice may send 100 to 1FF on vcan0, up to 1000 frames a second
-  vxcanctl lend vcan0 --user alice --send 100-1FF --rate 1000 --limit 4
-
-  # a controller, which is set up when it is down
-  vxcanctl lend can0 --user alice --physical --bitrate 500000 --send none
-
-  vxcanctl lend
-  vxcanctl lend vcan0 --user alice --revoke`,
+		Use:               "lend [HUB --user NAME]",
+		Short:             "Lend a bus of the host to a user, for containers of rootless Podman",
+		Long:              lendHelp,
+		Example:           lendExample,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeHubs(host, 1),
 	}
