@@ -494,3 +494,23 @@ func TestHubHeld(t *testing.T) {
 		t.Errorf("%q", words)
 	}
 }
+
+// TestHubSwapped: the owner of a hub gives it another name, and its name to another vcan. What programs send on the old one does
+// not get to the bus any more, and the new one is on it.
+func TestHubSwapped(t *testing.T) {
+	w := newWorld(t)
+	box := cantest.NewNetns(t)
+	w.run("ip link add mine mtu 72 type vcan", "ip link set mine up")
+	r := boxed("box", box, config.Policy{})
+	r.Hub = config.Hub{Name: "mine", Physical: true}
+	w.do(func() error {
+		_, err := w.host.Attach(context.Background(), nil, r)
+		return err
+	})
+	w.run("ip link set mine down", "ip link set mine name old", "ip link set old up", "ip link add mine mtu 72 type vcan", "ip link set mine up")
+	w.heal("mine")
+	inside := port{box, "can0"}
+	w.expectPolicy("none", port{w.netns, "old"}, inside)
+	w.expectPolicy("none", inside, port{w.netns, "old"})
+	w.expectExactlyOnce(port{w.netns, "mine"}, inside)
+}

@@ -190,7 +190,7 @@ func (w Want) diffBackplane(v View, all *differences) {
 	switch {
 	case len(there) == 0:
 		all.add(BackplaneMissing, Change{AddPair: &pair}, "%s is missing", name)
-	case v.Rootless && !w.Hub.Physical && v.Link(w.Hub.Name).Index == 0 && IsOurBackplane(tx): // the filters of an earlier hub, renamed, still send into it
+	case IsOurBackplane(tx) && w.hadOtherHub(v):
 		all.add(BackplaneBroken, Change{Remove: there, AddPair: &pair}, "%s may be that of another device now", name)
 	case !IsPair(tx, rx) || tx.PeerElsewhere:
 		for _, end := range []canlink.Link{tx, rx} {
@@ -205,6 +205,17 @@ func (w Want) diffBackplane(v View, all *differences) {
 	case !tx.Up || !rx.Up:
 		all.add(BackplaneDown, Change{Up: []int{rx.Index, tx.Index}}, "%s is down", name)
 	}
+}
+
+// hadOtherHub reports whether another device was the hub of a rootless bus, whose own filters still send into the backplane: the hub
+// was renamed, and perhaps another device has its name now.
+func (w Want) hadOtherHub(v View) bool {
+	hub, common := v.Link(w.Hub.Name), w.backplane(v)
+	isOf := func(e cantc.Entry) bool {
+		l := v.At(int(e.Handle))
+		return common.isCopy(e) && l.Kind == canlink.Vcan && l.Index != hub.Index
+	}
+	return v.Rootless && (hub.Index == 0 && !w.Hub.Physical || slices.ContainsFunc(v.Entries, isOf))
 }
 
 // diffWiring compares the filters and rules of the devices that are there. Those of a device that is missing come with it.
