@@ -51,6 +51,8 @@ func TestHeal(t *testing.T) {
 			"filter that drops frames on the backplane", []string{"sh", "-ec", "tc qdisc add dev vcan0-tx clsact; tc filter add dev vcan0-tx egress pref 1 matchall action drop"},
 			"vcan0-tx has filters of another program: frames may arrive twice, or not at all", false,
 		},
+		{"queue on the backplane", []string{"tc", "qdisc", "add", "dev", "vcan0-tx", "root", "netem", "loss", "100%"},
+			"vcan0-tx has a netem qdisc of another program: frames may wait, or be lost", false},
 		{"block of filters on the backplane", []string{"tc", "qdisc", "add", "dev", "vcan0-rx", "ingress_block", "22", "clsact"}, "vcan0-rx has filters of another program", false},
 		{
 			"rule to another bus's backplane", []string{"sh", "-ec", "ip link add v99-tx type vxcan peer name v99-rx; ip link set v99-tx alias 'vxcan backplane v99'; cangw -A -s vcan0 -d v99-tx -e"},

@@ -44,6 +44,7 @@ type Link struct {
 	MTU   int
 	Up    bool
 	Alias string
+	Qdisc string // kind of the root qdisc, "" for none
 
 	AltNames  []string // alternative names (ip link property)
 	PeerIndex int      // ifindex of a pair's other end, in the netns that end lives in; 0 if there is none
@@ -239,6 +240,10 @@ func (l *Link) parseAttr(kind uint16, value []byte) error {
 		l.Name = unix.ByteSliceToString(value)
 	case unix.IFLA_IFALIAS:
 		l.Alias = unix.ByteSliceToString(value)
+	case unix.IFLA_QDISC:
+		if kind := string(value); kind != "noqueue\x00" && kind != "noop\x00" {
+			l.Qdisc = unix.ByteSliceToString(value)
+		}
 	case unix.IFLA_PROP_LIST:
 		return rtnl.Attrs(value, func(kind uint16, value []byte) error {
 			if kind == unix.IFLA_ALT_IFNAME {

@@ -200,6 +200,8 @@ func (w Want) diffBackplane(v View, all *differences) {
 			}
 		}
 		all.add(BackplaneBroken, Change{Remove: there, AddPair: &pair}, "%s is not one vxcan pair", name)
+	case tx.Qdisc != "":
+		all.add(BackplaneBroken, Change{Remove: there, AddPair: &pair}, "%s has a %s qdisc of another program: frames may wait, or be lost", w.TX, tx.Qdisc)
 	case tx.MTU != canlink.FDMTU || rx.MTU != canlink.FDMTU:
 		all.add(BackplaneMTU, Change{Remove: there[:1], AddPair: &pair}, "%s has MTU %d and %d, want %d", name, tx.MTU, rx.MTU, canlink.FDMTU)
 	case !tx.Up || !rx.Up:

@@ -347,6 +347,11 @@ var damages = []damage{
 		h.addLink(canlink.Link{Name: name, Kind: canlink.Vcan})
 	}), refused, false},
 	{BackplaneBroken, onBackplane(func(h *host, end *canlink.Link) { end.Name = "elsewhere" }), repaired, false},
+	{BackplaneBroken, func(h *host) bool {
+		tx, _ := config.BackplaneNames(h.hub.Name)
+		h.link(tx).Qdisc = "netem"
+		return true
+	}, repaired, false},
 	{BackplaneMTU, onBackplane(func(h *host, end *canlink.Link) { end.MTU = canlink.ClassicMTU }), repaired, false},
 	{BackplaneDown, onBackplane(func(h *host, end *canlink.Link) { end.Up = false }), repaired, false},
 	{HostEndName, onHost(func(h *host, end *canlink.Link) bool { end.Name = "foo"; return true }), named, false},
