@@ -339,7 +339,7 @@ func TestAliasBehind(t *testing.T) {
 				}
 				return errors.Join(k.links.SetAlias(w.view(end.HostIf).Index, alias), k.close())
 			})
-			want := "alias of host end " + end.HostIf + " is not that of test net/box: " + plan.ByAnyAdd
+			want := "host end " + end.HostIf + " does not have the alias of test net/box: " + plan.ByAnyAdd
 			if words := w.differences("vcan0"); !slices.Equal(words, []string{want}) {
 				t.Errorf("%q, want %q", words, want)
 			}
@@ -379,7 +379,7 @@ func TestHostEndsSwapped(t *testing.T) {
 				policyA, policyB = config.Policy{Send: "none", Receive: "none"}, config.Policy{Send: "none", Receive: "none"}
 			}
 			w.heal("vcan0")
-			want := fmt.Sprintf("host end %s of test net/a is named %s: another device has the name %[1]s: rename it; then ip link set %[2]s down; ip link set %[2]s name %[1]s up", a, b)
+			want := fmt.Sprintf("host end %s of test net/a is named %s: another device has the name %[1]s; rename it; then ip link set %[2]s down; ip link set %[2]s name %[1]s up", a, b)
 			if words := w.differences("vcan0"); !slices.Contains(words, want) {
 				t.Errorf("%q, want %q", words, want)
 			}
@@ -397,7 +397,7 @@ func TestHostEndsSwapped(t *testing.T) {
 				t.Errorf("left of b: %+v", left)
 			}
 			w.do(func() error {
-				want := fmt.Sprintf("invalid device %s: the host end of test net/b needs the name %[1]s: rename it", b)
+				want := fmt.Sprintf("invalid name: device %s has the name %[1]s, which the host end of test net/b needs: rename it", b)
 				if _, err := w.host.Attach(context.Background(), nil, boxed("b", boxB, policyB)); err == nil || err.Error() != want {
 					t.Errorf("%v, want %s", err, want)
 				}
@@ -417,8 +417,8 @@ func TestHostEndsSwapped(t *testing.T) {
 func TestHostEndTaken(t *testing.T) {
 	name := boxed("box", cantest.NewNetns(t), config.Policy{}).HostIf()
 	for _, test := range []struct{ made, words, cure string }{
-		{"ip link add " + name + " type dummy", "device " + name + ": the host end of test net/box needs the name " + name + ": rename or delete it", "ip link del " + name},
-		{"ip link add foo type dummy; ip link property add dev foo altname " + name, "device foo: the host end of test net/box needs the name " + name + ": ip link property del dev foo altname " + name,
+		{"ip link add " + name + " type dummy", "device " + name + " has the name " + name + ", which the host end of test net/box needs: rename or delete it", "ip link del " + name},
+		{"ip link add foo type dummy; ip link property add dev foo altname " + name, "device foo has the name " + name + ", which the host end of test net/box needs: ip link property del dev foo altname " + name,
 			"ip link property del dev foo altname " + name},
 	} {
 		w := newWorld(t)
@@ -428,7 +428,7 @@ func TestHostEndTaken(t *testing.T) {
 		before := w.inventory()
 		w.do(func() error {
 			_, err := w.host.Attach(context.Background(), nil, boxed("box", box, config.Policy{}))
-			if err == nil || err.Error() != "invalid "+test.words {
+			if err == nil || err.Error() != "invalid name: "+test.words {
 				t.Errorf("%v, want %s", err, test.words)
 			}
 			return nil
@@ -465,7 +465,7 @@ func TestDetachTwice(t *testing.T) {
 }
 
 // TestHubHeld: another program's qdisc on the hub lets no ADD go on. Heal repairs the rest all the same: a container whose filters
-// are gone, too, gets no more than its policy. The hub is off the bus, because without its filters its frames would go round.
+// are gone, too, gets no more than its policy.
 func TestHubHeld(t *testing.T) {
 	w := newWorld(t)
 	box := cantest.NewNetns(t)
@@ -475,7 +475,7 @@ func TestHubHeld(t *testing.T) {
 	other, inside := port{w.crowd, "can-other"}, port{box, "can0"}
 	w.run("tc qdisc del dev vcan0 clsact", "tc qdisc add dev vcan0 ingress", "tc qdisc del dev "+end.HostIf+" clsact")
 	words := strings.Join(w.differences("vcan0"), "\n")
-	if !strings.Contains(words, "tc qdisc del dev vcan0 ingress") || strings.Contains(words, plan.ByAnyAdd) || !strings.Contains(words, plan.ByHeal) {
+	if !strings.Contains(words, "tc qdisc del dev vcan0 ingress") || strings.Contains(words, plan.ByAnyAdd) || !strings.Contains(words, "but vxcanctl heal repairs it") {
 		t.Errorf("status: %s", words)
 	}
 	w.do(func() error {

@@ -113,7 +113,7 @@ func (b *bus) applyWiring(w plan.Wiring) error {
 	return nil
 }
 
-// addClasses gives marks a place of their own in the hub's transmit queue. If the kernel lacks a module, all share one.
+// addClasses makes a class in the hub's transmit queue for each mark. If the kernel lacks a module, all share one queue.
 func (b *bus) addClasses(hub int, marks []uint32) error {
 	if len(marks) == 0 {
 		return nil

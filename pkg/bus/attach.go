@@ -238,12 +238,8 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	}
 	there := e.Host.Index != 0
 	old := b.view.HostEnd(r.Attachment)
-	for i := range b.endpoints {
-		if o := &b.endpoints[i]; o.Renamed != "" && o.Attachment == r.Attachment {
-			old = o.Host
-		}
-	}
-	// The alias never tells of a policy that is not in the record: that would cut the endpoint off if the call were killed here.
+	// A policy is recorded before the alias mentions it, and leaves the alias before it leaves the record: a kill in between must
+	// not cut the endpoint off.
 	alias, lifts := plan.Alias(r.Hub, r.Attachment, r.Endpoint.Policy), r.Endpoint.Policy == (config.Policy{})
 	if lifts {
 		if err := b.relabel(old, alias); err != nil {
@@ -280,12 +276,13 @@ func (b *bus) enlist(r Request, at place, mtu int, corrected bool) (e plan.Endpo
 	if err := b.deleteEndpoint(old); err != nil {
 		return e, false, err
 	}
+	b.trail.aliased = slices.DeleteFunc(b.trail.aliased, func(l canlink.Link) bool { return l.Index == old.Index }) // another device may get its index
 	b.notice("deleted an earlier pair %s of %s", old.Name, r.Attachment)
 	_, err = b.observe()
 	return e, true, err
 }
 
-// relabel is setAlias for a host end of the attachment of this call, if there is one.
+// relabel sets the alias of this attachment's host end, if there is one, and notes the old one for undo.
 func (b *bus) relabel(host canlink.Link, alias string) error {
 	if host.Index == 0 || host.Alias == alias {
 		return nil
@@ -294,8 +291,8 @@ func (b *bus) relabel(host canlink.Link, alias string) error {
 	return b.setAlias(host.Index, alias)
 }
 
-// setAlias has a host end say what its attachment asks for. Nobody looks for the filters of a policy where the alias tells of
-// none, so that these go first.
+// setAlias sets the alias of a host end. If that mentions no policy, it deletes the policy's filters first: nothing looks for them
+// later.
 func (b *bus) setAlias(index int, alias string) error {
 	if said, _ := plan.ParseAlias(alias); !said.Policy {
 		if err := b.k.tc.Delete(plan.Hooks(index, true)[2:]...); err != nil {
@@ -329,13 +326,13 @@ func (b *bus) checkLimit(r Request) error {
 	return nil
 }
 
-// checkHostIf refuses an attachment of whose host end another device has the name.
+// checkHostIf fails if another device has the name of the attachment's host end.
 func (b *bus) checkHostIf(r Request) error {
 	other, cure := b.view.NameTaken(r.Attachment)
 	if other.Index == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w device %s: the host end of %s needs the name %s: %s", config.ErrInvalid, plan.Quote(other.Name), r.Attachment, r.HostIf(), cure)
+	return fmt.Errorf("%w name: device %s has the name %s, which the host end of %s needs: %s", config.ErrInvalid, plan.Quote(other.Name), r.HostIf(), r.Attachment, cure)
 }
 
 // setUp sets a container end up and waits until the kernel sends what is handed to the host end, so that a container hears
@@ -361,7 +358,7 @@ func (b *bus) setUp(host canlink.Link, at place) error {
 // inPlace returns the host end of an attachment if its pair is there as it is wanted now, else the zero Link.
 func (b *bus) inPlace(r Request, at place, mtu int) (canlink.Link, error) {
 	host := b.view.HostEnd(r.Attachment)
-	if host.Index == 0 || host.PeerElsewhere == at.here() || at.here() && host.Used {
+	if host.Name != r.HostIf() || host.PeerElsewhere == at.here() || at.here() && host.Used {
 		return canlink.Link{}, nil
 	}
 	end, err := at.k.links.GetIndex(host.PeerIndex)

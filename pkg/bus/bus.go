@@ -48,7 +48,7 @@ var (
 	ErrPermission = errors.New("not permitted")
 	// ErrNameTaken is an interface name that the container has already. It is an ErrInvalid too.
 	ErrNameTaken = fmt.Errorf("%w interface", config.ErrInvalid)
-	// ErrNoBus is a hub of which there is no bus.
+	// ErrNoBus: no bus has this hub.
 	ErrNoBus = errors.New("there is no such bus")
 	// ErrInUse is a bus that still has endpoints.
 	ErrInUse = errors.New("it is in use")
@@ -87,7 +87,7 @@ type bus struct {
 	record record
 	onDisk bool  // there is a file with the record
 	broken error // why the record cannot be written
-	unread error // why it could not even be read, or is of a later version
+	unread error // why the record could not be read; also set if a later version wrote it
 
 	span      config.Span // that the request asks for
 	leaving   bool        // look for a table even where nothing asks for other hosts
@@ -196,7 +196,7 @@ func (b *bus) observe() (corrections []string, err error) {
 	return corrections, nil
 }
 
-// observeFilters looks at the filters that plan.View has.
+// observeFilters fills in Filters, Qdiscs and Entries of the view.
 func (b *bus) observeFilters(v *plan.View, hub int) error {
 	var where, listed []cantc.Hook // listed are hooks where to look for filters of other programs
 	if hub != 0 {

@@ -14,7 +14,8 @@ import (
 
 // Detach takes an attachment off its bus, and off every other one: its network's configuration may have been edited since, and
 // then the aliases of devices say where it is. What is not there is no error: no device, no record, no hub. Hub and backplane
-// stay, but for those that were made for a pod. hub is where it should be, or "". Detach blocks for the locks of its buses.
+// stay, but for those that were made for a pod. hub is the bus that the configuration names, or "". Detach blocks for the locks of
+// its buses.
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	isIt := func(other config.Attachment, _ bool) bool { return other.SameAs(a) }
@@ -44,13 +45,13 @@ func (b *bus) detach(hosts []canlink.Link, gone func(r plan.Record) bool) error 
 		errs = append(errs, b.deleteEndpoint(host))
 		deleted = append(deleted, host.Index)
 	}
-	if slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Hub.IsFair() || r.Found }) && len(deleted) > 0 {
+	asked := slices.Concat(b.trail.record.endpoints, b.record.endpoints) // also those without a device, of an ADD that was killed
+	if slices.ContainsFunc(asked, func(r plan.Record) bool { return r.Hub.IsFair() || r.Found }) && len(deleted) > 0 {
 		hub, err := b.k.link(b.name)
 		errs = append(errs, err, b.deleteClasses(hub.Index, classesOf(deleted)...))
 	}
 	spans := func(r plan.Record) bool { return r.Hub.Span.Hosts != "" || r.Found }
-	isLost := len(b.record.endpoints) == 0 && len(deleted) > 0 // what they asked for
-	spanned := isLost || slices.ContainsFunc(b.record.endpoints, spans) || b.view.HasSpan(b.name)
+	spanned := slices.ContainsFunc(asked, spans) || b.view.HasSpan(b.name)
 	b.record.endpoints = slices.DeleteFunc(slices.Clone(b.record.endpoints), gone)
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -96,8 +97,8 @@ func (b *bus) leaveHosts() error {
 	return nil
 }
 
-// removeTransient takes away a bus that was made for a pod, when no endpoint is left on it, and a backplane without a hub:
-// whoever deleted that, it serves nobody.
+// removeTransient takes away a bus that was made for a pod, when no endpoint is left on it, and a backplane without a hub, which
+// is of no use.
 func (b *bus) removeTransient() error {
 	tx, rx := config.BackplaneNames(b.name)
 	there, err := b.k.links.Get(b.name, tx, rx)
@@ -149,8 +150,8 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 	return errors.Join(errs...)
 }
 
-// collect is Collect on one bus, and returns the devices of the host. found reports a stale device; without it only the record
-// can be stale. Of those that are sought, it also finds a host end that has lost its alias and its record, by its name.
+// collect is Collect on one bus, and returns the devices of the host. found says that a stale device is known; else only the record
+// is looked at. A host end of one that is sought is found by its name, even without alias and record.
 func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (v plan.View, retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
@@ -166,7 +167,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	}
 	for _, a := range sought {
 		if !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Attachment == a }) {
-			b.record.endpoints = append(b.record.endpoints, plan.Record{Attachment: a})
+			b.record.endpoints = append(b.record.endpoints, plan.Record{Attachment: a, Ask: plan.Ask{Found: true}})
 		}
 	}
 	var hosts []canlink.Link

@@ -9,9 +9,9 @@ import (
 	"github.com/vxcan/vxcan/pkg/plan"
 )
 
-// Heal repairs all that is wrong with a bus, for the endpoints that are there. Without endpoints it sets up no controller. It
-// leaves alone one that is missing, or that is down and was set up by its owner. A hub of pods that are gone is removed, and so
-// is a backplane without a hub. It returns what it has done, in a few words each, such as "made the hub again". It fails with
+// Heal repairs all that is wrong with a bus, for the endpoints that are there. Without endpoints it sets up no controller. It does
+// not touch a controller that is missing, or that is down and was set up by its owner. A hub of pods that are gone is removed, and
+// so is a backplane without a hub. It returns what it has done, in a few words each, such as "made the hub again". It fails with
 // ErrNoBus where there is neither a device nor an endpoint. It blocks for the bus's lock.
 func (h *Host) Heal(ctx context.Context, hub string) (done []string, err error) {
 	if err := config.CheckHub(hub); err != nil {

@@ -48,7 +48,7 @@ func (r record) MarshalJSON() ([]byte, error) {
 	return json.Marshal(d)
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is forgotten, at which its endpoint is cut off.
+// UnmarshalJSON reads what MarshalJSON writes. A policy that cannot be read is dropped, which cuts its endpoint off.
 func (r *record) UnmarshalJSON(data []byte) error {
 	var d document
 	if err := json.Unmarshal(data, &d); err != nil {
@@ -78,7 +78,7 @@ func (r *record) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// netnsDir is the directory of the records of this boot and this network namespace, the only ones of devices that can be here.
+// netnsDir is the directory of the records of this boot and this network namespace: no others can match a device here.
 // The first call of a boot removes what earlier boots left.
 func (h *Host) netnsDir() (string, error) {
 	boot, err := store.BootID()

@@ -616,6 +616,14 @@ func TestSpanLeaves(t *testing.T) {
 	if w.heal("mine"); left() != "trunks false table false" {
 		t.Errorf("after heal: %s", left())
 	}
+	if err := w.attachRequest(alone); err != nil {
+		t.Fatal(err)
+	}
+	w.run("ip link del "+alone.HostIf(), "ip link del "+config.TrunkName("mine", netip.MustParseAddr(h.names[1])))
+	w.do(func() error { return w.host.Detach(context.Background(), "mine", alone.Attachment) })
+	if left() != "trunks false table false" { // the DEL of an ADD that was killed before it made a trunk
+		t.Errorf("after DEL: %s", left())
+	}
 	if !h.open { // as an ADD leaves it that is killed
 		w.run("nft add table inet vxcan-mine")
 		if done := w.heal("mine"); len(done) == 0 || left() != "trunks false table false" {

@@ -262,14 +262,15 @@ func (b *bus) status() (s BusStatus, err error) {
 	for _, d := range all {
 		noRight := d.Kind == plan.TableUnread && errors.Is(b.view.Underlay.Unread, rtnl.ErrPermission) // a look without privileges cannot read tables
 		if d.What != "" && !noRight {
-			byHeal := (d.Cure == plan.ByAnyAdd || d.Cure == plan.ByHeal) && plan.Refusal(all, true) == nil
+			byHeal := d.ByHeal() && plan.Refusal(all, true) == nil
 			s.Differences = append(s.Differences, Difference{d.Kind, d.HostIfs, d.What, d.Cure, byHeal})
 		}
 	}
 	return s, nil
 }
 
-// traffic is that of a hub that is no controller. The backplane's is counted as a vcan does: each frame as sent and as received.
+// traffic is that of a hub that is no controller. In a user namespace it is the backplane's, with each frame counted as sent and as
+// received, as a vcan counts.
 func (b *bus) traffic(hub, tx canlink.Link) (t canlink.Traffic, err error) {
 	if b.view.Rootless {
 		hub = tx

@@ -14,7 +14,7 @@ import (
 )
 
 // trail is what a call has changed on a bus. Everything is noted before the kernel is asked: the answer may be lost.
-// What the call repaired for the endpoints that were there is no part of it: that stays.
+// Repairs for endpoints that were there are not part of it: they stay.
 type trail struct {
 	alone      bool               // no endpoint was there when the call began
 	pairs      []int              // ifindexes of endpoints
@@ -52,8 +52,9 @@ func (t *trail) has(index int) bool {
 }
 
 // undo takes away what a call that failed has changed: its endpoints, and where no other one was there also the hub, the
-// backplane, and the filters of a hub that had none. A controller that nobody else wants so, the record, trunks and pairs become
-// what they were; where no trunk is left, their table goes. Its socket is its own: that of the call may be what has failed.
+// backplane, and the filters of a hub that had none. It restores the record, aliases, trunks, pairs,
+// and a controller that nobody else wants set up so. Without trunks it deletes their table. It opens a new socket, because that of
+// the call may have failed.
 func (b *bus) undo() (retErr error) {
 	t := b.trail
 	restoreRecord := func() error {
@@ -107,7 +108,7 @@ func (b *bus) undo() (retErr error) {
 	return errors.Join(errs...)
 }
 
-// restoreAliases gives host ends the aliases that they had: those that tell of a policy, or those that do not.
+// restoreAliases restores old aliases: with policy those that mention one, else the others.
 func (b *bus) restoreAliases(aliased []canlink.Link, policy bool) error {
 	var errs []error
 	for _, l := range aliased {

@@ -33,13 +33,16 @@ func Of(n config.Network, host *bus.Host) Buses {
 	return host
 }
 
-// Detach takes an attachment off its bus. In a user namespace it may be one of the user's or a lent one, whatever its network
-// says by now.
+// Detach takes an attachment off its bus, which may be one of the host or a lent one, whatever its network says by now.
 func Detach(ctx context.Context, n config.Network, host *bus.Host, hub string, a config.Attachment) error {
 	err := Of(n, host).Detach(ctx, hub, a)
-	if bus.IsRootless() {
+	if os.Geteuid() == 0 && (n.Lent || bus.IsRootless()) {
 		n.Lent = !n.Lent
-		err = errors.Join(err, Of(n, host).Detach(ctx, hub, a))
+		short, cancel := context.WithTimeout(ctx, 3*time.Second) // which is rarely of any use, and must not hold up a teardown
+		defer cancel()
+		if other := Of(n, host).Detach(short, hub, a); short.Err() == nil {
+			err = errors.Join(err, other)
+		}
 	}
 	return err
 }
@@ -74,6 +77,9 @@ func (b Borrower) Attach(ctx context.Context, deliver func([]bus.Result) error, 
 
 // Detach is bus.Host.Detach. It needs no consent. Where nobody lends, it leaves the interface to end with its network namespace.
 func (b Borrower) Detach(ctx context.Context, hub string, a config.Attachment) error {
+	if config.CheckHub(hub) != nil { // it was edited since
+		hub = ""
+	}
 	_, err := b.ask(ctx, detach, bus.Request{Attachment: a, Hub: config.Hub{Name: hub}}, nil)
 	if errors.Is(err, errNobody) || errors.Is(err, config.ErrInvalid) { // of what could never be attached, nothing is there
 		return nil

@@ -137,7 +137,7 @@ func (r *request) validate() error {
 	if r.Verb != attach && r.Verb != detach && r.Verb != check {
 		return fmt.Errorf("%w: verb %.20q: want attach, detach or check", ErrRefused, string(r.Verb))
 	}
-	if err := config.CheckHub(r.Hub); err != nil {
+	if err := config.CheckHub(r.Hub); err != nil && (r.Verb != detach || r.Hub != "") {
 		return err
 	}
 	for _, name := range []struct{ what, text string }{

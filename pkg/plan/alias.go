@@ -15,7 +15,7 @@ const (
 	aliasMark      = "vxcan" // the first word
 	hubAlias       = aliasMark + " hub"
 	TransientAlias = aliasMark + " hub, made for a pod" // goes with its last endpoint
-	backplaneAlias = aliasMark + " backplane " // and the hub
+	backplaneAlias = aliasMark + " backplane"           // followed by the hub
 	// The last word of the alias of a host end, if there is one.
 	policyMark   = "policy"   // the endpoint has a policy
 	physicalMark = "physical" // the hub is a device that is not made
@@ -63,7 +63,8 @@ func ParseTrunk(l canlink.Link) (hub string, peer netip.Addr, open, ok bool) {
 	return words[1], peer, open, err == nil
 }
 
-// Alias is what must be known of a host end even if the record is lost. Of a policy, which may be long, it says that there is one.
+// Alias returns the alias of a host end: what must be known even without the record. Of a policy, which may be long, it says only
+// that there is one.
 func Alias(hub config.Hub, a config.Attachment, p config.Policy) string {
 	words := append([]string{aliasMark, hub.Name}, a.Fields()...)
 	var marks []string

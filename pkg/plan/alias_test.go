@@ -67,7 +67,8 @@ func TestForgedAlias(t *testing.T) {
 	hub := config.Hub{Name: "vcan0"}
 	alias := Alias(hub, a.Attachment, config.Policy{})
 	host := canlink.Link{Name: a.HostIf(), Index: 5, Kind: canlink.Vxcan, Alias: alias, PeerElsewhere: true, PeerIndex: 2}
-	twin, back := host, host
+	twin, back, bare := host, host, host
+	bare.Alias, bare.Index = "", 8
 	twin.Name, twin.Index = "foo", 6
 	back.Name, back.Index, back.PeerElsewhere = "can0", 7, false
 	for name, test := range map[string]struct {
@@ -79,7 +80,11 @@ func TestForgedAlias(t *testing.T) {
 		"moved back, of one renamed": {[]canlink.Link{back, twin, back}, "foo"},
 		"twin before":                {[]canlink.Link{twin, host, back}, host.Name},
 		"twin behind":                {[]canlink.Link{host, back, twin}, host.Name},
+		"name of another":            {[]canlink.Link{bare, twin}, "foo"},
 	} {
+		if got := (View{Links: test.links}).HostEnd(a.Attachment); got.Name != test.want {
+			t.Errorf("%s: host end %q, want %q", name, got.Name, test.want)
+		}
 		for _, records := range [][]Record{nil, {a}} {
 			var got []string
 			for _, e := range (View{Links: test.links}).Endpoints("vcan0", records) {

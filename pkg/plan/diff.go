@@ -22,12 +22,12 @@ func Diff(w Want, v View) []Difference {
 		if e.Renamed != "" {
 			cure := fmt.Sprintf("ip link set %[1]s down; ip link set %[1]s name %[2]s up", Quote(e.Host.Name), e.Renamed)
 			if _, how := v.NameTaken(e.Attachment); how != "" {
-				cure = fmt.Sprintf("another device has the name %s: %s; then %s", e.Renamed, how, cure)
+				cure = fmt.Sprintf("another device has the name %s; %s; then %s", e.Renamed, how, cure)
 			}
 			all.name(HostEndName, cure, "host end %s of %s is named %s", e.Renamed, e.Attachment, Quote(e.Host.Name)).of(e.Host.Name)
 		}
 		if alias := Alias(e.Hub, e.Attachment, e.Endpoint.Policy); alias != e.Host.Alias && !e.Found && !e.CutOff {
-			all.add(HostEndAlias, Change{Alias: &HostAlias{e.Host.Index, alias}}, "alias of host end %s is not that of %s", Quote(e.Host.Name), e.Attachment).of(e.Host.Name)
+			all.add(HostEndAlias, Change{Alias: &HostAlias{e.Host.Index, alias}}, "host end %s does not have the alias of %s", Quote(e.Host.Name), e.Attachment).of(e.Host.Name)
 		}
 		if !e.Host.Up {
 			all.add(HostEndDown, Change{UpLast: []int{e.Host.Index}}, "host end %s of %s is down", e.Host.Name, e.Attachment).of(e.Host.Name)
@@ -35,11 +35,16 @@ func Diff(w Want, v View) []Difference {
 	}
 	w.diffSpan(v, &all)
 	w.diffWiring(v, &all)
-	if Refusal(all, false) != nil { // of every ADD, too
-		for i := range all {
-			if all[i].Cure == ByAnyAdd {
-				all[i].Cure = ByHeal
-			}
+	if Refusal(all, false) == nil {
+		return all
+	}
+	cure := byHeal
+	if Refusal(all, true) != nil {
+		cure = lastly
+	}
+	for i := range all {
+		if all[i].Cure == ByAnyAdd { // every ADD is refused
+			all[i].Cure = cure
 		}
 	}
 	return all
@@ -185,7 +190,7 @@ func (w Want) diffBackplane(v View, all *differences) {
 	}
 	name := fmt.Sprintf("backplane %s, %s", w.TX, w.RX)
 	// tx is set up last, because it is the end that must send at once.
-	pair := canlink.Pair{Name: w.RX, PeerName: w.TX, MTU: canlink.FDMTU, Alias: backplaneAlias + w.Hub.Name, PeerUp: true}
+	pair := canlink.Pair{Name: w.RX, PeerName: w.TX, MTU: canlink.FDMTU, Alias: backplaneAlias + " " + w.Hub.Name, PeerUp: true}
 	there := slices.DeleteFunc([]int{tx.Index, rx.Index}, func(index int) bool { return index == 0 })
 	switch {
 	case len(there) == 0:

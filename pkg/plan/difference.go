@@ -18,7 +18,8 @@ import (
 // Cures.
 const (
 	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
-	ByHeal    = "vxcanctl heal repairs it"
+	byHeal    = "no ADD does, because it is refused, but vxcanctl heal repairs it"
+	lastly    = "end first what refuses every ADD; then the next one repairs it"
 	byThisAdd = "remove the container and start it again"
 )
 
@@ -134,7 +135,7 @@ type Change struct {
 	Wiring      Wiring
 }
 
-// HostAlias is what a host end must say of itself.
+// HostAlias is the alias that a host end must have.
 type HostAlias struct {
 	Index int
 	Text  string
@@ -188,6 +189,9 @@ func (c Change) Repairs() bool {
 // of says which endpoints the difference is about, by their host ends.
 func (d *Difference) of(hostIfs ...string) { d.HostIfs = hostIfs }
 
+// ByHeal reports whether vxcanctl heal repairs it.
+func (d Difference) ByHeal() bool { return d.Cure == ByAnyAdd || d.Cure == byHeal }
+
 func (d Difference) String() string {
 	if d.Cure == "" {
 		return d.What
@@ -195,8 +199,8 @@ func (d Difference) String() string {
 	return d.What + ": " + d.Cure
 }
 
-// beside lists refusals of the hub or of other hosts alone: the rest of the bus can be repaired for the endpoints.
-var beside = []Kind{HubAltName, HubAbsent, HubNotCAN, HubMade, HubDown, HubMTU, FilterHeld, QdiscHeld,
+// beside lists refusals that concern only the hub or other hosts: heal can repair the rest.
+var beside = []Kind{HubAltName, HubAbsent, HubNotCAN, HubDown, HubMTU, FilterHeld, QdiscHeld,
 	ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
 	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 

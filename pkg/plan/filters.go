@@ -25,7 +25,7 @@ var (
 	noMatch      = unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
 )
 
-// skipIf skips so many instructions if what is loaded is value, and others if it is not.
+// skipIf skips equal instructions if the loaded value is value, and others instructions if not.
 func skipIf(value uint32, equal, others uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: equal, Jf: others, K: value}
 }
@@ -44,7 +44,7 @@ func marked(mark uint32) []unix.SockFilter {
 // it; it could choose the origin that the gateway looks at (see rules).
 //
 // An endpoint's frames get to the backplane by this filter and by no rule. Frames that no filter of its host end sees (those
-// that an ifb device has handed back, tc_skip_classify of struct sk_buff) go nowhere, and none do while the filter is missing.
+// that an ifb device has handed back, tc_skip_classify of struct sk_buff) go nowhere. While the filter is missing, no frame gets out.
 func filters(common backplane, m member) []cantc.Filter {
 	first, second := hooks(int(m.dev), FirstPrio), hooks(int(m.dev), SecondPrio)
 	ingress, egress := first[0], first[1]
@@ -95,7 +95,7 @@ func isLeft(f cantc.Filter) bool {
 	return (isOne(cantc.Copy(0)) || isOne(cantc.Deliver(0))) && (slices.Equal(f.Program, ofProtocol(true)) || slices.Equal(f.Program, ofProtocol(false)))
 }
 
-// OtherCopies is where filters copy frames from a hub's backplane of which the view has no more than an entry.
+// OtherCopies returns the hooks of filters that copy frames from a hub's backplane, of those that the view has only an entry of.
 func (v View) OtherCopies(hub string) (hooks []cantc.Hook) {
 	common := NewWant(config.Hub{Name: hub}, nil, "").backplane(v)
 	for _, e := range v.Entries {

@@ -541,7 +541,7 @@ var damages = []damage{
 		h.v.Jobs = append(h.v.Jobs, append(plain(loop), changed)...)
 	})), repaired, true},
 	{RuleUnwanted, withRules(onHub(func(h *host, hub *canlink.Link) bool { // the hub was that of another bus, by another name
-		other := h.addLink(canlink.Link{Name: "vcan98-tx", Kind: canlink.Vxcan, Alias: backplaneAlias + "vcan98", MTU: canlink.FDMTU, Up: true})
+		other := h.addLink(canlink.Link{Name: "vcan98-tx", Kind: canlink.Vxcan, Alias: backplaneAlias + " vcan98", MTU: canlink.FDMTU, Up: true})
 		h.v.Jobs = append(h.v.Jobs, plain(cangw.Rule{Src: uint32(h.link(h.hub.Name).Index), Dst: uint32(other.Index)})...)
 		return true
 	})), repaired, false},

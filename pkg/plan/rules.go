@@ -22,7 +22,7 @@ type member struct {
 	hub        bool
 	controller bool // of a hub: it is hardware, which reports what happens on the wire in error frames
 	access          // of an endpoint
-	deaf       bool // it receives nothing, because another program prevents a filter that must be in force for that; of a hub, it is off the bus
+	deaf       bool // another program holds the place of a filter that it needs: an endpoint receives nothing, a controller is off the bus
 }
 
 // maxHops lets a frame pass one rule, whatever max_hops of can-gw allows. With more, what the hub echoes would go round for ever.

@@ -264,8 +264,8 @@ func (w Want) diffSpan(v View, all *differences) {
 	}
 }
 
-// way is the device on the way to another host, or "" if its packets cannot be told from those of others. It stays where it was
-// while a network is away for a moment.
+// way is the device on the way to another host, or "" if its packets cannot be told from those of others. While a
+// network is away for a moment, the last device is kept.
 func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) string {
 	way := v.Underlay.Ways[peer]
 	dev := v.At(way.Dev)
@@ -299,8 +299,8 @@ func (w Want) way(t underlay.Table, peer netip.Addr, v View, all *differences) s
 }
 
 // Outside lists the nodes that are behind a router, or behind another device than that of this one's address. They are sent
-// nothing, and what comes from them is dropped: nobody typed that list, so the others go on without them. One whose packets are
-// let in stays, because its network may be away for a moment.
+// nothing, and what comes from them is dropped: nobody typed that list, so the others go on without them. One whose packets
+// the table still accepts stays: its network may be away for a moment.
 func (w Want) Outside(v View) (all []netip.Addr) {
 	span := w.Span(v)
 	if !span.Nodes || span.Unprotected {
@@ -325,7 +325,7 @@ func (w Want) Unreached(v View) []Difference {
 	return slices.DeleteFunc(all, func(d Difference) bool { return d.Kind != TrunkNoWay })
 }
 
-// DiffSpan lists what is there of trunks on a bus that nothing asks for other hosts on, and that has no endpoints.
+// DiffSpan lists what trunks have left on a bus without endpoints that nothing asks to span hosts.
 func DiffSpan(hub string, v View) []Difference {
 	var all differences
 	w := NewWant(config.Hub{Name: hub}, nil, "")
@@ -336,7 +336,7 @@ func DiffSpan(hub string, v View) []Difference {
 	return all
 }
 
-// spanTrouble adds what only the administrator can repair. It refuses no endpoint that does not ask for other hosts.
+// spanTrouble adds a difference that only the administrator can repair. It refuses an endpoint only if that asks for other hosts.
 func (w Want) spanTrouble(all *differences, kind Kind, sentinel error, cure, format string, args ...any) {
 	if w.Hub.Span.Hosts != "" {
 		all.refuse(kind, sentinel, cure, format, args...)

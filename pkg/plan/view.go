@@ -102,38 +102,49 @@ func (v View) MovedBack(e Endpoint) bool {
 	return !e.Host.PeerElsewhere && e.Host.Used && !v.At(e.Host.PeerIndex).Up
 }
 
-// HostEnd is the host end of an attachment, on whatever bus, or the zero Link: the vxcan device of its name, unless an alias says
-// that it is another's.
-func (v View) HostEnd(a config.Attachment) canlink.Link {
-	l := v.Link(a.HostIf())
-	if said, ok := ParseAlias(l.Alias); l.Kind != canlink.Vxcan || ok && said.Attachment != a {
-		return canlink.Link{}
+// HostEnd returns the host end of an attachment, on any bus, or the zero Link: the vxcan device with its alias, which may have been
+// renamed if its peer is in another netns, or else the one of its name that has no alias.
+func (v View) HostEnd(a config.Attachment) (host canlink.Link) {
+	name := a.HostIf()
+	for i := range v.Links {
+		l := &v.Links[i]
+		if l.Kind != canlink.Vxcan || l.Name != name && !strings.Contains(l.Alias, a.ContainerID) {
+			continue
+		}
+		switch said, ok := ParseAlias(l.Alias); {
+		case ok && said.Attachment == a && l.Name == name:
+			return *l
+		case ok && said.Attachment == a && l.PeerElsewhere, !ok && l.Name == name && host.Index == 0:
+			host = *l
+		}
 	}
-	return l
+	return host
 }
 
-// NameTaken is the device that has the name of an attachment's host end and is not it, or the zero Link, and how to end that.
+// NameTaken returns another device that has the name of an attachment's host end, or the zero Link, and how to free the name.
 func (v View) NameTaken(a config.Attachment) (other canlink.Link, cure string) {
 	name := a.HostIf()
 	if other = v.altNameOf(name); other.Index != 0 {
-		if said, ok := ParseAlias(other.Alias); ok && said.Attachment == a { // it is made anew without
+		if said, ok := ParseAlias(other.Alias); ok && said.Attachment == a { // its own old pair: the new one has no other name
 			return canlink.Link{}, ""
 		}
 		return other, fmt.Sprintf("ip link property del dev %s altname %s", Quote(other.Name), name)
 	}
 	other = v.Link(name)
 	switch _, ours := ParseAlias(other.Alias); {
-	case other.Index == 0 || v.HostEnd(a).Index != 0:
+	case other.Index == v.HostEnd(a).Index:
 		return canlink.Link{}, ""
-	case ours:
-		return other, "rename it"
+	case other.Index != 0 && ours:
+		cure = "rename it"
+	case other.Index != 0:
+		cure = "rename or delete it"
 	}
-	return other, "rename or delete it"
+	return other, cure
 }
 
 // Endpoints finds the endpoints of a bus: first the recorded ones that have a host end, then others by the aliases of their
-// devices. An alias goes before a name: it also finds a host end that was renamed. That its peer is elsewhere proves that it is
-// one: a container end that was moved back has the alias that its container chose.
+// devices. An alias wins over a name, so a host end that was renamed is found too, if its peer is in another netns: an end that was
+// moved back has an alias that its container chose.
 func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 	type device struct {
 		link *canlink.Link
@@ -156,11 +167,13 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		}
 	}
 	of := func(a config.Attachment, hostIf string) (d device, ok bool) {
-		if d, ok = devices[hostIf]; ok && (!d.ok || d.Attachment == a) {
+		if d, ok = devices[hostIf]; ok && d.ok && d.Attachment == a {
 			return d, true
 		}
-		d, ok = devices[names[a]]
-		return d, ok
+		if renamed, there := devices[names[a]]; there {
+			return renamed, true
+		}
+		return d, ok && !d.ok
 	}
 	add := func(d device, r Record, hostIf string) {
 		e := Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})}
@@ -201,7 +214,7 @@ func (v View) Buses() (names []string) {
 			names = append(names, a.Hub)
 		} else if hub, _, _, ok := ParseTrunk(l); ok && config.CheckName(hub) == nil {
 			names = append(names, hub)
-		} else if hub := strings.TrimPrefix(l.Alias, backplaneAlias); IsOurBackplane(l) && config.CheckName(hub) == nil {
+		} else if hub := strings.TrimPrefix(l.Alias, backplaneAlias+" "); IsOurBackplane(l) && config.CheckName(hub) == nil {
 			names = append(names, hub)
 		}
 	}

@@ -14,7 +14,7 @@ type Want struct {
 	TX, RX    string // names of the backplane's ends
 	Endpoints []Endpoint
 	Attaching string // host end that is being attached, or "": what it lacks is no damage
-	MTU       int    // that the endpoint asks for which is being attached or checked, or 0
+	MTU       int    // that the endpoint being attached or checked asks for, or 0
 
 	others     config.Hub  // that the other endpoints ask for, if they want a controller set up; else the zero Hub
 	othersSpan config.Span // the hosts that they ask for
@@ -44,7 +44,7 @@ func NewWant(hub config.Hub, endpoints []Endpoint, attaching string) Want {
 // one that is not a vcan is used as it is, whatever became of the record.
 func AgreedHub(name string, now canlink.Link, endpoints []Endpoint) config.Hub {
 	hub := config.Hub{Name: name, Physical: now.CAN && now.Kind != canlink.Vcan, Transient: len(endpoints) > 0}
-	if now.Index == 0 { // a missing hub is virtual if any endpoint asks for a virtual one, or nothing asks and the name is that of one
+	if now.Index == 0 { // a missing hub is virtual if an endpoint wants it so, or if there is none and the name is a vcan's
 		isVirtual := func(e Endpoint) bool { return !e.Hub.Physical }
 		hub.Physical = !slices.ContainsFunc(endpoints, isVirtual) && !(len(endpoints) == 0 && config.CanMake(name))
 	}
@@ -84,7 +84,7 @@ func (w Want) MTUFor(e config.Endpoint, now canlink.Link) int {
 	return e.MTUOn(MTUOf(w.Hub, now))
 }
 
-// hasFound reports whether there is an endpoint that may have asked for what the bus has and nobody else wants.
+// hasFound reports whether an endpoint without a record may have asked for what no other endpoint wants.
 func (w Want) hasFound() bool {
 	return slices.ContainsFunc(w.Endpoints, func(e Endpoint) bool { return e.Found && e.hostIf() != w.Attaching })
 }
@@ -96,7 +96,7 @@ func (w Want) SetsUp() bool { return w.Hub.SetsUp() || w.others.SetsUp() }
 func (w Want) members(hub canlink.Link, v View) (members []member) {
 	if hub.CAN {
 		m := member{dev: uint32(hub.Index), hub: true, fd: hub.FD(), controller: hub.Kind != canlink.Vcan}
-		m.deaf = slices.ContainsFunc(Hooks(hub.Index, false), v.prevented) // its own frames would go round for ever
+		m.deaf = m.controller && slices.ContainsFunc(Hooks(hub.Index, false), v.prevented) // frames from the wire would go back to it
 		members = append(members, m)
 	}
 	compiled := make(map[config.Policy]access) // most have the same

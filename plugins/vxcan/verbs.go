@@ -83,14 +83,12 @@ func cmdDel(c *conf, args *skel.CmdArgs, log *slog.Logger) error {
 	requests, err := c.requests(args)
 	if err != nil {
 		log.Info("detaching whatever there is", "err", err)
-		return h.Collect(ctx, func(a config.Attachment, _ bool) bool {
-			return a.Runtime == runtimeName && a.Network == c.Name && a.ContainerID == args.ContainerID && a.IfName == args.IfName
-		})
+		err = h.Collect(ctx, func(a config.Attachment, _ bool) bool { return a.SameAs(c.attachment(args, "")) })
 	}
 	if len(requests) == 0 { // but the pod may have asked at its ADD
 		requests = []bus.Request{{Attachment: c.attachment(args, "")}}
 	}
-	var errs []error
+	errs := []error{err}
 	var hubs []string
 	for _, r := range requests {
 		if !slices.Contains(hubs, r.Hub.Name) { // one call takes all interfaces off
