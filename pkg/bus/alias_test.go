@@ -33,6 +33,19 @@ func (w *world) collect(gone ...config.Attachment) {
 	})
 }
 
+// label sets the alias of a device.
+func (w *world) label(name, alias string) {
+	w.t.Helper()
+	w.do(func() error {
+		k, err := w.host.connect(nil)
+		if err != nil {
+			return err
+		}
+		link, err := k.link(name)
+		return errors.Join(err, k.links.SetAlias(link.Index, alias), k.close())
+	})
+}
+
 // differences are what status says of a bus.
 func (w *world) differences(hub string) (words []string) {
 	w.t.Helper()
@@ -332,13 +345,7 @@ func TestAliasBehind(t *testing.T) {
 			if !test.erased {
 				alias = plan.Alias(r.Hub, r.Attachment, config.Policy{})
 			}
-			w.do(func() error {
-				k, err := w.host.connect(nil)
-				if err != nil {
-					return err
-				}
-				return errors.Join(k.links.SetAlias(w.view(end.HostIf).Index, alias), k.close())
-			})
+			w.label(end.HostIf, alias)
 			want := "host end " + end.HostIf + " does not have the alias of test net/box: " + plan.ByAnyAdd
 			if words := w.differences("vcan0"); !slices.Equal(words, []string{want}) {
 				t.Errorf("%q, want %q", words, want)
@@ -360,6 +367,67 @@ func TestAliasBehind(t *testing.T) {
 			works(test.policy)
 		})
 	}
+}
+
+// TestAliasErasedTwice: the record of a policy is lost, and then the alias is erased that tells of it. The container stays cut off
+// until its own ADD, and CHECK says so.
+func TestAliasErasedTwice(t *testing.T) {
+	for _, healed := range []bool{false, true} {
+		w := newWorld(t)
+		box := cantest.NewNetns(t)
+		p, cut := config.Policy{Send: "100", Receive: "200"}, config.Policy{Send: "none", Receive: "none"}
+		hub, inside := port{w.netns, "vcan0"}, port{box, "can0"}
+		w.attach("vcan0", "other", w.crowd)
+		end := w.attachAs("box", box, p, false)
+		w.run("rm -r " + w.host.StateDir)
+		if healed { // else nothing is left that tells of the container
+			w.heal("vcan0")
+		}
+		w.label(end.HostIf, "")
+		w.heal("vcan0")
+		if healed {
+			w.expectPolicy(cut.Send, inside, hub)
+		} else {
+			cut.Send = p.Send // by the filters that are there
+			w.expectPolicy(cut.Send, inside, hub)
+		}
+		w.expectPolicy(cut.Receive, hub, inside)
+		if err := w.checkAs("box", box, p, "can0"); err == nil {
+			t.Errorf("healed %v: CHECK is silent", healed)
+		}
+		w.attachAs("box", box, p, false)
+		w.expectPolicy(p.Send, inside, hub)
+		w.expectPolicy(p.Receive, hub, inside)
+		if words := w.differences("vcan0"); len(words) > 0 {
+			t.Errorf("%q", words)
+		}
+	}
+}
+
+// TestAliasCopied: somebody gives a host end the alias of another one. Its name tells whose it is, and heal gives it its own.
+func TestAliasCopied(t *testing.T) {
+	w := newWorld(t)
+	box := cantest.NewNetns(t)
+	p := config.Policy{Send: "100", Receive: "200"}
+	hub, inside := port{w.netns, "vcan0"}, port{box, "can0"}
+	other, _ := w.attach("vcan0", "other", w.crowd)
+	end := w.attachAs("box", box, p, false)
+	w.label(end.HostIf, w.view(other.HostIf).Alias)
+	if err := w.checkAs("box", box, p, "can0"); err == nil || !strings.Contains(err.Error(), "does not have the alias of test net/box") {
+		t.Errorf("CHECK: %v", err)
+	}
+	w.heal("vcan0")
+	w.expectPolicy(p.Send, inside, hub)
+	w.expectPolicy(p.Receive, hub, inside)
+	if words := w.differences("vcan0"); len(words) > 0 {
+		t.Errorf("%q", words)
+	}
+	w.label(end.HostIf, w.view(other.HostIf).Alias)
+	w.detach("vcan0", boxed("box", box, p).Attachment)
+	if w.view(end.HostIf).Index != 0 || w.view(other.HostIf).Index == 0 {
+		t.Error("DEL took off another container, or none")
+	}
+	w.expectExactlyOnce(hub, port{w.crowd, "can-other"})
 }
 
 // TestHostEndsSwapped: two host ends have each other's name. Each stays its container's, with its policy, and DEL and ADD of one
@@ -493,6 +561,31 @@ func TestHubHeld(t *testing.T) {
 	if words := w.differences("vcan0"); len(words) > 0 {
 		t.Errorf("%q", words)
 	}
+}
+
+// TestHubGone: a hub that is not ours to make is gone. Heal repairs the rest: a container whose filters are gone, too, gets no more
+// than its policy.
+func TestHubGone(t *testing.T) {
+	w := newWorld(t)
+	box := cantest.NewNetns(t)
+	p := config.Policy{Send: "100", Receive: "200"}
+	w.run("ip link add can0 mtu 72 type vcan", "ip link set can0 up")
+	r := boxed("box", box, p)
+	r.Hub.Name = "can0"
+	w.attach("can0", "other", w.crowd)
+	w.do(func() error {
+		_, err := w.host.Attach(context.Background(), nil, r)
+		return err
+	})
+	w.run("ip link del can0", "tc qdisc del dev "+r.HostIf()+" clsact")
+	w.do(func() error {
+		if _, err := w.host.Heal(context.Background(), "can0"); err == nil || !strings.Contains(err.Error(), "hub can0 is not there") {
+			t.Errorf("heal: %v", err)
+		}
+		return nil
+	})
+	w.expectPolicy(p.Send, port{box, "can0"}, port{w.crowd, "can-other"})
+	w.expectPolicy(p.Receive, port{w.crowd, "can-other"}, port{box, "can0"})
 }
 
 // TestHubSwapped: the owner of a hub gives it another name, and its name to another vcan. What programs send on the old one does

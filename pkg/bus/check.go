@@ -64,6 +64,7 @@ func lasting[T any](look func() ([]T, error)) ([]T, error) {
 }
 
 func (b *bus) damage(r Request, contIfs []string, at place) (damage []string, err error) {
+	b.seek(r.Attachment)
 	if _, err := b.observe(); err != nil {
 		return nil, err
 	}

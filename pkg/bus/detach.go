@@ -165,11 +165,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	if v.Links, err = b.k.links.List(); err != nil {
 		return v, err
 	}
-	for _, a := range sought {
-		if !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Attachment == a }) {
-			b.record.endpoints = append(b.record.endpoints, plan.Record{Attachment: a, Ask: plan.Ask{Found: true}})
-		}
-	}
+	b.seek(sought...)
 	var hosts []canlink.Link
 	gone := make(map[config.Attachment]bool)
 	endpoints := v.Endpoints(hub, b.record.endpoints)

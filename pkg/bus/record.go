@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,6 +77,15 @@ func (r *record) UnmarshalJSON(data []byte) error {
 		}, Ask: a}
 	}
 	return nil
+}
+
+// seek has observe find attachments that are not recorded by the names of their host ends, also without an alias.
+func (b *bus) seek(attachments ...config.Attachment) {
+	for _, a := range attachments {
+		if !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return r.Attachment == a }) {
+			b.record.endpoints = append(slices.Clone(b.record.endpoints), plan.Record{Attachment: a, Ask: plan.Ask{Hub: config.Hub{Name: b.name}, Found: true}})
+		}
+	}
 }
 
 // netnsDir is the directory of the records of this boot and this network namespace: no others can match a device here.

@@ -26,7 +26,11 @@ func Diff(w Want, v View) []Difference {
 			}
 			all.name(HostEndName, cure, "host end %s of %s is named %s", e.Renamed, e.Attachment, Quote(e.Host.Name)).of(e.Host.Name)
 		}
-		if alias := Alias(e.Hub, e.Attachment, e.Endpoint.Policy); alias != e.Host.Alias && !e.Found && !e.CutOff {
+		policy := e.Endpoint.Policy
+		if e.CutOff {
+			policy = nothing
+		}
+		if alias := Alias(e.Hub, e.Attachment, policy); alias != e.Host.Alias {
 			all.add(HostEndAlias, Change{Alias: &HostAlias{e.Host.Index, alias}}, "host end %s does not have the alias of %s", Quote(e.Host.Name), e.Attachment).of(e.Host.Name)
 		}
 		if !e.Host.Up {

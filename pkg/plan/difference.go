@@ -200,7 +200,7 @@ func (d Difference) String() string {
 }
 
 // beside lists refusals that concern only the hub or other hosts: heal can repair the rest.
-var beside = []Kind{HubAltName, HubAbsent, HubNotCAN, HubDown, HubMTU, FilterHeld, QdiscHeld,
+var beside = []Kind{HubAltName, HubAbsent, HubName, HubNotCAN, HubDown, HubMTU, FilterFirst, FilterHeld, QdiscHeld,
 	ControllerKind, ControllerOthers, ControllerUnable, ControllerDiffers,
 	SpanOthers, SpanHosts, SpanRootless, TrunkID, TrunkForeign, TrunkRouted, TableUnread}
 

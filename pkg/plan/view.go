@@ -83,14 +83,14 @@ type Ask struct {
 	Endpoint config.Endpoint `json:"endpoint,omitzero"`
 	// Found reports that only its device's alias tells of it: what else it asked for is not known until its own ADD.
 	Found bool `json:"found,omitzero"`
+	// CutOff reports that it has a policy that is not known any more. It neither sends nor receives until its own ADD.
+	CutOff bool `json:"cutOff,omitzero"`
 }
 
 // Endpoint is an attachment that the kernel has the devices of.
 type Endpoint struct {
 	Record
 	Host canlink.Link // host end
-	// CutOff reports that the endpoint has a policy that is not known any more. It neither sends nor receives until its own ADD.
-	CutOff bool
 	// Renamed is the name that its host end must have, if that has another one; else "".
 	Renamed string
 }
@@ -103,7 +103,7 @@ func (v View) MovedBack(e Endpoint) bool {
 }
 
 // HostEnd returns the host end of an attachment, on any bus, or the zero Link: the vxcan device with its alias, which may have been
-// renamed if its peer is in another netns, or else the one of its name that has no alias.
+// renamed if its peer is in another netns, or else the one of its name that has no alias of its own.
 func (v View) HostEnd(a config.Attachment) (host canlink.Link) {
 	name := a.HostIf()
 	for i := range v.Links {
@@ -114,11 +114,18 @@ func (v View) HostEnd(a config.Attachment) (host canlink.Link) {
 		switch said, ok := ParseAlias(l.Alias); {
 		case ok && said.Attachment == a && l.Name == name:
 			return *l
-		case ok && said.Attachment == a && l.PeerElsewhere, !ok && l.Name == name && host.Index == 0:
+		case ok && said.Attachment == a && l.PeerElsewhere, (!ok || v.isCopied(l, said)) && l.Name == name && host.Index == 0:
 			host = *l
 		}
 	}
 	return host
+}
+
+// isCopied reports whether a device has the alias of another one, whose name fits it.
+func (v View) isCopied(l *canlink.Link, said Aliased) bool {
+	own := v.Link(said.HostIf())
+	its, ok := ParseAlias(own.Alias)
+	return ok && own.Index != l.Index && own.Kind == canlink.Vxcan && its.Attachment == said.Attachment
 }
 
 // NameTaken returns another device that has the name of an attachment's host end, or the zero Link, and how to free the name.
@@ -173,10 +180,14 @@ func (v View) Endpoints(hub string, records []Record) (endpoints []Endpoint) {
 		if renamed, there := devices[names[a]]; there {
 			return renamed, true
 		}
+		if ok && d.ok && v.isCopied(d.link, d.Aliased) {
+			d = device{link: d.link}
+		}
 		return d, ok && !d.ok
 	}
 	add := func(d device, r Record, hostIf string) {
-		e := Endpoint{Record: r, Host: *d.link, CutOff: d.Policy && r.Endpoint.Policy == (config.Policy{})}
+		r.CutOff = (r.CutOff || d.Policy) && r.Endpoint.Policy == (config.Policy{})
+		e := Endpoint{Record: r, Host: *d.link}
 		if hostIf != d.link.Name {
 			e.Renamed = hostIf
 		}
