@@ -10,12 +10,13 @@ import (
 	"github.com/vxcan/vxcan/pkg/canlink"
 	"github.com/vxcan/vxcan/pkg/config"
 	"github.com/vxcan/vxcan/pkg/plan"
+	"github.com/vxcan/vxcan/pkg/store"
 )
 
-// Detach takes an attachment off its bus, and off every other one: its network's configuration may have been edited since, and
-// then the aliases of devices say where it is. What is not there is no error: no device, no record, no hub. Hub and backplane
-// stay, but for those that were made for a pod. hub is the bus that the configuration names, or "". Detach blocks for the locks of
-// its buses.
+// Detach takes an attachment off its bus, and off every other one: its network's configuration may have been edited since. What is
+// not there is no error: no device, no record, no hub. Hub and backplane stay, but for those that were made for a pod. hub is the
+// bus that the configuration names, or "". Detach blocks for the locks of its buses. Where the record of that bus has the attachment,
+// the records of the others tell where else it is; else the aliases of all devices do, which costs more the more there are.
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	isIt := func(other config.Attachment, _ bool) bool { return other.SameAs(a) }
@@ -27,9 +28,23 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 	if errors.Is(err, errForeignNetns) { // where nothing was ever made
 		return nil
 	}
+	others := v.Buses()
+	isOn := func(hub string) bool {
+		return slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return e.SameAs(a) })
+	}
+	if err == nil && v.Links == nil {
+		var dir string
+		dir, err = h.netnsDir()
+		others, _ = store.Names(dir)
+		isOn = func(hub string) bool {
+			var r record
+			_, _ = store.Read(dir, hub, &r) // one that cannot be read is for the next ADD on its bus
+			return slices.ContainsFunc(r.endpoints, func(r plan.Record) bool { return r.SameAs(a) })
+		}
+	}
 	errs := []error{err}
-	for _, other := range v.Buses() {
-		if other != hub && slices.ContainsFunc(v.Endpoints(other, nil), func(e plan.Endpoint) bool { return e.SameAs(a) }) {
+	for _, other := range others {
+		if other != hub && isOn(other) {
 			_, err := h.collect(ctx, other, true, isIt)
 			errs = append(errs, err)
 		}
@@ -151,15 +166,23 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 }
 
 // collect is Collect on one bus, and returns the devices of the host. found says that a stale device is known; else only the record
-// is looked at. A host end of one that is sought is found by its name, even without alias and record.
+// is looked at. A host end of one that is sought is found by its name, even without alias and record. Where the record has what is
+// sought, no devices are listed.
 func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (v plan.View, retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
 		return v, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
-	if !found && !slices.ContainsFunc(b.record.endpoints, func(r plan.Record) bool { return stale(r.Attachment, false) }) {
+	recorded := func(r plan.Record) bool { return stale(r.Attachment, false) }
+	if !found && !slices.ContainsFunc(b.record.endpoints, recorded) {
 		return v, nil
+	}
+	if len(sought) > 0 {
+		hosts, err := b.hostsOf(recorded)
+		if err != nil || len(hosts) > 0 {
+			return v, errors.Join(err, b.detach(hosts, recorded))
+		}
 	}
 	v.Rootless = b.k.rootless
 	if v.Links, err = b.k.links.List(); err != nil {
@@ -178,6 +201,23 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 	}
 	b.view = v
 	return v, b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
+}
+
+// hostsOf returns the host ends of the endpoints that a call is about, if the record has such, and each device of their names has
+// their alias; else none.
+func (b *bus) hostsOf(isOne func(r plan.Record) bool) ([]canlink.Link, error) {
+	records := slices.DeleteFunc(slices.Clone(b.record.endpoints), func(r plan.Record) bool { return !isOne(r) })
+	names := make([]string, len(records))
+	for i, r := range records {
+		names[i] = r.HostIf()
+	}
+	hosts, err := b.k.links.Get(names...)
+	for i, l := range hosts {
+		if said, ok := plan.ParseAlias(l.Alias); !ok || l.Kind != canlink.Vxcan || said.Hub != b.name || said.Attachment != records[i].Attachment {
+			return nil, err
+		}
+	}
+	return hosts, err
 }
 
 // Remove takes away a bus that no endpoint uses: its backplane, its hub if we made it, else our filters on it, and its
