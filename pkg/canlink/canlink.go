@@ -44,7 +44,7 @@ type Link struct {
 	MTU   int
 	Up    bool
 	Alias string
-	Qdisc string // kind of the root qdisc, "" for none
+	Qdisc string // kind of the root qdisc of a vxcan end, "" for none
 
 	AltNames  []string // alternative names (ip link property)
 	PeerIndex int      // ifindex of a pair's other end, in the netns that end lives in; 0 if there is none
@@ -231,6 +231,9 @@ func ParseLink(data []byte) (Link, error) {
 	link.CAN = binary.NativeEndian.Uint16(data[2:4]) == unix.ARPHRD_CAN
 	link.Index = int(int32(binary.NativeEndian.Uint32(data[4:8])))
 	link.Up = binary.NativeEndian.Uint32(data[8:12])&unix.IFF_UP != 0
+	if link.Kind != Vxcan {
+		link.Qdisc = ""
+	}
 	return link, nil
 }
 

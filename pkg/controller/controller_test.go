@@ -25,7 +25,7 @@ var (
 		Supported: sjaModes, KnowsSupported: true, KnowsErrors: true,
 	}
 	sjaUp = with(sjaFresh, func(c *Device) {
-		c.Up, c.Active, c.Used, c.Qdisc = true, true, true, "pfifo_fast"
+		c.Up, c.Active, c.Used = true, true, true
 		c.Queue, c.State, c.Modes, c.RestartMS = 1000, StateErrorActive, ModeOneShot|ModeBerrReporting, 100
 		c.Timing = BitTiming{Bitrate: 125_000, SamplePoint: 875, TQ: 500, PropSeg: 6, PhaseSeg1: 7, PhaseSeg2: 2, SJW: 1, BRP: 4}
 	})
@@ -36,7 +36,7 @@ var (
 		Supported: ModeListenOnly, KnowsSupported: true,
 	}
 	slcanUp = with(slcanFresh, func(c *Device) {
-		c.Up, c.Active, c.Used, c.Qdisc = true, true, true, "pfifo_fast"
+		c.Up, c.Active, c.Used = true, true, true
 		c.Queue, c.State, c.Modes, c.Timing.Bitrate = 1000, StateErrorActive, ModeListenOnly, 250_000
 	})
 	// No kernel's answer but made from the parts of some: CAN FD, termination.
@@ -93,7 +93,7 @@ func TestUnmarshalControllerTruncated(t *testing.T) {
 				errs++
 				continue
 			}
-			got.KnowsErrors, got.Qdisc = want.KnowsErrors, want.Qdisc // the last attributes
+			got.KnowsErrors = want.KnowsErrors // the last attribute
 			if got.Queue != 0 && got.Queue != want.Queue || got.Timing != (BitTiming{}) && !cmp.Equal(got, want) ||
 				got.Limits != (Limits{}) && !cmp.Equal(got, want) || got.Bitrates != nil && !cmp.Equal(got, want) {
 				t.Errorf("%s cut to %d bytes: %+v", file, n, got)
