@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -131,8 +132,11 @@ func (c *Containerd) End() {
 			c.T.Error(err)
 		}
 		for _, pod := range pods.GetItems() {
-			_, _ = c.CRI.StopPodSandbox(context.Background(), &cri.StopPodSandboxRequest{PodSandboxId: pod.Id})
-			_, _ = c.CRI.RemovePodSandbox(context.Background(), &cri.RemovePodSandboxRequest{PodSandboxId: pod.Id})
+			_, errStop := c.CRI.StopPodSandbox(context.Background(), &cri.StopPodSandboxRequest{PodSandboxId: pod.Id})
+			_, errRemove := c.CRI.RemovePodSandbox(context.Background(), &cri.RemovePodSandboxRequest{PodSandboxId: pod.Id})
+			if err := errors.Join(errStop, errRemove); err != nil {
+				c.T.Errorf("end pod %s: %v", pod.Id, err)
+			}
 		}
 		_, _ = Try("ip", "link", "del", "cni0")
 	}

@@ -110,6 +110,7 @@ func TestContainerdK3s(t *testing.T) {
 	if !ok {
 		t.Fatalf("no annotation in pod.yaml:\n%s", manifest)
 	}
+	box := harness.NewContainer(t, "multus") // before the pod: ip netns mounts /run/netns anew, and then containerd cannot end a pod
 	pod := c.Station(c.RunPod("engine", harness.FirstLine(annotation)), "can0")
 	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), pod}, 20, true)
 
@@ -122,7 +123,6 @@ func TestContainerdK3s(t *testing.T) {
 	if !ok {
 		t.Fatalf("no configuration in multus.yaml:\n%s", definition)
 	}
-	box := harness.NewContainer(t, "multus")
 	delegate := harness.Call{Conf: conf, ContainerID: "multus", Netns: box.Path, IfName: "net1"}.With(`"name":"canbus0"`)
 	delegate.Add(t)
 	harness.ExpectExactlyOnce(t, []harness.Station{harness.Host("vcan0"), pod, box.On("net1")}, 20, true)
