@@ -20,36 +20,32 @@ import (
 func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	isIt := func(other config.Attachment, _ bool) bool { return other.SameAs(a) }
-	look := h.devices
-	if config.CheckName(hub) == nil {
-		look = func() (plan.View, error) { return h.collect(ctx, hub, true, isIt, a) }
+	look := func() ([]string, error) {
+		v, err := h.devices()
+		return busesWith(v, isIt), err
 	}
-	v, err := look()
+	if config.CheckName(hub) == nil {
+		look = func() ([]string, error) { return h.collect(ctx, hub, true, isIt, a) }
+	}
+	others, err := look()
 	if errors.Is(err, errForeignNetns) { // where nothing was ever made
 		return nil
 	}
-	others := v.Buses()
-	isOn := func(hub string) bool {
-		return slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return e.SameAs(a) })
-	}
-	if err == nil && v.Links == nil {
-		var dir string
-		dir, err = h.netnsDir()
-		others, _ = store.Names(dir)
-		isOn = func(hub string) bool {
-			var r record
-			_, _ = store.Read(dir, hub, &r) // one that cannot be read is for the next ADD on its bus
-			return slices.ContainsFunc(r.endpoints, func(r plan.Record) bool { return r.SameAs(a) })
-		}
-	}
 	errs := []error{err}
 	for _, other := range others {
-		if other != hub && isOn(other) {
+		if other != hub {
 			_, err := h.collect(ctx, other, true, isIt)
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// busesWith names the buses that have a stale endpoint, as the aliases of devices tell.
+func busesWith(v plan.View, stale func(a config.Attachment, left bool) bool) []string {
+	return slices.DeleteFunc(v.Buses(), func(hub string) bool {
+		return !slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return stale(e.Attachment, v.MovedBack(e)) })
+	})
 }
 
 // detach deletes host ends and records.
@@ -165,28 +161,29 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 	return errors.Join(errs...)
 }
 
-// collect is Collect on one bus, and returns the devices of the host. found says that a stale device is known; else only the record
+// collect is Collect on one bus, and names the buses where something stale is, as far as it has seen them. found says that a stale device is known; else only the record
 // is looked at. A host end of one that is sought is found by its name, even without alias and record. Where the record has what is
 // sought, no devices are listed.
-func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (v plan.View, retErr error) {
+func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (others []string, retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
-		return v, err
+		return nil, err
 	}
 	defer func() { retErr = errors.Join(retErr, b.close()) }()
 	recorded := func(r plan.Record) bool { return stale(r.Attachment, false) }
 	if !found && !slices.ContainsFunc(b.record.endpoints, recorded) {
-		return v, nil
+		return nil, nil
 	}
 	if len(sought) > 0 {
 		hosts, err := b.hostsOf(recorded)
 		if err != nil || len(hosts) > 0 {
-			return v, errors.Join(err, b.detach(hosts, recorded))
+			return b.recordedOn(recorded), errors.Join(err, b.detach(hosts, recorded))
 		}
 	}
+	var v plan.View
 	v.Rootless = b.k.rootless
 	if v.Links, err = b.k.links.List(); err != nil {
-		return v, err
+		return nil, err
 	}
 	b.seek(sought...)
 	var hosts []canlink.Link
@@ -200,7 +197,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 		}
 	}
 	b.view = v
-	return v, b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
+	return busesWith(v, stale), b.detach(hosts, func(r plan.Record) bool { return gone[r.Attachment] })
 }
 
 // hostsOf returns the host ends of the endpoints that a call is about, if the record has such, and each device of their names has
@@ -218,6 +215,19 @@ func (b *bus) hostsOf(isOne func(r plan.Record) bool) ([]canlink.Link, error) {
 		}
 	}
 	return hosts, err
+}
+
+// recordedOn names the buses whose records have such an endpoint. A record that cannot be read is for the next ADD on its bus.
+func (b *bus) recordedOn(isOne func(r plan.Record) bool) []string {
+	names, _ := store.Names(b.dir)
+	return slices.DeleteFunc(names, func(hub string) bool {
+		r := b.record
+		if hub != b.name {
+			r = record{}
+			_, _ = store.Read(b.dir, hub, &r)
+		}
+		return !slices.ContainsFunc(r.endpoints, isOne)
+	})
 }
 
 // Remove takes away a bus that no endpoint uses: its backplane, its hub if we made it, else our filters on it, and its

@@ -36,7 +36,8 @@ func Of(n config.Network, host *bus.Host) Buses {
 // Detach takes an attachment off its bus, which may be one of the host or a lent one, whatever its network says by now.
 func Detach(ctx context.Context, n config.Network, host *bus.Host, hub string, a config.Attachment) error {
 	err := Of(n, host).Detach(ctx, hub, a)
-	if os.Geteuid() == 0 && (n.Lent || bus.IsRootless()) {
+	_, noSocket := os.Stat(Socket)
+	if os.Geteuid() == 0 && (n.Lent || noSocket == nil && bus.IsRootless()) {
 		n.Lent = !n.Lent
 		short, cancel := context.WithTimeout(ctx, 3*time.Second) // which is rarely of any use, and must not hold up a teardown
 		defer cancel()
