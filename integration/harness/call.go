@@ -54,6 +54,20 @@ func (c Call) With(members string) Call {
 	return c
 }
 
+// Untaken returns the call with a result that cannot be written.
+func (c Call) Untaken() Call {
+	c.Run = func(cmd *exec.Cmd) error {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer full.Close()
+		cmd.Stdout = full
+		return cmd.Run()
+	}
+	return c
+}
+
 // Exec runs the plugin as a runtime does. A failure of the plugin is a *types.Error.
 func (c Call) Exec(t testing.TB, verb string) (stdout, stderr string, err error) {
 	t.Helper()

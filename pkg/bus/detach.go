@@ -43,9 +43,11 @@ func (h *Host) Detach(ctx context.Context, hub string, a config.Attachment) (ret
 
 // busesWith names the buses that have a stale endpoint, as the aliases of devices tell.
 func busesWith(v plan.View, stale func(a config.Attachment, left bool) bool) []string {
-	return slices.DeleteFunc(v.Buses(), func(hub string) bool {
-		return !slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return stale(e.Attachment, v.MovedBack(e)) })
-	})
+	return slices.DeleteFunc(v.Buses(), func(hub string) bool { return !hasStale(v, hub, stale) })
+}
+
+func hasStale(v plan.View, hub string, stale func(a config.Attachment, left bool) bool) bool {
+	return slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return stale(e.Attachment, v.MovedBack(e)) })
 }
 
 // detach deletes host ends and records.
@@ -142,7 +144,7 @@ func (b *bus) removeDevices() (removed bool, err error) {
 
 // Collect detaches every attachment that is stale, on whatever bus it is. left reports that the devices of an attachment
 // are left over, see plan.View.MovedBack. Collect looks at the devices of the host once, opens each bus to read its
-// record, and observes only those with something stale, where it asks again. It goes on after errors and returns them all.
+// record, and lists devices again only for those with something stale. It goes on after errors and returns them all.
 func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left bool) bool) (retErr error) {
 	defer func() { retErr = explain(retErr) }()
 	names, v, err := h.look()
@@ -154,16 +156,15 @@ func (h *Host) Collect(ctx context.Context, stale func(a config.Attachment, left
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		found := slices.ContainsFunc(v.Endpoints(hub, nil), func(e plan.Endpoint) bool { return stale(e.Attachment, v.MovedBack(e)) })
-		_, err := h.collect(ctx, hub, found, stale)
+		_, err := h.collect(ctx, hub, hasStale(v, hub, stale), stale)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// collect is Collect on one bus, and names the buses where something stale is, as far as it has seen them. found says that a stale device is known; else only the record
-// is looked at. A host end of one that is sought is found by its name, even without alias and record. Where the record has what is
-// sought, no devices are listed.
+// collect is Collect on one bus, and names the buses on which it has seen something stale. found says that a stale device is known;
+// else only the record is looked at. A host end of one that is sought is found by its name, even without alias and record. Where the
+// record has what is sought, no devices are listed.
 func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a config.Attachment, left bool) bool, sought ...config.Attachment) (others []string, retErr error) {
 	b, err := h.open(ctx, hub)
 	if err != nil {
@@ -180,8 +181,7 @@ func (h *Host) collect(ctx context.Context, hub string, found bool, stale func(a
 			return b.recordedOn(recorded), errors.Join(err, b.detach(hosts, recorded))
 		}
 	}
-	var v plan.View
-	v.Rootless = b.k.rootless
+	v := plan.View{Rootless: b.k.rootless}
 	if v.Links, err = b.k.links.List(); err != nil {
 		return nil, err
 	}
@@ -217,13 +217,12 @@ func (b *bus) hostsOf(isOne func(r plan.Record) bool) ([]canlink.Link, error) {
 	return hosts, err
 }
 
-// recordedOn names the buses whose records have such an endpoint. A record that cannot be read is for the next ADD on its bus.
+// recordedOn names the other buses whose records have such an endpoint. A record that cannot be read is for the next ADD on its bus.
 func (b *bus) recordedOn(isOne func(r plan.Record) bool) []string {
 	names, _ := store.Names(b.dir)
 	return slices.DeleteFunc(names, func(hub string) bool {
-		r := b.record
+		var r record
 		if hub != b.name {
-			r = record{}
 			_, _ = store.Read(b.dir, hub, &r)
 		}
 		return !slices.ContainsFunc(r.endpoints, isOne)

@@ -39,7 +39,7 @@ func Detach(ctx context.Context, n config.Network, host *bus.Host, hub string, a
 	_, noSocket := os.Stat(Socket)
 	if os.Geteuid() == 0 && (n.Lent || noSocket == nil && bus.IsRootless()) {
 		n.Lent = !n.Lent
-		short, cancel := context.WithTimeout(ctx, 3*time.Second) // which is rarely of any use, and must not hold up a teardown
+		short, cancel := context.WithTimeout(ctx, 3*time.Second) // it rarely has anything, and must not hold up a teardown
 		defer cancel()
 		if other := Of(n, host).Detach(short, hub, a); short.Err() == nil {
 			err = errors.Join(err, other)

@@ -44,7 +44,7 @@ func Diff(w Want, v View) []Difference {
 	}
 	cure := byHeal
 	if Refusal(all, true) != nil {
-		cure = lastly
+		cure = afterward
 	}
 	for i := range all {
 		if all[i].Cure == ByAnyAdd { // every ADD is refused

@@ -19,7 +19,7 @@ import (
 const (
 	ByAnyAdd  = "the next ADD of anything on this bus repairs it"
 	byHeal    = "no ADD does, because it is refused, but vxcanctl heal repairs it"
-	lastly    = "end first what refuses every ADD; then the next one repairs it"
+	afterward = "end first what refuses every ADD; then the next one repairs it"
 	byThisAdd = "remove the container and start it again"
 )
 

@@ -64,7 +64,7 @@ func (m *machine) bus(s bus.BusStatus) {
 		if more := len(devices) - 3; more > 0 {
 			named += fmt.Sprintf(" and %d more", more)
 		}
-		m.add("VX304", warning, fmt.Sprintf("rps_cpus is set on %s of bus %s, not on all of its devices to the same CPU, so that frames of one sender arrive out of order", named, s.Hub),
+		m.add("VX304", warning, fmt.Sprintf("rps_cpus is set on %s of bus %s, not on all of its devices to the same CPU, so that frames of one sender may arrive out of order", named, s.Hub),
 			"for dev in "+strings.Join(devices, " ")+"; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done")
 	}
 }

@@ -228,7 +228,7 @@ func TestDoctor(t *testing.T) {
 			m.device(t, "vx1", "", "0", "00000001,00000000\n")
 			m.device(t, "eth0", "", "3")
 			m.device(t, "vcan1-tx", "vxcan backplane vcan1", "3")
-		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, not on all of its devices to the same CPU, so that frames of one sender arrive out of order: " +
+		}, []string{"warning VX304 rps_cpus is set on vcan0-rx, vx1 of bus vcan0, not on all of its devices to the same CPU, so that frames of one sender may arrive out of order: " +
 			"for dev in vcan0-rx vx1; do echo 0 | sudo tee /sys/class/net/$dev/queues/rx-*/rps_cpus; done"}},
 		"steering of a long hub": {func(m *machine) {
 			all := twoBuses()[1:]
@@ -237,7 +237,7 @@ func TestDoctor(t *testing.T) {
 			for _, name := range []string{"can-left-wheel", longTX, longRX, "vx1", "vx2"} {
 				m.device(t, name, "", "f")
 			}
-		}, []string{"warning VX304 rps_cpus is set on can-left-wheel, " + longRX + ", " + longTX + " and 2 more of bus can-left-wheel, not on all of its devices to the same CPU, so that frames of one sender arrive out of order: " +
+		}, []string{"warning VX304 rps_cpus is set on can-left-wheel, " + longRX + ", " + longTX + " and 2 more of bus can-left-wheel, not on all of its devices to the same CPU, so that frames of one sender may arrive out of order: " +
 			"for dev in can-left-wheel " + longRX + " " + longTX + " vx1 vx2; do"}},
 		"steering of all but one": {func(m *machine) {
 			for name, mask := range map[string]string{"vcan0": "1", "vcan0-tx": "1", "vcan0-rx": "1", "vx1": "1", "vx2": "0"} {
